@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+# Headers, and a package for find_package(reformer CONFIG).
+include(CMakePackageConfigHelpers)
+include(GNUInstallDirs)
+
+# Nothing here depends on the processor, so the package lives in share, not in lib.
+set(package_dir ${CMAKE_INSTALL_DATADIR}/cmake/reformer)
+
+# The config file asks for OpenMP exactly when the target links it.
+set(links_openmp OFF)
+if(REFORMER_USE_OPENMP AND OpenMP_CXX_FOUND)
+  set(links_openmp ON)
+endif()
+
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/reformer-config.cmake.in
+                              ${PROJECT_BINARY_DIR}/reformer-config.cmake
+                              INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/reformer-config-version.cmake
+                                 COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/reformer DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+        FILES_MATCHING PATTERN "*.hpp")
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES ${PROJECT_BINARY_DIR}/reformer-config.cmake
+              ${PROJECT_BINARY_DIR}/reformer-config-version.cmake
+        DESTINATION ${package_dir})
+install(TARGETS reformer EXPORT reformer-targets
+        INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(EXPORT reformer-targets NAMESPACE reformer:: DESTINATION ${package_dir})

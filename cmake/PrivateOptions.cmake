@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+# Flags of our own executables. The library's target never links this, so that users keep theirs.
+include(CheckCXXCompilerFlag)
+
+add_library(reformer_private_options INTERFACE)
+if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
+  target_compile_options(reformer_private_options INTERFACE -Wall -Wextra -Wpedantic -Wconversion
+                                                            -Wshadow)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION MATCHES "^12\\.")
+    # False alarms for "text" + std::string, https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651
+    target_compile_options(reformer_private_options INTERFACE -Wno-restrict)
+  endif()
+  if(REFORMER_WARNINGS_AS_ERRORS)
+    target_compile_options(reformer_private_options INTERFACE -Werror)
+  endif()
+endif()
+
+if(REFORMER_NATIVE)
+  # Not every compiler knows -march=native for every processor.
+  check_cxx_compiler_flag(-march=native REFORMER_HAS_MARCH_NATIVE)
+  if(REFORMER_HAS_MARCH_NATIVE)
+    target_compile_options(reformer_private_options INTERFACE -march=native)
+  endif()
+endif()
+
+if(REFORMER_SANITIZE)
+  target_compile_options(reformer_private_options INTERFACE
+                         -fsanitize=${REFORMER_SANITIZE} -fno-sanitize-recover=all
+                         -fno-omit-frame-pointer)
+  target_link_options(reformer_private_options INTERFACE -fsanitize=${REFORMER_SANITIZE})
+endif()

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+#
+# What the scripts share: finding and installing Debian packages, and configuring. Sourced by
+# tests/run.sh, examples/enwik8/run.sh and .ci/run after `set -euo pipefail`. All chatter goes to
+# stderr. These environment variables are honoured:
+#   CXX                          the compiler
+#   CMAKE_BUILD_PARALLEL_LEVEL   number of jobs, default all cores
+#   REFORMER_CMAKE_OPTIONS       more options for cmake, for instance -DREFORMER_NATIVE=OFF
+
+# shellcheck disable=SC2034 # read by the scripts that source this file
+{
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  jobs=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
+  build_packages=(g++ make cmake libeigen3-dev)
+  test_packages=(libgtest-dev)
+  trainer_packages=(zlib1g-dev libzip-dev nlohmann-json3-dev libcli11-dev libfmt-dev)
+  benchmark_packages=(libbenchmark-dev)
+  clang_packages=(clang libomp-dev)
+  format_packages=(clang-format)
+}
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+  say "error: $*"
+  exit 1
+}
+have() { command -v "$1" >/dev/null; }
+
+# is_present PACKAGE: a tool counts from wherever it came, a library only as a package.
+is_present() {
+  case $1 in
+    g++) have "${CXX:-c++}" || have g++ ;;
+    make) have make || have ninja ;;
+    cmake | clang | clang-format) have "$1" ;;
+    *) [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]] ;;
+  esac
+}
+
+# need PACKAGE...: installs those that are missing.
+need() {
+  local -a missing=() as_root=()
+  local package log reason
+  for package in "$@"; do
+    is_present "$package" || missing+=("$package")
+  done
+  ((${#missing[@]})) || return 0
+
+  have apt-get || die "missing: ${missing[*]} (Debian's names); no apt-get here to install them"
+  if ((EUID != 0)); then
+    have sudo || die "missing: ${missing[*]}; installing them takes root or sudo"
+    as_root=(sudo)
+  fi
+  say "installing: ${missing[*]}"
+  log=$(mktemp)
+  apt() {
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y -q \
+      -o DPkg::Lock::Timeout=300 "$@" </dev/null >>"$log" 2>&1
+  }
+  # The package lists are fetched only if they are absent or too old to be of use.
+  if ! apt install --no-install-recommends "${missing[@]}" &&
+    ! { apt update && apt install --no-install-recommends "${missing[@]}"; }; then
+    reason=$(grep '^E:' "$log" || cat "$log")
+    rm -f "$log"
+    die "installing ${missing[*]} failed: ${reason##*$'\n'}"
+  fi
+  rm -f "$log"
+}
+
+# configure DIR OPTION... -- PACKAGE...: configures the build folder DIR. Packages are looked at only
+# if that fails, so a machine that has everything from elsewhere needs neither Debian nor root.
+configure() {
+  local dir=$1 log=$1/configure.log
+  local -a options=() generator=() extra=()
+  shift
+  while [[ $1 != -- ]]; do
+    options+=("$1")
+    shift
+  done
+  shift
+  read -ra extra <<<"${REFORMER_CMAKE_OPTIONS:-}"
+
+  mkdir -p "$dir"
+  # A cache made for another folder (the tree was copied or mounted elsewhere) is of no use.
+  grep -qsxF "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$dir/CMakeCache.txt" ||
+    rm -rf "$dir/CMakeCache.txt" "$dir/CMakeFiles"
+  if [[ ! -e $dir/CMakeCache.txt && -z ${CMAKE_GENERATOR:-} ]] && have ninja; then
+    generator=(-G Ninja)
+  fi
+
+  try() { cmake -S "$root" -B "$dir" "${generator[@]}" "${options[@]}" "${extra[@]}" &>"$log"; }
+  try && return
+  have apt-get || cat "$log" >&2 # the only clue there will be
+  need "$@"
+  rm -rf "$dir/CMakeCache.txt" "$dir/CMakeFiles" # may remember what was not there
+  try && return
+  cat "$log" >&2
+  die "cmake failed in $dir"
+}
