@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Checks of arguments. Each throws `std::invalid_argument` with one line: function, quantity,
+/// value, rule.
+///
+/// They run at the public entry, before work starts and never inside a parallel region.
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "reformer/foundation/tensor.hpp"
+
+namespace reformer {
+
+namespace detail {
+template <typename... Parts>
+std::string join(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return text.str();
+}
+}  // namespace detail
+
+/// Throws `reformer::<function>: <parts...>` unless `condition` holds.
+template <typename... Parts>
+void check(bool condition, std::string_view function, const Parts&... parts) {
+  if (!condition) [[unlikely]] {
+    throw std::invalid_argument(detail::join("reformer::", function, ": ", parts...));
+  }
+}
+
+/// Requires `value >= least`.
+inline void check_at_least(std::string_view function, std::string_view name, Index value,
+                           Index least) {
+  check(value >= least, function, name, " is ", value, ", must be at least ", least);
+}
+
+/// Requires `value == expected`.
+inline void check_equal(std::string_view function, std::string_view name, Index value,
+                        std::string_view expected_name, Index expected) {
+  check(value == expected, function, name, " is ", value, ", must equal ", expected_name, " = ",
+        expected);
+}
+
+/// Requires a probability of dropping an element, in [0, 1).
+inline void check_dropout(std::string_view function, std::string_view name, double value) {
+  check(value >= 0 && value < 1, function, name, " is ", value, ", must be in [0, 1)");
+}
+
+}  // namespace reformer

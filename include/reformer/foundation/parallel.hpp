@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The one parallel loop. Without OpenMP it is an ordinary loop.
+///
+/// Results never depend on the number of threads: a task writes only what it owns, and how work is
+/// cut into tasks depends on shapes alone. No thread count is set for the program: each region asks
+/// for its own.
+#pragma once
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "reformer/foundation/tensor.hpp"
+
+namespace reformer {
+
+/// Threads that a parallel loop uses when the user does not say: what OpenMP would use.
+inline int default_threads() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+/// Calls `body(i, thread)` for i = 0 ... count - 1, in any order, with 0 <= thread < threads.
+/// `body` must not throw.
+template <typename Body>
+void parallel_for(int threads, Index count, const Body& body) {
+#ifdef _OPENMP
+  if (threads > 1 && count > 1) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (Index i = 0; i < count; ++i) body(i, omp_get_thread_num());
+    return;
+  }
+#else
+  static_cast<void>(threads);
+#endif
+  for (Index i = 0; i < count; ++i) body(i, 0);
+}
+
+}  // namespace reformer

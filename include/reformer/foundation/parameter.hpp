@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// A trainable matrix: name, value, gradient.
+#pragma once
+
+#include <string>
+
+#include "reformer/foundation/random.hpp"
+#include "reformer/foundation/tensor.hpp"
+
+namespace reformer {
+
+/// A trainable matrix. Vectors (biases, scales) are matrices of one row.
+///
+/// Layers show their parameters through `for_each_parameter(f)`, in a fixed order; optimisers,
+/// checkpoints and checks all loop through it. Backward passes add to `gradient` (`+=`); it is
+/// empty until `allocate_gradient`.
+template <typename Scalar>
+struct Parameter {
+  std::string name;
+  Matrix<Scalar> value;     ///< linear weights are [in, out]: y = x W
+  Matrix<Scalar> gradient;  ///< same shape as `value`, or empty
+
+  Parameter() = default;
+  Parameter(std::string name_, Index rows, Index columns)
+      : name(std::move(name_)), value(Matrix<Scalar>::Zero(rows, columns)) {}
+
+  Index size() const { return value.size(); }
+  bool has_gradient() const { return gradient.size() == value.size(); }
+  void allocate_gradient() {
+    if (!has_gradient()) gradient = Matrix<Scalar>::Zero(value.rows(), value.cols());
+  }
+};
+
+}  // namespace reformer

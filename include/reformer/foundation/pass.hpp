@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// What every branch needs to know about the pass it is part of.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "reformer/foundation/check.hpp"
+#include "reformer/foundation/random.hpp"
+#include "reformer/foundation/workspace.hpp"
+
+namespace reformer {
+
+/// One forward or backward walk over a batch of `batch` sequences of `length` tokens.
+struct Pass {
+  Workspace& workspace;
+  Index batch = 1;   ///< B
+  Index length = 1;  ///< T
+  /// Random numbers of this walk; a backward pass must be given the forward pass's key.
+  RandomKey key = {};
+  /// Dropout is active in training only.
+  bool training = false;
+  /// `[B*T]`, 1 for a real token and 0 for padding; empty when all are real.
+  std::span<const std::uint8_t> is_real = {};
+
+  Index rows() const { return batch * length; }
+  Pass at_layer(Index layer) const {
+    return {workspace, batch, length, key.at_layer(layer), training, is_real};
+  }
+};
+
+/// Throws `std::invalid_argument` unless sizes are positive and the mask, if any, is `[B*T]`.
+inline void check_pass(std::string_view function, const Pass& pass) {
+  check_at_least(function, "batch", pass.batch, 1);
+  check_at_least(function, "length", pass.length, 1);
+  check(pass.is_real.empty() || static_cast<Index>(pass.is_real.size()) == pass.rows(), function,
+        "is_real has ", pass.is_real.size(), " elements, must have B*T = ", pass.rows());
+}
+
+}  // namespace reformer

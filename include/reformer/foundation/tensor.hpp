@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Tensors at the interface, views inside.
+///
+/// Everything is row-major: the last axis is contiguous. Users pass `Tensor<Scalar, Rank>`; inside,
+/// the same memory is seen as a matrix `[rows, columns]` through `MatrixView`, never copied.
+#pragma once
+
+// gcc 12 takes the undefined operand inside its own AVX-512 intrinsics for a mistake (bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <Eigen/Core>
+#include <unsupported/Eigen/CXX11/Tensor>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+#include <cstdint>
+#include <type_traits>
+
+namespace reformer {
+
+using Index = Eigen::Index;
+
+/// Row-major tensor; the type of arguments and results in the public interface.
+template <typename Scalar, int Rank>
+using Tensor = Eigen::Tensor<Scalar, Rank, Eigen::RowMajor, Index>;
+
+/// Token ids `[B, T]`.
+using Tokens = Tensor<std::int32_t, 2>;
+
+/// Row-major matrix that owns its memory.
+template <typename Scalar>
+using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+/// Part of a row-major matrix that somebody else owns: element (i, j) is `data[i * stride + j]`.
+/// `MatrixView<const Scalar>` is the read-only form.
+template <typename Element>
+struct MatrixView {
+  Element* data = nullptr;
+  Index rows = 0;
+  Index columns = 0;
+  Index stride = 0;
+
+  MatrixView() = default;
+  MatrixView(Element* data_, Index rows_, Index columns_, Index stride_)
+      : data(data_), rows(rows_), columns(columns_), stride(stride_) {}
+  MatrixView(Element* data_, Index rows_, Index columns_)
+      : MatrixView(data_, rows_, columns_, columns_) {}
+
+  Element* row(Index i) const { return data + i * stride; }
+  Element& operator()(Index i, Index j) const { return data[i * stride + j]; }
+  MatrixView middle_rows(Index first, Index count) const {
+    return {row(first), count, columns, stride};
+  }
+  MatrixView middle_columns(Index first, Index count) const {
+    return {data + first, rows, count, stride};
+  }
+  operator MatrixView<const Element>() const requires(!std::is_const_v<Element>) {
+    return {data, rows, columns, stride};
+  }
+};
+
+/// A whole matrix as a view.
+template <typename Scalar>
+MatrixView<Scalar> view(Matrix<Scalar>& matrix) {
+  return {matrix.data(), matrix.rows(), matrix.cols()};
+}
+template <typename Scalar>
+MatrixView<const Scalar> view(const Matrix<Scalar>& matrix) {
+  return {matrix.data(), matrix.rows(), matrix.cols()};
+}
+
+/// A tensor `[..., D]` as a matrix `[product of the other axes, D]`, without a copy.
+template <typename Scalar, int Rank>
+MatrixView<Scalar> rows_of(Tensor<Scalar, Rank>& tensor) {
+  const Index columns = tensor.dimension(Rank - 1);
+  return {tensor.data(), columns == 0 ? 0 : tensor.size() / columns, columns};
+}
+template <typename Scalar, int Rank>
+MatrixView<const Scalar> rows_of(const Tensor<Scalar, Rank>& tensor) {
+  const Index columns = tensor.dimension(Rank - 1);
+  return {tensor.data(), columns == 0 ? 0 : tensor.size() / columns, columns};
+}
+
+/// Smallest multiple of `step` that is at least `n`.
+constexpr Index round_up(Index n, Index step) {
+  return (n + step - 1) / step * step;
+}
+
+/// Number of pieces of length `step` that cover `n`.
+constexpr Index ceil_div(Index n, Index step) {
+  return (n + step - 1) / step;
+}
+
+}  // namespace reformer

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Scratch memory that counts its own peak, and the number of threads to use.
+///
+/// A stack: scratch is taken inside a `Scratch` scope and given back when the scope ends. After the
+/// first pass of a given shape the stack is one block of memory and the steady state allocates
+/// nothing.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "reformer/foundation/parallel.hpp"
+#include "reformer/foundation/tensor.hpp"
+
+namespace reformer {
+
+/// Owner of scratch memory; one per user thread. Not copyable.
+class Workspace {
+ public:
+  /// @param threads  threads that operations given this workspace use; 0: what OpenMP would use
+  explicit Workspace(int threads = 0) : threads_(threads > 0 ? threads : default_threads()) {}
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  int threads() const { return threads_; }
+
+  /// Bytes of scratch in use now, and at most since construction or `reset_peak`.
+  std::size_t bytes_in_use() const { return used_; }
+  std::size_t peak_bytes() const { return peak_; }
+  void reset_peak() { peak_ = used_; }
+
+ private:
+  friend class Scratch;
+  static constexpr std::size_t alignment = 64;  // a cache line, and the widest vector
+  static constexpr std::size_t least_block = std::size_t{1} << 20;
+
+  struct Free {
+    void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{alignment}); }
+  };
+  struct Block {
+    std::unique_ptr<std::byte, Free> memory;
+    std::size_t size = 0;
+    std::size_t used = 0;
+  };
+  struct Mark {
+    std::size_t block = 0, used_in_block = 0, used = 0;
+  };
+
+  static Block make_block(std::size_t size) {
+    auto* memory = static_cast<std::byte*>(::operator new (size, std::align_val_t{alignment}));
+    return {std::unique_ptr<std::byte, Free>(memory), size, 0};
+  }
+
+  Mark mark() const {
+    if (blocks_.empty()) return {};
+    return {current_, blocks_[current_].used, used_};
+  }
+
+  void release(const Mark& mark) {
+    if (blocks_.empty()) return;
+    for (std::size_t b = mark.block + 1; b <= current_; ++b) blocks_[b].used = 0;
+    current_ = mark.block;
+    blocks_[current_].used = mark.used_in_block;
+    used_ = mark.used;
+    if (used_ == 0 && blocks_.size() > 1) {  // the next pass finds one block of the peak's size
+      blocks_.clear();
+      current_ = 0;
+    }
+  }
+
+  void* take(std::size_t bytes) {
+    bytes = (bytes + alignment - 1) / alignment * alignment;
+    if (blocks_.empty()) blocks_.push_back(make_block(std::max({bytes, peak_, least_block})));
+    while (blocks_[current_].size - blocks_[current_].used < bytes) {
+      if (++current_ == blocks_.size()) blocks_.push_back(make_block(std::max(bytes, least_block)));
+    }
+    Block& block = blocks_[current_];
+    void* memory = block.memory.get() + block.used;
+    block.used += bytes;
+    used_ += bytes;
+    peak_ = std::max(peak_, used_);
+    return memory;
+  }
+
+  int threads_;
+  std::vector<Block> blocks_;
+  std::size_t current_ = 0;
+  std::size_t used_ = 0;
+  std::size_t peak_ = 0;
+};
+
+/// An array for each thread, of equal size and on separate cache lines.
+template <typename T>
+class PerThread {
+ public:
+  PerThread(T* data, Index stride) : data_(data), stride_(stride) {}
+  T* operator[](int thread) const { return data_ + thread * stride_; }
+
+ private:
+  T* data_;
+  Index stride_;
+};
+
+/// A scope of scratch memory: what it hands out is valid until it ends.
+class Scratch {
+ public:
+  explicit Scratch(Workspace& workspace) : workspace_(workspace), mark_(workspace.mark()) {}
+  ~Scratch() { workspace_.release(mark_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  /// Uninitialised array of `count` elements, aligned to 64 bytes.
+  template <typename T>
+  T* take(Index count) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    return static_cast<T*>(workspace_.take(sizeof(T) * static_cast<std::size_t>(count)));
+  }
+
+  /// Uninitialised matrix.
+  template <typename T>
+  MatrixView<T> matrix(Index rows, Index columns) {
+    return {take<T>(rows * columns), rows, columns};
+  }
+
+  /// `count` elements for each thread of the workspace.
+  template <typename T>
+  PerThread<T> per_thread(Index count) {
+    const Index stride = round_up(count, static_cast<Index>(64 / sizeof(T)));
+    return {take<T>(stride * workspace_.threads()), stride};
+  }
+
+ private:
+  Workspace& workspace_;
+  Workspace::Mark mark_;
+};
+
+}  // namespace reformer
