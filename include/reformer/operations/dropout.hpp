@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Inverted dropout by counter: the mask is a function of the random key and the element's number,
+/// so a backward pass or a recomputation applies the same mask without storing it.
+///
+///     y_i = x_i m_i / (1 - p),   m_i = 0 with probability p, else 1
+///
+/// The probability is rounded to a multiple of 2^-16; the scale uses the rounded value, so the mean
+/// is kept exactly.
+#pragma once
+
+#include <array>
+#include <cmath>
+
+#include "reformer/foundation/random.hpp"
+#include "reformer/foundation/simd.hpp"
+
+namespace reformer {
+
+/// The masks of one purpose in one layer and step.
+template <typename Scalar>
+class Dropout {
+ public:
+  /// @param probability  of dropping an element, in [0, 1); 0 does nothing
+  Dropout(double probability, const RandomKey& key, Purpose purpose)
+      : stream_(key, purpose),
+        threshold_(static_cast<std::uint32_t>(std::lround(probability * 65536))),
+        scale_(static_cast<Scalar>(65536.0 / (65536.0 - threshold_))) {}
+
+  bool active() const { return threshold_ > 0; }
+
+  /// values[i] *= mask[first + i], i < count. Works for the backward pass too: the operation is its
+  /// own transpose.
+  /// @param first  number of the first element, a multiple of 8
+  void apply(std::uint64_t first, Index count, Scalar* values) const {
+    if (!active()) return;
+    for (Index i = 0; i < count; i += 8) {
+      const auto bits = stream_.bits(first / 8 + static_cast<std::uint64_t>(i) / 8);
+      const Index n = std::min<Index>(8, count - i);
+      for (Index j = 0; j < n; ++j) {
+        const std::uint32_t word = bits[static_cast<std::size_t>(j / 2)];
+        const std::uint32_t uniform = j % 2 == 0 ? word & 0xFFFF : word >> 16;
+        values[i + j] = uniform < threshold_ ? Scalar(0) : values[i + j] * scale_;
+      }
+    }
+  }
+
+  /// Rows of a tile whose top left element is (row, column) of an array with `width` columns.
+  /// @param column  a multiple of 8
+  void apply_tile(const MatrixView<Scalar>& tile, Index row, Index column, Index width) const {
+    if (!active()) return;
+    const Index padded = round_up(width, 8);
+    for (Index i = 0; i < tile.rows; ++i) {
+      apply(static_cast<std::uint64_t>((row + i) * padded + column), tile.columns, tile.row(i));
+    }
+  }
+
+ private:
+  RandomStream stream_;
+  std::uint32_t threshold_;
+  Scalar scale_;
+};
+
+}  // namespace reformer

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The feed-forward branch, in chunks of positions (paper, section 3, Eq. (10)).
+///
+///     f(x) = dropout(act(dropout(LN(x) W_1 + b_1)) W_2 + b_2)
+///
+/// | name       | shape    |
+/// |------------|----------|
+/// | x, f(x)    | [B*T, D] |
+/// | W_1, b_1   | [D, F], [F] |
+/// | W_2, b_2   | [F, D], [D] |
+///
+/// The hidden array [B*T, F] never exists: a panel of at most 512 rows is carried through both
+/// products and added to the residual half. Work inside a panel is cut into tiles, so threads share
+/// it whatever its size; each weight gradient is summed by the thread that owns the tile of it.
+/// Nothing is saved for the backward pass.
+#pragma once
+
+#include "reformer/foundation/parameter.hpp"
+#include "reformer/foundation/pass.hpp"
+#include "reformer/foundation/residual.hpp"
+#include "reformer/operations/activation.hpp"
+#include "reformer/operations/dropout.hpp"
+#include "reformer/operations/layer_norm.hpp"
+#include "reformer/operations/product.hpp"
+
+namespace reformer {
+
+struct FeedForwardConfig {
+  Index width = 256;          ///< D
+  Index hidden_width = 1024;  ///< F
+  Activation activation = Activation::relu;
+  double dropout = 0;  ///< of the hidden array before the activation, and of the output
+  double layer_norm_epsilon = 1e-12;
+};
+
+/// Throws `std::invalid_argument` for sizes below 1 or a dropout outside [0, 1).
+inline void check_config(std::string_view function, const FeedForwardConfig& config) {
+  check_at_least(function, "width", config.width, 1);
+  check_at_least(function, "hidden_width", config.hidden_width, 1);
+  check_dropout(function, "dropout", config.dropout);
+}
+
+/// Feed-forward branch; satisfies `ReversibleBranch`.
+template <typename Scalar_>
+class FeedForward {
+ public:
+  using Scalar = Scalar_;
+  struct Saved {};  // everything is recomputed
+
+  /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
+  FeedForward(const std::string& name, const FeedForwardConfig& config)
+      : config_((check_config("FeedForward", config), config)),
+        norm_(name + ".layer_norm", config.width, config.layer_norm_epsilon),
+        weight_in_(name + ".dense.weight", config.width, config.hidden_width),
+        bias_in_(name + ".dense.bias", 1, config.hidden_width),
+        weight_out_(name + ".output.weight", config.hidden_width, config.width),
+        bias_out_(name + ".output.bias", 1, config.width) {}
+
+  const FeedForwardConfig& config() const { return config_; }
+
+  /// y += f(x)
+  template <ResidualHalf Half>
+  void forward(const Half& x, Half& y, Saved&, const Pass& pass) const {
+    Scratch scratch(pass.workspace);
+    const PackedWeight<Scalar> in(scratch, pass.workspace, view(weight_in_.value), natural);
+    const PackedWeight<Scalar> out(scratch, pass.workspace, view(weight_out_.value), natural);
+    const Index panel = std::min(panel_rows, pass.rows());
+    const auto normed = scratch.matrix<Scalar>(panel, config_.width);
+    const auto hidden = scratch.matrix<Scalar>(panel, config_.hidden_width);
+    for (Index first = 0; first < pass.rows(); first += panel) {
+      const Index rows = std::min(panel, pass.rows() - first);
+      normalise(x, first, normed.middle_rows(0, rows), pass);
+      hidden_layer(in, first, normed.middle_rows(0, rows), hidden.middle_rows(0, rows), {}, pass);
+      output_layer(out, first, hidden.middle_rows(0, rows), pass,
+                   [&](Index i, Index j, Index n, const Scalar* f) { y.add(i, j, n, f); });
+    }
+  }
+
+  /// y -= f(x), dx += (df/dx)^T dy, parameter gradients += ...
+  template <ResidualHalf Half>
+  void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
+               const MatrixView<Scalar>& dx, const Saved&, const Pass& pass) {
+    Workspace& workspace = pass.workspace;
+    Scratch scratch(workspace);
+    const auto in_value = view(std::as_const(weight_in_.value));
+    const auto out_value = view(std::as_const(weight_out_.value));
+    const PackedWeight<Scalar> in(scratch, workspace, in_value, natural);
+    const PackedWeight<Scalar> out(scratch, workspace, out_value, natural);
+    const PackedWeight<Scalar> in_transposed(scratch, workspace, in_value, transposed);
+    const PackedWeight<Scalar> out_transposed(scratch, workspace, out_value, transposed);
+    const auto output_dropout = dropout(pass, Purpose::branch_dropout);
+    const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
+    const Index D = config_.width, F = config_.hidden_width;
+    const Index panel = std::min(panel_rows, pass.rows());
+    const auto normed_panel = scratch.matrix<Scalar>(panel, D);
+    const auto dnormed_panel = scratch.matrix<Scalar>(panel, D);
+    const auto hidden_panel = scratch.matrix<Scalar>(panel, F);
+    const auto slope_panel = scratch.matrix<Scalar>(panel, F);
+
+    for (Index first = 0; first < pass.rows(); first += panel) {
+      const Index rows = std::min(panel, pass.rows() - first);
+      const auto normed = normed_panel.middle_rows(0, rows);
+      const auto dnormed = dnormed_panel.middle_rows(0, rows);
+      const auto hidden = hidden_panel.middle_rows(0, rows);
+      const auto slope = slope_panel.middle_rows(0, rows);
+
+      // The forward pass of the panel: the hidden values serve both to subtract and to
+      // differentiate.
+      normalise(x, first, normed, pass);
+      hidden_layer(in, first, normed, hidden, slope, pass);
+      output_layer(out, first, hidden, pass,
+                   [&](Index i, Index j, Index n, const Scalar* f) { y.subtract(i, j, n, f); });
+
+      // f = dropout(h W_2 + b_2); without dropout the gradient is read where it is
+      MatrixView<const Scalar> dout = dy.middle_rows(first, rows);
+      if (output_dropout.active()) {
+        for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+          const auto tile = dnormed.middle_rows(row, count);
+          for (Index i = 0; i < count; ++i) std::copy_n(dout.row(row + i), D, tile.row(i));
+          output_dropout.apply_tile(tile, first + row, 0, D);
+        });
+        dout = dnormed;
+      }
+      accumulate_bias_gradient(workspace, dout, bias_out_.gradient.data());
+      accumulate_weight_gradient<Scalar>(workspace, hidden, dout, view(weight_out_.gradient));
+
+      // h = act(u), u = dropout(LN(x) W_1 + b_1): du = act'(u) (df W_2^T), in place of `hidden`
+      parallel_product(
+          workspace, dout, out_transposed,
+          [&](Index i, Index j, Index m, Index n, int) {
+            return hidden.middle_rows(i, m).middle_columns(j, n);
+          },
+          [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+            for (Index r = 0; r < tile.rows; ++r) {
+              simd::update(
+                  tile.columns, slope.row(i + r) + j, tile.row(r),
+                  [](const auto& a, const auto& b) { return Eigen::internal::pmul(a, b); });
+            }
+            hidden_dropout.apply_tile(tile, first + i, j, F);
+          });
+      accumulate_bias_gradient<Scalar>(workspace, hidden, bias_in_.gradient.data());
+      accumulate_weight_gradient<Scalar>(workspace, normed, hidden, view(weight_in_.gradient));
+
+      // LN(x): dLN = du W_1^T, then through the normalisation
+      parallel_product(
+          workspace, MatrixView<const Scalar>(hidden), in_transposed,
+          [&](Index i, Index j, Index m, Index n, int) {
+            return dnormed.middle_rows(i, m).middle_columns(j, n);
+          },
+          [](const auto&...) {});
+      norm_.backward(x, first, dnormed, dx, pass);
+    }
+  }
+
+  template <typename F>
+  void for_each_parameter(F&& f) {
+    norm_.for_each_parameter(f);
+    f(weight_in_);
+    f(bias_in_);
+    f(weight_out_);
+    f(bias_out_);
+  }
+
+ private:
+  static constexpr Index panel_rows = 512;
+  static constexpr auto natural = Orientation::natural;
+  static constexpr auto transposed = Orientation::transposed;
+
+  Dropout<Scalar> dropout(const Pass& pass, Purpose purpose) const {
+    return {pass.training ? config_.dropout : 0.0, pass.key, purpose};
+  }
+
+  template <typename Half>
+  void normalise(const Half& x, Index first, const MatrixView<Scalar>& out,
+                 const Pass& pass) const {
+    for_each_row_tile(pass.workspace, out.rows, [&](Index row, Index count, int) {
+      norm_.forward(x, first + row, out.middle_rows(row, count));
+    });
+  }
+
+  /// hidden = act(u), u = dropout(normed W_1 + b_1); slope = act'(u) unless it is empty.
+  void hidden_layer(const PackedWeight<Scalar>& in, Index first,
+                    const MatrixView<const Scalar>& normed, const MatrixView<Scalar>& hidden,
+                    const MatrixView<Scalar>& slope, const Pass& pass) const {
+    const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
+    parallel_product(
+        pass.workspace, normed, in,
+        [&](Index i, Index j, Index m, Index n, int) {
+          return hidden.middle_rows(i, m).middle_columns(j, n);
+        },
+        [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+          add_bias(tile, bias_in_.value.data() + j);
+          hidden_dropout.apply_tile(tile, first + i, j, config_.hidden_width);
+          for (Index r = 0; r < tile.rows; ++r) {
+            if (slope.rows > 0) {
+              activation_derivative(config_.activation, tile.columns, tile.row(r),
+                                    slope.row(i + r) + j);
+            }
+            activate(config_.activation, tile.columns, tile.row(r), tile.row(r));
+          }
+        });
+  }
+
+  /// Hands dropout(hidden W_2 + b_2) to `write(row, column, count, values)`, a run of elements at a
+  /// time.
+  template <typename Write>
+  void output_layer(const PackedWeight<Scalar>& out, Index first,
+                    const MatrixView<const Scalar>& hidden, const Pass& pass,
+                    const Write& write) const {
+    const auto output_dropout = dropout(pass, Purpose::branch_dropout);
+    Scratch scratch(pass.workspace);
+    const auto memory = scratch.per_thread<Scalar>(detail::tile_rows * detail::tile_columns);
+    parallel_product(
+        pass.workspace, hidden, out,
+        [&](Index, Index, Index m, Index n, int thread) {
+          return MatrixView<Scalar>(memory[thread], m, n);
+        },
+        [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+          add_bias(tile, bias_out_.value.data() + j);
+          output_dropout.apply_tile(tile, first + i, j, config_.width);
+          for (Index r = 0; r < tile.rows; ++r) write(first + i + r, j, tile.columns, tile.row(r));
+        });
+  }
+
+  FeedForwardConfig config_;
+  LayerNorm<Scalar> norm_;
+  Parameter<Scalar> weight_in_, bias_in_, weight_out_, bias_out_;
+};
+
+}  // namespace reformer

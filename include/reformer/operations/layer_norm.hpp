@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer normalisation over the last axis (Ba, Kiros, Hinton, arXiv 1607.06450).
+///
+///     z = (x - mean(x)) / sqrt(var(x) + epsilon),   y = z * scale + bias        (biased variance)
+///
+/// Backward, with g = dy * scale:
+///
+///     dx = (g - mean(g) - z mean(g z)) / sqrt(var(x) + epsilon),   dscale += dy z,   dbias += dy
+///
+/// Nothing is saved: the backward pass computes mean and variance of x again, which costs less than
+/// reading them.
+#pragma once
+
+#include <cmath>
+#include <utility>
+
+#include "reformer/foundation/parameter.hpp"
+#include "reformer/foundation/pass.hpp"
+#include "reformer/foundation/residual.hpp"
+#include "reformer/foundation/simd.hpp"
+#include "reformer/foundation/workspace.hpp"
+#include "reformer/operations/product.hpp"
+
+namespace reformer {
+
+/// Mean and 1 / sqrt(variance + epsilon) of a row.
+template <typename Scalar>
+struct RowMoments {
+  Scalar mean;
+  Scalar inverse_deviation;
+};
+
+namespace detail {
+
+/// Gradients of scale and bias from tiles of rows that run in parallel: a partial sum for each
+/// tile, added in order.
+template <typename Scalar>
+class PartialGradients {
+ public:
+  PartialGradients(Scratch& scratch, Index rows, Index width)
+      : tiles_(ceil_div(rows, detail::tile_rows)),
+        width_(width),
+        sums_(scratch.take<Scalar>(2 * tiles_ * width)) {
+    std::fill_n(sums_, 2 * tiles_ * width, Scalar(0));
+  }
+
+  /// Sums of the tile that starts at `first_row`.
+  Scalar* scale(Index first_row) const {
+    return sums_ + first_row / detail::tile_rows * 2 * width_;
+  }
+  Scalar* bias(Index first_row) const { return scale(first_row) + width_; }
+
+  void add_to(Scalar* dscale, Scalar* dbias) const {
+    for (Index tile = 0; tile < tiles_; ++tile) {
+      simd::add(width_, sums_ + 2 * tile * width_, dscale);
+      simd::add(width_, sums_ + (2 * tile + 1) * width_, dbias);
+    }
+  }
+
+ private:
+  Index tiles_, width_;
+  Scalar* sums_;
+};
+
+}  // namespace detail
+
+/// Layer normalisation with its parameters, `<name>.weight` (ones) and `<name>.bias` (zeros), `[1,
+/// D]`.
+template <typename Scalar>
+class LayerNorm {
+ public:
+  LayerNorm(const std::string& name, Index width, double epsilon)
+      : epsilon_(static_cast<Scalar>(epsilon)),
+        scale_(name + ".weight", 1, width),
+        bias_(name + ".bias", 1, width) {
+    scale_.value.setOnes();
+  }
+
+  Index width() const { return scale_.value.cols(); }
+
+  /// y = LN(x) for one row `[D]`; y may be x.
+  void forward_row(const Scalar* x, Scalar* y) const {
+    namespace e = Eigen::internal;
+    const auto [mean, inverse] = moments(x);
+    const auto m = simd::set(mean), r = simd::set(inverse);
+    const Scalar* scale = scale_.value.data();
+    const Scalar* bias = bias_.value.data();
+    constexpr Index W = simd::width<Scalar>;
+    Index i = 0;
+    for (; i + W <= width(); i += W) {
+      const auto z = e::pmul(e::psub(simd::load(x + i), m), r);
+      simd::store(y + i, e::pmadd(z, simd::load(scale + i), simd::load(bias + i)));
+    }
+    if (const Index n = width() - i; n > 0) {
+      const auto z = e::pmul(e::psub(simd::load_partial(x + i, n), m), r);
+      simd::store_partial(
+          y + i, e::pmadd(z, simd::load_partial(scale + i, n), simd::load_partial(bias + i, n)), n);
+    }
+  }
+
+  /// Gradient of one row.
+  /// @param x   the row's input `[D]`
+  /// @param dy  `[D]`, overwritten by dx
+  /// @param dscale,dbias  `[D]`, accumulated
+  void backward_row(const Scalar* x, Scalar* dy, Scalar* dscale, Scalar* dbias) const {
+    namespace e = Eigen::internal;
+    const auto [mean, inverse] = moments(x);
+    const Index n = width();
+    const Scalar* scale = scale_.value.data();
+    const auto m = simd::set(mean), r = simd::set(inverse);
+    const auto normal = [&](const auto& xi) { return e::pmul(e::psub(xi, m), r); };
+    const auto count = static_cast<Scalar>(n);
+    const Scalar mean_g =
+        simd::sum<Scalar>(n, [&](const auto& at) { return e::pmul(at(dy), at(scale)); }) / count;
+    const Scalar mean_gz =
+        simd::sum<Scalar>(
+            n, [&](const auto& at) { return e::pmul(e::pmul(at(dy), at(scale)), normal(at(x))); }) /
+        count;
+    simd::add(n, dy, dbias);
+    const auto mg = simd::set(mean_g), mgz = simd::set(mean_gz);
+    const auto step = [&](const auto& at, const auto& put) {
+      const auto z = normal(at(x)), dyi = at(dy);
+      put(dscale, e::pmadd(dyi, z, at(dscale)));
+      const auto centred = e::psub(e::pmul(dyi, at(scale)), mg);
+      put(dy, e::pmul(e::psub(centred, e::pmul(z, mgz)), r));
+    };
+    constexpr Index W = simd::width<Scalar>;
+    Index i = 0;
+    for (; i + W <= n; i += W) {
+      step([&](const Scalar* p) { return simd::load(p + i); },
+           [&](Scalar* p, const auto& v) { simd::store(p + i, v); });
+    }
+    if (i < n) {
+      step([&](const Scalar* p) { return simd::load_partial(p + i, n - i); },
+           [&](Scalar* p, const simd::Packet<Scalar>& v) { simd::store_partial(p + i, v, n - i); });
+    }
+  }
+
+  /// out = LN(x) for rows `[first, first + out.rows)` of a residual half, on the calling thread.
+  template <ResidualHalf Half>
+  void forward(const Half& x, Index first, const MatrixView<Scalar>& out) const {
+    for (Index i = 0; i < out.rows; ++i) {
+      x.read(first + i, 0, width(), out.row(i));
+      forward_row(out.row(i), out.row(i));
+    }
+  }
+
+  /// Gradient of `forward` over many rows, in parallel.
+  /// @param dout  `[rows, D]`, destroyed
+  /// @param dx    `[B*T, D]`: rows `[first, first + dout.rows)` are added to
+  template <ResidualHalf Half>
+  void backward(const Half& x, Index first, const MatrixView<Scalar>& dout,
+                const MatrixView<Scalar>& dx, const Pass& pass) {
+    Scratch scratch(pass.workspace);
+    const detail::PartialGradients<Scalar> partial(scratch, dout.rows, width());
+    const auto rows_of_x = scratch.per_thread<Scalar>(width());
+    for_each_row_tile(pass.workspace, dout.rows, [&](Index row, Index count, int thread) {
+      for (Index i = row; i < row + count; ++i) {
+        x.read(first + i, 0, width(), rows_of_x[thread]);
+        backward_row(rows_of_x[thread], dout.row(i), partial.scale(row), partial.bias(row));
+        simd::add(width(), dout.row(i), dx.row(first + i));
+      }
+    });
+    add_gradients(partial);
+  }
+
+  void add_gradients(const detail::PartialGradients<Scalar>& partial) {
+    partial.add_to(scale_.gradient.data(), bias_.gradient.data());
+  }
+
+  template <typename F>
+  void for_each_parameter(F&& f) {
+    f(scale_);
+    f(bias_);
+  }
+
+ private:
+  RowMoments<Scalar> moments(const Scalar* x) const {
+    namespace e = Eigen::internal;
+    const Index n = width();
+    const auto count = static_cast<Scalar>(n);
+    const Scalar mean = simd::sum<Scalar>(n, [&](const auto& at) { return at(x); }) / count;
+    const auto m = simd::set(mean);
+    const Scalar variance = simd::sum<Scalar>(n,
+                                              [&](const auto& at) {
+                                                const auto d = e::psub(at(x), m);
+                                                return e::pmul(d, d);
+                                              }) /
+                            count;
+    return {mean, Scalar(1) / std::sqrt(variance + epsilon_)};
+  }
+
+  Scalar epsilon_;
+  Parameter<Scalar> scale_;
+  Parameter<Scalar> bias_;
+};
+
+}  // namespace reformer

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Matrix products of a tile, on one thread: C = A B or C += A B.
+///
+/// One register kernel serves every product of the library. A is read by broadcasts at any pair of
+/// strides, so a transposed A costs nothing. B is read in panels of `panel_width` columns: either
+/// rows of a small matrix in cache, or a large matrix packed once by `pack` and shared by all
+/// threads.
+///
+/// Each element of C is summed by one chain of fused multiply-adds, in ascending order within
+/// blocks of `depth_block` products. The order depends on the depth alone, never on the number of
+/// rows or columns of the call: one row gives the same bits alone and inside a tile.
+#pragma once
+
+#include <array>
+#include <utility>
+
+#include "reformer/foundation/simd.hpp"
+#include "reformer/foundation/tensor.hpp"
+#include "reformer/foundation/workspace.hpp"
+
+namespace reformer {
+
+/// Columns of B that the register kernel handles at a time.
+template <typename Scalar>
+inline constexpr Index panel_width = 2 * simd::width<Scalar>;
+
+/// A `[m, k]`: element (i, p) is `data[i * row_stride + p * depth_stride]`.
+template <typename Scalar>
+struct LeftOperand {
+  const Scalar* data;
+  Index row_stride;
+  Index depth_stride;
+
+  LeftOperand from_row(Index i) const { return {data + i * row_stride, row_stride, depth_stride}; }
+};
+
+template <typename Element>
+auto rows_as_left(const MatrixView<Element>& a) {
+  return LeftOperand<std::remove_const_t<Element>>{a.data, a.stride, 1};
+}
+template <typename Element>
+auto columns_as_left(const MatrixView<Element>& a) {
+  return LeftOperand<std::remove_const_t<Element>>{a.data, 1, a.stride};
+}
+
+/// B `[k, n]` in panels: element (p, j) is `data[(j / w) * panel_stride + p * row_stride + j % w]`,
+/// w = panel_width. Whole vectors are read: memory up to the next multiple of the vector width must
+/// be readable and finite.
+template <typename Scalar>
+struct RightOperand {
+  const Scalar* data;
+  Index panel_stride;
+  Index row_stride;
+
+  RightOperand from_panel(Index panel) const {
+    return {data + panel * panel_stride, panel_stride, row_stride};
+  }
+  RightOperand from_depth(Index p) const {
+    return {data + p * row_stride, panel_stride, row_stride};
+  }
+};
+
+/// A row-major matrix, whose rows are padded to whole vectors, as B.
+template <typename Scalar>
+RightOperand<Scalar> rows_as_right(const Scalar* data, Index stride) {
+  return {data, panel_width<Scalar>, stride};
+}
+
+/// Elements of memory that B `[depth, columns]` takes when packed.
+template <typename Scalar>
+constexpr Index packed_size(Index depth, Index columns) {
+  return round_up(columns, panel_width<Scalar>) * depth;
+}
+
+/// A packed B as operand.
+template <typename Scalar>
+RightOperand<Scalar> packed_as_right(const Scalar* packed, Index depth) {
+  return {packed, depth * panel_width<Scalar>, panel_width<Scalar>};
+}
+
+/// Packs panel `panel` of B = b, `[depth, columns]`; columns beyond the last are zero.
+template <typename Scalar>
+void pack_panel(const MatrixView<const Scalar>& b, Index panel, Scalar* packed) {
+  constexpr Index w = panel_width<Scalar>;
+  const Index first = panel * w;
+  const Index count = std::min(w, b.columns - first);
+  Scalar* out = packed + panel * w * b.rows;
+  for (Index p = 0; p < b.rows; ++p, out += w) {
+    std::copy_n(b.row(p) + first, count, out);
+    std::fill(out + count, out + w, Scalar(0));
+  }
+}
+
+/// Packs panel `panel` of B = b^T, where b is `[columns, depth]`.
+template <typename Scalar>
+void pack_transposed_panel(const MatrixView<const Scalar>& b, Index panel, Scalar* packed) {
+  constexpr Index w = panel_width<Scalar>;
+  const Index first = panel * w;
+  const Index count = std::min(w, b.rows - first);
+  Scalar* out = packed + first * b.columns;
+  if (count < w) std::fill_n(out, w * b.columns, Scalar(0));
+  for (Index p0 = 0; p0 < b.columns; p0 += 16) {  // a block of b at a time, so that its lines stay
+    const Index p1 = std::min(b.columns, p0 + 16);
+    for (Index j = 0; j < count; ++j) {
+      const Scalar* row = b.row(first + j);
+      for (Index p = p0; p < p1; ++p) out[p * w + j] = row[p];
+    }
+  }
+}
+
+/// How a product meets what is in C already.
+enum class Write { assign, accumulate };
+
+namespace detail {
+
+/// Products summed in registers before they are added to C.
+inline constexpr Index depth_block = 512;
+
+/// Rows of C held in registers: 32 vector registers carry 14 x 2 sums, 16 carry 6 x 2.
+template <typename Scalar>
+inline constexpr int register_rows = simd::width<Scalar> * sizeof(Scalar) == 64 ? 14 : 6;
+
+/// The register kernel: `Rows` rows by `Vectors` vectors of C.
+template <typename Scalar, int Rows, int Vectors>
+[[gnu::noinline]] void register_tile(LeftOperand<Scalar> a, const Scalar* b, Index b_stride,
+                                     Index depth, Scalar* c, Index c_stride, bool accumulate) {
+  constexpr Index W = simd::width<Scalar>;
+  using Packet = simd::Packet<Scalar>;
+  Packet sums[Rows][Vectors];
+  for (int i = 0; i < Rows; ++i) {
+    for (int v = 0; v < Vectors; ++v) sums[i][v] = simd::set(Scalar(0));
+  }
+  for (Index p = 0; p < depth; ++p) {
+    Packet bp[Vectors];
+    for (int v = 0; v < Vectors; ++v) bp[v] = simd::load(b + p * b_stride + v * W);
+    const Scalar* ap = a.data + p * a.depth_stride;
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+      const Packet x = simd::set(ap[i * a.row_stride]);
+      for (int v = 0; v < Vectors; ++v) {
+        sums[i][v] = Eigen::internal::pmadd(x, bp[v], sums[i][v]);
+      }
+    }
+  }
+  if (accumulate) {
+    for (int i = 0; i < Rows; ++i) {
+      for (int v = 0; v < Vectors; ++v) {
+        sums[i][v] = Eigen::internal::padd(simd::load(c + i * c_stride + v * W), sums[i][v]);
+      }
+    }
+  }
+  for (int i = 0; i < Rows; ++i) {
+    for (int v = 0; v < Vectors; ++v) simd::store(c + i * c_stride + v * W, sums[i][v]);
+  }
+}
+
+template <typename Scalar, int Vectors>
+struct RegisterTiles {
+  using Function = void (*)(LeftOperand<Scalar>, const Scalar*, Index, Index, Scalar*, Index, bool);
+  template <int... I>
+  static constexpr auto make(std::integer_sequence<int, I...>) {
+    return std::array<Function, sizeof...(I)>{register_tile<Scalar, I + 1, Vectors>...};
+  }
+  static constexpr auto by_rows = make(std::make_integer_sequence<int, register_rows<Scalar>>{});
+};
+
+}  // namespace detail
+
+/// C `[rows, columns]` = or += A `[rows, depth]` B `[depth, columns]`, on the calling thread.
+/// @param c  must not overlap A or B
+template <typename Scalar>
+void multiply(const LeftOperand<Scalar>& a, const RightOperand<Scalar>& b, Index depth,
+              const MatrixView<Scalar>& c, Write write = Write::assign) {
+  constexpr Index w = panel_width<Scalar>;
+  const Index pieces = ceil_div(c.rows, Index{detail::register_rows<Scalar>});
+  for (Index p0 = 0; p0 == 0 || p0 < depth; p0 += detail::depth_block) {
+    const Index block = std::min(detail::depth_block, depth - p0);
+    const bool accumulate = write == Write::accumulate || p0 > 0;
+    for (Index j = 0; j < c.columns; j += w) {
+      const Index columns = std::min(w, c.columns - j);
+      const Scalar* panel = b.data + (j / w) * b.panel_stride + p0 * b.row_stride;
+      for (Index piece = 0; piece < pieces; ++piece) {  // pieces of nearly equal height
+        const Index i = piece * c.rows / pieces;
+        const auto height = static_cast<std::size_t>((piece + 1) * c.rows / pieces - i);
+        const LeftOperand<Scalar> tile{a.data + i * a.row_stride + p0 * a.depth_stride,
+                                       a.row_stride, a.depth_stride};
+        const auto kernel = columns > simd::width<Scalar>
+                                ? detail::RegisterTiles<Scalar, 2>::by_rows[height - 1]
+                                : detail::RegisterTiles<Scalar, 1>::by_rows[height - 1];
+        if (columns % simd::width<Scalar> == 0) {
+          kernel(tile, panel, b.row_stride, block, c.row(i) + j, c.stride, accumulate);
+        } else {  // whole vectors would reach beyond C
+          alignas(64) Scalar buffer[detail::register_rows<Scalar> * w];
+          const MatrixView<Scalar> part(c.row(i) + j, static_cast<Index>(height), columns,
+                                        c.stride);
+          for (Index r = 0; accumulate && r < part.rows; ++r) {
+            std::copy_n(part.row(r), columns, buffer + r * w);
+          }
+          kernel(tile, panel, b.row_stride, block, buffer, w, accumulate);
+          for (Index r = 0; r < part.rows; ++r) std::copy_n(buffer + r * w, columns, part.row(r));
+        }
+      }
+    }
+  }
+}
+
+/// Whether a weight `[in, out]` stands in a product as itself or transposed.
+enum class Orientation { natural, transposed };
+
+/// A weight packed for products that share it: `x W` (natural, depth = in) or `x W^T` (transposed,
+/// depth = out).
+template <typename Scalar>
+class PackedWeight {
+ public:
+  PackedWeight(Scratch& scratch, Workspace& workspace, const MatrixView<const Scalar>& weight,
+               Orientation orientation)
+      : depth_(orientation == Orientation::natural ? weight.rows : weight.columns),
+        columns_(orientation == Orientation::natural ? weight.columns : weight.rows) {
+    auto* packed = scratch.take<Scalar>(packed_size<Scalar>(depth_, columns_));
+    packed_ = packed;
+    parallel_for(workspace.threads(), ceil_div(columns_, panel_width<Scalar>),
+                 [&](Index panel, int) {
+                   if (orientation == Orientation::natural) {
+                     pack_panel(weight, panel, packed);
+                   } else {
+                     pack_transposed_panel(weight, panel, packed);
+                   }
+                 });
+  }
+
+  Index depth() const { return depth_; }
+  Index columns() const { return columns_; }
+
+  /// The part of B that starts at `column`, a multiple of the panel width.
+  RightOperand<Scalar> from_column(Index column) const {
+    return packed_as_right(packed_, depth_).from_panel(column / panel_width<Scalar>);
+  }
+
+ private:
+  Index depth_;
+  Index columns_;
+  const Scalar* packed_;
+};
+
+namespace detail {
+/// Output tiles of the parallel products: small enough to share among threads, large enough to
+/// reuse operands.
+inline constexpr Index tile_rows = 64;
+inline constexpr Index tile_columns = 256;
+}  // namespace detail
+
+/// Calls `finish(tile, first_row, first_column)` for every tile of A B; tiles are computed in
+/// parallel.
+///
+/// The product itself is written to `out(first_row, first_column, rows, columns, thread)`, a
+/// function that returns the place for a tile: part of a matrix, or scratch of the thread when
+/// `finish` adds it somewhere else.
+/// @param a  `[rows, weight.depth()]`, row-major
+template <typename Scalar, typename Out, typename Finish>
+void parallel_product(Workspace& workspace, const MatrixView<const Scalar>& a,
+                      const PackedWeight<Scalar>& weight, const Out& out, const Finish& finish) {
+  const Index row_tiles = ceil_div(a.rows, detail::tile_rows);
+  const Index column_tiles = ceil_div(weight.columns(), detail::tile_columns);
+  parallel_for(workspace.threads(), row_tiles * column_tiles, [&](Index task, int thread) {
+    const Index i = task % row_tiles * detail::tile_rows;
+    const Index j = task / row_tiles * detail::tile_columns;
+    const Index rows = std::min(detail::tile_rows, a.rows - i);
+    const Index columns = std::min(detail::tile_columns, weight.columns() - j);
+    const MatrixView<Scalar> tile = out(i, j, rows, columns, thread);
+    multiply(rows_as_left(a).from_row(i), weight.from_column(j), weight.depth(), tile);
+    finish(tile, i, j);
+  });
+}
+
+/// Weight gradient: dW `[in, out]` += x^T dy, with x `[rows, in]` and dy `[rows, out]`.
+///
+/// Each task owns a tile of dW and walks all rows, so no sum depends on the number of threads.
+template <typename Scalar>
+void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const Scalar>& x,
+                                const MatrixView<const Scalar>& dy,
+                                const MatrixView<Scalar>& dweight) {
+  constexpr Index block_in = 256, block_out = 128, strip = detail::register_rows<Scalar>;
+  const Index depth = std::min(x.rows, detail::depth_block);
+  Scratch scratch(workspace);
+  const auto packed = scratch.per_thread<Scalar>(packed_size<Scalar>(depth, block_out));
+  const auto turned = scratch.per_thread<Scalar>(depth * strip);
+  const Index blocks_in = ceil_div(dweight.rows, block_in);
+  const Index blocks_out = ceil_div(dweight.columns, block_out);
+  parallel_for(workspace.threads(), blocks_in * blocks_out, [&](Index task, int thread) {
+    const Index i0 = task % blocks_in * block_in, i1 = std::min(i0 + block_in, dweight.rows);
+    const Index j = task / blocks_in * block_out;
+    const Index columns = std::min(block_out, dweight.columns - j);
+    for (Index row = 0; row < x.rows; row += depth) {
+      const Index rows = std::min(depth, x.rows - row);
+      const auto dy_part = dy.middle_rows(row, rows).middle_columns(j, columns);
+      for (Index panel = 0; panel * panel_width<Scalar> < columns; ++panel) {
+        pack_panel(dy_part, panel, packed[thread]);
+      }
+      // The columns of x that one register tile needs, side by side: else each row is a new page.
+      for (Index i = i0; i < i1; i += strip) {
+        const Index count = std::min(strip, i1 - i);
+        for (Index p = 0; p < rows; ++p) {
+          std::copy_n(x.row(row + p) + i, count, turned[thread] + p * strip);
+        }
+        multiply(LeftOperand<Scalar>{turned[thread], 1, strip},
+                 packed_as_right<Scalar>(packed[thread], rows), rows,
+                 {&dweight(i, j), count, columns, dweight.stride}, Write::accumulate);
+      }
+    }
+  });
+}
+
+/// Bias gradient: dbias `[out]` += sum over rows of dy.
+template <typename Scalar>
+void accumulate_bias_gradient(Workspace& workspace, const MatrixView<const Scalar>& dy,
+                              Scalar* dbias) {
+  constexpr Index block = 64;
+  parallel_for(workspace.threads(), ceil_div(dy.columns, block), [&](Index task, int) {
+    const Index j = task * block;
+    for (Index i = 0; i < dy.rows; ++i) {
+      simd::add(std::min(block, dy.columns - j), dy.row(i) + j, dbias + j);
+    }
+  });
+}
+
+/// tile row += bias, for every row
+template <typename Scalar>
+void add_bias(const MatrixView<Scalar>& tile, const Scalar* bias) {
+  for (Index i = 0; i < tile.rows; ++i) simd::add(tile.columns, bias, tile.row(i));
+}
+
+/// Calls `body(first_row, rows, thread)` for tiles of rows, in parallel.
+template <typename Body>
+void for_each_row_tile(Workspace& workspace, Index rows, const Body& body) {
+  parallel_for(workspace.threads(), ceil_div(rows, detail::tile_rows), [&](Index task, int thread) {
+    const Index first = task * detail::tile_rows;
+    body(first, std::min(detail::tile_rows, rows - first), thread);
+  });
+}
+
+}  // namespace reformer
