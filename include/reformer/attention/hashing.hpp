@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// LSH bucketing: angular hashing by random rotations, and the stable sort by bucket.
+///
+/// For a vector x and a random matrix R `[K, N/2]` with normal entries (paper, section 2; Andoni et
+/// al., arXiv 1509.02897):
+///
+///     h(x) = argmax([x R; -x R]),   0 <= h(x) < N
+///
+/// One hash is drawn for each head and round. N may be factorised, N = N_1 N_2 ...: each factor has
+/// its own columns of R and h = h_1 + N_1 h_2 + N_1 N_2 h_3 + ..., which costs K (N_1 + N_2 + ...)
+/// / 2 products instead of K N / 2. Ties go to the smallest index. The hash has no gradient.
+///
+/// Padding gets a bucket of its own, N, so that it never stands among real tokens.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "reformer/attention/kernel.hpp"
+#include "reformer/foundation/check.hpp"
+#include "reformer/foundation/workspace.hpp"
+#include "reformer/operations/product.hpp"
+
+namespace reformer {
+
+/// A bucket id; the padding bucket included.
+using Bucket = std::uint16_t;
+
+/// Largest number of buckets, so that the padding bucket is a `Bucket` too.
+inline constexpr Index max_buckets = 65535;
+
+/// The automatic number of buckets for a length, in factors.
+///
+/// N is the largest power of two that is at most 2 T / C, and at least 2: a bucket then holds half
+/// a chunk to a chunk on average, as in trax and HuggingFace. Above 64 it is split into factors of
+/// at most 32, as equal as can be, so that hashing costs less than attention at any length.
+inline std::vector<Index> automatic_num_buckets(Index length, Index chunk_length) {
+  const auto ratio = static_cast<std::uint64_t>(2 * length / chunk_length);
+  const int log2 = std::clamp(static_cast<int>(std::bit_width(ratio)) - 1, 1, 15);
+  if (log2 <= 6) return {Index{1} << log2};
+  const int factors = (log2 + 4) / 5;
+  std::vector<Index> result;
+  for (int i = 0; i < factors; ++i) result.push_back(Index{1} << ((log2 + i) / factors));
+  return result;
+}
+
+inline Index num_buckets(std::span<const Index> factors) {
+  return std::accumulate(factors.begin(), factors.end(), Index{1}, std::multiplies<>());
+}
+
+/// Columns of the rotations of one round: half of the sum of the factors.
+inline Index rotation_columns(std::span<const Index> factors) {
+  return std::accumulate(factors.begin(), factors.end(), Index{0}) / 2;
+}
+
+/// Throws `std::invalid_argument` unless the factors are even and their product is at most
+/// `max_buckets`.
+inline void check_buckets(std::string_view function, std::span<const Index> factors) {
+  check(!factors.empty(), function, "num_buckets is empty, must have at least one factor");
+  Index product = 1;
+  for (const Index n : factors) {
+    check(n >= 2 && n % 2 == 0, function, "num_buckets has the factor ", n,
+          ", every factor must be even and positive");
+    check(n <= max_buckets / product, function, "num_buckets is more than ", max_buckets,
+          ", the largest number of buckets");
+    product *= n;
+  }
+}
+
+/// Draws rotations `[H, K, R, columns]` with standard normal entries.
+template <typename Scalar>
+Tensor<Scalar, 4> random_rotations(Index heads, Index head_width, Index num_hashes,
+                                   std::span<const Index> factors, const RandomKey& key) {
+  Tensor<Scalar, 4> rotations(heads, head_width, num_hashes, rotation_columns(factors));
+  fill_normal(rotations.data(), rotations.size(), 1.0, RandomStream(key, Purpose::rotations));
+  return rotations;
+}
+
+namespace detail {
+
+inline constexpr Index hash_rows = 64;  // tokens hashed at a time
+
+/// Bucket ids of up to `hash_rows` tokens of one head, all rounds.
+/// @param scores  `[columns, stride]`: x R of one round, one row for each column of the rotations
+/// @param id      `[stride]`, written
+template <typename Scalar>
+void choose_buckets(const Scalar* scores, Index stride, std::span<const Index> factors,
+                    Scalar* id) {
+  namespace e = Eigen::internal;
+  constexpr Index W = simd::width<Scalar>;
+  for (Index i = 0; i < stride; i += W) {
+    auto total = simd::set(Scalar(0));
+    Scalar place = 1;
+    const Scalar* row = scores + i;
+    for (const Index n : factors) {
+      auto best = simd::load(row);
+      auto choice = simd::set(Scalar(0));
+      const auto consider = [&](const simd::Packet<Scalar>& x, Index index) {
+        const auto better = e::pcmp_lt(best, x);
+        choice = e::pselect(better, simd::set(static_cast<Scalar>(index)), choice);
+        best = e::pselect(better, x, best);
+      };
+      for (Index j = 1; j < n / 2; ++j) consider(simd::load(row + j * stride), j);
+      for (Index j = 0; j < n / 2; ++j)
+        consider(e::pnegate(simd::load(row + j * stride)), n / 2 + j);
+      total = e::pmadd(choice, simd::set(place), total);
+      place *= static_cast<Scalar>(n);
+      row += n / 2 * stride;
+    }
+    simd::store(id + i, total);
+  }
+}
+
+/// Hashes rows `[first, first + count)` of one head.
+/// @param rotations  `[K, R * columns]`
+/// @param buckets    `[R, T]` of this head
+template <typename Scalar>
+void hash_rows_of_head(const MatrixView<const Scalar>& x, const std::uint8_t* is_real,
+                       const MatrixView<const Scalar>& rotations, std::span<const Index> factors,
+                       Index first, Index count, Scalar* memory, Bucket* buckets) {
+  const Index K = x.columns, T = x.rows;
+  const Index stride = round_up(count, simd::width<Scalar>);
+  const Index padded_width = round_up(K, simd::width<Scalar>);
+  Scalar* rows = memory;
+  Scalar* turned = rows + hash_rows * padded_width;
+  Scalar* id = turned + padded_width * hash_rows;
+  Scalar* scores = id + hash_rows;
+  gather_rows(
+      x, count, padded_width, [&](Index i) { return first + i; }, rows);
+  turn(rows, count, K, padded_width, turned, stride);
+  multiply(columns_as_left(rotations), rows_as_right<Scalar>(turned, stride), K,
+           MatrixView<Scalar>{scores, rotations.columns, stride});
+  const Index columns = rotation_columns(factors);
+  const auto padding_bucket = static_cast<Bucket>(num_buckets(factors));
+  for (Index r = 0; r * columns < rotations.columns; ++r) {
+    choose_buckets(scores + r * columns * stride, stride, factors, id);
+    Bucket* out = buckets + r * T + first;
+    for (Index i = 0; i < count; ++i) {
+      out[i] = is_real != nullptr && is_real[first + i] == 0 ? padding_bucket
+                                                             : static_cast<Bucket>(id[i]);
+    }
+  }
+}
+
+template <typename Scalar>
+Index hash_scratch(Index head_width, Index columns) {
+  const Index padded_width = round_up(head_width, simd::width<Scalar>);
+  return hash_rows * (2 * padded_width + 1 + columns);
+}
+
+}  // namespace detail
+
+/// Bucket ids of a group of heads.
+/// @param x          `[B*T, H*K]`: vectors to hash, heads side by side
+/// @param is_real    `[B*T]` or empty
+/// @param rotations  `[H, K, R, columns]` as matrix `[H*K, R*columns]`, of these heads
+/// @param buckets    `[B, H, R, T]`, written
+template <typename Scalar>
+void hash_heads(Workspace& workspace, const MatrixView<const Scalar>& x, Index batch, Index heads,
+                std::span<const std::uint8_t> is_real, const MatrixView<const Scalar>& rotations,
+                std::span<const Index> factors, Bucket* buckets) {
+  const Index T = x.rows / batch, K = x.columns / heads;
+  const Index rounds = rotations.columns / rotation_columns(factors);
+  Scratch scratch(workspace);
+  const auto memory =
+      scratch.per_thread<Scalar>(detail::hash_scratch<Scalar>(K, rotations.columns));
+  const Index tiles = ceil_div(T, detail::hash_rows);
+  parallel_for(workspace.threads(), batch * heads * tiles, [&](Index task, int thread) {
+    const Index first = task % tiles * detail::hash_rows;
+    const Index h = task / tiles % heads, b = task / tiles / heads;
+    detail::hash_rows_of_head(x.middle_rows(b * T, T).middle_columns(h * K, K),
+                              is_real.empty() ? nullptr : is_real.data() + b * T,
+                              rotations.middle_rows(h * K, K), factors, first,
+                              std::min(detail::hash_rows, T - first), memory[thread],
+                              buckets + (b * heads + h) * rounds * T);
+  });
+}
+
+/// Stable counting sort: positions ordered by (bucket, position), without those in the padding
+/// bucket.
+/// @param buckets  `[T]`
+/// @param counts   scratch, `[N + 1]`
+/// @param order    written; as long as there are tokens outside the padding bucket
+inline void sort_by_bucket(std::span<const Bucket> buckets, Index num_buckets, std::int32_t* counts,
+                           std::int32_t* order) {
+  std::fill_n(counts, num_buckets + 1, 0);
+  for (const Bucket b : buckets) ++counts[b];
+  std::int32_t start = 0;
+  for (Index b = 0; b < num_buckets; ++b) start += std::exchange(counts[b], start);
+  for (std::size_t t = 0; t < buckets.size(); ++t) {
+    if (buckets[t] < num_buckets) order[counts[buckets[t]]++] = static_cast<std::int32_t>(t);
+  }
+}
+
+}  // namespace reformer

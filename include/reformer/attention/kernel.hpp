@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The one attention kernel: a block of queries against a block of keys, forward and backward.
+///
+/// With query q_i, key k_j, value v_j (paper, Eqs. (2) and (3)), and z the log of the normaliser
+/// over everything that query i sees, in all blocks and all hash rounds:
+///
+///     s_ij = c_j <q_i, k_j>,   o_i = sum_j exp(s_ij - z_i) v_j
+///
+/// c_j is 1 / sqrt(K) for separate keys. For shared queries and keys it is 1 / sqrt(|k_j|^2 + K e),
+/// e = 1e-6, which makes keys unit vectors; the score of a token with itself is then replaced by
+/// `self_score`, so that it attends to itself only when nothing else is there. A key counts as
+/// often as blocks show it, as in trax and HuggingFace.
+///
+/// The softmax runs over blocks one after another: for each query, the running maximum m, the
+/// normaliser l and the sum o are kept and each block is merged into them. The weight is exp(s - m)
+/// / l and never exp(s - logsumexp): next to self_score a float resolves only 0.0078, and the
+/// textbook form is off by 0.4 %.
+///
+/// Scores are held transposed, keys by queries: then maxima and sums are elementwise over vectors
+/// of queries, keys and values stand in the products as they are gathered, and only the block's
+/// queries have to be turned.
+///
+/// Backward, with delta_i = <do_i, o_i>:
+///
+///     P_ij = exp(s_ij - z_i),  dP = do v^T,  dS = P (dP - delta),  dv += P^T do,  dq += (dS c) k,
+///     dk_j += sum_i dS_ij c_j q_i  - c_j^2 (sum_i dS_ij s_ij) k_j          (the last term for unit
+///     keys only)
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "reformer/attention/blocks.hpp"
+#include "reformer/foundation/workspace.hpp"
+#include "reformer/operations/dropout.hpp"
+#include "reformer/operations/product.hpp"
+
+namespace reformer {
+
+/// Score of a token with itself when queries and keys are shared: below every real score, above
+/// exclusion, and the value that Google's weights were trained with.
+inline constexpr double self_score = -1e5;
+
+/// Keeps the length of a zero key positive.
+inline constexpr double key_epsilon = 1e-6;
+
+/// One head of one sequence, as the kernel sees it.
+template <typename Scalar>
+struct AttentionHead {
+  MatrixView<const Scalar> query, key, value;  // [T, K]
+  MatrixView<Scalar> out;                      // [T, K]: sum o while running, o / l when finished
+  Scalar* maximum = nullptr;                   // [T]: m
+  Scalar* normaliser = nullptr;                // [T]: l while running, 1 / l when finished
+  const Scalar* key_scale = nullptr;           // [T]: c; null: 1 / sqrt(K)
+  const std::int32_t* order = nullptr;         // [slots]: position in each slot; null: identity
+  const std::uint8_t* is_real = nullptr;       // [T]; null: all
+  std::uint64_t first_block = 0;               // number of the head's first block, for dropout
+  Index slots = 0;
+  bool causal = true;
+  bool shared = false;  // queries are the keys
+
+  Index position(Index slot) const {
+    slot = slot < 0 ? slot % slots + slots : slot;
+    slot = slot >= slots ? slot % slots : slot;
+    return order != nullptr ? order[slot] : slot;
+  }
+};
+
+/// Gradients of one head.
+template <typename Scalar>
+struct AttentionHeadGradient {
+  MatrixView<const Scalar> dout;            // [T, K]
+  const Scalar* delta;                      // [T]: <do, o>
+  MatrixView<Scalar> dquery, dkey, dvalue;  // [T, K], accumulated; dkey is dquery when shared
+};
+
+namespace detail {
+
+/// Scratch of one thread for blocks of at most `queries` x `keys`.
+template <typename Scalar>
+class BlockTiles {
+ public:
+  static Index padded(Index n) { return round_up(n, simd::width<Scalar>); }
+
+  static Index size(Index queries, Index keys, Index width) {
+    const Index q = padded(queries), w = padded(width);
+    return 2 * (w * q + q * w) + 3 * keys * w + q * w + 2 * keys * q + 8 * q + 3 * padded(keys);
+  }
+
+  BlockTiles(Scalar* memory, Index max_queries, Index max_keys, Index width)
+      : query_stride(padded(max_queries)), width_stride(padded(width)) {
+    const Index q = query_stride, w = width_stride;
+    const auto take = [&](Index n) {
+      Scalar* p = memory;
+      memory += n;
+      return p;
+    };
+    queries = take(q * w);
+    douts = take(q * w);
+    queries_turned = take(w * q);
+    douts_turned = take(w * q);
+    keys = take(max_keys * w);
+    values = take(max_keys * w);
+    key_tile = take(max_keys * w);
+    query_tile = take(q * w);
+    scores = take(max_keys * q);
+    dscores = take(max_keys * q);
+    query_position = take(q);
+    maximum = take(q);
+    normaliser = take(q);
+    delta = take(q);
+    rescale = take(q);
+    mask = take(q);
+    key_position = take(padded(max_keys));
+    key_scale = take(padded(max_keys));
+    score_dot = take(padded(max_keys));
+  }
+
+  Index query_stride, width_stride;
+  Scalar *queries, *douts;                                                 // [queries, width]
+  Scalar *queries_turned, *douts_turned;                                   // [width, queries]
+  Scalar *keys, *values, *key_tile;                                        // [keys, width]
+  Scalar* query_tile;                                                      // [queries, width]
+  Scalar *scores, *dscores;                                                // [keys, queries]
+  Scalar *query_position, *maximum, *normaliser, *delta, *rescale, *mask;  // [queries]
+  Scalar *key_position, *key_scale, *score_dot;                            // [keys]
+};
+
+/// out row i = x row position(i), padded with zeros to whole vectors.
+template <typename Scalar, typename Position>
+void gather_rows(const MatrixView<const Scalar>& x, Index count, Index stride,
+                 const Position& position, Scalar* out) {
+  for (Index i = 0; i < count; ++i) {
+    Scalar* row = out + i * stride;
+    std::copy_n(x.row(position(i)), x.columns, row);
+    std::fill(row + x.columns, row + stride, Scalar(0));
+  }
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wignored-attributes"  // of a vector type as template argument
+#endif
+
+/// out `[columns, rows]` = x^T for x `[rows, columns]`; columns of out beyond `rows` up to its
+/// stride are zero.
+template <typename Scalar>
+void turn(const Scalar* x, Index rows, Index columns, Index x_stride, Scalar* out, Index stride) {
+  constexpr Index W = simd::width<Scalar>;
+  constexpr int lanes = static_cast<int>(W);
+  alignas(64) static constexpr Scalar zeros[W] = {};
+  for (Index i = 0; i < rows; i += W) {
+    for (Index j = 0; j < columns; j += W) {  // x rows are padded to whole vectors
+      Eigen::internal::PacketBlock<simd::Packet<Scalar>, lanes> square;
+      for (Index r = 0; r < W; ++r) {
+        square.packet[r] = simd::load(i + r < rows ? x + (i + r) * x_stride + j : zeros);
+      }
+      Eigen::internal::ptranspose(square);
+      for (Index r = 0; r < W; ++r) simd::store(out + (j + r) * stride + i, square.packet[r]);
+    }
+  }
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+/// Positions of the block's tokens, scales of its keys, and the running values of its queries.
+template <typename Scalar>
+void load_block(const AttentionHead<Scalar>& head, const Block& block, BlockTiles<Scalar>& tiles) {
+  const auto lowest = std::numeric_limits<Scalar>::lowest();
+  for (Index i = 0; i < tiles.query_stride; ++i) {
+    const bool inside = i < block.num_queries;
+    const Index t = inside ? head.position(block.query_begin + i) : 0;
+    tiles.query_position[i] = inside ? static_cast<Scalar>(t) : Scalar(-1);
+    tiles.maximum[i] = inside ? head.maximum[t] : lowest;
+    tiles.normaliser[i] = inside ? head.normaliser[t] : Scalar(0);
+  }
+  const auto constant_scale =
+      static_cast<Scalar>(1 / std::sqrt(static_cast<double>(head.key.columns)));
+  for (Index j = 0; j < block.num_keys; ++j) {
+    const Index t = head.position(block.key_begin + j);
+    tiles.key_position[j] = static_cast<Scalar>(t);
+    tiles.key_scale[j] = head.key_scale != nullptr ? head.key_scale[t] : constant_scale;
+  }
+  const auto key_at = [&](Index j) { return head.position(block.key_begin + j); };
+  const auto query_at = [&](Index i) { return head.position(block.query_begin + i); };
+  gather_rows(head.key, block.num_keys, tiles.width_stride, key_at, tiles.keys);
+  gather_rows(head.value, block.num_keys, tiles.width_stride, key_at, tiles.values);
+  gather_rows(head.query, block.num_queries, tiles.width_stride, query_at, tiles.queries);
+  turn(tiles.queries, block.num_queries, head.query.columns, tiles.width_stride,
+       tiles.queries_turned, tiles.query_stride);
+}
+
+/// scores `[keys, queries]` = <k_j, q_i>, not scaled or masked yet.
+template <typename Scalar>
+void raw_scores(const Scalar* keys, const Scalar* queries_turned, const Block& block,
+                Index head_width, const BlockTiles<Scalar>& tiles, Scalar* scores) {
+  multiply(LeftOperand<Scalar>{keys, tiles.width_stride, 1},
+           rows_as_right(queries_turned, tiles.query_stride), head_width,
+           MatrixView<Scalar>{scores, block.num_keys, tiles.query_stride});
+}
+
+/// Scales and masks the vector of scores of key j with queries at `position`.
+/// Returns -inf for pairs that do not exist.
+template <typename Scalar>
+simd::Packet<Scalar> masked_score(const AttentionHead<Scalar>& head,
+                                  const BlockTiles<Scalar>& tiles, Index j, bool real,
+                                  const simd::Packet<Scalar>& raw,
+                                  const simd::Packet<Scalar>& position) {
+  namespace e = Eigen::internal;
+  const auto key_position = simd::set(tiles.key_position[j]);
+  const auto excluded = simd::set(-std::numeric_limits<Scalar>::infinity());
+  auto s = e::pmul(raw, simd::set(tiles.key_scale[j]));
+  if (!real) s = excluded;
+  if (head.causal) s = e::pselect(e::pcmp_lt(position, key_position), excluded, s);
+  if (head.shared) {
+    s = e::pselect(e::pcmp_eq(position, key_position), simd::set(static_cast<Scalar>(self_score)),
+                   s);
+  }
+  return s;
+}
+
+template <typename Scalar>
+bool key_is_real(const AttentionHead<Scalar>& head, const BlockTiles<Scalar>& tiles, Index j) {
+  return head.is_real == nullptr || head.is_real[static_cast<Index>(tiles.key_position[j])] != 0;
+}
+
+/// Number of the first dropout element of key j's row of scores.
+template <typename Scalar>
+std::uint64_t dropout_row(const AttentionHead<Scalar>& head, const Block& block, Index j) {
+  return ((head.first_block + static_cast<std::uint64_t>(block.id)) << 32) +
+         static_cast<std::uint64_t>(j * round_up(block.num_queries, 8));
+}
+
+}  // namespace detail
+
+/// Merges one block into the running softmax of its queries.
+template <typename Scalar>
+[[gnu::noinline]] void attend_block(const AttentionHead<Scalar>& head, const Block& block,
+                                    const Dropout<Scalar>& dropout,
+                                    detail::BlockTiles<Scalar>& tiles) {
+  namespace e = Eigen::internal;
+  constexpr Index W = simd::width<Scalar>;
+  const Index K = head.query.columns;
+  detail::load_block(head, block, tiles);
+  detail::raw_scores(tiles.keys, tiles.queries_turned, block, K, tiles, tiles.scores);
+
+  for (Index i = 0; i < block.num_queries; i += W) {
+    const auto position = simd::load(tiles.query_position + i);
+    const auto old_maximum = simd::load(tiles.maximum + i);
+    auto maximum = old_maximum;
+    Scalar* column = tiles.scores + i;
+    for (Index j = 0; j < block.num_keys; ++j) {
+      Scalar* place = column + j * tiles.query_stride;
+      const auto s = detail::masked_score(head, tiles, j, detail::key_is_real(head, tiles, j),
+                                          simd::load(place), position);
+      simd::store(place, s);
+      maximum = e::pmax(maximum, s);
+    }
+    auto sum = simd::set(Scalar(0));
+    for (Index j = 0; j < block.num_keys; ++j) {
+      Scalar* place = column + j * tiles.query_stride;
+      const auto p = simd::exp_or_zero<Scalar>(e::psub(simd::load(place), maximum));
+      simd::store(place, p);
+      sum = e::padd(sum, p);
+    }
+    const auto rescale = simd::exp_or_zero<Scalar>(e::psub(old_maximum, maximum));
+    simd::store(tiles.rescale + i, rescale);
+    simd::store(tiles.maximum + i, maximum);
+    simd::store(tiles.normaliser + i, e::pmadd(simd::load(tiles.normaliser + i), rescale, sum));
+  }
+  if (dropout.active()) {
+    for (Index j = 0; j < block.num_keys; ++j) {
+      dropout.apply(detail::dropout_row(head, block, j), block.num_queries,
+                    tiles.scores + j * tiles.query_stride);
+    }
+  }
+  multiply(LeftOperand<Scalar>{tiles.scores, 1, tiles.query_stride},
+           rows_as_right<Scalar>(tiles.values, tiles.width_stride), block.num_keys,
+           MatrixView<Scalar>{tiles.query_tile, block.num_queries, K, tiles.width_stride});
+
+  for (Index i = 0; i < block.num_queries; ++i) {
+    const Index t = head.position(block.query_begin + i);
+    const auto rescale = simd::set(tiles.rescale[i]);
+    simd::update(K, tiles.query_tile + i * tiles.width_stride, head.out.row(t),
+                 [&](const auto& o, const auto& sum) { return e::pmadd(sum, rescale, o); });
+    head.maximum[t] = tiles.maximum[i];
+    head.normaliser[t] = tiles.normaliser[i];
+  }
+}
+
+/// Adds one block's part of the gradients.
+template <typename Scalar>
+[[gnu::noinline]] void attend_block_backward(const AttentionHead<Scalar>& head,
+                                             const AttentionHeadGradient<Scalar>& gradient,
+                                             const Block& block, const Dropout<Scalar>& dropout,
+                                             detail::BlockTiles<Scalar>& tiles) {
+  namespace e = Eigen::internal;
+  constexpr Index W = simd::width<Scalar>;
+  const Index K = head.query.columns;
+  const Index nq = block.num_queries, nk = block.num_keys;
+  detail::load_block(head, block, tiles);
+  detail::gather_rows(
+      gradient.dout, nq, tiles.width_stride,
+      [&](Index i) { return head.position(block.query_begin + i); }, tiles.douts);
+  detail::turn(tiles.douts, nq, K, tiles.width_stride, tiles.douts_turned, tiles.query_stride);
+  for (Index i = 0; i < tiles.query_stride; ++i) {
+    tiles.delta[i] = i < nq ? gradient.delta[head.position(block.query_begin + i)] : Scalar(0);
+  }
+  // S = k q^T and dP = v do^T, both [keys, queries]
+  detail::raw_scores(tiles.keys, tiles.queries_turned, block, K, tiles, tiles.scores);
+  detail::raw_scores(tiles.values, tiles.douts_turned, block, K, tiles, tiles.dscores);
+
+  // P and dS c in their places
+  const auto zero = simd::set(Scalar(0));
+  for (Index j = 0; j < nk; ++j) {
+    const bool real = detail::key_is_real(head, tiles, j);
+    const auto scale = simd::set(tiles.key_scale[j]);
+    const auto key_position = simd::set(tiles.key_position[j]);
+    Scalar* p_row = tiles.scores + j * tiles.query_stride;
+    Scalar* d_row = tiles.dscores + j * tiles.query_stride;
+    if (dropout.active()) {
+      std::fill_n(tiles.mask, tiles.query_stride, Scalar(1));
+      dropout.apply(detail::dropout_row(head, block, j), nq, tiles.mask);
+    }
+    auto dot = zero;
+    for (Index i = 0; i < nq; i += W) {
+      const auto position = simd::load(tiles.query_position + i);
+      const auto s = detail::masked_score(head, tiles, j, real, simd::load(p_row + i), position);
+      auto p = e::pmul(simd::exp_or_zero<Scalar>(e::psub(s, simd::load(tiles.maximum + i))),
+                       simd::load(tiles.normaliser + i));
+      auto dp = simd::load(d_row + i);
+      if (dropout.active()) dp = e::pmul(dp, simd::load(tiles.mask + i));
+      auto ds = e::pmul(p, e::psub(dp, simd::load(tiles.delta + i)));
+      // The score of a pair that does not exist, or of a token with itself, is a constant.
+      if (head.shared) ds = e::pselect(e::pcmp_eq(position, key_position), zero, ds);
+      dot = e::pmadd(ds, e::pselect(e::pcmp_eq(p, zero), zero, s), dot);
+      if (dropout.active()) p = e::pmul(p, simd::load(tiles.mask + i));
+      simd::store(p_row + i, p);
+      simd::store(d_row + i, e::pmul(ds, scale));
+    }
+    tiles.score_dot[j] = e::predux(dot);
+  }
+
+  const MatrixView<Scalar> key_tile{tiles.key_tile, nk, K, tiles.width_stride};
+  const MatrixView<Scalar> query_tile{tiles.query_tile, nq, K, tiles.width_stride};
+  const LeftOperand<Scalar> dscores{tiles.dscores, tiles.query_stride, 1};
+  // dv += P^T do
+  multiply(LeftOperand<Scalar>{tiles.scores, tiles.query_stride, 1},
+           rows_as_right<Scalar>(tiles.douts, tiles.width_stride), nq, key_tile);
+  for (Index j = 0; j < nk; ++j) {
+    simd::add(K, key_tile.row(j), gradient.dvalue.row(head.position(block.key_begin + j)));
+  }
+  // dq += (dS c) k
+  multiply(LeftOperand<Scalar>{tiles.dscores, 1, tiles.query_stride},
+           rows_as_right<Scalar>(tiles.keys, tiles.width_stride), nk, query_tile);
+  for (Index i = 0; i < nq; ++i) {
+    simd::add(K, query_tile.row(i), gradient.dquery.row(head.position(block.query_begin + i)));
+  }
+  // dk_j += sum_i dS_ij c_j q_i - c_j^2 (sum_i dS_ij s_ij) k_j
+  multiply(dscores, rows_as_right<Scalar>(tiles.queries, tiles.width_stride), nq, key_tile);
+  for (Index j = 0; j < nk; ++j) {
+    if (head.shared) {
+      const Scalar c = tiles.key_scale[j];
+      simd::add_scaled(K, -c * c * tiles.score_dot[j], tiles.keys + j * tiles.width_stride,
+                       key_tile.row(j));
+    }
+    simd::add(K, key_tile.row(j), gradient.dkey.row(head.position(block.key_begin + j)));
+  }
+}
+
+}  // namespace reformer

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// What a layer attends to: LSH, local chunks, or everything.
+#pragma once
+
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "reformer/attention/hashing.hpp"
+
+namespace reformer {
+
+/// LSH attention with shared queries and keys, over chunks of the sequence sorted by bucket, as in
+/// trax and HuggingFace
+/// (`sorted_chunks`). A sequence not longer than one chunk is attended to exactly.
+///
+/// Not strictly causal, in any implementation: where chunks are cut depends on the buckets of later
+/// tokens.
+struct LshPattern {
+  Index chunk_length = 64;
+  Index chunks_before = 1;
+  Index chunks_after = 0;
+  Index num_hashes = 2;
+  /// Factors of the number of buckets, each even; empty: `automatic_num_buckets` of the length at
+  /// hand.
+  std::vector<Index> num_buckets = {};
+};
+
+/// Attention within chunks of the sequence and their neighbours, with separate queries and keys.
+struct LocalPattern {
+  Index chunk_length = 64;
+  Index chunks_before = 1;
+  Index chunks_after = 0;
+  /// The first chunk sees the last one and the reverse, as in trax and HuggingFace; no effect on a
+  /// causal layer.
+  bool circular = false;
+};
+
+/// Every token sees every token (before it, when causal), streamed: the baseline.
+struct ExactPattern {
+  /// Queries are the keys, as in LSH attention.
+  bool shared_query_key = false;
+};
+
+using AttentionPattern = std::variant<LshPattern, LocalPattern, ExactPattern>;
+
+namespace detail {
+
+inline const LshPattern* hashed(const AttentionPattern& pattern, Index length) {
+  const auto* lsh = std::get_if<LshPattern>(&pattern);
+  return lsh != nullptr && length > lsh->chunk_length ? lsh : nullptr;
+}
+
+}  // namespace detail
+
+/// Whether queries are keys.
+inline bool shares_query_key(const AttentionPattern& pattern) {
+  if (const auto* exact = std::get_if<ExactPattern>(&pattern)) return exact->shared_query_key;
+  return std::holds_alternative<LshPattern>(pattern);
+}
+
+/// Factors of the number of buckets at a length.
+inline std::vector<Index> bucket_factors(const LshPattern& lsh, Index length) {
+  return lsh.num_buckets.empty() ? automatic_num_buckets(length, lsh.chunk_length)
+                                 : lsh.num_buckets;
+}
+
+inline Window window_of(const LshPattern& lsh) {
+  return {lsh.chunk_length, lsh.chunks_before, lsh.chunks_after, true};
+}
+inline Window window_of(const LocalPattern& local) {
+  return {local.chunk_length, local.chunks_before, local.chunks_after, local.circular};
+}
+
+/// Throws `std::invalid_argument` if the pattern makes no sense.
+inline void check_pattern(std::string_view function, const AttentionPattern& pattern) {
+  if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
+    check_window(function, window_of(*lsh));
+    check_at_least(function, "num_hashes", lsh->num_hashes, 1);
+    if (!lsh->num_buckets.empty()) check_buckets(function, lsh->num_buckets);
+  } else if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
+    check_window(function, window_of(*local));
+  }
+}
+
+}  // namespace reformer

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The self-attention branch: layer norm, projections, attention by pattern, output projection.
+///
+///     f(x) = dropout(attend(LN(x) W_q, LN(x) W_k, LN(x) W_v) W_o)
+///
+/// | name          | shape      |                                              |
+/// |---------------|------------|----------------------------------------------|
+/// | x, f(x)       | [B*T, D]   |                                              |
+/// | W_q, W_k, W_v | [D, H*K]   | W_q = W_k is one parameter when they are shared |
+/// | W_o           | [H*K, D]   |                                              |
+///
+/// No biases, as in trax and HuggingFace. Heads are worked on in groups, and sequences too when
+/// they are short: queries, keys, values and outputs exist for one group at a time, and its output
+/// projection is added straight to the residual half. Saved for the backward pass: bucket ids only,
+/// because a token near the boundary of a hash could fall on the other side when it is rebuilt in
+/// floating point.
+#pragma once
+
+#include <optional>
+
+#include "reformer/attention/multi_head.hpp"
+#include "reformer/foundation/parameter.hpp"
+#include "reformer/foundation/pass.hpp"
+#include "reformer/foundation/residual.hpp"
+#include "reformer/operations/layer_norm.hpp"
+
+namespace reformer {
+
+struct SelfAttentionConfig {
+  Index width = 256;      ///< D
+  Index num_heads = 4;    ///< H
+  Index head_width = 64;  ///< K; H*K need not equal D
+  AttentionPattern pattern = LshPattern{};
+  bool causal = true;
+  double attention_dropout = 0;  ///< of the attention weights
+  double dropout = 0;            ///< of the output
+  double layer_norm_epsilon = 1e-12;
+};
+
+/// Throws `std::invalid_argument` for sizes below 1, an impossible pattern or a dropout outside [0,
+/// 1).
+inline void check_config(std::string_view function, const SelfAttentionConfig& config) {
+  check_at_least(function, "width", config.width, 1);
+  check_at_least(function, "num_heads", config.num_heads, 1);
+  check_at_least(function, "head_width", config.head_width, 1);
+  check_dropout(function, "attention_dropout", config.attention_dropout);
+  check_dropout(function, "dropout", config.dropout);
+  check_pattern(function, config.pattern);
+}
+
+/// Self-attention branch; satisfies `ReversibleBranch`.
+template <typename Scalar_>
+class SelfAttention {
+ public:
+  using Scalar = Scalar_;
+  struct Saved {
+    std::vector<Bucket> buckets;  ///< [B, H, R, T]; empty unless hashed
+  };
+
+  /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
+  SelfAttention(const std::string& name, const SelfAttentionConfig& config)
+      : config_((check_config("SelfAttention", config), config)),
+        shared_(shares_query_key(config.pattern)),
+        norm_(name + ".layer_norm", config.width, config.layer_norm_epsilon),
+        query_(name + (shared_ ? ".query_key.weight" : ".query.weight"), config.width, all_width()),
+        key_(name + ".key.weight", shared_ ? 0 : config.width, shared_ ? 0 : all_width()),
+        value_(name + ".value.weight", config.width, all_width()),
+        output_(name + ".output.weight", all_width(), config.width) {}
+
+  const SelfAttentionConfig& config() const { return config_; }
+
+  /// Uses these rotations `[H, K, R, columns]` instead of drawing them for each pass.
+  /// @throw std::invalid_argument if the layer does not hash or the shape is another
+  void set_rotations(const Tensor<Scalar, 4>& rotations) {
+    const auto* lsh = std::get_if<LshPattern>(&config_.pattern);
+    check(lsh != nullptr, "SelfAttention", "rotations are given to a layer that does not hash");
+    check_equal("SelfAttention", "rotations dimension 0", rotations.dimension(0), "num_heads",
+                config_.num_heads);
+    check_equal("SelfAttention", "rotations dimension 1", rotations.dimension(1), "head_width",
+                config_.head_width);
+    check_equal("SelfAttention", "rotations dimension 2", rotations.dimension(2), "num_hashes",
+                lsh->num_hashes);
+    rotations_ = rotations;
+  }
+
+  /// y += f(x)
+  template <ResidualHalf Half>
+  void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
+    check_rows(x, y, pass);
+    hash_tables(saved, pass);
+    const auto rotations = rotations_for(pass);
+    for_each_group(pass, [&](const Group& group) {
+      Scratch scratch(pass.workspace);
+      const auto arrays = project_and_attend(scratch, x, group, rotations, saved, pass);
+      add_output(arrays, group, pass,
+                 [&](Index i, Index n, const Scalar* f) { y.add(i, 0, n, f); });
+    });
+  }
+
+  /// y -= f(x), dx += (df/dx)^T dy, parameter gradients += ...
+  template <ResidualHalf Half>
+  void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
+               const MatrixView<Scalar>& dx, Saved& saved, const Pass& pass) {
+    check_rows(x, y, pass);
+    for_each_group(pass, [&](const Group& group) {
+      Scratch scratch(pass.workspace);
+      const auto arrays = project_and_attend(scratch, x, group, {}, saved, pass);
+      add_output(arrays, group, pass,
+                 [&](Index i, Index n, const Scalar* f) { y.subtract(i, 0, n, f); });
+      auto* delta = scratch.take<Scalar>(group.batch * group.heads * pass.length);
+      output_backward(arrays, group, dy, delta, pass);
+      const auto dquery = scratch.matrix<Scalar>(group.rows(pass), group.heads * K());
+      const auto dkey = shared_ ? dquery : scratch.matrix<Scalar>(dquery.rows, dquery.columns);
+      const auto dvalue = scratch.matrix<Scalar>(dquery.rows, dquery.columns);
+      attend_backward<Scalar>(pass.workspace, arrays, dropout_of_weights(pass), arrays.out, delta,
+                              dquery, dkey, dvalue);
+      projections_backward(x, group, dquery, dkey, dvalue, dx, pass);
+    });
+  }
+
+  template <typename F>
+  void for_each_parameter(F&& f) {
+    norm_.for_each_parameter(f);
+    f(query_);
+    if (!shared_) f(key_);
+    f(value_);
+    f(output_);
+  }
+
+ private:
+  static constexpr auto natural = Orientation::natural;
+  static constexpr auto transposed = Orientation::transposed;
+
+  /// A group of sequences and heads that is worked on at a time.
+  struct Group {
+    Index first_sequence, batch, first_head, heads;
+    Index first_row(const Pass& pass) const { return first_sequence * pass.length; }
+    Index rows(const Pass& pass) const { return batch * pass.length; }
+  };
+
+  Index K() const { return config_.head_width; }
+  Index all_width() const { return config_.num_heads * config_.head_width; }
+
+  template <typename Half>
+  void check_rows(const Half& x, const Half& y, const Pass& pass) const {
+    check_pass("SelfAttention", pass);
+    check(pass.length < (Index{1} << 24), "SelfAttention", "length is ", pass.length,
+          ", must be less than 2^24");
+    check_equal("SelfAttention", "rows of x", x.rows(), "B*T", pass.rows());
+    check_equal("SelfAttention", "rows of y", y.rows(), "B*T", pass.rows());
+    check_equal("SelfAttention", "columns of x", x.columns(), "width", config_.width);
+  }
+
+  /// Groups are chosen by shape alone: about 2 MiB for each array, or one head of one sequence.
+  template <typename Body>
+  void for_each_group(const Pass& pass, const Body& body) const {
+    const Index bytes_per_head = pass.length * K() * static_cast<Index>(sizeof(Scalar));
+    const Index fit = std::max<Index>(1, (Index{1} << 21) / bytes_per_head);
+    const Index heads = std::min(fit, config_.num_heads);
+    const Index sequences = heads < config_.num_heads ? 1 : std::max<Index>(1, fit / heads);
+    for (Index b = 0; b < pass.batch; b += sequences) {
+      for (Index h = 0; h < config_.num_heads; h += heads) {
+        body(Group{b, std::min(sequences, pass.batch - b), h,
+                   std::min(heads, config_.num_heads - h)});
+      }
+    }
+  }
+
+  Dropout<Scalar> dropout_of_weights(const Pass& pass) const {
+    return {pass.training ? config_.attention_dropout : 0.0, pass.key, Purpose::attention_dropout};
+  }
+  Dropout<Scalar> dropout_of_output(const Pass& pass) const {
+    return {pass.training ? config_.dropout : 0.0, pass.key, Purpose::branch_dropout};
+  }
+
+  void hash_tables(Saved& saved, const Pass& pass) const {
+    const auto* lsh = detail::hashed(config_.pattern, pass.length);
+    const Index size =
+        lsh != nullptr ? pass.rows() * config_.num_heads * lsh->num_hashes : Index{0};
+    saved.buckets.resize(static_cast<std::size_t>(size));
+  }
+
+  std::optional<Tensor<Scalar, 4>> rotations_for(const Pass& pass) const {
+    const auto* lsh = detail::hashed(config_.pattern, pass.length);
+    if (lsh == nullptr) return {};
+    const auto factors = bucket_factors(*lsh, pass.length);
+    if (!rotations_) {
+      return random_rotations<Scalar>(config_.num_heads, K(), lsh->num_hashes, factors, pass.key);
+    }
+    check_equal("SelfAttention", "rotations dimension 3", rotations_->dimension(3),
+                "half the sum of num_buckets", rotation_columns(factors));
+    return rotations_;
+  }
+
+  /// Queries, keys, values and attention output of a group. Hashes if rotations are given, else
+  /// uses the saved buckets.
+  template <typename Half>
+  MultiHead<Scalar> project_and_attend(Scratch& scratch, const Half& x, const Group& group,
+                                       const std::optional<Tensor<Scalar, 4>>& rotations,
+                                       Saved& saved, const Pass& pass) const {
+    const Index rows = group.rows(pass), width = group.heads * K();
+    const auto query = scratch.matrix<Scalar>(rows, width);
+    const auto key = shared_ ? query : scratch.matrix<Scalar>(rows, width);
+    const auto value = scratch.matrix<Scalar>(rows, width);
+    const Index statistics = group.batch * group.heads * pass.length;
+
+    MultiHead<Scalar> arrays{};
+    arrays.pattern = &config_.pattern;
+    arrays.batch = group.batch;
+    arrays.length = pass.length;
+    arrays.heads = group.heads;
+    arrays.head_width = K();
+    arrays.causal = config_.causal;
+    if (!pass.is_real.empty()) {
+      arrays.is_real = pass.is_real.subspan(static_cast<std::size_t>(group.first_row(pass)),
+                                            static_cast<std::size_t>(rows));
+    }
+    arrays.query = query;
+    arrays.key = key;
+    arrays.value = value;
+    arrays.out = scratch.matrix<Scalar>(rows, width);
+    arrays.maximum = scratch.take<Scalar>(statistics);
+    arrays.normaliser = scratch.take<Scalar>(statistics);
+    arrays.key_scale = shared_ ? scratch.take<Scalar>(statistics) : nullptr;
+    arrays.first_sequence = group.first_sequence;
+    arrays.first_head = group.first_head;
+    arrays.all_heads = config_.num_heads;
+
+    project(x, group, query, key, value, pass);
+    if (const auto* lsh = detail::hashed(config_.pattern, pass.length)) {
+      const auto factors = bucket_factors(*lsh, pass.length);
+      arrays.order = scratch.take<std::int32_t>(statistics * lsh->num_hashes);
+      Bucket* buckets =
+          saved.buckets.data() + (group.first_sequence * config_.num_heads + group.first_head) *
+                                     lsh->num_hashes * pass.length;
+      if (rotations) {
+        const MatrixView<const Scalar> all(rotations->data(), all_width(),
+                                           lsh->num_hashes * rotation_columns(factors));
+        hash_heads<Scalar>(pass.workspace, query, group.batch, group.heads, arrays.is_real,
+                           all.middle_rows(group.first_head * K(), width), factors, buckets);
+      }
+      order_by_bucket(pass.workspace, arrays, num_buckets(factors), buckets);
+    }
+    attend(pass.workspace, arrays, dropout_of_weights(pass));
+    return arrays;
+  }
+
+  MatrixView<const Scalar> columns_of(const Parameter<Scalar>& weight, const Group& group) const {
+    return view(weight.value).middle_columns(group.first_head * K(), group.heads * K());
+  }
+  MatrixView<const Scalar> output_rows(const Group& group) const {
+    return view(output_.value).middle_rows(group.first_head * K(), group.heads * K());
+  }
+
+  /// q, k, v = LN(x) W_q, LN(x) W_k, LN(x) W_v of the group's heads
+  template <typename Half>
+  void project(const Half& x, const Group& group, const MatrixView<Scalar>& query,
+               const MatrixView<Scalar>& key, const MatrixView<Scalar>& value,
+               const Pass& pass) const {
+    Workspace& workspace = pass.workspace;
+    Scratch scratch(workspace);
+    const PackedWeight<Scalar> to_query(scratch, workspace, columns_of(query_, group), natural);
+    const PackedWeight<Scalar> to_value(scratch, workspace, columns_of(value_, group), natural);
+    std::optional<PackedWeight<Scalar>> to_key;
+    if (!shared_) to_key.emplace(scratch, workspace, columns_of(key_, group), natural);
+    const Index D = config_.width;
+    const auto normed = scratch.per_thread<Scalar>(detail::tile_rows * D);
+    for_each_row_tile(workspace, query.rows, [&](Index row, Index count, int thread) {
+      const MatrixView<Scalar> tile(normed[thread], count, D);
+      norm_.forward(x, group.first_row(pass) + row, tile);
+      const auto left = rows_as_left(tile);
+      multiply(left, to_query.from_column(0), D, query.middle_rows(row, count));
+      if (to_key) multiply(left, to_key->from_column(0), D, key.middle_rows(row, count));
+      multiply(left, to_value.from_column(0), D, value.middle_rows(row, count));
+    });
+  }
+
+  /// Hands dropout(out W_o) of the group to `write(row, count, values)`, row by row.
+  template <typename Write>
+  void add_output(const MultiHead<Scalar>& arrays, const Group& group, const Pass& pass,
+                  const Write& write) const {
+    Scratch scratch(pass.workspace);
+    const PackedWeight<Scalar> to_output(scratch, pass.workspace, output_rows(group), natural);
+    const Index D = config_.width;
+    const auto memory = scratch.per_thread<Scalar>(detail::tile_rows * D);
+    const auto output_dropout = dropout_of_output(pass);
+    for_each_row_tile(pass.workspace, arrays.out.rows, [&](Index row, Index count, int thread) {
+      const MatrixView<Scalar> tile(memory[thread], count, D);
+      multiply(rows_as_left(arrays.out).from_row(row), to_output.from_column(0), arrays.out.columns,
+               tile);
+      const Index first = group.first_row(pass) + row;
+      output_dropout.apply_tile(tile, first, 0, D);
+      for (Index i = 0; i < count; ++i) write(first + i, D, tile.row(i));
+    });
+  }
+
+  /// dW_o += out^T df, delta = <dout, out>, and out is overwritten by dout = df W_o^T.
+  void output_backward(const MultiHead<Scalar>& arrays, const Group& group,
+                       const MatrixView<const Scalar>& dy, Scalar* delta, const Pass& pass) {
+    Workspace& workspace = pass.workspace;
+    Scratch scratch(workspace);
+    const PackedWeight<Scalar> from_output(scratch, workspace, output_rows(group), transposed);
+    const Index D = config_.width, T = pass.length, width = arrays.out.columns;
+    const Index panel = std::min(panel_rows, arrays.out.rows);
+    const auto output_dropout = dropout_of_output(pass);
+    const auto dropped =
+        output_dropout.active() ? scratch.matrix<Scalar>(panel, D) : MatrixView<Scalar>{};
+    const auto memory = scratch.per_thread<Scalar>(detail::tile_rows * width);
+    const auto dweight =
+        view(output_.gradient).middle_rows(group.first_head * K(), group.heads * K());
+
+    for (Index first = 0; first < arrays.out.rows; first += panel) {
+      const Index rows = std::min(panel, arrays.out.rows - first);
+      const auto out = arrays.out.middle_rows(first, rows);
+      MatrixView<const Scalar> dout = dy.middle_rows(group.first_row(pass) + first, rows);
+      if (output_dropout.active()) {
+        for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+          const auto tile = dropped.middle_rows(row, count);
+          for (Index i = 0; i < count; ++i) std::copy_n(dout.row(row + i), D, tile.row(i));
+          output_dropout.apply_tile(tile, group.first_row(pass) + first + row, 0, D);
+        });
+        dout = dropped.middle_rows(0, rows);
+      }
+      accumulate_weight_gradient<Scalar>(workspace, out, dout, dweight);
+      for_each_row_tile(workspace, rows, [&](Index row, Index count, int thread) {
+        const MatrixView<Scalar> tile(memory[thread], count, width);
+        multiply(rows_as_left(dout).from_row(row), from_output.from_column(0), D, tile);
+        for (Index i = 0; i < count; ++i) {
+          const Index t = first + row + i;  // row of the group
+          for (Index h = 0; h < group.heads; ++h) {
+            delta[(t / T * group.heads + h) * T + t % T] =
+                simd::dot(K(), tile.row(i) + h * K(), out.row(row + i) + h * K());
+          }
+          std::copy_n(tile.row(i), width, out.row(row + i));
+        }
+      });
+    }
+  }
+
+  /// Gradients of the projections and of the layer norm.
+  template <typename Half>
+  void projections_backward(const Half& x, const Group& group, const MatrixView<Scalar>& dquery,
+                            const MatrixView<Scalar>& dkey, const MatrixView<Scalar>& dvalue,
+                            const MatrixView<Scalar>& dx, const Pass& pass) {
+    Workspace& workspace = pass.workspace;
+    Scratch scratch(workspace);
+    const PackedWeight<Scalar> from_query(scratch, workspace, columns_of(query_, group),
+                                          transposed);
+    const PackedWeight<Scalar> from_value(scratch, workspace, columns_of(value_, group),
+                                          transposed);
+    std::optional<PackedWeight<Scalar>> from_key;
+    if (!shared_) from_key.emplace(scratch, workspace, columns_of(key_, group), transposed);
+    const Index D = config_.width, width = dquery.columns;
+    const Index panel = std::min(panel_rows, dquery.rows);
+    const auto normed_panel = scratch.matrix<Scalar>(panel, D);
+    const auto gradient_of = [&](Parameter<Scalar>& weight) {
+      return view(weight.gradient).middle_columns(group.first_head * K(), width);
+    };
+    for (Index first = 0; first < dquery.rows; first += panel) {
+      const Index rows = std::min(panel, dquery.rows - first);
+      const Index first_row = group.first_row(pass) + first;
+      const auto normed = normed_panel.middle_rows(0, rows);
+      for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+        norm_.forward(x, first_row + row, normed.middle_rows(row, count));
+      });
+      const MatrixView<const Scalar> dq = dquery.middle_rows(first, rows);
+      const MatrixView<const Scalar> dk = dkey.middle_rows(first, rows);
+      const MatrixView<const Scalar> dv = dvalue.middle_rows(first, rows);
+      accumulate_weight_gradient<Scalar>(workspace, normed, dq, gradient_of(query_));
+      if (!shared_) accumulate_weight_gradient<Scalar>(workspace, normed, dk, gradient_of(key_));
+      accumulate_weight_gradient<Scalar>(workspace, normed, dv, gradient_of(value_));
+      // dLN = dq W_q^T + dk W_k^T + dv W_v^T, in place of LN(x), which is not needed any more
+      for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+        const auto tile = normed.middle_rows(row, count);
+        multiply(rows_as_left(dq).from_row(row), from_query.from_column(0), width, tile);
+        if (from_key) {
+          multiply(rows_as_left(dk).from_row(row), from_key->from_column(0), width, tile,
+                   Write::accumulate);
+        }
+        multiply(rows_as_left(dv).from_row(row), from_value.from_column(0), width, tile,
+                 Write::accumulate);
+      });
+      norm_.backward(x, first_row, normed, dx, pass);
+    }
+  }
+
+  static constexpr Index panel_rows = 512;
+
+  SelfAttentionConfig config_;
+  bool shared_;
+  LayerNorm<Scalar> norm_;
+  Parameter<Scalar> query_, key_, value_, output_;
+  std::optional<Tensor<Scalar, 4>> rotations_;
+};
+
+}  // namespace reformer
