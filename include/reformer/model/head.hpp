@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The head over both halves of the residual stream, with the loss in chunks.
+///
+///     z = dropout(LN([x_1, x_2])),   logits = z W + b,   loss = mean of cross-entropies
+///
+/// | name         | shape       |
+/// |--------------|-------------|
+/// | x_1, x_2     | [B*T, D]    |
+/// | W, b         | [2D, V], [V] |
+///
+/// In training a panel of positions goes through product, softmax, loss and gradient at once:
+/// logits [B*T, V] never exist.
+#pragma once
+
+#include <optional>
+
+#include "reformer/foundation/parameter.hpp"
+#include "reformer/operations/cross_entropy.hpp"
+#include "reformer/operations/dropout.hpp"
+#include "reformer/operations/layer_norm.hpp"
+#include "reformer/reversible/block.hpp"
+
+namespace reformer {
+
+template <typename Scalar>
+class Head {
+ public:
+  Head(Index width, Index vocabulary, double layer_norm_epsilon, double dropout)
+      : width_(width),
+        dropout_(dropout),
+        norm_("layer_norm", 2 * width, layer_norm_epsilon),
+        weight_("head.weight", 2 * width, vocabulary),
+        bias_("head.bias", 1, vocabulary) {}
+
+  Index vocabulary() const { return weight_.value.cols(); }
+
+  /// Logits `[count, V]` of rows `[first, first + count)`.
+  template <ResidualHalf Half>
+  void logits(const Halves<Half>& x, Index first, const MatrixView<Scalar>& out,
+              const Pass& pass) const {
+    Scratch scratch(pass.workspace);
+    const PackedWeight<Scalar> weight(scratch, pass.workspace, view(weight_.value),
+                                      Orientation::natural);
+    const Index panel = std::min(panel_rows(), out.rows);
+    const auto normed = scratch.matrix<Scalar>(panel, 2 * width_);
+    for (Index row = 0; row < out.rows; row += panel) {
+      const Index rows = std::min(panel, out.rows - row);
+      panel_logits(x, first + row, weight, normed.middle_rows(0, rows), out.middle_rows(row, rows),
+                   pass);
+    }
+  }
+
+  /// Sum of losses over labels `[B*T]` that are not `ignored_label`.
+  template <ResidualHalf Half>
+  Loss loss(const Halves<Half>& x, const std::int32_t* labels, const Pass& pass) {
+    return run<false>(x, labels, Scalar(0), nullptr, pass);
+  }
+
+  /// The same, and the gradients of `scale` times the sum: parameter gradients are accumulated, dx
+  /// is overwritten.
+  template <ResidualHalf Half>
+  Loss loss_and_gradients(const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
+                          HalfGradients<Scalar>& dx, const Pass& pass) {
+    return run<true>(x, labels, scale, &dx, pass);
+  }
+
+  template <typename F>
+  void for_each_parameter(F&& f) {
+    norm_.for_each_parameter(f);
+    f(weight_);
+    f(bias_);
+  }
+
+ private:
+  Index panel_rows() const {
+    return std::clamp<Index>((Index{1} << 18) / vocabulary(), detail::tile_rows, 512);
+  }
+
+  template <typename Half>
+  void read_row(const Halves<Half>& x, Index row, Scalar* out) const {
+    x.first.read(row, 0, width_, out);
+    x.second.read(row, 0, width_, out + width_);
+  }
+
+  template <typename Half>
+  void panel_logits(const Halves<Half>& x, Index first, const PackedWeight<Scalar>& weight,
+                    const MatrixView<Scalar>& normed, const MatrixView<Scalar>& out,
+                    const Pass& pass) const {
+    const Dropout<Scalar> dropout(pass.training ? dropout_ : 0.0, pass.key, Purpose::head_dropout);
+    for_each_row_tile(pass.workspace, out.rows, [&](Index row, Index count, int) {
+      for (Index i = row; i < row + count; ++i) {
+        read_row(x, first + i, normed.row(i));
+        norm_.forward_row(normed.row(i), normed.row(i));
+      }
+      dropout.apply_tile(normed.middle_rows(row, count), first + row, 0, 2 * width_);
+    });
+    parallel_product(
+        pass.workspace, MatrixView<const Scalar>(normed), weight,
+        [&](Index i, Index j, Index m, Index n, int) {
+          return out.middle_rows(i, m).middle_columns(j, n);
+        },
+        [&](const MatrixView<Scalar>& tile, Index, Index j) {
+          add_bias(tile, bias_.value.data() + j);
+        });
+  }
+
+  template <bool with_gradients, typename Half>
+  Loss run(const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
+           HalfGradients<Scalar>* dx, const Pass& pass) {
+    Workspace& workspace = pass.workspace;
+    Scratch scratch(workspace);
+    const Index V = vocabulary(), D2 = 2 * width_;
+    const auto weight_value = view(std::as_const(weight_.value));
+    const PackedWeight<Scalar> weight(scratch, workspace, weight_value, Orientation::natural);
+    std::optional<PackedWeight<Scalar>> weight_transposed;
+    if constexpr (with_gradients) {
+      weight_transposed.emplace(scratch, workspace, weight_value, Orientation::transposed);
+    }
+    const Index panel = std::min(panel_rows(), pass.rows());
+    const auto normed_panel = scratch.matrix<Scalar>(panel, D2);
+    const auto logits_panel = scratch.matrix<Scalar>(panel, V);
+    const auto row_of_x = scratch.per_thread<Scalar>(D2);
+    auto* losses = scratch.take<double>(panel);
+    const Dropout<Scalar> dropout(pass.training ? dropout_ : 0.0, pass.key, Purpose::head_dropout);
+
+    Loss total;
+    for (Index first = 0; first < pass.rows(); first += panel) {
+      const Index rows = std::min(panel, pass.rows() - first);
+      const auto normed = normed_panel.middle_rows(0, rows);
+      const auto logits = logits_panel.middle_rows(0, rows);
+      panel_logits(x, first, weight, normed, logits, pass);
+      for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+        for (Index i = row; i < row + count; ++i) {
+          const std::int32_t label = labels[first + i];
+          losses[i] = 0;
+          if (label == ignored_label) {
+            if constexpr (with_gradients) std::fill_n(logits.row(i), V, Scalar(0));
+            continue;
+          }
+          Scalar sum;
+          losses[i] = cross_entropy_row(V, logits.row(i), label, sum);
+          if constexpr (with_gradients) {
+            cross_entropy_row_backward(V, logits.row(i), label, sum, scale);
+          }
+        }
+      });
+      for (Index i = 0; i < rows; ++i) {
+        total += {losses[i], labels[first + i] == ignored_label ? 0 : 1};
+      }
+      if constexpr (with_gradients) {
+        accumulate_bias_gradient<Scalar>(workspace, logits, bias_.gradient.data());
+        accumulate_weight_gradient<Scalar>(workspace, normed, logits, view(weight_.gradient));
+        parallel_product(
+            workspace, MatrixView<const Scalar>(logits), *weight_transposed,
+            [&](Index i, Index j, Index m, Index n, int) {
+              return normed.middle_rows(i, m).middle_columns(j, n);
+            },
+            [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+              dropout.apply_tile(tile, first + i, j, D2);
+            });
+        Scratch partial_scratch(workspace);
+        const detail::PartialGradients<Scalar> partial(partial_scratch, rows, D2);
+        for_each_row_tile(workspace, rows, [&](Index row, Index count, int thread) {
+          for (Index i = row; i < row + count; ++i) {
+            read_row(x, first + i, row_of_x[thread]);
+            norm_.backward_row(row_of_x[thread], normed.row(i), partial.scale(row),
+                               partial.bias(row));
+            std::copy_n(normed.row(i), width_, &dx->first(first + i, 0));
+            std::copy_n(normed.row(i) + width_, width_, &dx->second(first + i, 0));
+          }
+        });
+        norm_.add_gradients(partial);
+      }
+    }
+    return total;
+  }
+
+  Index width_;
+  double dropout_;
+  LayerNorm<Scalar> norm_;
+  Parameter<Scalar> weight_, bias_;
+};
+
+}  // namespace reformer

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The model: embedding and positions, a reversible stack, a head over both halves.
+///
+///     x_1 = x_2 = dropout(embedding[token] + position)
+///     (x_1, x_2) through L reversible blocks of self-attention and feed-forward
+///     logits = dropout(LN([x_1, x_2])) W + b
+///
+/// A training step keeps four arrays [B*T, D], whatever the depth: two halves and their two
+/// gradients. Everything else is scratch of the workspace and the bucket ids of hashed layers.
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "reformer/model/config.hpp"
+#include "reformer/model/head.hpp"
+#include "reformer/operations/embedding.hpp"
+#include "reformer/reversible/sequence.hpp"
+
+namespace reformer {
+
+/// Standard deviations of the initial values; the rest is ones for norms and zeros for biases, as
+/// in HuggingFace.
+struct Initialization {
+  double weights = 0.02;         ///< linear weights, token embedding, learned positions
+  double axial_positions = 1.0;  ///< HuggingFace and trax; small models learn faster with less
+};
+
+/// How a model is run.
+struct RunOptions {
+  RandomKey key = {};  ///< seed and step: dropout and hash rotations
+  bool training = false;
+  std::span<const std::uint8_t> is_real = {};  ///< `[B*T]`, 0 for padding; empty: all real
+};
+
+/// Labels for predicting the next token: `labels[b, t] = tokens[b, t + 1]`, the last one ignored.
+inline Tokens next_token_labels(const Tokens& tokens) {
+  Tokens labels(tokens.dimension(0), tokens.dimension(1));
+  const Index T = tokens.dimension(1);
+  for (Index b = 0; b < tokens.dimension(0); ++b) {
+    for (Index t = 0; t < T; ++t) labels(b, t) = t + 1 < T ? tokens(b, t + 1) : ignored_label;
+  }
+  return labels;
+}
+
+/// Bytes of a training step by category.
+struct MemoryPlan {
+  std::size_t parameters = 0;
+  std::size_t gradients = 0;
+  std::size_t residual_halves = 0;  ///< two halves and their gradients: the floor, 4 B T D
+  std::size_t bucket_ids = 0;       ///< of hashed layers
+};
+
+/// Reformer model with its parameters.
+template <typename Scalar_>
+class Model {
+ public:
+  using Scalar = Scalar_;
+  using Half = FloatHalf<Scalar>;
+  using Block = ReversibleBlock<SelfAttention<Scalar>, FeedForward<Scalar>>;
+
+  /// Weights are zero until `initialize` or a loader fills them.
+  /// @throw std::invalid_argument naming the first impossible quantity of the configuration
+  explicit Model(const ModelConfig& config)
+      : config_((check_config("Model", config), config)),
+        embedding_("embedding", config.vocabulary, config.width),
+        positions_("positions", config.positions, config.width),
+        head_(config.width, config.vocabulary, config.layer_norm_epsilon, config.dropout) {
+    std::vector<Block> blocks;
+    blocks.reserve(config.layers.size());
+    for (Index i = 0; i < static_cast<Index>(config.layers.size()); ++i) {
+      const std::string name = "layers." + std::to_string(i);
+      blocks.emplace_back(SelfAttention<Scalar>(name + ".attention", attention_config(config, i)),
+                          FeedForward<Scalar>(name + ".feed_forward", feed_forward_config(config)));
+    }
+    stack_ = ReversibleSequence<Block>(std::move(blocks));
+  }
+
+  const ModelConfig& config() const { return config_; }
+  ReversibleSequence<Block>& stack() { return stack_; }
+
+  /// Visits every parameter in a fixed order: optimisers, checkpoints and checks all loop here.
+  template <typename F>
+  void for_each_parameter(F&& f) {
+    embedding_.for_each_parameter(f);
+    positions_.for_each_parameter(f);
+    stack_.for_each_parameter(f);
+    head_.for_each_parameter(f);
+  }
+
+  Index num_parameters() {
+    Index count = 0;
+    for_each_parameter([&](const Parameter<Scalar>& p) { count += p.size(); });
+    return count;
+  }
+
+  /// Draws the initial values; the same seed gives the same model.
+  void initialize(std::uint64_t seed, const Initialization& how = {}) {
+    std::uint32_t index = 0;
+    const auto ends_with = [](const std::string& name, std::string_view end) {
+      return name.ends_with(end);
+    };
+    for_each_parameter([&](Parameter<Scalar>& p) {
+      const RandomStream stream({seed, 0, index++}, Purpose::initialization);
+      if (ends_with(p.name, "layer_norm.weight")) {
+        p.value.setOnes();
+      } else if (ends_with(p.name, ".bias")) {
+        p.value.setZero();
+      } else {
+        const bool axial = p.name.starts_with("positions.weights.");
+        fill_normal(p.value.data(), p.size(), axial ? how.axial_positions : how.weights, stream);
+      }
+    });
+  }
+
+  /// Sets all gradients to zero, allocating them at first.
+  void zero_gradients() {
+    for_each_parameter([](Parameter<Scalar>& p) {
+      p.allocate_gradient();
+      p.gradient.setZero();
+    });
+  }
+
+  /// Sum of cross-entropies over all labels that are not `ignored_label`.
+  /// @param tokens,labels  `[B, T]`; see `next_token_labels`
+  /// @throw std::invalid_argument for wrong shapes, tokens or labels
+  Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
+            const RunOptions& options = {}) {
+    check_labels("Model::loss", tokens, labels);
+    const Pass pass = start(workspace, "Model::loss", tokens, options);
+    auto halves = embed(tokens, pass);
+    typename ReversibleSequence<Block>::Saved saved;
+    stack_.forward(halves, saved, pass);
+    return head_.loss(halves, labels.data(), pass);
+  }
+
+  /// One training step without the optimiser: adds the gradients of `scale` times the summed loss
+  /// to the parameters'.
+  /// @param scale  1 / (number of labels), or that divided by the number of accumulated passes
+  /// @return the summed loss. If it is not finite, so are gradients, and the step must not be
+  /// applied.
+  Loss loss_and_gradients(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
+                          Scalar scale, const RunOptions& options) {
+    check_labels("Model::loss_and_gradients", tokens, labels);
+    for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
+    const Pass pass = start(workspace, "Model::loss_and_gradients", tokens, options);
+    auto halves = embed(tokens, pass);
+    stack_.forward(halves, saved_, pass);
+    HalfGradients<Scalar> gradients{Matrix<Scalar>(pass.rows(), config_.width),
+                                    Matrix<Scalar>(pass.rows(), config_.width)};
+    const Loss loss = head_.loss_and_gradients(halves, labels.data(), scale, gradients, pass);
+    stack_.reverse(halves, gradients, saved_, pass);
+    embed_backward(tokens, gradients, pass);
+    return loss;
+  }
+
+  /// Logits `[B, T, V]`. Meant for short inputs and tests; training never holds them.
+  Tensor<Scalar, 3> logits(Workspace& workspace, const Tokens& tokens,
+                           const RunOptions& options = {}) {
+    const Pass pass = start(workspace, "Model::logits", tokens, options);
+    auto halves = embed(tokens, pass);
+    typename ReversibleSequence<Block>::Saved saved;
+    stack_.forward(halves, saved, pass);
+    Tensor<Scalar, 3> result(pass.batch, pass.length, config_.vocabulary);
+    head_.logits(halves, 0, rows_of(result), pass);
+    return result;
+  }
+
+  /// Logits `[V]` of the last position of one sequence, for sampling the next token.
+  std::vector<Scalar> next_token_logits(Workspace& workspace, std::span<const std::int32_t> tokens,
+                                        const RunOptions& options = {}) {
+    Tokens row(1, static_cast<Index>(tokens.size()));
+    std::copy(tokens.begin(), tokens.end(), row.data());
+    const Pass pass = start(workspace, "Model::next_token_logits", row, options);
+    auto halves = embed(row, pass);
+    typename ReversibleSequence<Block>::Saved saved;
+    stack_.forward(halves, saved, pass);
+    std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
+    head_.logits(halves, pass.rows() - 1, {result.data(), 1, config_.vocabulary}, pass);
+    return result;
+  }
+
+  /// The first block after which a half is not finite, to explain a loss that is not; no value if
+  /// there is none. Block -1 stands for the embedding.
+  std::optional<Index> first_non_finite_block(Workspace& workspace, const Tokens& tokens,
+                                              const RunOptions& options) {
+    const Pass pass = start(workspace, "Model::first_non_finite_block", tokens, options);
+    auto halves = embed(tokens, pass);
+    std::optional<Index> found;
+    const auto look = [&](Index block) {
+      if (!found && !is_finite(halves)) found = block;
+    };
+    look(-1);
+    typename ReversibleSequence<Block>::Saved saved;
+    if (!found) stack_.forward(halves, saved, pass, look);
+    return found;
+  }
+
+  /// What a training step on `[batch, length]` tokens needs besides scratch and optimiser state.
+  MemoryPlan plan(Index batch, Index length) {
+    MemoryPlan plan;
+    const auto bytes = [](Index count) { return static_cast<std::size_t>(count) * sizeof(Scalar); };
+    plan.parameters = plan.gradients = bytes(num_parameters());
+    plan.residual_halves = 4 * bytes(batch * length * config_.width);
+    for (const auto& pattern : config_.layers) {
+      if (const auto* lsh = detail::hashed(pattern, length)) {
+        plan.bucket_ids += sizeof(Bucket) * static_cast<std::size_t>(batch * config_.num_heads *
+                                                                     lsh->num_hashes * length);
+      }
+    }
+    return plan;
+  }
+
+ private:
+  Pass start(Workspace& workspace, std::string_view function, const Tokens& tokens,
+             const RunOptions& options) const {
+    const Pass pass{workspace,   tokens.dimension(0), tokens.dimension(1),
+                    options.key, options.training,    options.is_real};
+    check_pass(function, pass);
+    check_length(function, config_.positions, pass.length);
+    embedding_.check_tokens(function, tokens);
+    return pass;
+  }
+
+  void check_labels(std::string_view function, const Tokens& tokens, const Tokens& labels) const {
+    check_equal(function, "labels dimension 0", labels.dimension(0), "batch", tokens.dimension(0));
+    check_equal(function, "labels dimension 1", labels.dimension(1), "length", tokens.dimension(1));
+    for (Index i = 0; i < labels.size(); ++i) {
+      const auto label = labels.data()[i];
+      check(label == ignored_label || (label >= 0 && label < config_.vocabulary), function,
+            "label ", i, " is ", label, ", must be in [0, ", config_.vocabulary, ") or ",
+            ignored_label);
+    }
+  }
+
+  /// dropout(embedding + position), in both halves
+  Halves<Half> embed(const Tokens& tokens, const Pass& pass) const {
+    const Index D = config_.width;
+    Halves<Half> halves{Half(pass.rows(), D), Half(pass.rows(), D)};
+    Scratch scratch(pass.workspace);
+    const auto memory = scratch.per_thread<Scalar>(D);
+    const auto dropout = embedding_dropout(pass);
+    for_each_row_tile(pass.workspace, pass.rows(), [&](Index first, Index count, int thread) {
+      const MatrixView<Scalar> x(memory[thread], 1, D);
+      for (Index row = first; row < first + count; ++row) {
+        std::copy_n(embedding_.row(tokens.data()[row]), D, x.data);
+        positions_.add_row(row % pass.length, x.data);
+        dropout.apply_tile(x, row, 0, D);
+        halves.first.write(row, 0, D, x.data);
+        halves.second.write(row, 0, D, x.data);
+      }
+    });
+    return halves;
+  }
+
+  /// @param gradients  by the two halves; the first is destroyed
+  void embed_backward(const Tokens& tokens, HalfGradients<Scalar>& gradients, const Pass& pass) {
+    const auto dx = view(gradients.first);
+    const auto dropout = embedding_dropout(pass);
+    for_each_row_tile(pass.workspace, pass.rows(), [&](Index first, Index count, int) {
+      const auto tile = dx.middle_rows(first, count);
+      for (Index i = 0; i < count; ++i) {
+        simd::add(dx.columns, &gradients.second(first + i, 0), tile.row(i));
+      }
+      dropout.apply_tile(tile, first, 0, dx.columns);
+    });
+    embedding_.backward(tokens, dx, pass);
+    positions_.backward(dx, pass);
+  }
+
+  Dropout<Scalar> embedding_dropout(const Pass& pass) const {
+    return {pass.training ? config_.dropout : 0.0, pass.key, Purpose::embedding_dropout};
+  }
+
+  bool is_finite(const Halves<Half>& halves) const {
+    std::vector<Scalar> row(static_cast<std::size_t>(config_.width));
+    for (const Half* half : {&halves.first, &halves.second}) {
+      for (Index i = 0; i < half->rows(); ++i) {
+        half->read(i, 0, config_.width, row.data());
+        for (const Scalar value : row) {
+          if (!std::isfinite(value)) return false;
+        }
+      }
+    }
+    return true;
+  }
+
+  ModelConfig config_;
+  Embedding<Scalar> embedding_;
+  Positions<Scalar> positions_;
+  ReversibleSequence<Block> stack_;
+  Head<Scalar> head_;
+  typename ReversibleSequence<Block>::Saved saved_;  // kept so that its memory is used again
+};
+
+}  // namespace reformer

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The whole library but file formats: floors 1 to 6 of the design.
+#pragma once
+
+#include "reformer/attention/self_attention.hpp"
+#include "reformer/foundation/tensor.hpp"
+#include "reformer/model/model.hpp"
+#include "reformer/operations/feed_forward.hpp"
+#include "reformer/reversible/sequence.hpp"
+#include "reformer/training/adafactor.hpp"
+#include "reformer/training/adam.hpp"
+#include "reformer/training/clipping.hpp"
+#include "reformer/training/schedule.hpp"
+#include "reformer/version.hpp"

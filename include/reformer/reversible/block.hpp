@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Reversible residual block (paper, Eqs. (7) to (9); Gomez et al., arXiv 1707.04585).
+///
+///     forward:   y_1 = x_1 + f(x_2),   y_2 = x_2 + g(y_1)
+///     inverse:   x_2 = y_2 - g(y_1),   x_1 = y_1 - f(x_2)
+///
+/// A branch adds itself to one half and can undo that while it differentiates, so a block keeps
+/// nothing but the halves and what its branches say they must save.
+#pragma once
+
+#include "reformer/foundation/pass.hpp"
+#include "reformer/foundation/residual.hpp"
+
+namespace reformer {
+
+/// What fits into a reversible block. With halves x, y and gradients dx, dy `[B*T, D]`:
+///
+///     forward(x, y, saved, pass)           y += f(x)
+///     reverse(x, y, dy, dx, saved, pass)   y -= f(x), dx += (df/dx)^T dy, parameter gradients +=
+///     ...
+///
+/// `reverse` is given what `forward` left in `saved` and the same pass. A branch never reads y or
+/// dx for anything else.
+template <typename Branch, typename Half>
+concept ReversibleBranch = ResidualHalf<Half> &&
+    requires(Branch& branch, const Half& x, Half& y, typename Branch::Saved& saved,
+             const Pass& pass, MatrixView<const typename Half::Scalar> dy,
+             MatrixView<typename Half::Scalar> dx) {
+  branch.forward(x, y, saved, pass);
+  branch.reverse(x, y, dy, dx, saved, pass);
+};
+
+/// The two halves of the residual stream, each `[B*T, D]`.
+template <typename Half>
+struct Halves {
+  Half first, second;
+};
+
+/// Gradients of the loss by the two halves, each `[B*T, D]`.
+template <typename Scalar>
+struct HalfGradients {
+  Matrix<Scalar> first, second;
+};
+
+/// One reversible layer: f is attention, g is feed-forward in a Reformer, but any branches will do.
+template <typename F, typename G>
+class ReversibleBlock {
+ public:
+  using Scalar = typename F::Scalar;
+  struct Saved {
+    typename F::Saved f;
+    typename G::Saved g;
+  };
+
+  ReversibleBlock(F f, G g) : f_(std::move(f)), g_(std::move(g)) {}
+
+  F& f() { return f_; }
+  G& g() { return g_; }
+  const F& f() const { return f_; }
+  const G& g() const { return g_; }
+
+  /// (x_1, x_2) becomes (y_1, y_2).
+  template <typename Half>
+  requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
+  void forward(Halves<Half>& x, Saved& saved, const Pass& pass) {
+    f_.forward(x.second, x.first, saved.f, pass_of(pass, 0));
+    g_.forward(x.first, x.second, saved.g, pass_of(pass, 1));
+  }
+
+  /// (y_1, y_2) becomes (x_1, x_2), their gradients likewise; parameter gradients are accumulated.
+  template <typename Half>
+  requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
+  void reverse(Halves<Half>& y, HalfGradients<Scalar>& dy, Saved& saved, const Pass& pass) {
+    g_.reverse(y.first, y.second, view(std::as_const(dy.second)), view(dy.first), saved.g,
+               pass_of(pass, 1));
+    f_.reverse(y.second, y.first, view(std::as_const(dy.first)), view(dy.second), saved.f,
+               pass_of(pass, 0));
+  }
+
+  template <typename Visitor>
+  void for_each_parameter(Visitor&& visitor) {
+    f_.for_each_parameter(visitor);
+    g_.for_each_parameter(visitor);
+  }
+
+ private:
+  /// The two branches draw from streams of their own.
+  static Pass pass_of(const Pass& pass, Index branch) {
+    return pass.at_layer(2 * static_cast<Index>(pass.key.layer) + branch);
+  }
+
+  F f_;
+  G g_;
+};
+
+}  // namespace reformer

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Adam (Kingma, Ba, arXiv 1412.6980) with decoupled weight decay (Loshchilov, Hutter, arXiv
+/// 1711.05101).
+///
+///     m = beta_1 m + (1 - beta_1) g,   v = beta_2 v + (1 - beta_2) g^2
+///     x = x - rate (m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + epsilon) + decay x)
+///
+/// Decay is applied to weights only, not to biases, norms and position tables.
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "reformer/foundation/check.hpp"
+#include "reformer/foundation/parameter.hpp"
+#include "reformer/foundation/simd.hpp"
+#include "reformer/foundation/workspace.hpp"
+
+namespace reformer {
+
+struct AdamConfig {
+  double beta1 = 0.9;
+  double beta2 = 0.98;
+  double epsilon = 1e-9;
+  double weight_decay = 0;
+};
+
+namespace detail {
+
+/// Whether weight decay applies: matrices of linear layers and embeddings.
+inline bool decays(std::string_view name) {
+  return name.ends_with(".weight") && !name.ends_with("layer_norm.weight") &&
+         !name.starts_with("positions.");
+}
+
+/// Elements that an optimiser's task handles at a time.
+inline constexpr Index optimizer_block = 16384;
+
+}  // namespace detail
+
+/// State: two matrices for each parameter, in the order of `for_each_parameter`.
+template <typename Scalar>
+class Adam {
+ public:
+  explicit Adam(const AdamConfig& config = {}) : config_(config) {
+    check(config.beta1 >= 0 && config.beta1 < 1, "Adam", "beta1 is ", config.beta1,
+          ", must be in [0, 1)");
+    check(config.beta2 >= 0 && config.beta2 < 1, "Adam", "beta2 is ", config.beta2,
+          ", must be in [0, 1)");
+    check(config.epsilon > 0, "Adam", "epsilon is ", config.epsilon, ", must be positive");
+    check(config.weight_decay >= 0, "Adam", "weight_decay is ", config.weight_decay,
+          ", must not be negative");
+  }
+
+  /// Changes the parameters by their gradients, times `gradient_scale`.
+  /// @param model  anything with `for_each_parameter`
+  template <typename Model>
+  void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
+    namespace e = Eigen::internal;
+    ++steps_;
+    const auto t = static_cast<double>(steps_);
+    const double correction1 = 1 - std::pow(config_.beta1, t);
+    const double correction2 = 1 - std::pow(config_.beta2, t);
+    const auto set = [](double x) { return simd::set(static_cast<Scalar>(x)); };
+    const auto b1 = set(config_.beta1), c1 = set(1 - config_.beta1);
+    const auto b2 = set(config_.beta2), c2 = set(1 - config_.beta2);
+    const auto scale = set(gradient_scale), root = set(1 / std::sqrt(correction2));
+    const auto epsilon = set(config_.epsilon), step = set(-rate / correction1);
+    std::size_t index = 0;
+    model.for_each_parameter([&](Parameter<Scalar>& p) {
+      if (index == first_.size()) {
+        first_.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
+        second_.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
+      }
+      Matrix<Scalar>&m = first_[index], &v = second_[index];
+      ++index;
+      const auto keep = set(1 - (detail::decays(p.name) ? rate * config_.weight_decay : 0.0));
+      parallel_for(
+          workspace.threads(), ceil_div(p.size(), detail::optimizer_block), [&](Index task, int) {
+            const Index begin = task * detail::optimizer_block;
+            const Index end = std::min(begin + detail::optimizer_block, p.size());
+            constexpr Index W = simd::width<Scalar>;
+            for (Index i = begin; i < end; i += W) {
+              const Index n = std::min(W, end - i);
+              const auto get = [&](const Matrix<Scalar>& x) {
+                return n == W ? simd::load(x.data() + i) : simd::load_partial(x.data() + i, n);
+              };
+              const auto put = [&](Matrix<Scalar>& x, const simd::Packet<Scalar>& value) {
+                if (n == W) {
+                  simd::store(x.data() + i, value);
+                } else {
+                  simd::store_partial(x.data() + i, value, n);
+                }
+              };
+              const auto g = e::pmul(get(p.gradient), scale);
+              const auto mi = e::pmadd(b1, get(m), e::pmul(c1, g));
+              const auto vi = e::pmadd(b2, get(v), e::pmul(c2, e::pmul(g, g)));
+              put(m, mi);
+              put(v, vi);
+              const auto denominator = e::padd(e::pmul(e::psqrt(vi), root), epsilon);
+              put(p.value, e::pmadd(step, e::pdiv(mi, denominator), e::pmul(keep, get(p.value))));
+            }
+          });
+    });
+  }
+
+  /// Number of steps taken; part of the state.
+  std::int64_t& steps() { return steps_; }
+
+  /// Makes the state for a model's parameters without a step, so that a checkpoint can be read into
+  /// it.
+  template <typename Model>
+  void allocate(Model& model) {
+    first_.clear();
+    second_.clear();
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      first_.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
+      second_.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
+    });
+  }
+
+  /// Visits the state as `f(name, matrix)`, in the order of the model's parameters.
+  template <typename Model, typename F>
+  void for_each_state(Model& model, F&& f) {
+    std::size_t index = 0;
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      if (index >= first_.size()) return;
+      f("adam.first." + p.name, first_[index]);
+      f("adam.second." + p.name, second_[index]);
+      ++index;
+    });
+  }
+
+  /// Bytes of state for a number of parameters.
+  static std::size_t state_bytes(Index parameters) {
+    return 2 * sizeof(Scalar) * static_cast<std::size_t>(parameters);
+  }
+
+ private:
+  AdamConfig config_;
+  std::int64_t steps_ = 0;
+  std::vector<Matrix<Scalar>> first_, second_;
+};
+
+}  // namespace reformer
