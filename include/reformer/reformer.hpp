@@ -3,6 +3,7 @@
 /// The whole library but file formats: floors 1 to 6 of the design.
 #pragma once
 
+#include "reformer/attention/attention.hpp"
 #include "reformer/attention/self_attention.hpp"
 #include "reformer/foundation/tensor.hpp"
 #include "reformer/model/model.hpp"

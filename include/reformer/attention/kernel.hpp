@@ -134,7 +134,7 @@ void gather_rows(const MatrixView<const Scalar>& x, Index count, Index stride,
                  const Position& position, Scalar* out) {
   for (Index i = 0; i < count; ++i) {
     Scalar* row = out + i * stride;
-    std::copy_n(x.row(position(i)), x.columns, row);
+    simd::copy(x.columns, x.row(position(i)), row);
     std::fill(row + x.columns, row + stride, Scalar(0));
   }
 }

@@ -124,31 +124,40 @@ void for_each_block(Workspace& workspace, const MultiHead<Scalar>& group, Disjoi
   }
 }
 
+/// Largest block of a pattern at a length.
+struct BlockSize {
+  Index queries, keys;
+
+  BlockSize(const AttentionPattern& pattern, Index length) {
+    if (const auto* lsh = hashed(pattern, length)) {
+      queries = lsh->chunk_length;
+      keys = window_of(*lsh).max_keys();
+    } else if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
+      queries = std::min(length, local->chunk_length);
+      keys = window_of(*local).max_keys();
+    } else {
+      queries = keys = std::min(length, TiledBlocks::tile);
+    }
+  }
+};
+
 /// Scratch tiles of each thread, large enough for the group's blocks.
 template <typename Scalar>
 class ThreadTiles {
  public:
   ThreadTiles(Scratch& scratch, const MultiHead<Scalar>& group)
-      : width_(group.head_width), memory_(nullptr, 0) {
-    const Index T = group.length;
-    if (const auto* lsh = hashed(*group.pattern, T)) {
-      queries_ = std::min(T, lsh->chunk_length);
-      keys_ = window_of(*lsh).max_keys();
-    } else if (const auto* local = std::get_if<LocalPattern>(group.pattern)) {
-      queries_ = std::min(T, local->chunk_length);
-      keys_ = window_of(*local).max_keys();
-    } else {
-      queries_ = keys_ = std::min(T, TiledBlocks::tile);
-    }
-    memory_ = scratch.per_thread<Scalar>(BlockTiles<Scalar>::size(queries_, keys_, width_));
-  }
+      : size_(*group.pattern, group.length),
+        width_(group.head_width),
+        memory_(scratch.per_thread<Scalar>(
+            BlockTiles<Scalar>::size(size_.queries, size_.keys, width_))) {}
 
   BlockTiles<Scalar> operator[](int thread) const {
-    return {memory_[thread], queries_, keys_, width_};
+    return {memory_[thread], size_.queries, size_.keys, width_};
   }
 
  private:
-  Index width_, queries_ = 0, keys_ = 0;
+  BlockSize size_;
+  Index width_;
   PerThread<Scalar> memory_;
 };
 
@@ -166,6 +175,24 @@ void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, Index
     const Index r = task % R, head = task / R;
     sort_by_bucket({buckets + task * T, static_cast<std::size_t>(T)}, num_buckets, counts[thread],
                    group.order + head * R * T + r * detail::slots_of(group, head / H));
+  });
+}
+
+/// Scratch of `attend` and of `attend_backward`.
+template <typename Scalar>
+void plan_attend(ScratchPlan& scratch, const AttentionPattern& pattern, Index batch, Index length,
+                 Index head_width) {
+  const detail::BlockSize size(pattern, length);
+  const bool tiled =
+      detail::hashed(pattern, length) == nullptr && !std::holds_alternative<LocalPattern>(pattern);
+  scratch.scope([&] {
+    scratch.per_thread<Scalar>(
+        detail::BlockTiles<Scalar>::size(size.queries, size.keys, head_width));
+    if (tiled) {
+      scratch.take<TiledBlocks>(batch);
+    } else {
+      scratch.take<ChunkedBlocks>(batch);
+    }
   });
 }
 

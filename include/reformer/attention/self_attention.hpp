@@ -88,7 +88,7 @@ class SelfAttention {
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
     check_rows(x, y, pass);
-    hash_tables(saved, pass);
+    saved.buckets.resize(saved_bytes(pass.batch, pass.length) / sizeof(Bucket));
     const auto rotations = rotations_for(pass);
     for_each_group(pass, [&](const Group& group) {
       Scratch scratch(pass.workspace);
@@ -116,6 +116,60 @@ class SelfAttention {
       attend_backward<Scalar>(pass.workspace, arrays, dropout_of_weights(pass), arrays.out, delta,
                               dquery, dkey, dvalue);
       projections_backward(x, group, dquery, dkey, dvalue, dx, pass);
+    });
+  }
+
+  /// Bytes of `Saved`.
+  std::size_t saved_bytes(Index batch, Index length) const {
+    const auto* lsh = detail::hashed(config_.pattern, length);
+    if (lsh == nullptr) return 0;
+    return sizeof(Bucket) *
+           static_cast<std::size_t>(batch * length * config_.num_heads * lsh->num_hashes);
+  }
+
+  /// Scratch of `reverse`, which takes more than `forward`.
+  void plan_reverse(ScratchPlan& scratch, Index batch, Index length) const {
+    const auto [sequences, heads] = group_size(batch, length);
+    const Index D = config_.width, rows = sequences * length, width = heads * K();
+    const Index panel = std::min(panel_rows, rows), statistics = sequences * heads * length;
+    const Index projections = shared_ ? 2 : 3;
+    const auto* lsh = detail::hashed(config_.pattern, length);
+    scratch.scope([&] {
+      for (Index i = 0; i < projections + 1; ++i) scratch.take<Scalar>(rows * width);
+      for (Index i = 0; i < (shared_ ? 3 : 2); ++i) scratch.take<Scalar>(statistics);
+      scratch.scope([&] {
+        for (Index i = 0; i < projections; ++i) PackedWeight<Scalar>::plan(scratch, D, width);
+        scratch.per_thread<Scalar>(detail::tile_rows * D);
+      });
+      if (lsh != nullptr) {
+        const Index n = num_buckets(bucket_factors(*lsh, length));
+        const Index columns = lsh->num_hashes * rotation_columns(bucket_factors(*lsh, length));
+        scratch.take<std::int32_t>(statistics * lsh->num_hashes);
+        // Hashing is part of the forward pass only, but it may be the peak.
+        scratch.scope(
+            [&] { scratch.per_thread<Scalar>(detail::hash_scratch<Scalar>(K(), columns)); });
+        scratch.scope([&] { scratch.per_thread<std::int32_t>(n + 1); });
+      }
+      plan_attend<Scalar>(scratch, config_.pattern, sequences, length, K());
+      scratch.scope([&] {  // add_output
+        PackedWeight<Scalar>::plan(scratch, width, D);
+        scratch.per_thread<Scalar>(detail::tile_rows * D);
+      });
+      scratch.take<Scalar>(statistics);
+      scratch.scope([&] {  // output_backward
+        PackedWeight<Scalar>::plan(scratch, D, width);
+        if (config_.dropout > 0) scratch.take<Scalar>(panel * D);
+        scratch.per_thread<Scalar>(detail::tile_rows * width);
+        plan_weight_gradient<Scalar>(scratch, panel);
+      });
+      for (Index i = 0; i < projections; ++i) scratch.take<Scalar>(rows * width);
+      plan_attend<Scalar>(scratch, config_.pattern, sequences, length, K());
+      scratch.scope([&] {  // projections_backward
+        for (Index i = 0; i < projections; ++i) PackedWeight<Scalar>::plan(scratch, width, D);
+        scratch.take<Scalar>(panel * D);
+        plan_weight_gradient<Scalar>(scratch, panel);
+        norm_.plan_backward(scratch, panel);
+      });
     });
   }
 
@@ -155,10 +209,7 @@ class SelfAttention {
   /// Groups are chosen by shape alone: about 2 MiB for each array, or one head of one sequence.
   template <typename Body>
   void for_each_group(const Pass& pass, const Body& body) const {
-    const Index bytes_per_head = pass.length * K() * static_cast<Index>(sizeof(Scalar));
-    const Index fit = std::max<Index>(1, (Index{1} << 21) / bytes_per_head);
-    const Index heads = std::min(fit, config_.num_heads);
-    const Index sequences = heads < config_.num_heads ? 1 : std::max<Index>(1, fit / heads);
+    const auto [sequences, heads] = group_size(pass.batch, pass.length);
     for (Index b = 0; b < pass.batch; b += sequences) {
       for (Index h = 0; h < config_.num_heads; h += heads) {
         body(Group{b, std::min(sequences, pass.batch - b), h,
@@ -167,18 +218,20 @@ class SelfAttention {
     }
   }
 
+  /// Sequences and heads worked on at a time.
+  std::pair<Index, Index> group_size(Index batch, Index length) const {
+    const Index bytes_per_head = length * K() * static_cast<Index>(sizeof(Scalar));
+    const Index fit = std::max<Index>(1, (Index{1} << 21) / bytes_per_head);
+    const Index heads = std::min(fit, config_.num_heads);
+    const Index sequences = heads < config_.num_heads ? 1 : std::max<Index>(1, fit / heads);
+    return {std::min(sequences, batch), heads};
+  }
+
   Dropout<Scalar> dropout_of_weights(const Pass& pass) const {
     return {pass.training ? config_.attention_dropout : 0.0, pass.key, Purpose::attention_dropout};
   }
   Dropout<Scalar> dropout_of_output(const Pass& pass) const {
     return {pass.training ? config_.dropout : 0.0, pass.key, Purpose::branch_dropout};
-  }
-
-  void hash_tables(Saved& saved, const Pass& pass) const {
-    const auto* lsh = detail::hashed(config_.pattern, pass.length);
-    const Index size =
-        lsh != nullptr ? pass.rows() * config_.num_heads * lsh->num_hashes : Index{0};
-    saved.buckets.resize(static_cast<std::size_t>(size));
   }
 
   std::optional<Tensor<Scalar, 4>> rotations_for(const Pass& pass) const {

@@ -31,6 +31,9 @@ class FloatHalf {
   FloatHalf() = default;
   FloatHalf(Index rows, Index columns) : values_(Matrix<Scalar>::Zero(rows, columns)) {}
 
+  /// Elements are undefined afterwards; memory is kept when the size is the same.
+  void resize(Index rows, Index columns) { values_.resize(rows, columns); }
+
   Index rows() const { return values_.rows(); }
   Index columns() const { return values_.cols(); }
 

@@ -58,6 +58,15 @@ Packet<Scalar> exp_or_zero(const Packet<Scalar>& x) {
   return packet::pselect(packet::pcmp_lt(x, lowest), set(Scalar(0)), packet::pexp(x));
 }
 
+/// y[i] = x[i]; for runs so short that a call would cost more than the copy.
+template <typename Scalar>
+void copy(Index n, const Scalar* x, Scalar* y) {
+  constexpr Index W = width<Scalar>;
+  Index i = 0;
+  for (; i + W <= n; i += W) store(y + i, load(x + i));
+  for (; i < n; ++i) y[i] = x[i];
+}
+
 /// y[i] = f(x[i]) for vectors; `f` maps packets to a packet.
 template <typename Scalar, typename F>
 void map(Index n, const Scalar* x, Scalar* y, const F& f) {

@@ -139,4 +139,36 @@ class Scratch {
   Workspace::Mark mark_;
 };
 
+/// Counts the bytes that the same calls on a `Scratch` would take, without taking them. Operations
+/// describe their scratch with it in `plan_...` functions, so that the peak of a training step is
+/// known before it starts.
+class ScratchPlan {
+ public:
+  explicit ScratchPlan(int threads) : threads_(threads) {}
+
+  std::size_t peak_bytes() const { return peak_; }
+
+  template <typename T>
+  void take(Index count) {
+    used_ += static_cast<std::size_t>(round_up(count * static_cast<Index>(sizeof(T)), 64));
+    peak_ = std::max(peak_, used_);
+  }
+  template <typename T>
+  void per_thread(Index count) {
+    take<T>(round_up(count, static_cast<Index>(64 / sizeof(T))) * threads_);
+  }
+  /// What `body` takes is given back when it returns.
+  template <typename Body>
+  void scope(const Body& body) {
+    const std::size_t before = used_;
+    body();
+    used_ = before;
+  }
+
+ private:
+  int threads_;
+  std::size_t used_ = 0;
+  std::size_t peak_ = 0;
+};
+
 }  // namespace reformer

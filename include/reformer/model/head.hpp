@@ -65,6 +65,21 @@ class Head {
     return run<true>(x, labels, scale, &dx, pass);
   }
 
+  /// Scratch of `loss_and_gradients`.
+  void plan_gradients(ScratchPlan& scratch, Index rows) const {
+    const Index V = vocabulary(), D2 = 2 * width_, panel = std::min(panel_rows(), rows);
+    scratch.scope([&] {
+      PackedWeight<Scalar>::plan(scratch, D2, V);
+      PackedWeight<Scalar>::plan(scratch, V, D2);
+      scratch.take<Scalar>(panel * D2);
+      scratch.take<Scalar>(panel * V);
+      scratch.per_thread<Scalar>(D2);
+      scratch.take<double>(panel);
+      plan_weight_gradient<Scalar>(scratch, panel);
+      scratch.scope([&] { detail::PartialGradients<Scalar>::plan(scratch, panel, D2); });
+    });
+  }
+
   template <typename F>
   void for_each_parameter(F&& f) {
     norm_.for_each_parameter(f);

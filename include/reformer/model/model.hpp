@@ -26,8 +26,10 @@ namespace reformer {
 /// Standard deviations of the initial values; the rest is ones for norms and zeros for biases, as
 /// in HuggingFace.
 struct Initialization {
-  double weights = 0.02;         ///< linear weights, token embedding, learned positions
-  double axial_positions = 1.0;  ///< HuggingFace and trax; small models learn faster with less
+  double weights = 0.02;            ///< linear weights
+  double embedding = 0.02;          ///< token embedding
+  double learned_positions = 0.02;  ///< learned position table
+  double axial_positions = 1.0;     ///< axial position tables
 };
 
 /// How a model is run.
@@ -53,6 +55,11 @@ struct MemoryPlan {
   std::size_t gradients = 0;
   std::size_t residual_halves = 0;  ///< two halves and their gradients: the floor, 4 B T D
   std::size_t bucket_ids = 0;       ///< of hashed layers
+  std::size_t scratch = 0;          ///< peak of the workspace
+
+  std::size_t total() const {
+    return parameters + gradients + residual_halves + bucket_ids + scratch;
+  }
 };
 
 /// Reformer model with its parameters.
@@ -111,8 +118,7 @@ class Model {
       } else if (ends_with(p.name, ".bias")) {
         p.value.setZero();
       } else {
-        const bool axial = p.name.starts_with("positions.weights.");
-        fill_normal(p.value.data(), p.size(), axial ? how.axial_positions : how.weights, stream);
+        fill_normal(p.value.data(), p.size(), deviation(p.name, how), stream);
       }
     });
   }
@@ -132,7 +138,8 @@ class Model {
             const RunOptions& options = {}) {
     check_labels("Model::loss", tokens, labels);
     const Pass pass = start(workspace, "Model::loss", tokens, options);
-    auto halves = embed(tokens, pass);
+    Halves<Half> halves;
+    embed(tokens, pass, halves);
     typename ReversibleSequence<Block>::Saved saved;
     stack_.forward(halves, saved, pass);
     return head_.loss(halves, labels.data(), pass);
@@ -148,13 +155,13 @@ class Model {
     check_labels("Model::loss_and_gradients", tokens, labels);
     for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
     const Pass pass = start(workspace, "Model::loss_and_gradients", tokens, options);
-    auto halves = embed(tokens, pass);
-    stack_.forward(halves, saved_, pass);
-    HalfGradients<Scalar> gradients{Matrix<Scalar>(pass.rows(), config_.width),
-                                    Matrix<Scalar>(pass.rows(), config_.width)};
-    const Loss loss = head_.loss_and_gradients(halves, labels.data(), scale, gradients, pass);
-    stack_.reverse(halves, gradients, saved_, pass);
-    embed_backward(tokens, gradients, pass);
+    embed(tokens, pass, halves_);
+    stack_.forward(halves_, saved_, pass);
+    gradients_.first.resize(pass.rows(), config_.width);
+    gradients_.second.resize(pass.rows(), config_.width);
+    const Loss loss = head_.loss_and_gradients(halves_, labels.data(), scale, gradients_, pass);
+    stack_.reverse(halves_, gradients_, saved_, pass);
+    embed_backward(tokens, gradients_, pass);
     return loss;
   }
 
@@ -162,7 +169,8 @@ class Model {
   Tensor<Scalar, 3> logits(Workspace& workspace, const Tokens& tokens,
                            const RunOptions& options = {}) {
     const Pass pass = start(workspace, "Model::logits", tokens, options);
-    auto halves = embed(tokens, pass);
+    Halves<Half> halves;
+    embed(tokens, pass, halves);
     typename ReversibleSequence<Block>::Saved saved;
     stack_.forward(halves, saved, pass);
     Tensor<Scalar, 3> result(pass.batch, pass.length, config_.vocabulary);
@@ -176,7 +184,8 @@ class Model {
     Tokens row(1, static_cast<Index>(tokens.size()));
     std::copy(tokens.begin(), tokens.end(), row.data());
     const Pass pass = start(workspace, "Model::next_token_logits", row, options);
-    auto halves = embed(row, pass);
+    Halves<Half> halves;
+    embed(row, pass, halves);
     typename ReversibleSequence<Block>::Saved saved;
     stack_.forward(halves, saved, pass);
     std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
@@ -189,7 +198,8 @@ class Model {
   std::optional<Index> first_non_finite_block(Workspace& workspace, const Tokens& tokens,
                                               const RunOptions& options) {
     const Pass pass = start(workspace, "Model::first_non_finite_block", tokens, options);
-    auto halves = embed(tokens, pass);
+    Halves<Half> halves;
+    embed(tokens, pass, halves);
     std::optional<Index> found;
     const auto look = [&](Index block) {
       if (!found && !is_finite(halves)) found = block;
@@ -200,22 +210,33 @@ class Model {
     return found;
   }
 
-  /// What a training step on `[batch, length]` tokens needs besides scratch and optimiser state.
-  MemoryPlan plan(Index batch, Index length) {
+  /// What a training step on `[batch, length]` tokens needs, optimiser state apart.
+  MemoryPlan plan(Index batch, Index length, int threads) {
     MemoryPlan plan;
     const auto bytes = [](Index count) { return static_cast<std::size_t>(count) * sizeof(Scalar); };
     plan.parameters = plan.gradients = bytes(num_parameters());
     plan.residual_halves = 4 * bytes(batch * length * config_.width);
-    for (const auto& pattern : config_.layers) {
-      if (const auto* lsh = detail::hashed(pattern, length)) {
-        plan.bucket_ids += sizeof(Bucket) * static_cast<std::size_t>(batch * config_.num_heads *
-                                                                     lsh->num_hashes * length);
-      }
+    ScratchPlan scratch(threads);
+    scratch.scope([&] { scratch.per_thread<Scalar>(config_.width); });  // embed
+    head_.plan_gradients(scratch, batch * length);
+    for (Index i = 0; i < stack_.size(); ++i) {
+      const Block& block = std::as_const(stack_)[i];
+      plan.bucket_ids += block.f().saved_bytes(batch, length);
+      block.f().plan_reverse(scratch, batch, length);
+      block.g().plan_reverse(scratch, batch * length);
     }
+    plan.scratch = scratch.peak_bytes();
     return plan;
   }
 
  private:
+  static double deviation(std::string_view name, const Initialization& how) {
+    if (name.starts_with("embedding.")) return how.embedding;
+    if (name.starts_with("positions.weights.")) return how.axial_positions;
+    if (name.starts_with("positions.")) return how.learned_positions;
+    return how.weights;
+  }
+
   Pass start(Workspace& workspace, std::string_view function, const Tokens& tokens,
              const RunOptions& options) const {
     const Pass pass{workspace,   tokens.dimension(0), tokens.dimension(1),
@@ -238,9 +259,10 @@ class Model {
   }
 
   /// dropout(embedding + position), in both halves
-  Halves<Half> embed(const Tokens& tokens, const Pass& pass) const {
+  void embed(const Tokens& tokens, const Pass& pass, Halves<Half>& halves) const {
     const Index D = config_.width;
-    Halves<Half> halves{Half(pass.rows(), D), Half(pass.rows(), D)};
+    halves.first.resize(pass.rows(), D);
+    halves.second.resize(pass.rows(), D);
     Scratch scratch(pass.workspace);
     const auto memory = scratch.per_thread<Scalar>(D);
     const auto dropout = embedding_dropout(pass);
@@ -254,7 +276,6 @@ class Model {
         halves.second.write(row, 0, D, x.data);
       }
     });
-    return halves;
   }
 
   /// @param gradients  by the two halves; the first is destroyed
@@ -294,7 +315,10 @@ class Model {
   Positions<Scalar> positions_;
   ReversibleSequence<Block> stack_;
   Head<Scalar> head_;
-  typename ReversibleSequence<Block>::Saved saved_;  // kept so that its memory is used again
+  // Of the training step, kept so that their memory is used again.
+  typename ReversibleSequence<Block>::Saved saved_;
+  Halves<Half> halves_;
+  HalfGradients<Scalar> gradients_;
 };
 
 }  // namespace reformer

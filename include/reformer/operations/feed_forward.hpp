@@ -153,6 +153,21 @@ class FeedForward {
     }
   }
 
+  /// Scratch of `reverse`, which takes more than `forward`.
+  void plan_reverse(ScratchPlan& scratch, Index rows) const {
+    const Index D = config_.width, F = config_.hidden_width;
+    const Index panel = std::min(panel_rows, rows);
+    scratch.scope([&] {
+      for (int i = 0; i < 2; ++i) PackedWeight<Scalar>::plan(scratch, D, F);
+      for (int i = 0; i < 2; ++i) PackedWeight<Scalar>::plan(scratch, F, D);
+      for (int i = 0; i < 2; ++i) scratch.take<Scalar>(panel * D);
+      for (int i = 0; i < 2; ++i) scratch.take<Scalar>(panel * F);
+      scratch.scope([&] { scratch.per_thread<Scalar>(detail::tile_rows * detail::tile_columns); });
+      plan_weight_gradient<Scalar>(scratch, panel);
+      norm_.plan_backward(scratch, panel);
+    });
+  }
+
   template <typename F>
   void for_each_parameter(F&& f) {
     norm_.for_each_parameter(f);

@@ -45,6 +45,10 @@ class PartialGradients {
     std::fill_n(sums_, 2 * tiles_ * width, Scalar(0));
   }
 
+  static void plan(ScratchPlan& scratch, Index rows, Index width) {
+    scratch.take<Scalar>(2 * ceil_div(rows, tile_rows) * width);
+  }
+
   /// Sums of the tile that starts at `first_row`.
   Scalar* scale(Index first_row) const {
     return sums_ + first_row / detail::tile_rows * 2 * width_;
@@ -163,6 +167,13 @@ class LayerNorm {
       }
     });
     add_gradients(partial);
+  }
+
+  void plan_backward(ScratchPlan& scratch, Index rows) const {
+    scratch.scope([&] {
+      detail::PartialGradients<Scalar>::plan(scratch, rows, width());
+      scratch.per_thread<Scalar>(width());
+    });
   }
 
   void add_gradients(const detail::PartialGradients<Scalar>& partial) {

@@ -87,8 +87,12 @@ void pack_panel(const MatrixView<const Scalar>& b, Index panel, Scalar* packed) 
   const Index count = std::min(w, b.columns - first);
   Scalar* out = packed + panel * w * b.rows;
   for (Index p = 0; p < b.rows; ++p, out += w) {
-    std::copy_n(b.row(p) + first, count, out);
-    std::fill(out + count, out + w, Scalar(0));
+    if (count == w) {
+      simd::copy(w, b.row(p) + first, out);
+    } else {
+      std::copy_n(b.row(p) + first, count, out);
+      std::fill(out + count, out + w, Scalar(0));
+    }
   }
 }
 
@@ -174,15 +178,16 @@ void multiply(const LeftOperand<Scalar>& a, const RightOperand<Scalar>& b, Index
               const MatrixView<Scalar>& c, Write write = Write::assign) {
   constexpr Index w = panel_width<Scalar>;
   const Index pieces = ceil_div(c.rows, Index{detail::register_rows<Scalar>});
+  const Index low = pieces > 0 ? c.rows / pieces : 0, taller = c.rows - low * pieces;
   for (Index p0 = 0; p0 == 0 || p0 < depth; p0 += detail::depth_block) {
     const Index block = std::min(detail::depth_block, depth - p0);
     const bool accumulate = write == Write::accumulate || p0 > 0;
     for (Index j = 0; j < c.columns; j += w) {
       const Index columns = std::min(w, c.columns - j);
       const Scalar* panel = b.data + (j / w) * b.panel_stride + p0 * b.row_stride;
+      Index i = 0;
       for (Index piece = 0; piece < pieces; ++piece) {  // pieces of nearly equal height
-        const Index i = piece * c.rows / pieces;
-        const auto height = static_cast<std::size_t>((piece + 1) * c.rows / pieces - i);
+        const auto height = static_cast<std::size_t>(piece < taller ? low + 1 : low);
         const LeftOperand<Scalar> tile{a.data + i * a.row_stride + p0 * a.depth_stride,
                                        a.row_stride, a.depth_stride};
         const auto kernel = columns > simd::width<Scalar>
@@ -200,6 +205,7 @@ void multiply(const LeftOperand<Scalar>& a, const RightOperand<Scalar>& b, Index
           kernel(tile, panel, b.row_stride, block, buffer, w, accumulate);
           for (Index r = 0; r < part.rows; ++r) std::copy_n(buffer + r * w, columns, part.row(r));
         }
+        i += static_cast<Index>(height);
       }
     }
   }
@@ -227,6 +233,10 @@ class PackedWeight {
                      pack_transposed_panel(weight, panel, packed);
                    }
                  });
+  }
+
+  static void plan(ScratchPlan& scratch, Index depth, Index columns) {
+    scratch.take<Scalar>(packed_size<Scalar>(depth, columns));
   }
 
   Index depth() const { return depth_; }
@@ -273,6 +283,30 @@ void parallel_product(Workspace& workspace, const MatrixView<const Scalar>& a,
   });
 }
 
+namespace detail {
+
+/// The tile of a weight gradient that a task owns, and its scratch for a depth of positions.
+template <typename Scalar>
+struct WeightGradientTile {
+  static constexpr Index block_in = 252;  // strips of 14 and of 6 rows come out even
+  static constexpr Index block_out = 128;
+  static constexpr Index strip = register_rows<Scalar>;
+  static constexpr Index strip_stride = round_up(strip, simd::width<Scalar>);
+  static Index packed(Index depth) { return packed_size<Scalar>(depth, block_out); }
+  static Index turned(Index depth) { return depth * strip_stride; }
+};
+
+}  // namespace detail
+
+template <typename Scalar>
+void plan_weight_gradient(ScratchPlan& scratch, Index rows) {
+  const Index depth = std::min(rows, detail::depth_block);
+  scratch.scope([&] {
+    scratch.per_thread<Scalar>(detail::WeightGradientTile<Scalar>::packed(depth));
+    scratch.per_thread<Scalar>(detail::WeightGradientTile<Scalar>::turned(depth));
+  });
+}
+
 /// Weight gradient: dW `[in, out]` += x^T dy, with x `[rows, in]` and dy `[rows, out]`.
 ///
 /// Each task owns a tile of dW and walks all rows, so no sum depends on the number of threads.
@@ -280,11 +314,13 @@ template <typename Scalar>
 void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const Scalar>& x,
                                 const MatrixView<const Scalar>& dy,
                                 const MatrixView<Scalar>& dweight) {
-  constexpr Index block_in = 256, block_out = 128, strip = detail::register_rows<Scalar>;
+  using Tile = detail::WeightGradientTile<Scalar>;
+  constexpr Index block_in = Tile::block_in, block_out = Tile::block_out;
+  constexpr Index strip = Tile::strip, strip_stride = Tile::strip_stride;
   const Index depth = std::min(x.rows, detail::depth_block);
   Scratch scratch(workspace);
-  const auto packed = scratch.per_thread<Scalar>(packed_size<Scalar>(depth, block_out));
-  const auto turned = scratch.per_thread<Scalar>(depth * strip);
+  const auto packed = scratch.per_thread<Scalar>(Tile::packed(depth));
+  const auto turned = scratch.per_thread<Scalar>(Tile::turned(depth));
   const Index blocks_in = ceil_div(dweight.rows, block_in);
   const Index blocks_out = ceil_div(dweight.columns, block_out);
   parallel_for(workspace.threads(), blocks_in * blocks_out, [&](Index task, int thread) {
@@ -300,10 +336,12 @@ void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const Sca
       // The columns of x that one register tile needs, side by side: else each row is a new page.
       for (Index i = i0; i < i1; i += strip) {
         const Index count = std::min(strip, i1 - i);
+        // Copying whole vectors takes a few elements more than are used.
+        const Index copied = i + strip_stride <= x.columns ? strip_stride : count;
         for (Index p = 0; p < rows; ++p) {
-          std::copy_n(x.row(row + p) + i, count, turned[thread] + p * strip);
+          simd::copy(copied, x.row(row + p) + i, turned[thread] + p * strip_stride);
         }
-        multiply(LeftOperand<Scalar>{turned[thread], 1, strip},
+        multiply(LeftOperand<Scalar>{turned[thread], 1, strip_stride},
                  packed_as_right<Scalar>(packed[thread], rows), rows,
                  {&dweight(i, j), count, columns, dweight.stride}, Write::accumulate);
       }
