@@ -47,6 +47,8 @@ inline void check_config(std::string_view function, const SelfAttentionConfig& c
   check_dropout(function, "attention_dropout", config.attention_dropout);
   check_dropout(function, "dropout", config.dropout);
   check_pattern(function, config.pattern);
+  check(config.layer_norm_epsilon > 0, function, "layer_norm_epsilon is ",
+        config.layer_norm_epsilon, ", must be positive");
 }
 
 /// Self-attention branch; satisfies `ReversibleBranch`.

@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "reformer/foundation/random.hpp"
+#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 
 namespace reformer {
@@ -31,5 +31,13 @@ struct Parameter {
     if (!has_gradient()) gradient = Matrix<Scalar>::Zero(value.rows(), value.cols());
   }
 };
+
+/// Throws `std::invalid_argument` unless every parameter of the model has a gradient.
+template <typename Model>
+void check_gradients(std::string_view function, Model& model) {
+  model.for_each_parameter([&](const auto& p) {
+    check(p.has_gradient(), function, p.name, " has no gradient, call zero_gradients first");
+  });
+}
 
 }  // namespace reformer

@@ -77,7 +77,10 @@ class Workspace {
     bytes = (bytes + alignment - 1) / alignment * alignment;
     if (blocks_.empty()) blocks_.push_back(make_block(std::max({bytes, peak_, least_block})));
     while (blocks_[current_].size - blocks_[current_].used < bytes) {
-      if (++current_ == blocks_.size()) blocks_.push_back(make_block(std::max(bytes, least_block)));
+      if (current_ + 1 == blocks_.size()) {
+        blocks_.push_back(make_block(std::max(bytes, least_block)));
+      }
+      ++current_;  // only now: no memory is an exception, and must leave the stack as it was
     }
     Block& block = blocks_[current_];
     void* memory = block.memory.get() + block.used;

@@ -24,7 +24,7 @@ class Dropout {
   /// @param probability  of dropping an element, in [0, 1); 0 does nothing
   Dropout(double probability, const RandomKey& key, Purpose purpose)
       : stream_(key, purpose),
-        threshold_(static_cast<std::uint32_t>(std::lround(probability * 65536))),
+        threshold_(static_cast<std::uint32_t>(std::min(std::lround(probability * 65536), 65535L))),
         scale_(static_cast<Scalar>(65536.0 / (65536.0 - threshold_))) {}
 
   bool active() const { return threshold_ > 0; }

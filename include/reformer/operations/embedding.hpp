@@ -15,10 +15,9 @@ template <typename Scalar>
 class Embedding {
  public:
   Embedding(const std::string& name, Index vocabulary, Index width)
-      : table_(name + ".weight", vocabulary, width) {
-    check_at_least("Embedding", "vocabulary", vocabulary, 1);
-    check_at_least("Embedding", "width", width, 1);
-  }
+      : table_((check_at_least("Embedding", "vocabulary", vocabulary, 1),
+                check_at_least("Embedding", "width", width, 1), name + ".weight"),
+               vocabulary, width) {}
 
   Index vocabulary() const { return table_.value.rows(); }
 

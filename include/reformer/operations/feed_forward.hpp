@@ -39,6 +39,8 @@ inline void check_config(std::string_view function, const FeedForwardConfig& con
   check_at_least(function, "width", config.width, 1);
   check_at_least(function, "hidden_width", config.hidden_width, 1);
   check_dropout(function, "dropout", config.dropout);
+  check(config.layer_norm_epsilon > 0, function, "layer_norm_epsilon is ",
+        config.layer_norm_epsilon, ", must be positive");
 }
 
 /// Feed-forward branch; satisfies `ReversibleBranch`.

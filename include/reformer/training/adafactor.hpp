@@ -41,8 +41,10 @@ class Adafactor {
 
   /// Changes the parameters by their gradients, times `gradient_scale`.
   /// @param model  anything with `for_each_parameter`
+  /// @throw std::invalid_argument if a parameter has no gradient
   template <typename Model>
   void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
+    check_gradients("Adafactor::step", model);
     if (rows_.empty()) allocate(model);
     ++steps_;
     const double beta = 1 - std::pow(static_cast<double>(steps_), -config_.decay_exponent);

@@ -56,8 +56,10 @@ class Adam {
 
   /// Changes the parameters by their gradients, times `gradient_scale`.
   /// @param model  anything with `for_each_parameter`
+  /// @throw std::invalid_argument if a parameter has no gradient
   template <typename Model>
   void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
+    check_gradients("Adam::step", model);
     namespace e = Eigen::internal;
     ++steps_;
     const auto t = static_cast<double>(steps_);
