@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+#include "reformer/foundation/parallel.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <vector>
+
+#include "support/compare.hpp"
+
+namespace reformer::test {
+namespace {
+
+/// Runs a loop and returns how often each index was visited; counts visits with a bad thread too.
+std::vector<int> visits(int threads, Index count, std::atomic<int>& bad_threads) {
+  std::vector<int> visited(static_cast<std::size_t>(count), 0);
+  parallel_for(threads, count, [&](Index i, int thread) {
+    ++visited[static_cast<std::size_t>(i)];
+    if (thread < 0 || thread >= threads) ++bad_threads;
+  });
+  return visited;
+}
+
+TEST(ParallelFor, VisitsEachIndexOnce) {
+  std::atomic<int> bad_threads{0};
+  for (const int threads : thread_counts) {
+    for (const Index count : {0, 1, 2, 3, 7, 100, 1001}) {
+      EXPECT_EQ(visits(threads, count, bad_threads),
+                std::vector<int>(static_cast<std::size_t>(count), 1))
+          << threads << " threads, " << count << " indices";
+    }
+  }
+  EXPECT_EQ(bad_threads, 0);
+}
+
+TEST(ParallelFor, NothingToDoCallsNothing) {
+  parallel_for(2, 0, [](Index, int) { ADD_FAILURE() << "called"; });
+}
+
+TEST(ParallelFor, OneThreadGoesInOrder) {
+  std::vector<Index> order;
+  parallel_for(1, 5, [&](Index i, int thread) {
+    order.push_back(i);
+    EXPECT_EQ(thread, 0);
+  });
+  EXPECT_EQ(order, (std::vector<Index>{0, 1, 2, 3, 4}));
+}
+
+#ifdef _OPENMP
+TEST(ParallelFor, NoTwoBodiesRunAsTheSameThreadAtOnce) {
+  for (const int threads : thread_counts) {
+    std::vector<std::atomic<int>> running(static_cast<std::size_t>(threads));
+    std::atomic<int> collisions{0};
+    parallel_for(threads, 500, [&](Index, int thread) {
+      auto& mine = running[static_cast<std::size_t>(thread)];
+      if (++mine != 1) ++collisions;
+      for (volatile int spin = 0; spin < 200;) spin = spin + 1;
+      --mine;
+    });
+    EXPECT_EQ(collisions, 0) << threads << " threads";
+  }
+}
+
+TEST(ParallelFor, WorksInsideARegionOfTheCaller) {
+  constexpr int outer = 2;
+  std::vector<int> results[outer];
+  std::atomic<int> bad_threads{0};
+#pragma omp parallel for num_threads(outer)
+  for (int i = 0; i < outer; ++i) results[i] = visits(3, 200, bad_threads);
+  for (const auto& visited : results) EXPECT_EQ(visited, std::vector<int>(200, 1));
+  EXPECT_EQ(bad_threads, 0);
+}
+
+TEST(ParallelFor, LeavesTheProgramsThreadCountAlone) {
+  const int before = omp_get_max_threads();
+  std::atomic<int> bad_threads{0};
+  visits(before + 2, 100, bad_threads);
+  EXPECT_EQ(omp_get_max_threads(), before);
+}
+#endif
+
+}  // namespace
+}  // namespace reformer::test

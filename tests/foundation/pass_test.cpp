@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+#include "reformer/foundation/pass.hpp"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "support/errors.hpp"
+
+namespace reformer::test {
+namespace {
+
+TEST(Pass, RowsAreBatchTimesLength) {
+  Workspace workspace(1);
+  EXPECT_EQ((Pass{workspace, 3, 5}.rows()), 15);
+  EXPECT_EQ((Pass{workspace}.rows()), 1);
+}
+
+TEST(Pass, AtLayerChangesNothingElse) {
+  Workspace workspace(1);
+  const std::vector<std::uint8_t> mask(6, 1);
+  const Pass pass{workspace, 2, 3, {11, 22, 0}, true, mask};
+  const Pass layer = pass.at_layer(7);
+  EXPECT_EQ(&layer.workspace, &workspace);
+  EXPECT_EQ(layer.batch, 2);
+  EXPECT_EQ(layer.length, 3);
+  EXPECT_EQ(layer.key.seed, 11U);
+  EXPECT_EQ(layer.key.step, 22U);
+  EXPECT_EQ(layer.key.layer, 7U);
+  EXPECT_TRUE(layer.training);
+  EXPECT_EQ(layer.is_real.data(), mask.data());
+  EXPECT_EQ(layer.is_real.size(), mask.size());
+}
+
+TEST(CheckPass, AcceptsAMaskOfEveryRowOrNone) {
+  Workspace workspace(1);
+  const std::vector<std::uint8_t> mask(6, 1);
+  EXPECT_NO_THROW(check_pass("f", {workspace, 2, 3}));
+  EXPECT_NO_THROW(check_pass("f", {workspace, 2, 3, {}, false, mask}));
+}
+
+TEST(CheckPass, NamesWhatIsWrong) {
+  Workspace workspace(1);
+  const std::vector<std::uint8_t> mask(5, 1);
+  EXPECT_EQ(message_of([&] {
+              check_pass("f", {workspace, 0, 3});
+            }),
+            "reformer::f: batch is 0, must be at least 1");
+  EXPECT_EQ(message_of([&] {
+              check_pass("f", {workspace, 2, -1});
+            }),
+            "reformer::f: length is -1, must be at least 1");
+  EXPECT_EQ(message_of([&] {
+              check_pass("f", {workspace, 2, 3, {}, false, mask});
+            }),
+            "reformer::f: is_real has 5 elements, must have B*T = 6");
+}
+
+}  // namespace
+}  // namespace reformer::test

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT
+#include "reformer/foundation/workspace.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+// Every allocation of this program with the alignment that the workspace asks for is counted: the
+// workspace is the only code that asks for it. Not inlined: gcc would see `free` meet `new`, and
+// warn.
+namespace {
+std::atomic<int> aligned_allocations{0};
+std::atomic<int> aligned_alive{0};
+}  // namespace
+
+[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
+  const auto a = static_cast<std::size_t>(alignment);
+  if (size > std::size_t{1} << 40) throw std::bad_alloc();
+  void* memory = std::aligned_alloc(a, (size + a - 1) / a * a);
+  if (memory == nullptr) throw std::bad_alloc();
+  ++aligned_allocations;
+  ++aligned_alive;
+  return memory;
+}
+[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
+  if (memory != nullptr) --aligned_alive;
+  std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  if (memory != nullptr) --aligned_alive;
+  std::free(memory);
+}
+
+namespace reformer::test {
+namespace {
+
+constexpr Index megabyte = Index{1} << 20;
+
+template <typename T>
+std::uintptr_t address(T* p) {
+  return reinterpret_cast<std::uintptr_t>(p);
+}
+
+TEST(Workspace, ThreadsAreThoseAskedForOrThoseOfOpenMp) {
+  EXPECT_EQ(Workspace(3).threads(), 3);
+  EXPECT_EQ(Workspace(0).threads(), default_threads());
+  EXPECT_EQ(Workspace().threads(), default_threads());
+  EXPECT_GE(default_threads(), 1);
+}
+
+TEST(Workspace, ArraysAreAlignedAndDoNotOverlap) {
+  Workspace workspace(1);
+  Scratch scratch(workspace);
+  std::vector<std::uintptr_t> begins, ends;
+  for (const Index count : {1, 3, 64, 65, 1000, 0, 7}) {
+    auto* bytes = scratch.take<std::uint8_t>(count);
+    auto* doubles = scratch.take<double>(count);
+    EXPECT_EQ(address(bytes) % 64, 0U);
+    EXPECT_EQ(address(doubles) % 64, 0U);
+    std::fill_n(bytes, count, std::uint8_t{0xff});
+    std::fill_n(doubles, count, 1.0);
+    begins.insert(begins.end(), {address(bytes), address(doubles)});
+    ends.insert(ends.end(), {address(bytes + count), address(doubles + count)});
+  }
+  for (std::size_t i = 0; i < begins.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      EXPECT_TRUE(ends[i] <= begins[j] || ends[j] <= begins[i]) << "arrays " << j << ", " << i;
+    }
+  }
+}
+
+TEST(Workspace, CountsBytesInUseAndTheirPeak) {
+  Workspace workspace(1);
+  EXPECT_EQ(workspace.bytes_in_use(), 0U);
+  {
+    Scratch outer(workspace);
+    outer.take<float>(16);
+    EXPECT_EQ(workspace.bytes_in_use(), 64U);
+    outer.take<std::uint8_t>(1);  // rounded up to the alignment
+    EXPECT_EQ(workspace.bytes_in_use(), 128U);
+    {
+      Scratch inner(workspace);
+      inner.take<double>(80);
+      EXPECT_EQ(workspace.bytes_in_use(), 768U);
+    }
+    EXPECT_EQ(workspace.bytes_in_use(), 128U);
+    {
+      Scratch inner(workspace);
+      inner.take<double>(8);
+      EXPECT_EQ(workspace.bytes_in_use(), 192U);
+    }
+    EXPECT_EQ(workspace.peak_bytes(), 768U);
+    workspace.reset_peak();
+    EXPECT_EQ(workspace.peak_bytes(), 128U);
+  }
+  EXPECT_EQ(workspace.bytes_in_use(), 0U);
+  EXPECT_EQ(workspace.peak_bytes(), 128U);
+}
+
+TEST(Workspace, AScopeThatEndsGivesItsMemoryToTheNext) {
+  Workspace workspace(1);
+  Scratch outer(workspace);
+  const auto* kept = outer.take<int>(10);
+  const int* first = nullptr;
+  {
+    Scratch inner(workspace);
+    first = inner.take<int>(100);
+  }
+  Scratch inner(workspace);
+  const auto* second = inner.take<int>(10);
+  EXPECT_EQ(first, second);
+  EXPECT_NE(kept, second);
+}
+
+/// A walk with nested scopes that needs far more than the first block.
+std::vector<std::uintptr_t> walk(Workspace& workspace) {
+  std::vector<std::uintptr_t> addresses;
+  Scratch outer(workspace);
+  auto* kept = outer.take<std::uint8_t>(megabyte / 2);
+  std::fill_n(kept, megabyte / 2, std::uint8_t{7});
+  addresses.push_back(address(kept));
+  for (Index layer = 0; layer < 3; ++layer) {
+    Scratch inner(workspace);
+    for (const Index size : {megabyte / 4, megabyte, 3 * megabyte, Index{100}}) {
+      auto* bytes = inner.take<std::uint8_t>(size);
+      std::fill_n(bytes, size, static_cast<std::uint8_t>(layer));
+      addresses.push_back(address(bytes));
+    }
+  }
+  for (Index i = 0; i < megabyte / 2; ++i) {
+    if (kept[i] != 7) ADD_FAILURE() << "memory of the outer scope was overwritten at " << i;
+    if (kept[i] != 7) break;
+  }
+  return addresses;
+}
+
+TEST(Workspace, TheSecondPassFindsOneBlockAndLaterPassesAllocateNothing) {
+  Workspace workspace(1);
+  const int before = aligned_allocations;
+  walk(workspace);
+  EXPECT_GT(aligned_allocations - before, 1) << "this walk was meant to grow the stack";
+  const std::size_t peak = workspace.peak_bytes();
+  EXPECT_EQ(workspace.bytes_in_use(), 0U);
+
+  const int after_first = aligned_allocations;
+  const auto second = walk(workspace);
+  EXPECT_EQ(aligned_allocations, after_first + 1);
+  EXPECT_EQ(workspace.peak_bytes(), peak) << "the peak must not depend on how blocks were cut";
+  const auto [low, high] = std::minmax_element(second.begin(), second.end());
+  EXPECT_LT(*high - *low, peak) << "memory is not in one block";
+
+  const int after_second = aligned_allocations;
+  EXPECT_EQ(walk(workspace), second);
+  EXPECT_EQ(walk(workspace), second);
+  EXPECT_EQ(aligned_allocations, after_second);
+}
+
+TEST(Workspace, GivesAllMemoryBack) {
+  const int before = aligned_alive;
+  {
+    Workspace workspace(1);
+    walk(workspace);
+    walk(workspace);
+    EXPECT_GT(aligned_alive, before);
+  }
+  EXPECT_EQ(aligned_alive, before);
+}
+
+TEST(Workspace, SurvivesAnAllocationThatFails) {
+  Workspace workspace(1);
+  walk(workspace);
+  {
+    Scratch scratch(workspace);
+    auto* kept = scratch.take<int>(3);
+    kept[0] = 42;
+    EXPECT_THROW(scratch.take<std::uint8_t>(Index{1} << 50), std::bad_alloc);
+    EXPECT_EQ(workspace.bytes_in_use(), 64U);
+    auto* more = scratch.take<int>(3);
+    ASSERT_EQ(more, kept + 64 / sizeof(int)) << "the block has room, and must go on being used";
+    more[0] = 43;
+    EXPECT_EQ(kept[0], 42);
+  }
+  EXPECT_EQ(workspace.bytes_in_use(), 0U);
+  walk(workspace);
+}
+
+TEST(Scratch, MatrixIsContiguous) {
+  Workspace workspace(1);
+  Scratch scratch(workspace);
+  const auto m = scratch.matrix<double>(3, 5);
+  EXPECT_EQ(m.rows, 3);
+  EXPECT_EQ(m.columns, 5);
+  EXPECT_EQ(m.stride, 5);
+  EXPECT_EQ(&m(2, 4), m.data + 14);
+  EXPECT_EQ(workspace.bytes_in_use(), 128U);
+}
+
+TEST(Scratch, ThreadsGetArraysOnLinesOfTheirOwn) {
+  Workspace workspace(4);
+  Scratch scratch(workspace);
+  for (const Index count : {1, 8, 9, 100}) {
+    const auto arrays = scratch.per_thread<double>(count);
+    for (int thread = 0; thread < 4; ++thread) {
+      EXPECT_EQ(address(arrays[thread]) % 64, 0U);
+      std::fill_n(arrays[thread], count, thread);
+      EXPECT_TRUE(thread == 0 || arrays[thread] >= arrays[thread - 1] + count);
+    }
+    for (int thread = 0; thread < 4; ++thread) {
+      for (Index i = 0; i < count; ++i) EXPECT_EQ(arrays[thread][i], thread);
+    }
+  }
+}
+
+TEST(Scratch, MemoryForThreadsGrowsWithTheThreads) {
+  const auto bytes = [](int threads) {
+    Workspace workspace(threads);
+    Scratch scratch(workspace);
+    scratch.per_thread<float>(17);
+    return workspace.bytes_in_use();
+  };
+  EXPECT_EQ(bytes(1), 128U);
+  EXPECT_EQ(bytes(3), 3 * 128U);
+}
+
+}  // namespace
+}  // namespace reformer::test

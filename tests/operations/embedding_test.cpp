@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+#include "reformer/operations/embedding.hpp"
+
+#include <gtest/gtest.h>
+
+#include "support/compare.hpp"
+#include "support/errors.hpp"
+#include "support/gradient_check.hpp"
+#include "support/random_data.hpp"
+
+namespace reformer::test {
+namespace {
+
+template <typename Scalar>
+Parameter<Scalar>& table_of(Embedding<Scalar>& embedding) {
+  Parameter<Scalar>* table = nullptr;
+  embedding.for_each_parameter([&](Parameter<Scalar>& p) { table = &p; });
+  return *table;
+}
+
+template <typename Scalar>
+Matrix<Scalar> forward(const Embedding<Scalar>& embedding, const Tokens& tokens, Index width) {
+  Matrix<Scalar> x(tokens.size(), width);
+  for (Index i = 0; i < tokens.size(); ++i) {
+    std::copy_n(embedding.row(tokens.data()[i]), width, x.row(i).data());
+  }
+  return x;
+}
+
+TEST(Embedding, RowsAreThoseOfTheTable) {
+  Embedding<float> embedding("embedding", 7, 5);
+  randomize_parameters(embedding, 1);
+  const Parameter<float>& table = table_of(embedding);
+  EXPECT_EQ(table.name, "embedding.weight");
+  EXPECT_EQ(embedding.vocabulary(), 7);
+  for (std::int32_t token = 0; token < 7; ++token) {
+    for (Index j = 0; j < 5; ++j) EXPECT_EQ(embedding.row(token)[j], table.value(token, j));
+  }
+}
+
+TEST(Embedding, BackwardAgreesWithFiniteDifferences) {
+  Workspace workspace(2);
+  Embedding<double> embedding("embedding", 4, 3);
+  randomize_parameters(embedding, 1);
+  reset_gradients(embedding);
+  const Tokens tokens = random_tokens(2, 5, 4, 2);  // ten tokens of four: some occur again
+  const auto dout = random_matrix<double>(10, 3, 3);
+  embedding.backward(tokens, view(dout), {workspace, 2, 5});
+  check_parameter_gradients("Embedding", embedding,
+                            [&] { return weighted_sum(dout, forward(embedding, tokens, 3)); });
+}
+
+TEST(Embedding, BackwardAddsWithTheSameBitsForAnyThreads) {
+  for (const Index width : {1, 32, 33, 100}) {
+    const Tokens tokens = random_tokens(3, 40, 11, 1);
+    const auto dx = random_matrix<float>(120, width, 2);
+    Matrix<float> first;
+    for (const int threads : thread_counts) {
+      Workspace workspace(threads);
+      Embedding<float> embedding("embedding", 11, width);
+      reset_gradients(embedding, 0.5);
+      embedding.backward(tokens, view(dx), {workspace, 3, 40});
+      Matrix<double> expected = Matrix<double>::Constant(11, width, 0.5);
+      for (Index i = 0; i < 120; ++i) {
+        expected.row(tokens.data()[i]) += dx.row(i).cast<double>();
+      }
+      const Matrix<float>& gradient = table_of(embedding).gradient;
+      EXPECT_TRUE(close(gradient, expected)) << "width " << width;
+      if (threads == 1) first = gradient;
+      EXPECT_TRUE(same_bits(gradient, first)) << threads << " threads";
+    }
+  }
+}
+
+TEST(Embedding, ChecksTokens) {
+  const Embedding<float> embedding("embedding", 5, 2);
+  Tokens tokens = random_tokens(2, 3, 5, 1);
+  EXPECT_NO_THROW(embedding.check_tokens("f", tokens));
+  tokens(1, 0) = 5;
+  EXPECT_EQ(message_of([&] { embedding.check_tokens("f", tokens); }),
+            "reformer::f: token 3 is 5, must be in [0, 5)");
+  tokens(0, 2) = -1;
+  EXPECT_EQ(message_of([&] { embedding.check_tokens("f", tokens); }),
+            "reformer::f: token 2 is -1, must be in [0, 5)");
+}
+
+TEST(Embedding, ChecksSizes) {
+  EXPECT_EQ(message_of([] { Embedding<float>("embedding", 0, 2); }),
+            "reformer::Embedding: vocabulary is 0, must be at least 1");
+  EXPECT_EQ(message_of([] { Embedding<float>("embedding", 2, -3); }),
+            "reformer::Embedding: width is -3, must be at least 1");
+}
+
+}  // namespace
+}  // namespace reformer::test

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: MIT
+#include "reformer/operations/feed_forward.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "support/compare.hpp"
+#include "support/errors.hpp"
+#include "support/gradient_check.hpp"
+#include "support/naive.hpp"
+#include "support/random_data.hpp"
+
+namespace reformer::test {
+namespace {
+
+constexpr auto activations = {Activation::relu, Activation::gelu, Activation::gelu_tanh};
+
+std::string name(Activation f) {
+  return f == Activation::relu ? "relu" : f == Activation::gelu ? "gelu" : "gelu_tanh";
+}
+
+/// A feed-forward branch with random parameters, its inputs, and the same branch in plain loops.
+template <typename Scalar>
+struct Example {
+  using Half = FloatHalf<Scalar>;
+
+  Example(Index rows, const FeedForwardConfig& config, int threads = 2, std::uint64_t seed = 1)
+      : branch("ff", config),
+        x(random_matrix<Scalar>(rows, config.width, seed << 8 | 1)),
+        y(random_matrix<Scalar>(rows, config.width, seed << 8 | 2)),
+        dy(random_matrix<Scalar>(rows, config.width, seed << 8 | 3)),
+        workspace(threads),
+        pass{workspace, 1, rows, {seed, 7, 3}, config.dropout > 0} {
+    randomize_parameters(branch, seed);
+  }
+
+  /// y + f(x) by the branch.
+  Matrix<Scalar> forward() { return forward(x, y); }
+  Matrix<Scalar> forward(const Matrix<Scalar>& x_values, const Matrix<Scalar>& y_values) {
+    const Half x_half = half_of<Half>(x_values);
+    Half y_half = half_of<Half>(y_values);
+    typename FeedForward<Scalar>::Saved saved;
+    Pass part = pass;
+    part.length = x_values.rows();
+    branch.forward(x_half, y_half, saved, part);
+    EXPECT_EQ(workspace.bytes_in_use(), 0U);
+    return matrix_of(y_half);
+  }
+
+  struct Reversed {
+    Matrix<Scalar> y, dx;
+  };
+  /// Undoes `forward`; parameter gradients are accumulated in the branch. `dx` starts at 0.
+  Reversed reverse(const Matrix<Scalar>& y_after) { return reverse(x, y_after, dy); }
+  Reversed reverse(const Matrix<Scalar>& x_values, const Matrix<Scalar>& y_after,
+                   const Matrix<Scalar>& dy_values, double dx_before = 0) {
+    const Half x_half = half_of<Half>(x_values);
+    Half y_half = half_of<Half>(y_after);
+    Matrix<Scalar> dx =
+        Matrix<Scalar>::Constant(x_values.rows(), x_values.cols(), static_cast<Scalar>(dx_before));
+    Pass part = pass;
+    part.length = x_values.rows();
+    branch.reverse(x_half, y_half, view(dy_values), view(dx), {}, part);
+    EXPECT_TRUE(same_bits(matrix_of(x_half), x_values)) << "x must not change";
+    EXPECT_EQ(workspace.bytes_in_use(), 0U);
+    return {matrix_of(y_half), dx};
+  }
+
+  /// What dropout of a purpose multiplies an array of `columns` columns by, or nothing.
+  Matrix<double> mask(Purpose purpose, Index columns) const {
+    if (!pass.training) return {};
+    Matrix<double> ones = Matrix<double>::Ones(x.rows(), columns);
+    Dropout<double>(branch.config().dropout, pass.key, purpose)
+        .apply_tile(view(ones), 0, 0, columns);
+    return ones;
+  }
+
+  naive::FeedForward naive() {
+    std::vector<Matrix<double>> p;
+    branch.for_each_parameter([&](const Parameter<Scalar>& parameter) {
+      p.emplace_back(parameter.value.template cast<double>());
+    });
+    const FeedForwardConfig& config = branch.config();
+    return {p.at(0),
+            p.at(1),
+            p.at(2),
+            p.at(3),
+            p.at(4),
+            p.at(5),
+            config.layer_norm_epsilon,
+            config.activation,
+            mask(Purpose::hidden_dropout, config.hidden_width),
+            mask(Purpose::branch_dropout, config.width)};
+  }
+
+  FeedForward<Scalar> branch;
+  Matrix<Scalar> x, y, dy;
+  Workspace workspace;
+  Pass pass;
+};
+
+/// Seed of an example in which no argument of relu is so close to 0 that finite differences step
+/// over it, except those that dropout sets to 0, where they stay.
+std::uint64_t smooth_seed(Index rows, const FeedForwardConfig& config) {
+  constexpr double margin = 0.02;
+  for (std::uint64_t seed = 1; seed < 3000; ++seed) {
+    Example<double> example(rows, config, 1, seed);
+    const Matrix<double> u = example.naive().before_activation(example.x);
+    const Matrix<double> mask = example.mask(Purpose::hidden_dropout, config.hidden_width);
+    bool smooth = true;
+    for (Index i = 0; i < u.size() && smooth; ++i) {
+      const bool dropped = mask.size() > 0 && mask.data()[i] == 0;
+      smooth = dropped || std::abs(u.data()[i]) > margin;
+    }
+    if (smooth) return seed;
+  }
+  ADD_FAILURE() << "no example keeps its distance from the kink of relu";
+  return 1;
+}
+
+/// Checks the gradients of x and of all parameters, and that y is restored. Small examples run
+/// thousands of times: on one thread, since to start more would take longer.
+void check_reverse(const std::string& operation, Example<double>& example,
+                   const GradientCheckOptions& options = {}) {
+  reset_gradients(example.branch);
+  const Matrix<double> after = example.forward();
+  const auto reversed = example.reverse(after);
+  EXPECT_TRUE(close(reversed.y, example.y)) << operation << ": reverse must restore y";
+  const auto objective = [&] { return weighted_sum(example.dy, example.forward()); };
+  check_gradient(operation, "x", objective, example.x, reversed.dx, options);
+  check_parameter_gradients(operation, example.branch, objective, options);
+}
+
+template <typename Scalar>
+class FeedForwardTest : public testing::Test {};
+using Scalars = testing::Types<float, double>;
+TYPED_TEST_SUITE(FeedForwardTest, Scalars);
+
+TYPED_TEST(FeedForwardTest, NamesItsParametersInOrder) {
+  FeedForward<TypeParam> branch("block.0.feed_forward", {.width = 4, .hidden_width = 6});
+  std::vector<std::string> shapes;
+  branch.for_each_parameter([&](const Parameter<TypeParam>& p) {
+    shapes.push_back(p.name + " " + std::to_string(p.value.rows()) + "x" +
+                     std::to_string(p.value.cols()));
+  });
+  const std::string prefix = "block.0.feed_forward.";
+  EXPECT_EQ(shapes, (std::vector<std::string>{
+                        prefix + "layer_norm.weight 1x4", prefix + "layer_norm.bias 1x4",
+                        prefix + "dense.weight 4x6", prefix + "dense.bias 1x6",
+                        prefix + "output.weight 6x4", prefix + "output.bias 1x4"}));
+}
+
+// Rows: alone, a few, several tiles, more than the panel of 512. Widths: below, at and beyond whole
+// vectors and column tiles.
+struct Shape {
+  Index rows, width, hidden;
+};
+const std::vector<Shape>& shapes() {
+  static const std::vector<Shape> all = {{1, 1, 1},   {1, 5, 3},    {5, 7, 13},   {5, 16, 32},
+                                         {70, 19, 5}, {3, 261, 35}, {3, 20, 270}, {513, 9, 11}};
+  return all;
+}
+
+TYPED_TEST(FeedForwardTest, ForwardAddsWhatLoopsGive) {
+  for (const auto& [rows, width, hidden] : shapes()) {
+    for (const Activation activation : activations) {
+      for (const double dropout : {0.0, 0.3}) {
+        Example<TypeParam> example(rows, {width, hidden, activation, dropout, 1e-5});
+        const Matrix<double> f = example.naive()(example.x.template cast<double>());
+        const Matrix<double> expected = example.y.template cast<double>() + f;
+        EXPECT_TRUE(close(example.forward(), expected))
+            << rows << " rows, D = " << width << ", F = " << hidden << ", " << name(activation)
+            << ", dropout " << dropout;
+      }
+    }
+  }
+}
+
+TYPED_TEST(FeedForwardTest, ReverseRestoresY) {
+  for (const auto& [rows, width, hidden] : shapes()) {
+    for (const double dropout : {0.0, 0.3}) {
+      Example<TypeParam> example(rows, {width, hidden, Activation::gelu, dropout, 1e-5});
+      reset_gradients(example.branch);
+      const Matrix<TypeParam> after = example.forward();
+      EXPECT_TRUE(dropout > 0 || !close(after, example.y)) << "nothing was added";
+      EXPECT_TRUE(close(example.reverse(after).y, example.y))
+          << rows << " rows, D = " << width << ", F = " << hidden << ", dropout " << dropout;
+    }
+  }
+}
+
+TYPED_TEST(FeedForwardTest, GradientsAreThoseOfDouble) {
+  for (const auto& [rows, width, hidden] : shapes()) {
+    for (const double dropout : {0.0, 0.3}) {
+      const FeedForwardConfig config{width, hidden, Activation::gelu, dropout, 1e-2};
+      Example<TypeParam> example(rows, config);
+      Example<double> wide(rows, config);
+      copy_parameters(example.branch, wide.branch);
+      wide.x = example.x.template cast<double>();
+      wide.dy = example.dy.template cast<double>();
+      reset_gradients(example.branch);
+      reset_gradients(wide.branch);
+      const Matrix<TypeParam> dx = example.reverse(example.y).dx;
+      const Matrix<double> wide_dx = wide.reverse(wide.y).dx;
+      const std::string where = std::to_string(rows) + " rows, D = " + std::to_string(width) +
+                                ", F = " + std::to_string(hidden);
+      // Width 1 has no gradient by x: what cancels is of the size of the gradients before it.
+      EXPECT_TRUE(close(dx, wide_dx, 1, width == 1 ? 10 : 0)) << where;
+      std::vector<Matrix<double>> expected;
+      wide.branch.for_each_parameter(
+          [&](const Parameter<double>& p) { expected.push_back(p.gradient); });
+      std::size_t index = 0;
+      example.branch.for_each_parameter([&](const Parameter<TypeParam>& p) {
+        EXPECT_TRUE(close(p.gradient, expected[index++], 1, 1)) << p.name << ", " << where;
+      });
+    }
+  }
+}
+
+TEST(FeedForwardGradient, AgreesWithFiniteDifferences) {
+  for (const Activation activation : activations) {
+    for (const auto& [rows, width, hidden] :
+         {Shape{1, 5, 3}, Shape{5, 7, 5}, Shape{2, 17, 11}, Shape{3, 3, 19}}) {
+      const FeedForwardConfig config{width, hidden, activation, 0, 1e-2};
+      Example<double> example(rows, config, 1, smooth_seed(rows, config));
+      check_reverse("FeedForward with " + name(activation) + ", " + std::to_string(rows) + " rows",
+                    example, {.step = 0x1p-11});
+    }
+  }
+}
+
+TEST(FeedForwardGradient, WithDropoutAgreesWithFiniteDifferences) {
+  for (const Activation activation : activations) {
+    const FeedForwardConfig config{7, 9, activation, 0.4, 1e-2};
+    Example<double> example(5, config, 1, smooth_seed(5, config));
+    ASSERT_TRUE(example.pass.training);
+    check_reverse("FeedForward with dropout and " + name(activation), example, {.step = 0x1p-11});
+  }
+}
+
+TEST(FeedForwardGradient, OverSeveralPanelsAgreesWithFiniteDifferences) {
+  for (const double dropout : {0.0, 0.25}) {
+    Example<double> example(513, {5, 6, Activation::gelu, dropout, 1e-2}, 1);
+    check_reverse("FeedForward of 513 rows, dropout " + std::to_string(dropout), example,
+                  {.most_elements = 4});
+  }
+}
+
+TEST(FeedForwardGradient, OfWidthOneIsZeroByX) {
+  Example<double> example(3, {1, 4, Activation::gelu, 0, 1e-2}, 1);
+  check_reverse("FeedForward of width 1", example);
+}
+
+TYPED_TEST(FeedForwardTest, ReverseAddsToEveryGradient) {
+  for (const double dropout : {0.0, 0.3}) {
+    Example<TypeParam> example(70, {9, 21, Activation::gelu, dropout, 1e-5});
+    reset_gradients(example.branch);
+    const Matrix<TypeParam> dx = example.reverse(example.y).dx;
+    std::vector<double> expected = gradients_of(example.branch);
+    for (double& value : expected) value += 2;
+
+    reset_gradients(example.branch, 2);
+    const Matrix<TypeParam> dx_added = example.reverse(example.x, example.y, example.dy, 2).dx;
+    EXPECT_TRUE(close(dx_added, Matrix<TypeParam>(dx.array() + TypeParam(2))));
+    const std::vector<double> added = gradients_of(example.branch);
+    EXPECT_TRUE(close(std::vector<TypeParam>(added.begin(), added.end()), expected));
+  }
+}
+
+// Chunks of positions are computed one after another: each row must come out as if it were alone.
+TYPED_TEST(FeedForwardTest, RowsAloneGiveTheBitsOfRowsTogether) {
+  constexpr Index rows = 530, width = 21, hidden = 37;
+  for (const Activation activation : activations) {
+    Example<TypeParam> example(rows, {width, hidden, activation, 0, 1e-5});
+    reset_gradients(example.branch);
+    const Matrix<TypeParam> after = example.forward();
+    const auto reversed = example.reverse(after);
+    for (const auto& [first, count] : {std::array<Index, 2>{0, 1},
+                                       {1, 1},
+                                       {63, 1},
+                                       {511, 1},
+                                       {512, 1},
+                                       {529, 1},
+                                       {60, 13},
+                                       {500, 30},
+                                       {3, 527}}) {
+      const Matrix<TypeParam> x = example.x.middleRows(first, count);
+      const Matrix<TypeParam> y = example.y.middleRows(first, count);
+      const Matrix<TypeParam> dy = example.dy.middleRows(first, count);
+      const Matrix<TypeParam> expected = after.middleRows(first, count);
+      ASSERT_TRUE(same_bits(example.forward(x, y), expected))
+          << "forward, rows " << first << " + " << count << ", " << name(activation);
+      const auto part = example.reverse(x, expected, dy);
+      const Matrix<TypeParam> expected_y = reversed.y.middleRows(first, count);
+      const Matrix<TypeParam> expected_dx = reversed.dx.middleRows(first, count);
+      ASSERT_TRUE(same_bits(part.y, expected_y))
+          << "y of reverse, rows " << first << " + " << count << ", " << name(activation);
+      ASSERT_TRUE(same_bits(part.dx, expected_dx))
+          << "dx, rows " << first << " + " << count << ", " << name(activation);
+    }
+  }
+}
+
+// What `reverse` subtracts must be what `forward` added, bit for bit: on zeros it leaves zeros.
+TYPED_TEST(FeedForwardTest, ReverseComputesTheSameBitsAsForward) {
+  for (const auto& [rows, width, hidden] : shapes()) {
+    for (const double dropout : {0.0, 0.3}) {
+      Example<TypeParam> example(rows, {width, hidden, Activation::gelu_tanh, dropout, 1e-5});
+      reset_gradients(example.branch);
+      const Matrix<TypeParam> zero = Matrix<TypeParam>::Zero(rows, width);
+      const Matrix<TypeParam> f = example.forward(example.x, zero);
+      EXPECT_TRUE(same_bits(example.reverse(f).y, zero))
+          << rows << " rows, D = " << width << ", F = " << hidden << ", dropout " << dropout;
+    }
+  }
+}
+
+TYPED_TEST(FeedForwardTest, GivesTheSameBitsForAnyThreads) {
+  for (const auto& [rows, width, hidden] : {Shape{1, 21, 37}, {150, 21, 300}, {600, 9, 13}}) {
+    for (const double dropout : {0.0, 0.2}) {
+      Matrix<TypeParam> after, y, dx;
+      std::vector<double> gradients;
+      for (const int threads : thread_counts) {
+        Example<TypeParam> example(rows, {width, hidden, Activation::gelu, dropout, 1e-5}, threads);
+        reset_gradients(example.branch);
+        const Matrix<TypeParam> now = example.forward();
+        const auto reversed = example.reverse(now);
+        if (threads == 1) {
+          after = now;
+          y = reversed.y;
+          dx = reversed.dx;
+          gradients = gradients_of(example.branch);
+        }
+        EXPECT_TRUE(same_bits(now, after)) << threads << " threads";
+        EXPECT_TRUE(same_bits(reversed.y, y)) << threads << " threads";
+        EXPECT_TRUE(same_bits(reversed.dx, dx)) << threads << " threads";
+        EXPECT_TRUE(same_bits(gradients_of(example.branch), gradients)) << threads << " threads";
+      }
+    }
+  }
+}
+
+TYPED_TEST(FeedForwardTest, DropoutIsOfTrainingAndFollowsTheKey) {
+  Example<TypeParam> example(6, {8, 16, Activation::relu, 0.5, 1e-5});
+  const auto with = example.forward();
+  EXPECT_TRUE(same_bits(example.forward(), with)) << "the same key must replay";
+  for (const RandomKey& key : {RandomKey{9, 7, 3}, RandomKey{1, 8, 3}, RandomKey{1, 7, 4}}) {
+    example.pass.key = key;
+    EXPECT_FALSE(close(example.forward(), with));
+  }
+  example.pass.training = false;
+  const Matrix<double> expected =
+      example.y.template cast<double>() + example.naive()(example.x.template cast<double>());
+  EXPECT_TRUE(close(example.forward(), expected)) << "no dropout outside of training";
+}
+
+// The promise of the chunked feed-forward: the hidden array never exists, so that memory does not
+// grow with the number of rows.
+TYPED_TEST(FeedForwardTest, ScratchDoesNotGrowWithRows) {
+  const FeedForwardConfig config{8, 64, Activation::relu, 0, 1e-5};
+  const auto peaks = [&](Index rows) {
+    Example<TypeParam> example(rows, config);
+    reset_gradients(example.branch);
+    example.forward();
+    const std::size_t forward = example.workspace.peak_bytes();
+    example.workspace.reset_peak();
+    example.reverse(example.y);
+    return std::array<std::size_t, 2>{forward, example.workspace.peak_bytes()};
+  };
+  const auto small = peaks(512), large = peaks(4 * 512 + 1);
+  EXPECT_EQ(large, small);
+  EXPECT_LT(small[0], sizeof(TypeParam) * 4 * 512 * 64) << "that is the whole hidden array";
+  EXPECT_GT(small[0], 0U);
+}
+
+TEST(FeedForwardConfig, IsChecked) {
+  const auto message = [](const FeedForwardConfig& config) {
+    return message_of([&] { FeedForward<float>("ff", config); });
+  };
+  EXPECT_EQ(message({.width = 0}), "reformer::FeedForward: width is 0, must be at least 1");
+  EXPECT_EQ(message({.width = 4, .hidden_width = -2}),
+            "reformer::FeedForward: hidden_width is -2, must be at least 1");
+  EXPECT_EQ(message({.width = 4, .hidden_width = 4, .dropout = 1}),
+            "reformer::FeedForward: dropout is 1, must be in [0, 1)");
+  EXPECT_EQ(message({.width = 4, .hidden_width = 4, .dropout = -0.25}),
+            "reformer::FeedForward: dropout is -0.25, must be in [0, 1)");
+}
+
+}  // namespace
+}  // namespace reformer::test

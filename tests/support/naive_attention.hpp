@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Attention written from its definition, in double precision and with T x T arrays, to hold the
+/// kernel against.
+///
+/// Everything is reduced to one question, asked for each pair of tokens: how often does query i see
+/// key j? The answer is a matrix of counts `[T, T]`, made from the positions (`chunk_counts`), from
+/// the buckets (`bucket_counts`) or of ones; `attention` is then one softmax over what is seen.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "reformer/attention/pattern.hpp"
+#include "reformer/foundation/tensor.hpp"
+
+namespace reformer::test::naive {
+
+/// How often each query (row) sees each key (column), `[T, T]`.
+using Counts = Matrix<double>;
+
+/// Which pairs do not exist, and what is special about a token and itself.
+struct Rules {
+  bool causal = true;
+  bool shared = false;                    ///< queries are keys: unit keys, self score -1e5
+  std::span<const std::uint8_t> is_real;  ///< `[T]`; empty: all
+  bool real(Index t) const { return is_real.empty() || is_real[static_cast<std::size_t>(t)] != 0; }
+};
+
+/// Every query sees every key once.
+inline Counts all_counts(Index length) {
+  return Counts::Ones(length, length);
+}
+
+/// Adds what a list of tokens, cut into chunks, lets its queries see. `tokens[r]` is the list of
+/// round r; chunks are cut in each round, the last one may be short, and the ring (or the line, of
+/// each round) of chunks runs over all of them.
+inline void count_chunks(const std::vector<std::vector<Index>>& tokens, Index chunk_length,
+                         Index chunks_before, Index chunks_after, bool circular, Counts& counts) {
+  std::vector<std::vector<Index>> chunks;
+  std::vector<std::size_t> round_of;
+  for (std::size_t r = 0; r < tokens.size(); ++r) {
+    for (std::size_t i = 0; i < tokens[r].size(); ++i) {
+      if (i % static_cast<std::size_t>(chunk_length) == 0) {
+        chunks.emplace_back();
+        round_of.push_back(r);
+      }
+      chunks.back().push_back(tokens[r][i]);
+    }
+  }
+  const auto number = static_cast<Index>(chunks.size());
+  for (Index c = 0; c < number; ++c) {
+    for (Index d = -chunks_before; d <= chunks_after; ++d) {
+      Index other = c + d;
+      if (circular) {
+        other = ((other % number) + number) % number;
+      } else if (other < 0 || other >= number ||
+                 round_of[static_cast<std::size_t>(other)] !=
+                     round_of[static_cast<std::size_t>(c)]) {
+        continue;
+      }
+      for (const Index i : chunks[static_cast<std::size_t>(c)]) {
+        for (const Index j : chunks[static_cast<std::size_t>(other)]) counts(i, j) += 1;
+      }
+    }
+  }
+}
+
+/// Local attention. One chunk has no neighbours.
+inline Counts chunk_counts(Index length, Index chunk_length, Index chunks_before,
+                           Index chunks_after, bool circular) {
+  if (length <= chunk_length) return all_counts(length);
+  std::vector<Index> line(static_cast<std::size_t>(length));
+  std::iota(line.begin(), line.end(), Index{0});
+  Counts counts = Counts::Zero(length, length);
+  count_chunks({line}, chunk_length, chunks_before, chunks_after, circular, counts);
+  return counts;
+}
+
+/// LSH attention: tokens of each round sorted by (bucket, position), padding left out.
+/// @param buckets  one list `[T]` for each round
+inline Counts bucket_counts(const std::vector<std::vector<Bucket>>& buckets, const Rules& rules,
+                            Index chunk_length, Index chunks_before, Index chunks_after) {
+  const auto length = static_cast<Index>(buckets.at(0).size());
+  std::vector<std::vector<Index>> order;
+  for (const auto& round : buckets) {
+    std::vector<Index> tokens;
+    for (Index t = 0; t < length; ++t) {
+      if (rules.real(t)) tokens.push_back(t);
+    }
+    std::stable_sort(tokens.begin(), tokens.end(), [&](Index s, Index t) {
+      return round[static_cast<std::size_t>(s)] < round[static_cast<std::size_t>(t)];
+    });
+    order.push_back(tokens);
+  }
+  Counts counts = Counts::Zero(length, length);
+  count_chunks(order, chunk_length, chunks_before, chunks_after, true, counts);
+  return counts;
+}
+
+/// What a layer's pattern shows.
+/// @param buckets  one list `[T]` for each round, of a pattern that hashes at this length
+inline Counts pattern_counts(const AttentionPattern& pattern, Index length, const Rules& rules,
+                             const std::vector<std::vector<Bucket>>& buckets = {}) {
+  if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
+    return chunk_counts(length, local->chunk_length, local->chunks_before, local->chunks_after,
+                        local->circular);
+  }
+  if (const auto* lsh = std::get_if<LshPattern>(&pattern); lsh && length > lsh->chunk_length) {
+    return bucket_counts(buckets, rules, lsh->chunk_length, lsh->chunks_before, lsh->chunks_after);
+  }
+  return all_counts(length);
+}
+
+/// Attention weights `[T, T]`, the sum over all occurrences of a key. A row that sees nothing is
+/// zero.
+inline Matrix<double> attention_weights(const Matrix<double>& query, const Matrix<double>& key,
+                                        const Counts& counts, const Rules& rules) {
+  const Index T = query.rows(), K = query.cols();
+  Matrix<double> weights = Matrix<double>::Zero(T, T);
+  for (Index i = 0; i < T; ++i) {
+    std::vector<double> score(static_cast<std::size_t>(T),
+                              -std::numeric_limits<double>::infinity());
+    for (Index j = 0; j < T; ++j) {
+      double& s = score[static_cast<std::size_t>(j)];
+      const bool itself = rules.shared && i == j;
+      const bool exists = rules.real(j) && !(rules.causal && j > i);
+      if (counts(i, j) == 0 || !(exists || itself)) continue;
+      double dot = 0, square = 0;
+      for (Index c = 0; c < K; ++c) {
+        dot += query(i, c) * key(j, c);
+        square += key(j, c) * key(j, c);
+      }
+      const auto width = static_cast<double>(K);
+      s = itself         ? -1e5
+          : rules.shared ? dot / std::sqrt(square / width + 1e-6) / std::sqrt(width)
+                         : dot / std::sqrt(width);
+    }
+    const double maximum = *std::max_element(score.begin(), score.end());
+    if (std::isinf(maximum)) continue;
+    double sum = 0;
+    for (Index j = 0; j < T; ++j) {
+      weights(i, j) = counts(i, j) * std::exp(score[static_cast<std::size_t>(j)] - maximum);
+      sum += weights(i, j);
+    }
+    weights.row(i) /= sum;
+  }
+  return weights;
+}
+
+/// Attention of one head of one sequence, `[T, K]`.
+inline Matrix<double> attention(const Matrix<double>& query, const Matrix<double>& key,
+                                const Matrix<double>& value, const Counts& counts,
+                                const Rules& rules) {
+  return attention_weights(query, key, counts, rules) * value;
+}
+
+/// Angular hash h = h_1 + N_1 h_2 + ... of each row of x `[T, K]`, h_f = argmax of [x R_f, -x R_f],
+/// the smallest index if several are equal.
+/// @param rotations  `[K, columns]`: N_1 / 2 columns of the first factor, then those of the second
+inline std::vector<Bucket> hash(const Matrix<double>& x, const Matrix<double>& rotations,
+                                std::span<const Index> factors) {
+  std::vector<Bucket> result;
+  for (Index t = 0; t < x.rows(); ++t) {
+    Index id = 0, place = 1, column = 0;
+    for (const Index n : factors) {
+      std::vector<double> candidates;
+      for (Index c = column; c < column + n / 2; ++c) {
+        candidates.push_back(x.row(t).dot(rotations.col(c)));
+      }
+      for (std::size_t c = 0; c < static_cast<std::size_t>(n / 2); ++c) {
+        candidates.push_back(-candidates[c]);
+      }
+      const auto best = std::max_element(candidates.begin(), candidates.end());  // first of equals
+      id += place * (best - candidates.begin());
+      place *= n;
+      column += n / 2;
+    }
+    result.push_back(static_cast<Bucket>(id));
+  }
+  return result;
+}
+
+}  // namespace reformer::test::naive

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT
+#include "reformer/training/adafactor.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "support/compare.hpp"
+#include "support/errors.hpp"
+#include "support/example_model.hpp"
+
+namespace reformer::test {
+namespace {
+
+double rms(const Matrix<double>& x) {
+  double sum = 0;
+  for (Index i = 0; i < x.size(); ++i) sum += x.data()[i] * x.data()[i];
+  return std::sqrt(sum / static_cast<double>(x.size()));
+}
+
+/// Algorithms 4 (matrices) and 5 (vectors) of the paper, with the relative step of section 8, for
+/// one parameter in double.
+class NaiveAdafactor {
+ public:
+  NaiveAdafactor(const AdafactorConfig& config, Index rows, Index columns)
+      : config_(config),
+        row_(Matrix<double>::Zero(rows, 1)),
+        column_(Matrix<double>::Zero(1, columns)),
+        vector_(column_) {}
+
+  /// Returns the root mean square of the update before it is clipped.
+  double step(Matrix<double>& x, const Matrix<double>& g, double rate) {
+    ++t_;
+    const double beta = 1 - std::pow(t_, -config_.decay_exponent);
+    const Index m = x.rows(), n = x.cols();
+    Matrix<double> v(m, n);
+    if (m == 1) {
+      for (Index j = 0; j < n; ++j) {
+        vector_(0, j) = beta * vector_(0, j) + (1 - beta) * (g(0, j) * g(0, j) + config_.epsilon1);
+      }
+      v = vector_;
+    } else {
+      for (Index i = 0; i < m; ++i) {
+        double mean = 0;
+        for (Index j = 0; j < n; ++j)
+          mean += (g(i, j) * g(i, j) + config_.epsilon1) / static_cast<double>(n);
+        row_(i, 0) = beta * row_(i, 0) + (1 - beta) * mean;
+      }
+      for (Index j = 0; j < n; ++j) {
+        double mean = 0;
+        for (Index i = 0; i < m; ++i)
+          mean += (g(i, j) * g(i, j) + config_.epsilon1) / static_cast<double>(m);
+        column_(0, j) = beta * column_(0, j) + (1 - beta) * mean;
+      }
+      for (Index i = 0; i < m; ++i) {
+        for (Index j = 0; j < n; ++j) v(i, j) = row_(i, 0) * column_(0, j) / row_.mean();
+      }
+    }
+    Matrix<double> d(m, n);
+    for (Index i = 0; i < m * n; ++i) d.data()[i] = g.data()[i] / std::sqrt(v.data()[i]);
+    const double size = rms(d);
+    d /= std::max(1.0, size / config_.clip);
+    x -= rate * (config_.scale_by_parameter ? std::max(config_.epsilon2, rms(x)) : 1.0) * d;
+    return size;
+  }
+
+ private:
+  AdafactorConfig config_;
+  int t_ = 0;
+  Matrix<double> row_, column_, vector_;
+};
+
+template <typename Scalar>
+class AdafactorTest : public testing::Test {};
+using Scalars = testing::Types<float, double>;
+TYPED_TEST_SUITE(AdafactorTest, Scalars);
+
+TYPED_TEST(AdafactorTest, AgreesWithTheFormulas) {
+  for (const AdafactorConfig& config :
+       {AdafactorConfig{}, AdafactorConfig{.scale_by_parameter = false},
+        AdafactorConfig{.decay_exponent = 0.5, .epsilon1 = 1e-3, .epsilon2 = 10, .clip = 0.5},
+        AdafactorConfig{.clip = 100}}) {
+    Workspace workspace(2);
+    ExampleModel<TypeParam> model;
+    Adafactor<TypeParam> adafactor(config);
+    std::vector<NaiveAdafactor> naive;
+    std::vector<Matrix<double>> x;
+    for (const auto& p : model.parameters) {
+      naive.emplace_back(config, p.value.rows(), p.value.cols());
+      x.push_back(p.value.template cast<double>());
+    }
+    double least = 1e9, most = 0;
+    for (std::uint64_t t = 1; t <= 6; ++t) {
+      // Gradients grow and shrink, so that updates are sometimes clipped and sometimes not.
+      model.set_gradients(t % 3 + 1);
+      const double rate = 0.03 / static_cast<double>(t), scale = 1 / static_cast<double>(t);
+      adafactor.step(workspace, model, rate, scale);
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const auto& p = model.parameters[i];
+        const double size = naive[i].step(x[i], scale * p.gradient.template cast<double>(), rate);
+        least = std::min(least, size);
+        most = std::max(most, size);
+        ASSERT_TRUE(close(p.value, x[i])) << p.name << ", step " << t << ", clip " << config.clip;
+      }
+    }
+    EXPECT_LT(least, 1);
+    EXPECT_GT(most, 1);
+    EXPECT_EQ(adafactor.steps(), 6);
+  }
+}
+
+TYPED_TEST(AdafactorTest, SurvivesGradientsAndParametersOfZero) {
+  Workspace workspace(1);
+  ExampleModel<TypeParam> model;
+  for (auto& p : model.parameters) p.value.setZero();
+  reset_gradients(model);
+  model.parameters[0].gradient(3, 1) = 1;  // one element of one row of one parameter
+  Adafactor<TypeParam> adafactor;
+  adafactor.step(workspace, model, 0.1);
+  for (const auto& p : model.parameters) {
+    EXPECT_TRUE(p.value.array().isFinite().all()) << p.name;
+    EXPECT_EQ((p.value.array() != 0).count(), p.name == "embedding.weight" ? 1 : 0) << p.name;
+  }
+  EXPECT_LT(model.parameters[0].value(3, 1), 0);
+}
+
+TYPED_TEST(AdafactorTest, GivesTheSameBitsForAnyThreads) {
+  std::vector<TypeParam> values;
+  State<TypeParam> state;
+  for (const int threads : thread_counts) {
+    Workspace workspace(threads);
+    ExampleModel<TypeParam> model;
+    Adafactor<TypeParam> adafactor;
+    for (std::uint64_t t = 1; t <= 3; ++t) {
+      model.set_gradients(t);
+      adafactor.step(workspace, model, 0.01, 0.7);
+    }
+    if (threads == 1) {
+      values = values_of(model);
+      state = state_of(adafactor, model);
+    }
+    EXPECT_TRUE(same_bits(values_of(model), values)) << threads << " threads";
+    EXPECT_TRUE(state_of(adafactor, model) == state) << threads << " threads";
+  }
+}
+
+TYPED_TEST(AdafactorTest, StateIsOneRowAndOneColumn) {
+  ExampleModel<TypeParam> model;
+  Adafactor<TypeParam> adafactor;
+  EXPECT_TRUE(state_of(adafactor, model).names.empty());
+  adafactor.allocate(model);
+  const auto state = state_of(adafactor, model);
+  ASSERT_EQ(state.names.size(), 2 * model.parameters.size());
+  for (std::size_t i = 0; i < model.parameters.size(); ++i) {
+    const auto& p = model.parameters[i];
+    EXPECT_EQ(state.names[2 * i], "adafactor.rows." + p.name);
+    EXPECT_EQ(state.matrices[2 * i].size(), p.value.rows() > 1 ? p.value.rows() : 0) << p.name;
+    EXPECT_EQ(state.names[2 * i + 1], "adafactor.columns." + p.name);
+    EXPECT_EQ(state.matrices[2 * i + 1].size(), p.value.cols()) << p.name;
+  }
+}
+
+TYPED_TEST(AdafactorTest, GoesOnFromASavedState) {
+  Workspace workspace(2);
+  ExampleModel<TypeParam> straight;
+  Adafactor<TypeParam> adafactor;
+  for (std::uint64_t t = 1; t <= 2; ++t) {
+    straight.set_gradients(t);
+    adafactor.step(workspace, straight, 0.01);
+  }
+  ExampleModel<TypeParam> resumed = straight;
+  Adafactor<TypeParam> other;
+  other.allocate(resumed);
+  const auto saved = state_of(adafactor, straight);
+  std::size_t index = 0;
+  other.for_each_state(resumed, [&](const std::string& name, Matrix<TypeParam>& matrix) {
+    EXPECT_EQ(name, saved.names.at(index));
+    matrix = saved.matrices.at(index++);
+  });
+  other.steps() = adafactor.steps();
+  for (std::uint64_t t = 3; t <= 4; ++t) {
+    straight.set_gradients(t);
+    resumed.set_gradients(t);
+    adafactor.step(workspace, straight, 0.01);
+    other.step(workspace, resumed, 0.01);
+  }
+  EXPECT_TRUE(same_bits(values_of(resumed), values_of(straight)));
+}
+
+TEST(Adafactor, ChecksItsConfiguration) {
+  const auto message = [](const AdafactorConfig& config) {
+    return message_of([&] { Adafactor<float> adafactor(config); });
+  };
+  EXPECT_EQ(message({.decay_exponent = 0}),
+            "reformer::Adafactor: decay_exponent is 0, must be in (0, 1]");
+  EXPECT_EQ(message({.decay_exponent = 1.5}),
+            "reformer::Adafactor: decay_exponent is 1.5, must be in (0, 1]");
+  EXPECT_EQ(message({.clip = 0}), "reformer::Adafactor: clip is 0, must be positive");
+}
+
+}  // namespace
+}  // namespace reformer::test
