@@ -22,4 +22,8 @@ if ! cmake --build "$build" --target enwik8 --parallel "$jobs" &>"$build/build.l
 fi
 exec 9>&-
 
+# Threads that wait spin for 16 ms and more by default. Beside any other busy program that costs the
+# trainer most of its speed: let them sleep early, unless the user has chosen.
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000} KMP_BLOCKTIME=${KMP_BLOCKTIME:-1}
+
 exec "$trainer" "$@"

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+#include "console.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <new>
+#include <stdexcept>
+
+#include "options.hpp"
+
+namespace enwik8 {
+
+int with_errors_reported(const std::string& program, const Console& console,
+                         const std::function<int()>& action) {
+  const auto report = [&](std::string text, int code) {
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    std::fflush(console.out);
+    fmt::print(console.error, "{}: {}\n", program, text);
+    std::fflush(console.error);
+    return code;
+  };
+  try {
+    return action();
+  } catch (const OptionError& error) {
+    return report(error.what(), exit_usage);
+  } catch (const std::bad_alloc&) {
+    return report("there is not enough memory; a smaller --batch, --length or --width takes less",
+                  exit_failure);
+  } catch (const std::exception& error) {
+    return report(error.what(), exit_failure);
+  }
+}
+
+}  // namespace enwik8

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// What both programs share towards the outside: streams, exit codes, one line for each error.
+#pragma once
+
+#include <cstdio>
+#include <functional>
+#include <optional>
+#include <string>
+
+namespace enwik8 {
+
+/// Where a program writes to.
+struct Console {
+  std::FILE* out = stdout;
+  std::FILE* error = stderr;
+  std::optional<bool> terminal = std::nullopt;  ///< whether `out` is one; found out when not given
+  std::string program = "enwik8";               ///< how to call it again
+};
+
+inline constexpr int exit_success = 0;
+inline constexpr int exit_failure = 1;        ///< data, files, memory, a loss that is not finite
+inline constexpr int exit_usage = 2;          ///< options
+inline constexpr int exit_interrupted = 130;  ///< as shells say for Ctrl-C
+
+/// Calls `action` and turns its exceptions into a line on `console.error` and an exit code.
+int with_errors_reported(const std::string& program, const Console& console,
+                         const std::function<int()>& action);
+
+}  // namespace enwik8

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+#include "generator.hpp"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+#include <system_error>
+
+#include "checkpoint.hpp"
+#include "model_io.hpp"
+#include "options.hpp"
+#include "text.hpp"
+
+namespace enwik8 {
+namespace {
+
+std::string read_prompt(const GenerateOptions& options) {
+  if (options.prompt_file.empty()) {
+    return options.prompt;
+  }
+  std::ifstream file(options.prompt_file, std::ios::binary);
+  std::ostringstream prompt;
+  const bool is_empty = file && file.peek() == std::ifstream::traits_type::eof() && !file.bad();
+  if (!is_empty && !(file && prompt << file.rdbuf())) {
+    throw std::runtime_error(fmt::format("prompt file '{}' cannot be read", options.prompt_file));
+  }
+  return prompt.str();
+}
+
+int generate(const GenerateOptions& options, const Console& console) {
+  const std::filesystem::path path = checkpoint_path(options.checkpoint);
+  std::string prompt = read_prompt(options);
+  if (prompt.empty()) {
+    prompt = "\n";  // the model needs something to begin with
+  }
+  CheckpointReader reader(path);
+  Options saved = saved_options(reader, path);
+  saved.threads = options.threads;
+  ByteModel model(saved, ByteModel::Use::generation);
+  reader.read_into(model.parameters(), parameter_prefix);
+
+  const auto write_byte = [&](std::uint8_t byte) {
+    // At once, because each byte takes a while and somebody may be watching.
+    if (std::fputc(byte, console.out) == EOF || std::fflush(console.out) != 0) {
+      throw std::runtime_error(
+          fmt::format("cannot write the text: {}", std::generic_category().message(errno)));
+    }
+  };
+  generate_text(model, std::vector<std::uint8_t>(prompt.begin(), prompt.end()), options.length,
+                {.temperature = options.temperature,
+                 .top_k = static_cast<std::size_t>(options.top_k),
+                 .top_p = options.top_p},
+                options.seed, write_byte);
+  return exit_success;
+}
+
+}  // namespace
+
+int run_generator(const std::vector<std::string>& arguments, const Console& console) {
+  return with_errors_reported("enwik8_generate", console, [&] {
+    const Parsed<GenerateOptions> parsed = parse_generate_options(arguments);
+    if (!parsed.help.empty()) {
+      fmt::print(console.out, "{}", parsed.help);
+      return exit_success;
+    }
+    return generate(parsed.options, console);
+  });
+}
+
+}  // namespace enwik8

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The model with its optimizer, as trainer and generator use it: made from options, fed with
+/// bytes, saved and loaded.
+///
+/// Everything of the library that is expensive to compile is compiled in model_io.cpp, once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "checkpoint.hpp"
+#include "options.hpp"
+#include "windows.hpp"
+
+namespace enwik8 {
+
+/// Sum of losses over bytes.
+struct LossSum {
+  double nats = 0;
+  std::int64_t bytes = 0;
+
+  double bits_per_byte() const;
+  LossSum& operator+=(const LossSum& other) {
+    nats += other.nats;
+    bytes += other.bytes;
+    return *this;
+  }
+};
+
+/// Bytes by purpose, for people.
+struct MemoryForecast {
+  std::vector<std::pair<std::string, std::size_t>> parts;
+
+  std::size_t total() const;
+  /// "123 MB: parameters 12 MB, ..."
+  std::string text() const;
+};
+
+class ByteModel {
+ public:
+  /// Generation needs neither gradients nor an optimizer.
+  enum class Use { training, generation };
+
+  /// The parameters are zero.
+  /// @param options  complete
+  /// @throw std::invalid_argument for a configuration that is not possible
+  ByteModel(const Options& options, Use use);
+  ~ByteModel();
+  ByteModel(const ByteModel&) = delete;
+  ByteModel& operator=(const ByteModel&) = delete;
+
+  /// Draws the initial parameters from the seed of the options.
+  void initialize();
+
+  int threads() const;
+  std::int64_t num_parameters() const;
+
+  /// Peak of a training step, known in advance.
+  MemoryForecast memory_forecast() const;
+
+  /// Loss without dropout. Hash rotations are those of step 0 of the seed, in every evaluation and
+  /// in generated text.
+  LossSum evaluate(const Windows& windows);
+
+  /// Adds the gradients of `scale` times the loss.
+  /// @param pass  number of the pass in the whole run, from 1: its dropout and rotations
+  LossSum add_gradients(const Windows& windows, double scale, std::int64_t pass);
+
+  double gradient_norm();
+
+  /// Changes the parameters by their gradients times `gradient_scale`.
+  void step(double rate, double gradient_scale);
+
+  void zero_gradients();
+
+  /// Logits of the byte after `context`, which has at least one byte; bytes further back than the
+  /// length of the options are not looked at.
+  std::vector<float> next_byte_logits(std::span<const std::uint8_t> context);
+
+  /// Where a pass ceases to be finite, such as "in layer 2 (lsh)".
+  /// @param pass  as for `add_gradients`, or 0 for an evaluation
+  std::string first_not_finite(const Windows& windows, std::int64_t pass);
+
+  /// The name of the first value that is saved and not finite.
+  std::optional<std::string> not_finite_tensor();
+
+  /// Parameters, with names that begin with `parameter_prefix`, and the optimizer's state.
+  std::vector<NamedTensor> parameters();
+  std::vector<NamedTensor> parameters_and_optimizer();
+  /// The part of the optimizer's state that is no tensor.
+  std::int64_t& optimizer_steps();
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+inline constexpr const char* parameter_prefix = "model.";
+inline constexpr const char* checkpoint_name = "checkpoint.bin";
+
+/// The vector instructions this program was compiled for.
+std::string instruction_sets();
+
+/// The options with which the run of a checkpoint was made.
+/// @throw std::runtime_error when the checkpoint is of something else
+Options saved_options(const CheckpointReader& reader, const std::filesystem::path& path);
+
+/// `place` if it is a file, or the checkpoint in it if it is a folder.
+std::filesystem::path checkpoint_path(const std::filesystem::path& place);
+
+}  // namespace enwik8

@@ -1,0 +1,795 @@
+// SPDX-License-Identifier: MIT
+#include "options.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+namespace enwik8 {
+namespace {
+
+using nlohmann::json;
+
+/// One option of a struct of options.
+template <typename Values>
+struct Option {
+  std::string name;     // without the dashes
+  std::string metavar;  // what its value is called in the help; empty for a flag
+  std::string group;    // heading in the help
+  std::string help;
+  bool fixed;  // whether it belongs to the model and its training, and cannot change on resume
+  std::function<void(Values&, const std::string&)> set;
+  std::function<json(const Values&)> get;
+
+  /// Flags ask for something once; they are no setting to be kept.
+  bool is_request() const { return metavar.empty(); }
+};
+
+template <typename Values>
+using Table = std::vector<Option<Values>>;
+
+[[noreturn]] void refuse(const std::string& name, const std::string& value,
+                         const std::string& allowed) {
+  throw OptionError(fmt::format("--{} is '{}'; allowed: {}", name, value, allowed));
+}
+
+// ---- values
+// --------------------------------------------------------------------------------------
+
+/// Reads all of `text` as a number, or nothing.
+template <typename Number>
+std::optional<Number> to_number(std::string_view text) {
+  Number number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    return std::nullopt;
+  }
+  return number;
+}
+
+std::vector<std::string> split_list(const std::string& text) {
+  std::vector<std::string> parts;
+  std::size_t begin = 0;
+  for (;;) {
+    const std::size_t end = text.find(',', begin);
+    parts.push_back(text.substr(begin, end - begin));
+    if (end == std::string::npos) {
+      return parts;
+    }
+    begin = end + 1;
+  }
+}
+
+constexpr std::int64_t whole_limit = 1'000'000'000'000;
+
+/// Collects options, one call each. Every kind of value is read, shown and refused here.
+template <typename Values>
+class TableBuilder {
+ public:
+  Table<Values> table;
+
+  void group(std::string name, bool fixed) {
+    group_ = std::move(name);
+    fixed_ = fixed;
+  }
+
+  void whole(std::string name, std::int64_t Values::*member, std::int64_t low, std::string help,
+             std::int64_t high = whole_limit) {
+    const std::string allowed = high == whole_limit
+                                    ? fmt::format("a whole number from {}", low)
+                                    : fmt::format("a whole number from {} to {}", low, high);
+    add(
+        name, "N", help,
+        [=](Values& values, const std::string& text) {
+          const auto number = to_number<std::int64_t>(text);
+          if (!number || *number < low || *number > high) {
+            refuse(name, text, allowed);
+          }
+          values.*member = *number;
+        },
+        member);
+  }
+
+  void seed(std::string name, std::uint64_t Values::*member, std::string help) {
+    add(
+        name, "N", help,
+        [=](Values& values, const std::string& text) {
+          const auto number = to_number<std::uint64_t>(text);
+          if (!number) {
+            refuse(name, text, "a whole number from 0 to 18446744073709551615");
+          }
+          values.*member = *number;
+        },
+        member);
+  }
+
+  /// @param low_included,high_included  whether the limits themselves are allowed
+  void real(std::string name, double Values::*member, double low, bool low_included, double high,
+            bool high_included, std::string help) {
+    std::string allowed = fmt::format("a number {} {}", low_included ? "from" : "above", low);
+    if (std::isfinite(high)) {
+      allowed += fmt::format(" {} {}", high_included ? "to" : "and below", high);
+    }
+    add(
+        name, "X", help,
+        [=](Values& values, const std::string& text) {
+          const auto number = to_number<double>(text);
+          const bool good = number && std::isfinite(*number) &&
+                            (low_included ? *number >= low : *number > low) &&
+                            (high_included ? *number <= high : *number < high);
+          if (!good) {
+            refuse(name, text, allowed);
+          }
+          values.*member = *number;
+        },
+        member);
+  }
+
+  void text(std::string name, std::string metavar, std::string Values::*member, std::string help,
+            bool may_be_empty = false) {
+    add(
+        name, metavar, help,
+        [=](Values& values, const std::string& given) {
+          if (given.empty() && !may_be_empty) {
+            refuse(name, given, "a name that is not empty");
+          }
+          values.*member = given;
+        },
+        member);
+  }
+
+  void choice(std::string name, std::string Values::*member, std::vector<std::string> allowed,
+              std::string help) {
+    help += fmt::format(": {}", fmt::join(allowed, ", "));
+    add(
+        name, "NAME", help,
+        [=](Values& values, const std::string& given) {
+          if (std::find(allowed.begin(), allowed.end(), given) == allowed.end()) {
+            refuse(name, given, fmt::format("{}", fmt::join(allowed, ", ")));
+          }
+          values.*member = given;
+        },
+        member);
+  }
+
+  void choices(std::string name, std::vector<std::string> Values::*member,
+               std::vector<std::string> allowed, std::string help) {
+    add_list(
+        name, "LIST", help,
+        [=](Values& values, const std::string& given) {
+          std::vector<std::string> parts = split_list(given);
+          for (const std::string& part : parts) {
+            if (std::find(allowed.begin(), allowed.end(), part) == allowed.end()) {
+              refuse(name, given, fmt::format("a comma list of {}", fmt::join(allowed, ", ")));
+            }
+          }
+          values.*member = std::move(parts);
+        },
+        member);
+  }
+
+  /// A comma list of whole numbers from 1; a single 0 stands for a rule.
+  void wholes(std::string name, std::vector<std::int64_t> Values::*member, std::string help) {
+    add_list(
+        name, "LIST", help,
+        [=](Values& values, const std::string& given) {
+          std::vector<std::int64_t> numbers;
+          for (const std::string& part : split_list(given)) {
+            const auto number = to_number<std::int64_t>(part);
+            if (!number || *number < 1 || *number > whole_limit) {
+              if (given == "0") {
+                numbers.push_back(0);
+                break;
+              }
+              refuse(name, given, "a comma list of whole numbers from 1, or 0");
+            }
+            numbers.push_back(*number);
+          }
+          values.*member = std::move(numbers);
+        },
+        member);
+  }
+
+  void flag(std::string name, bool Values::*member, std::string help) {
+    add(
+        name, "", help,
+        [=](Values& values, const std::string& text) { values.*member = text == "true"; }, member);
+  }
+
+ private:
+  template <typename T>
+  void add(const std::string& name, const std::string& metavar, const std::string& help,
+           std::function<void(Values&, const std::string&)> set, T Values::*member) {
+    table.push_back({name, metavar, group_, help, fixed_, std::move(set),
+                     [member](const Values& values) { return json(values.*member); }});
+  }
+
+  /// A list is one word, "local,lsh", in JSON as on the command line.
+  template <typename T>
+  void add_list(const std::string& name, const std::string& metavar, const std::string& help,
+                std::function<void(Values&, const std::string&)> set,
+                std::vector<T> Values::*member) {
+    table.push_back(
+        {name, metavar, group_, help, fixed_, std::move(set), [member](const Values& values) {
+           return json(fmt::format("{}", fmt::join(values.*member, ",")));
+         }});
+  }
+
+  std::string group_;
+  bool fixed_ = false;
+};
+
+/// A value as one would write it on the command line.
+std::string as_text(const json& value) {
+  return value.is_string()         ? value.get<std::string>()
+         : value.is_number_float() ? fmt::format("{}", value.get<double>())  // 5, not 5.0
+                                   : value.dump();
+}
+
+// ---- the tables
+// ----------------------------------------------------------------------------------
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+Table<Options> make_training_table() {
+  TableBuilder<Options> t;
+  t.group("Run", false);
+  t.text("data", "FILE", &Options::data,
+         "learn from this file: raw, .gz or .zip (default: enwik8 from the data folder, else a "
+         "generated text)");
+  t.real("minutes", &Options::minutes, 0, false, infinity, false, "train for so many minutes");
+  t.whole("steps", &Options::steps, 1, "train for so many steps, instead of --minutes");
+  t.text("out", "FOLDER", &Options::out,
+         "folder for checkpoint.bin and metrics.jsonl (default: a new one under runs/)");
+  t.flag("resume", &Options::resume, "continue the run in the folder --out");
+  t.whole("threads", &Options::threads, 0, "threads, 0 for all; the result does not depend on it",
+          4096);
+  t.whole("log-every", &Options::log_every, 1, "steps between lines in metrics.jsonl");
+  t.whole("eval-every", &Options::eval_every, 0, "steps between validations, 0: only at the end");
+  t.whole("eval-bytes", &Options::eval_bytes, 1,
+          "bytes of a validation on the way; the one at the end takes all");
+  t.whole("final-bytes", &Options::final_bytes, 0,
+          "bytes of the validation and of the test split evaluated at the end, 0: all");
+  t.real("save-minutes", &Options::save_minutes, 0, false, infinity, false,
+         "minutes between checkpoints");
+  t.whole("sample-bytes", &Options::sample_bytes, 0, "length of the text written at the end",
+          1'000'000);
+  t.real("sample-temperature", &Options::sample_temperature, 0, true, infinity, false,
+         "of that text, 0: always the most likely byte");
+
+  t.group("Model", true);
+  t.text("preset", "NAME", &Options::preset,
+         fmt::format("defaults for all other options: {}", fmt::join(preset_names(), ", ")));
+  t.whole("length", &Options::length, 1, "bytes the model sees at once", 1'000'000'000);
+  t.choices("layers", &Options::layers, {"local", "lsh", "exact"},
+            "attention of each layer: local, lsh or exact");
+  t.whole("width", &Options::width, 1, "numbers for each byte in each half of the model", 1 << 20);
+  t.whole("heads", &Options::heads, 1, "attention heads", 1 << 16);
+  t.whole("head-width", &Options::head_width, 0, "0: width / heads", 1 << 20);
+  t.whole("ff-width", &Options::ff_width, 0, "of the feed-forward layers, 0: 4 * width", 1 << 24);
+  t.choice("activation", &Options::activation, {"relu", "gelu", "gelu-tanh"},
+           "of the feed-forward layers");
+  t.whole("chunk-length", &Options::chunk_length, 1, "of lsh layers", 1 << 24);
+  t.whole("local-chunk-length", &Options::local_chunk_length, 0,
+          "of local layers, 0: as --chunk-length", 1 << 24);
+  t.whole("hashes", &Options::hashes, 1, "hash rounds of lsh layers", 1 << 10);
+  t.wholes("buckets", &Options::buckets,
+           "of lsh layers: an even number, or even factors such as 16,32; 0: by length");
+  t.choice("positions", &Options::positions, {"axial", "learned", "sinusoidal"},
+           "encoding of positions");
+  t.wholes("axial-shape", &Options::axial_shape,
+           "two numbers whose product is at least --length; 0: by length");
+  t.wholes("axial-widths", &Options::axial_widths,
+           "two numbers whose sum is --width; 0: a quarter and the rest");
+  t.real("init-weights", &Options::init_weights, 0, true, infinity, false,
+         "standard deviation of the initial weights of linear layers");
+  t.real("init-embedding", &Options::init_embedding, 0, true, infinity, false,
+         "the same of the embedding of bytes");
+  t.real("init-positions", &Options::init_positions, 0, true, infinity, false,
+         "the same of axial or learned positions");
+  t.real("dropout", &Options::dropout, 0, true, 1, false, "of what each branch adds");
+  t.real("attention-dropout", &Options::attention_dropout, 0, true, 1, false,
+         "of attention weights");
+
+  t.group("Training", true);
+  t.seed("seed", &Options::seed, "all randomness comes from it");
+  t.whole("batch", &Options::batch, 1, "windows of --length bytes for each pass", 1 << 20);
+  t.whole("accumulate", &Options::accumulate, 1, "passes for each step", 1 << 20);
+  t.choice("optimizer", &Options::optimizer, {"adam", "adafactor"}, "optimizer");
+  t.real("learning-rate", &Options::learning_rate, 0, false, infinity, false,
+         "highest of the schedule");
+  t.choice("schedule", &Options::schedule, {"constant", "rsqrt", "cosine"},
+           "learning rate after the warm-up");
+  t.whole("warmup", &Options::warmup, 0, "steps of linear warm-up");
+  t.real("final-fraction", &Options::final_fraction, 0, true, 1, true,
+         "what is left of the learning rate at the end of the cosine");
+  t.real("beta1", &Options::beta1, 0, true, 1, false, "of adam");
+  t.real("beta2", &Options::beta2, 0, true, 1, false, "of adam");
+  t.real("epsilon", &Options::epsilon, 0, false, infinity, false, "of adam");
+  t.real("weight-decay", &Options::weight_decay, 0, true, infinity, false,
+         "decoupled, scaled by the learning rate");
+  t.real("clip", &Options::clip, 0, true, infinity, false,
+         "largest norm of the gradient, 0: no limit");
+  return std::move(t.table);
+}
+
+Table<GenerateOptions> make_generate_table() {
+  TableBuilder<GenerateOptions> t;
+  t.group("Options", false);
+  t.text("checkpoint", "FILE", &GenerateOptions::checkpoint,
+         "checkpoint.bin of a run, or the folder of the run");
+  t.text("prompt", "TEXT", &GenerateOptions::prompt, "text to continue", true);
+  t.text("prompt-file", "FILE", &GenerateOptions::prompt_file, "file to continue");
+  t.whole("length", &GenerateOptions::length, 1, "bytes to write", 1'000'000'000);
+  t.real("temperature", &GenerateOptions::temperature, 0, true, infinity, false,
+         "below 1 more likely text, above 1 more surprising; 0: always the most likely byte");
+  t.whole("top-k", &GenerateOptions::top_k, 0, "choose among the k most likely bytes, 0: all");
+  t.real("top-p", &GenerateOptions::top_p, 0, false, 1, true,
+         "choose among the most likely bytes whose probabilities sum to this");
+  t.seed("seed", &GenerateOptions::seed, "the same seed writes the same text");
+  t.whole("threads", &GenerateOptions::threads, 0, "threads, 0 for all", 4096);
+  return std::move(t.table);
+}
+
+const Table<Options>& training_table() {
+  static const Table<Options> table = make_training_table();
+  return table;
+}
+
+const Table<GenerateOptions>& generate_table() {
+  static const Table<GenerateOptions> table = make_generate_table();
+  return table;
+}
+
+// ---- the presets
+// ---------------------------------------------------------------------------------
+
+Options quick_preset() {
+  return {};
+}
+
+Options small_preset() {
+  Options options;
+  options.preset = "small";
+  options.minutes = 120;
+  options.length = 4096;
+  options.batch = 2;
+  options.layers = {"local", "lsh", "local", "lsh", "local", "lsh"};
+  options.width = 384;
+  options.heads = 6;
+  options.activation = "gelu-tanh";
+  options.learning_rate = 1e-3;
+  options.warmup = 200;
+  options.eval_bytes = 131072;
+  options.save_minutes = 10;
+  return options;
+}
+
+Options base_preset() {
+  Options options;
+  options.preset = "base";
+  options.minutes = 0;
+  options.steps = 50'000;
+  options.length = 16384;
+  options.batch = 1;
+  options.layers = {"local", "local", "lsh", "local", "local", "local", "lsh", "local"};
+  options.width = 512;
+  options.heads = 8;
+  options.local_chunk_length = 128;
+  options.chunk_length = 128;
+  options.activation = "gelu-tanh";
+  options.learning_rate = 5e-4;
+  options.warmup = 1000;
+  options.dropout = 0.1;
+  options.eval_every = 500;
+  options.eval_bytes = 262144;
+  options.save_minutes = 15;
+  return options;
+}
+
+/// The published configuration (trax, reformer_enwik8.gin, and google/reformer-enwik8), with its
+/// learning rate 0.03125 / sqrt(step) after 2,000 steps of warm-up, which is 7e-4 at its highest.
+Options paper_preset() {
+  Options options;
+  options.preset = "paper";
+  options.minutes = 0;
+  options.steps = 100'000;
+  options.length = 65536;
+  options.batch = 8;
+  options.layers = {"local", "local", "lsh",   "local", "local", "local",
+                    "lsh",   "local", "local", "local", "lsh",   "local"};
+  options.width = 1024;
+  options.heads = 8;
+  options.head_width = 128;
+  options.ff_width = 4096;
+  options.activation = "relu";
+  options.chunk_length = 256;
+  options.local_chunk_length = 128;
+  options.hashes = 2;
+  options.buckets = {512};
+  options.positions = "axial";
+  options.axial_shape = {128, 512};
+  options.axial_widths = {256, 768};
+  options.init_weights = options.init_embedding = 0.02;
+  options.init_positions = 1;
+  options.dropout = 0.2;
+  options.attention_dropout = 0.1;
+  options.learning_rate = 0.03125 / 44.721359549995796;  // sqrt(2000)
+  options.schedule = "rsqrt";
+  options.warmup = 2000;
+  options.log_every = 1;
+  options.eval_every = 200;
+  options.eval_bytes = 524288;
+  options.save_minutes = 30;
+  return options;
+}
+
+const std::vector<std::pair<std::string, Options (*)()>> presets{{"quick", &quick_preset},
+                                                                 {"small", &small_preset},
+                                                                 {"base", &base_preset},
+                                                                 {"paper", &paper_preset}};
+
+// ---- the command line
+// ----------------------------------------------------------------------------
+
+/// The values of a command line as they were written, "true" for flags.
+using Given = std::map<std::string, std::string>;
+
+template <typename Values>
+const Option<Values>* find_option(const Table<Values>& table, const std::string& name) {
+  const auto found = std::find_if(table.begin(), table.end(), [&](const Option<Values>& option) {
+    return option.name == name;
+  });
+  return found == table.end() ? nullptr : &*found;
+}
+
+/// A parser for `table` that stores what it finds in `given`; its help shows `defaults`.
+template <typename Values>
+void describe(CLI::App& app, const Table<Values>& table, const Values& defaults, Given& given) {
+  app.set_help_flag();
+  app.add_flag_function(
+         "-h,--help", [&given](std::int64_t) { given["help"] = "true"; },
+         find_option(table, "preset") != nullptr
+             ? "show this text; with --preset, the defaults of that preset"
+             : "show this text")
+      ->group("Help");
+  app.allow_extras();
+  for (const Option<Values>& option : table) {
+    const std::string flags = "--" + option.name;
+    const std::string name = option.name;
+    if (option.is_request()) {
+      app.add_flag_function(
+             flags, [&given, name](std::int64_t) { given[name] = "true"; }, option.help)
+          ->group(option.group);
+      continue;
+    }
+    const std::string shown = as_text(option.get(defaults));
+    // An unset name and an inactive limit have no default worth showing.
+    const bool is_limit = name == "minutes" || name == "steps";
+    const bool has_default = !shown.empty() && !(is_limit && shown == "0");
+    app.add_option_function<std::string>(
+           flags, [&given, name](const std::string& text) { given[name] = text; },
+           option.help + (has_default ? fmt::format(" [{}]", shown) : ""))
+        ->type_name(option.metavar)
+        ->group(option.group)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  }
+  app.get_formatter()->column_width(28);
+}
+
+/// Reads the command line into `Given`, without looking at the values.
+template <typename Values>
+Given read_command_line(const std::vector<std::string>& arguments, const Table<Values>& table) {
+  Given given;
+  CLI::App app;
+  describe(app, table, Values(), given);
+  try {
+    app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
+  } catch (const CLI::ArgumentMismatch& error) {
+    // "--width: 1 required N missing"
+    const std::string text = error.what();
+    throw OptionError(text.substr(0, text.find(':')) + " needs a value; see --help");
+  } catch (const CLI::ParseError& error) {
+    std::string text = error.what();
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    throw OptionError(text);
+  }
+  if (const std::vector<std::string> unknown = app.remaining(); !unknown.empty()) {
+    throw OptionError(fmt::format("unknown {} '{}'; see --help for those that are known",
+                                  unknown[0].starts_with('-') ? "option" : "argument", unknown[0]));
+  }
+  return given;
+}
+
+/// Puts the values of a command line over `options`.
+template <typename Values>
+void apply(const Given& given, const Table<Values>& table, Values& options) {
+  for (const auto& [name, text] : given) {
+    if (const Option<Values>* option = find_option(table, name)) {
+      option->set(options, text);
+      options.given.insert(name);
+    }
+  }
+}
+
+template <typename Values>
+std::string help_text(const std::string& program, const std::string& description,
+                      const Table<Values>& table, const Values& defaults) {
+  Given ignored;
+  CLI::App app(description, program);
+  describe(app, table, defaults, ignored);
+  return app.help();
+}
+
+/// What distinguishes the presets, as a table.
+std::string preset_table() {
+  std::vector<Options> all;
+  std::string text = fmt::format("Presets:\n  {:<20}", "");
+  for (const auto& [name, make] : presets) {
+    all.push_back(make());
+    text += fmt::format("{:>12}", name);
+  }
+  text += '\n';
+  std::string layers;
+  for (const Option<Options>& option : training_table()) {
+    if (option.name == "preset") {
+      continue;
+    }
+    std::vector<std::string> row;
+    for (const Options& options : all) {
+      const json value = option.get(options);
+      row.push_back(value.is_number_float() ? fmt::format("{:.3g}", value.get<double>())
+                                            : as_text(value));
+    }
+    if (std::all_of(row.begin(), row.end(), [&](const auto& value) { return value == row[0]; })) {
+      continue;
+    }
+    if (option.name == "layers") {  // too long for a column
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        layers += fmt::format("  layers of {:<10}{}\n", presets[i].first, row[i]);
+      }
+      continue;
+    }
+    text += fmt::format("  {:<20}", option.name);
+    for (const std::string& value : row) {
+      text += fmt::format("{:>12}", value);
+    }
+    text += '\n';
+  }
+  return text + layers;
+}
+
+/// Prints a number as it was meant: with an option's name, and its value from the table.
+[[noreturn]] void refuse_option(const Options& options, const std::string& name,
+                                const std::string& allowed) {
+  refuse(name, as_text(find_option(training_table(), name)->get(options)), allowed);
+}
+
+void complete_axial(Options& options) {
+  if (options.axial_shape == std::vector<std::int64_t>{0}) {
+    // The smallest power of two whose square holds the length, and as few rows of it as needed.
+    std::int64_t columns = 1;
+    while (columns * columns < options.length) {
+      columns *= 2;
+    }
+    options.axial_shape = {(options.length + columns - 1) / columns, columns};
+  }
+  if (options.axial_shape.size() != 2) {
+    refuse_option(options, "axial-shape", "two numbers, or 0");
+  }
+  const std::int64_t rows = options.axial_shape[0];
+  const std::int64_t columns = options.axial_shape[1];
+  if (rows < (options.length + columns - 1) / columns) {
+    refuse_option(options, "axial-shape",
+                  fmt::format("two numbers whose product is at least --length {}", options.length));
+  }
+  if (options.axial_widths == std::vector<std::int64_t>{0}) {
+    if (options.width < 2) {
+      refuse_option(options, "width", "from 2 with --positions axial");
+    }
+    const std::int64_t quarter = std::max<std::int64_t>(options.width / 4, 1);
+    options.axial_widths = {quarter, options.width - quarter};
+  }
+  if (options.axial_widths.size() != 2 ||
+      options.axial_widths[0] + options.axial_widths[1] != options.width) {
+    refuse_option(options, "axial-widths",
+                  fmt::format("two numbers whose sum is --width {}, or 0", options.width));
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> preset_names() {
+  std::vector<std::string> names;
+  for (const auto& preset : presets) {
+    names.push_back(preset.first);
+  }
+  return names;
+}
+
+Options preset_options(const std::string& name) {
+  for (const auto& [preset, make] : presets) {
+    if (preset == name) {
+      return make();
+    }
+  }
+  refuse("preset", name, fmt::format("{}", fmt::join(preset_names(), ", ")));
+}
+
+void complete_options(Options& options) {
+  if (options.head_width == 0) {
+    if (options.width % options.heads != 0) {
+      refuse_option(options, "width",
+                    fmt::format("a multiple of --heads {}, or give --head-width", options.heads));
+    }
+    options.head_width = options.width / options.heads;
+  }
+  if (options.ff_width == 0) {
+    options.ff_width = 4 * options.width;
+  }
+  if (options.local_chunk_length == 0) {
+    options.local_chunk_length = options.chunk_length;
+  }
+  if (options.buckets != std::vector<std::int64_t>{0} &&
+      std::any_of(options.buckets.begin(), options.buckets.end(),
+                  [](std::int64_t factor) { return factor % 2 != 0; })) {
+    refuse_option(options, "buckets", "an even number, even factors such as 16,32, or 0");
+  }
+  if (options.positions == "axial") {
+    complete_axial(options);
+  }
+  if (options.weight_decay > 0 && options.optimizer != "adam") {
+    refuse_option(options, "weight-decay", "0 with --optimizer " + options.optimizer);
+  }
+}
+
+Parsed<Options> parse_options(const std::vector<std::string>& arguments) {
+  const Table<Options>& table = training_table();
+  const Given given = read_command_line(arguments, table);
+  const auto preset = given.find("preset");
+  Parsed<Options> parsed{preset_options(preset == given.end() ? "quick" : preset->second), {}};
+  if (given.contains("help")) {
+    parsed.help = help_text("enwik8",
+                            "Trains a byte-level Reformer, by default for a few minutes on "
+                            "enwik8 or a generated text.",
+                            table, parsed.options) +
+                  '\n' + preset_table();
+    return parsed;
+  }
+  Options& options = parsed.options;
+  if (given.contains("minutes") && given.contains("steps")) {
+    throw OptionError(fmt::format("--minutes {} and --steps {} exclude each other; give one",
+                                  given.at("minutes"), given.at("steps")));
+  }
+  apply(given, table, options);
+  if (given.contains("minutes")) {
+    options.steps = 0;
+  } else if (given.contains("steps")) {
+    options.minutes = 0;
+  }
+  if (options.resume && options.out.empty()) {
+    throw OptionError("--resume needs --out, the folder of the run to continue");
+  }
+  // A resumed run is completed from its checkpoint, see merge_for_resume.
+  if (!options.resume) {
+    complete_options(options);
+  }
+  return parsed;
+}
+
+Parsed<GenerateOptions> parse_generate_options(const std::vector<std::string>& arguments) {
+  const Table<GenerateOptions>& table = generate_table();
+  const Given given = read_command_line(arguments, table);
+  Parsed<GenerateOptions> parsed;
+  if (given.contains("help")) {
+    parsed.help = help_text("enwik8_generate", "Continues a text with a model that enwik8 trained.",
+                            table, parsed.options);
+    return parsed;
+  }
+  GenerateOptions& options = parsed.options;
+  apply(given, table, options);
+  if (options.checkpoint.empty()) {
+    throw OptionError("--checkpoint is missing: give checkpoint.bin of a run, or its folder");
+  }
+  if (given.contains("prompt") && given.contains("prompt-file")) {
+    throw OptionError("--prompt and --prompt-file exclude each other; give one");
+  }
+  return parsed;
+}
+
+json options_to_json(const Options& options) {
+  json object = json::object();
+  for (const Option<Options>& option : training_table()) {
+    if (!option.is_request()) {
+      object[option.name] = option.get(options);
+    }
+  }
+  return object;
+}
+
+namespace {
+
+/// Sets one option from JSON. Values that stand for "none" (an empty name, a limit of zero) are
+/// not allowed on a command line and are put in place without its check.
+void set_from_json(Options& options, const Option<Options>& option, const json& object) {
+  const auto found = object.find(option.name);
+  if (found == object.end()) {
+    throw std::runtime_error(fmt::format("the saved options have no '{}'", option.name));
+  }
+  if (*found == option.get(options)) {
+    return;
+  }
+  const std::string text = as_text(*found);
+  if (option.name == "minutes" && text == "0") {
+    options.minutes = 0;
+  } else if (option.name == "steps" && text == "0") {
+    options.steps = 0;
+  } else if (option.name == "data" && text.empty()) {
+    options.data.clear();
+  } else if (option.name == "out" && text.empty()) {
+    options.out.clear();
+  } else {
+    try {
+      option.set(options, text);
+    } catch (const OptionError& error) {
+      throw std::runtime_error(fmt::format("the saved options are not usable: {}", error.what()));
+    }
+  }
+}
+
+}  // namespace
+
+Options options_from_json(const json& json) {
+  Options options;
+  for (const Option<Options>& option : training_table()) {
+    if (!option.is_request()) {
+      set_from_json(options, option, json);
+    }
+  }
+  return options;
+}
+
+Options merge_for_resume(const Options& given, const json& saved) {
+  Options options = given;
+  for (const Option<Options>& option : training_table()) {
+    const bool is_limit = option.name == "minutes" || option.name == "steps";
+    const bool was_given = is_limit
+                               ? given.given.contains("minutes") || given.given.contains("steps")
+                               : given.given.contains(option.name);
+    if (!was_given && !option.is_request() && option.name != "out") {
+      set_from_json(options, option, saved);
+    }
+  }
+  const auto check_given = [&](bool rules_too) {
+    for (const Option<Options>& option : training_table()) {
+      const json now = option.get(options);
+      const json then = saved.value(option.name, json());
+      const bool compared = rules_too || as_text(now) != "0";
+      if (option.fixed && given.given.contains(option.name) && compared && now != then) {
+        throw OptionError(fmt::format(
+            "--{} is '{}', but the run in '{}' has '{}': leave it out, or begin another run with "
+            "another --out",
+            option.name, as_text(now), given.out, as_text(then)));
+      }
+    }
+  };
+  // Before the rules are applied, which would complain about the mixture of two configurations; and
+  // after it, when zeros that stand for a rule have become comparable.
+  check_given(false);
+  complete_options(options);
+  check_given(true);
+  return options;
+}
+
+}  // namespace enwik8

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The options of the trainer and of the generator: their defaults, presets, checks and `--help`.
+///
+/// Each option is described once, in a table (options.cpp) that serves the command line, the help,
+/// the header of metrics.jsonl, the checkpoint and the comparison of the two on `--resume`.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace enwik8 {
+
+/// A bad option. `what()` is one line: which option, which value, what is allowed. Exit code 2.
+class OptionError : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
+/// What the trainer is asked to do. The values here are the preset `quick`.
+struct Options {
+  // The run: may change when it is resumed.
+  std::string data;                 ///< empty: enwik8 from the data folder, or the generated corpus
+  std::string out;                  ///< empty: a new folder under runs/
+  bool resume = false;              ///< continue the run in `out`
+  double minutes = 5;               ///< limit in time, 0 when `steps` is the limit
+  std::int64_t steps = 0;           ///< limit in steps, 0 when `minutes` is the limit
+  std::int64_t threads = 0;         ///< 0: all
+  std::int64_t log_every = 10;      ///< steps between lines in metrics.jsonl
+  std::int64_t eval_every = 500;    ///< steps between validations, 0: only at the end
+  std::int64_t eval_bytes = 32768;  ///< bytes of a validation on the way
+  std::int64_t final_bytes = 0;     ///< bytes of each split evaluated at the end, 0: all
+  double save_minutes = 5;          ///< time between checkpoints
+  std::int64_t sample_bytes = 400;  ///< length of the text sample at the end
+  double sample_temperature = 0.8;  ///< of that text, 0: always the most likely byte
+
+  // The model.
+  std::string preset = "quick";
+  std::int64_t length = 1024;
+  std::vector<std::string> layers{"local", "lsh", "local"};  ///< local, lsh or exact
+  std::int64_t width = 192;
+  std::int64_t heads = 3;
+  std::int64_t head_width = 0;                ///< 0: width / heads
+  std::int64_t ff_width = 0;                  ///< 0: 4 * width
+  std::string activation = "relu";            ///< relu, gelu or gelu-tanh
+  std::int64_t chunk_length = 64;             ///< of LSH layers
+  std::int64_t local_chunk_length = 0;        ///< of local layers, 0: as chunk_length
+  std::int64_t hashes = 2;                    ///< rounds
+  std::vector<std::int64_t> buckets{0};       ///< one number or factors, 0: by the library's rule
+  std::string positions = "sinusoidal";       ///< axial, learned or sinusoidal
+  std::vector<std::int64_t> axial_shape{0};   ///< two factors, 0: near the square root of length
+  std::vector<std::int64_t> axial_widths{0};  ///< two summands, 0: a quarter and the rest
+  double init_weights = 0.05;                 ///< standard deviations of the initial values
+  double init_embedding = 0.5;
+  double init_positions = 0.02;
+  double dropout = 0;            ///< of branches' outputs
+  double attention_dropout = 0;  ///< of attention weights
+
+  // Training.
+  std::uint64_t seed = 1;
+  std::int64_t batch = 1;
+  std::int64_t accumulate = 1;  ///< batches for each step
+  std::string optimizer = "adam";
+  double learning_rate = 3e-3;  ///< the highest of the schedule
+  std::string schedule = "cosine";
+  std::int64_t warmup = 100;
+  double final_fraction = 0.05;  ///< of the learning rate, at the end of the cosine
+  double beta1 = 0.9;
+  double beta2 = 0.98;
+  double epsilon = 1e-9;
+  double weight_decay = 0;
+  double clip = 1;  ///< largest norm of the gradient, 0: as it is
+
+  /// Names of the options that were given by the user, such as "width".
+  std::set<std::string> given;
+};
+
+/// What the generator is asked to do.
+struct GenerateOptions {
+  std::string checkpoint;  ///< a checkpoint, or the folder of a run
+  std::string prompt;
+  std::string prompt_file;  ///< read instead of `prompt` when not empty
+  std::int64_t length = 500;
+  double temperature = 0.8;
+  std::int64_t top_k = 0;
+  double top_p = 0.95;
+  std::uint64_t seed = 1;
+  std::int64_t threads = 0;
+
+  std::set<std::string> given;
+};
+
+/// The outcome of reading a command line: options, or the text that `--help` asks for.
+template <typename Values>
+struct Parsed {
+  Values options;
+  std::string help;  ///< not empty when help was asked for; `options` are the defaults then
+};
+
+/// @param arguments  without the name of the program
+/// @throw OptionError for anything that is not allowed
+Parsed<Options> parse_options(const std::vector<std::string>& arguments);
+Parsed<GenerateOptions> parse_generate_options(const std::vector<std::string>& arguments);
+
+/// The names of the presets, the default first.
+std::vector<std::string> preset_names();
+
+/// Defaults of a preset. @throw OptionError that lists the allowed names
+Options preset_options(const std::string& name);
+
+/// Checks what concerns more than one option, and replaces the zeros that stand for a rule by what
+/// the rule gives (head_width, ff_width, local_chunk_length, axial_shape, axial_widths).
+/// @throw OptionError
+void complete_options(Options& options);
+
+/// All options by name, for checkpoints and metrics.
+nlohmann::json options_to_json(const Options& options);
+
+/// The reverse, for the generator. @throw std::runtime_error when an option is missing or its value
+/// is not allowed
+Options options_from_json(const nlohmann::json& json);
+
+/// The options of a resumed run: what was given on the command line where that may change (limits,
+/// threads, intervals, the place of the data), and what the checkpoint says in everything else.
+/// @throw OptionError when an option was given that would change the model or its training
+Options merge_for_resume(const Options& given, const nlohmann::json& saved);
+
+}  // namespace enwik8

@@ -1,0 +1,681 @@
+// SPDX-License-Identifier: MIT
+#include "trainer.hpp"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "atomic_file.hpp"
+#include "checkpoint.hpp"
+#include "corpus.hpp"
+#include "metrics.hpp"
+#include "model_io.hpp"
+#include "options.hpp"
+#include "pace.hpp"
+#include "progress.hpp"
+#include "reformer/training/clipping.hpp"
+#include "reformer/version.hpp"
+#include "stopwatch.hpp"
+#include "text.hpp"
+#include "windows.hpp"
+#include "words.hpp"
+
+#ifndef ENWIK8_FLAGS
+#define ENWIK8_FLAGS "unknown"
+#endif
+
+namespace enwik8 {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr const char* metrics_name = "metrics.jsonl";
+constexpr std::int64_t prompt_bytes = 100;  // of the text at the end
+
+/// The user asked for the end in the middle of something.
+struct Interrupted {};
+
+std::string compiler() {
+#ifdef __clang__
+  return __VERSION__;  // "Debian Clang 14.0.6"
+#else
+  return "gcc " __VERSION__;
+#endif
+}
+
+/// A new folder under runs/ for a run that was given none: quick-1, quick-2, ...
+fs::path new_run_folder(const std::string& preset) {
+  prepare_output_folder("runs");
+  for (int number = 1;; ++number) {
+    const fs::path folder = fs::path("runs") / fmt::format("{}-{}", preset, number);
+    std::error_code error;
+    if (fs::create_directory(folder, error)) {
+      return folder;
+    }
+    if (error) {
+      throw std::runtime_error(
+          fmt::format("cannot create output folder '{}': {}", folder.string(), error.message()));
+    }
+  }
+}
+
+std::size_t machine_memory() {
+  const long pages = ::sysconf(_SC_PHYS_PAGES);
+  const long page = ::sysconf(_SC_PAGESIZE);
+  return pages > 0 && page > 0 ? static_cast<std::size_t>(pages) * static_cast<std::size_t>(page)
+                               : 0;
+}
+
+/// What a train record is the mean of.
+struct Running {
+  LossSum loss;
+  double gradient_norms = 0;
+  std::int64_t steps = 0;
+
+  json to_json() const {
+    return {{"nats", loss.nats},
+            {"bytes", loss.bytes},
+            {"gradient_norms", gradient_norms},
+            {"steps", steps}};
+  }
+  static Running from_json(const json& object) {
+    return {{object.at("nats").get<double>(), object.at("bytes").get<std::int64_t>()},
+            object.at("gradient_norms").get<double>(),
+            object.at("steps").get<std::int64_t>()};
+  }
+};
+
+class Trainer {
+ public:
+  Trainer(const Options& options, const Console& console, const StopRequested& stop_requested)
+      : options_(options),
+        console_(console),
+        stop_requested_(stop_requested),
+        progress_(console.out, console.terminal) {}
+
+  int run() {
+    prepare();
+    try {
+      for (;;) {
+        if (validation_is_due()) {
+          validate();
+        }
+        decide_ending();
+        if (is_last_step()) {
+          break;
+        }
+        if (stop_requested_(step_)) {
+          throw Interrupted();
+        }
+        if (since_save_.seconds() >= 60 * options_.save_minutes) {
+          save();
+        }
+        train_step();
+      }
+      if (running_.steps > 0) {
+        write_train_record();
+      }
+      save();
+      finish();
+      return exit_success;
+    } catch (const Interrupted&) {
+      if (saved_step_ != step_) {
+        save();
+      }
+      progress_.message(
+          fmt::format("interrupted after step {}, which is saved; to continue:", step_));
+      progress_.message(fmt::format("  {} --resume --out {}", shell_word(console_.program),
+                                    shell_word(folder_.string())));
+      return exit_interrupted;
+    }
+  }
+
+ private:
+  double elapsed() const { return elapsed_before_ + clock_.seconds(); }
+  double limit_seconds() const { return 60 * options_.minutes; }
+  bool is_limited_by_time() const { return options_.steps == 0; }
+  std::int64_t last_step() const {
+    return !is_limited_by_time() ? options_.steps : ending_ ? ending_->end : 0;
+  }
+  bool is_last_step() const { return last_step_is_known() && step_ >= last_step(); }
+  bool last_step_is_known() const { return !is_limited_by_time() || ending_; }
+  std::int64_t bytes_per_step() const {
+    return options_.batch * options_.length * options_.accumulate;
+  }
+
+  // ---- before the first step
+
+  void prepare() {
+    std::optional<CheckpointReader> reader;
+    if (options_.resume) {
+      folder_ = options_.out;
+      reader.emplace(folder_ / checkpoint_name);
+      const Options saved = saved_options(*reader, folder_ / checkpoint_name);
+      options_ = merge_for_resume(options_, options_to_json(saved));
+      same_limit_ = saved.minutes == options_.minutes && saved.steps == options_.steps;
+    } else if (!options_.out.empty()) {
+      for (const char* name : {checkpoint_name, metrics_name}) {
+        if (fs::exists(fs::path(options_.out) / name)) {
+          throw OptionError(fmt::format(
+              "--out is '{}', which holds the {} of another run; allowed: a new folder, "
+              "or --resume to continue that run",
+              options_.out, name));
+        }
+      }
+    }
+    load_data();
+    resident_before_model_ = std::max(resident_memory(), corpus_.bytes.size());
+    model_ = std::make_unique<ByteModel>(options_, ByteModel::Use::training);
+    announce();
+    if (reader) {
+      restore(*reader);
+      prepare_output_folder(folder_);
+      metrics_.emplace(MetricsWriter::resume(folder_ / metrics_name, header(), step_));
+      progress_.message(fmt::format("continuing '{}' after step {}", folder_.string(), step_));
+    } else {
+      model_->initialize();
+      if (options_.out.empty()) {
+        folder_ = new_run_folder(options_.preset);
+      } else {
+        folder_ = options_.out;
+        prepare_output_folder(folder_);
+      }
+      progress_.message(fmt::format("output: {}", folder_.string()));
+      // At once, so that a disk that cannot take it is found out now and not after hours.
+      save();
+      metrics_.emplace(MetricsWriter::start(folder_ / metrics_name, header()));
+    }
+    since_save_ = Stopwatch();
+  }
+
+  void load_data() {
+    corpus_ = choose_corpus(options_.data, data_folders(fs::current_path(), program_path()));
+    corpus_.require_parts(static_cast<std::size_t>(options_.length) + 1,
+                          fmt::format("a window of --length {}", options_.length));
+    split_ = corpus_.split();
+    checksum_ = corpus_.checksum();
+    progress_.message(
+        fmt::format("data: {}, {} bytes: {} to train, {} to validate, {} to test", corpus_.source,
+                    grouped(std::ssize(corpus_.bytes)), grouped(std::ssize(split_.train)),
+                    grouped(std::ssize(split_.validation)), grouped(std::ssize(split_.test))));
+    if (corpus_.generated) {
+      progress_.message(
+          "  no file was given and there is no enwik8, so this text is made up; for the real one "
+          "run examples/enwik8/fetch.sh, or name a file with --data");
+    }
+  }
+
+  void announce() {
+    progress_.message(fmt::format(
+        "model: {} parameters, {} layers ({}), width {}, {} heads, windows of {} bytes",
+        grouped(model_->num_parameters()), options_.layers.size(), fmt::join(options_.layers, ", "),
+        options_.width, options_.heads, options_.length));
+    const MemoryForecast forecast = memory_forecast();
+    progress_.message(fmt::format("predicted peak memory: {}", forecast.text()));
+    if (const std::size_t there = machine_memory(); there > 0 && forecast.total() > there) {
+      progress_.message(
+          fmt::format("warning: this machine has only {}; a smaller --batch or "
+                      "--length takes less",
+                      format_bytes(there)));
+    }
+    progress_.message(fmt::format("training: {}, {} bytes per step, {} on {} thread{}, seed {}",
+                                  is_limited_by_time()
+                                      ? fmt::format("{} minutes", options_.minutes)
+                                      : fmt::format("{} steps", grouped(options_.steps)),
+                                  grouped(bytes_per_step()), options_.optimizer, model_->threads(),
+                                  model_->threads() == 1 ? "" : "s", options_.seed));
+    progress_.message(fmt::format("evaluation: {}", context_rule(options_.length)));
+  }
+
+  MemoryForecast memory_forecast() const {
+    MemoryForecast forecast = model_->memory_forecast();
+    forecast.parts.emplace_back("program and data", resident_before_model_);
+    return forecast;
+  }
+
+  json header() const {
+    json memory = json::object();
+    for (const auto& [purpose, bytes] : memory_forecast().parts) {
+      memory[purpose] = bytes;
+    }
+    return {{"type", "header"},
+            {"program", "enwik8"},
+            {"version", REFORMER_VERSION_STRING},
+            {"started", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
+            {"options", options_to_json(options_)},
+            {"seed", options_.seed},
+            {"compiler", compiler()},
+            {"flags", ENWIK8_FLAGS},
+            {"simd", instruction_sets()},
+            {"threads", model_->threads()},
+            {"data", data_description()},
+            {"train_bytes", split_.train.size()},
+            {"validation_bytes", split_.validation.size()},
+            {"test_bytes", split_.test.size()},
+            {"parameters", model_->num_parameters()},
+            {"predicted_memory", std::move(memory)},
+            {"context_rule", context_rule(options_.length)}};
+  }
+
+  json data_description() const {
+    return {{"source", corpus_.source},
+            {"bytes", corpus_.bytes.size()},
+            {"crc32", checksum_},
+            {"generated", corpus_.generated}};
+  }
+
+  // ---- checkpoints
+
+  void save() {
+    if (const auto tensor = model_->not_finite_tensor()) {
+      throw std::runtime_error(
+          fmt::format("step {}: {} is no longer finite{}", step_, *tensor, what_is_kept()));
+    }
+    const Stopwatch watch;
+    json state{{"options", options_to_json(options_)},
+               {"data", data_description()},
+               {"step", step_},
+               {"optimizer_steps", model_->optimizer_steps()},
+               {"validated_step", validated_step_},
+               {"running", running_.to_json()},
+               {"elapsed_seconds", elapsed()},
+               {"ending", nullptr}};
+    if (ending_) {
+      state["ending"] = {{"begin", ending_->begin}, {"end", ending_->end}};
+    }
+    save_checkpoint(folder_ / checkpoint_name, state, model_->parameters_and_optimizer());
+    saved_step_ = step_;
+    since_save_ = Stopwatch();
+    costs_.save = watch.seconds();
+  }
+
+  void restore(CheckpointReader& reader) {
+    const json& state = reader.state();
+    const fs::path path = folder_ / checkpoint_name;
+    try {
+      const json& data = state.at("data");
+      if (data.at("bytes") != corpus_.bytes.size() || data.at("crc32") != checksum_) {
+        throw std::runtime_error(fmt::format(
+            "data '{}' has {} bytes and checksum {:08x}, but the run in '{}' was made with '{}' of "
+            "{} bytes and checksum {:08x}: name that with --data",
+            corpus_.source, corpus_.bytes.size(), checksum_, folder_.string(),
+            data.at("source").get<std::string>(), data.at("bytes").get<std::uint64_t>(),
+            data.at("crc32").get<std::uint32_t>()));
+      }
+      step_ = saved_step_ = state.at("step").get<std::int64_t>();
+      model_->optimizer_steps() = state.at("optimizer_steps").get<std::int64_t>();
+      validated_step_ = state.at("validated_step").get<std::int64_t>();
+      running_ = Running::from_json(state.at("running"));
+      elapsed_before_ = state.at("elapsed_seconds").get<double>();
+      // Another limit is another end.
+      if (const json& ending = state.at("ending"); !ending.is_null() && same_limit_) {
+        ending_ =
+            Ending{ending.at("begin").get<std::int64_t>(), ending.at("end").get<std::int64_t>()};
+      }
+    } catch (const json::exception&) {
+      throw std::runtime_error(fmt::format(
+          "checkpoint '{}' is not one of this trainer: its state is not readable", path.string()));
+    }
+    reader.read_into(model_->parameters_and_optimizer());
+  }
+
+  /// Ends the sentence of an error.
+  std::string what_is_kept() const {
+    return saved_step_ < 0 ? std::string()
+                           : fmt::format("; '{}' still holds step {}",
+                                         (folder_ / checkpoint_name).string(), saved_step_);
+  }
+
+  // ---- training
+
+  void train_step() {
+    const Stopwatch watch;
+    const std::int64_t step = step_ + 1;
+    const double rate = learning_rate(options_, ending_, step);
+    const double scale = 1.0 / static_cast<double>(bytes_per_step());
+    model_->zero_gradients();
+    LossSum loss;
+    for (std::int64_t i = 0; i < options_.accumulate; ++i) {
+      const Windows windows = training_windows(split_.train, options_.batch, options_.length,
+                                               options_.seed, step, i * options_.batch);
+      const std::int64_t pass = step * options_.accumulate + i;
+      const LossSum part = model_->add_gradients(windows, scale, pass);
+      if (!std::isfinite(part.nats)) {
+        fail_not_finite(fmt::format("step {}: the loss", step), part.nats, windows, pass);
+      }
+      loss += part;
+      if (i + 1 == options_.accumulate) {
+        const double norm = model_->gradient_norm();
+        if (!std::isfinite(norm)) {
+          fail_not_finite(fmt::format("step {}: the norm of the gradient", step), norm, windows,
+                          pass);
+        }
+        model_->step(rate, reformer::clipping_scale(norm, options_.clip));
+        running_.gradient_norms += norm;
+      }
+    }
+    step_ = step;
+    running_.loss += loss;
+    ++running_.steps;
+    recent_loss_.add(loss.bits_per_byte());
+    // The first step of a process warms up memory and caches, and tells little about the others.
+    if (++steps_here_ == 2) {
+      step_seconds_.clear();
+    }
+    step_seconds_.add(watch.seconds());
+    if (step_ % options_.log_every == 0) {
+      write_train_record();
+    }
+    show_progress();
+  }
+
+  /// @param pass  of the training step, or 0 for an evaluation
+  [[noreturn]] void fail_not_finite(const std::string& where, double value, const Windows& windows,
+                                    std::int64_t pass) {
+    throw std::runtime_error(
+        fmt::format("{} is {}: first not finite {}{}; a lower --learning-rate may help", where,
+                    std::isnan(value) ? "not a number" : "infinite",
+                    model_->first_not_finite(windows, pass), what_is_kept()));
+  }
+
+  double tokens_per_second() const {
+    return static_cast<double>(bytes_per_step()) / step_seconds_.value();
+  }
+
+  double seconds_left() const {
+    if (is_limited_by_time()) {
+      return std::max(limit_seconds() - elapsed(), 0.0);
+    }
+    const auto left = static_cast<double>(last_step() - step_);
+    const double validations =
+        options_.eval_every > 0 ? left / static_cast<double>(options_.eval_every) : 0;
+    return left * step_seconds_.value() + validations * costs_.validation + costs_.final;
+  }
+
+  void show_progress() {
+    progress_.update(clock_.seconds(),
+                     {.step = step_,
+                      .total_steps = last_step_is_known() ? last_step() : 0,
+                      .bits_per_byte = recent_loss_.value(),
+                      .tokens_per_second = tokens_per_second(),
+                      .learning_rate = learning_rate(options_, ending_, step_),
+                      .memory_bytes = resident_memory(),
+                      .seconds_left = seconds_left()},
+                     is_last_step());
+  }
+
+  void write_train_record() {
+    metrics_->write(
+        {{"type", "train"},
+         {"step", step_},
+         {"bpb", running_.loss.bits_per_byte()},
+         {"learning_rate", learning_rate(options_, ending_, step_)},
+         {"gradient_norm", running_.gradient_norms / static_cast<double>(running_.steps)},
+         {"tokens", step_ * bytes_per_step()},
+         {"tokens_per_second", tokens_per_second()},
+         {"memory_bytes", resident_memory()},
+         {"seconds", elapsed()}});
+    running_ = Running();
+  }
+
+  // ---- the limit in time
+
+  /// Decides, when it is time, which step is the last one of a run that is limited by time.
+  /// @throw Interrupted
+  void decide_ending() {
+    if (!is_limited_by_time() || ending_ || steps_here_ == 0) {
+      return;
+    }
+    // The first evaluation of a process takes longer, too, so the first steps go by. They may be
+    // all there is time for.
+    const bool is_over = elapsed() >= limit_seconds();
+    if (cost_samples_ == 0 && steps_here_ >= 2 && !is_over) {
+      measure_costs();
+    }
+    costs_.step = step_seconds_.value();
+    const auto is_time = [&] { return is_time_for_ending(elapsed(), limit_seconds(), costs_); };
+    if (!is_over && (cost_samples_ == 0 || !is_time())) {
+      return;
+    }
+    // Once more: the first sample was small.
+    if (!is_over && cost_samples_ == 1) {
+      measure_costs();
+      if (!is_time()) {
+        return;
+      }
+    }
+    ending_ =
+        Ending{step_, step_ + steps_that_fit(elapsed(), limit_seconds(), costs_, options_, step_)};
+    if (ending_->end == step_) {
+      show_progress();
+    }
+  }
+
+  /// Learns from a small sample what evaluations and the text at the end will take.
+  /// @throw Interrupted
+  void measure_costs() {
+    constexpr int repetitions = 3;
+    evaluate("a trial", split_.validation, repetitions * options_.batch * options_.length);
+    const auto text = split_.validation.first(static_cast<std::size_t>(
+        std::min(std::ssize(split_.validation), prompt_bytes + options_.sample_bytes / 2)));
+    const Stopwatch watch;
+    for (int i = 0; i < repetitions; ++i) {
+      model_->next_byte_logits(text);
+    }
+    sample_seconds_ = watch.seconds() / repetitions * static_cast<double>(options_.sample_bytes);
+    update_costs();
+    if (cost_samples_++ == 0 && costs_.final > limit_seconds() / 3) {
+      progress_.message(fmt::format(
+          "note: the evaluation at the end takes about {} of the {}; --final-bytes limits it",
+          format_duration(costs_.final), format_duration(limit_seconds())));
+    }
+  }
+
+  void update_costs() {
+    const auto seconds = [&](std::int64_t bytes) {
+      return static_cast<double>(bytes) * evaluation_seconds_per_byte_.value();
+    };
+    const auto whole = [&](std::span<const std::uint8_t> part) {
+      return seconds(EvaluationWindows(part, 1, 1, options_.final_bytes).labels());
+    };
+    costs_.validation =
+        seconds(EvaluationWindows(split_.validation, 1, 1, options_.eval_bytes).labels());
+    costs_.final = whole(split_.validation) + whole(split_.test) + sample_seconds_ + costs_.save;
+  }
+
+  // ---- evaluation
+
+  bool validation_is_due() const {
+    return options_.eval_every > 0 && step_ > 0 && step_ % options_.eval_every == 0 &&
+           step_ != validated_step_ && !is_last_step();
+  }
+
+  struct Evaluation {
+    LossSum loss;
+    double seconds = 0;
+  };
+
+  /// @param name  for an error
+  /// @param limit  bytes at most, 0 for the whole part
+  /// @throw Interrupted
+  Evaluation evaluate(const std::string& name, std::span<const std::uint8_t> part,
+                      std::int64_t limit) {
+    const Stopwatch watch;
+    Evaluation evaluation;
+    EvaluationWindows all(part, options_.batch, options_.length, limit);
+    for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
+      if (stop_requested_(step_)) {
+        throw Interrupted();
+      }
+      const Stopwatch batch_watch;
+      const LossSum loss = model_->evaluate(windows);
+      if (!std::isfinite(loss.nats)) {
+        fail_not_finite(fmt::format("{} after step {}: the loss", name, step_), loss.nats, windows,
+                        0);
+      }
+      evaluation.loss += loss;
+      evaluation_seconds_per_byte_.add(batch_watch.seconds() / static_cast<double>(loss.bytes));
+    }
+    evaluation.seconds = watch.seconds();
+    return evaluation;
+  }
+
+  void validate() {
+    const Evaluation result = evaluate("validation", split_.validation, options_.eval_bytes);
+    update_costs();
+    validated_step_ = step_;
+    metrics_->write({{"type", "validation"},
+                     {"step", step_},
+                     {"validation_bpb", result.loss.bits_per_byte()},
+                     {"bytes", result.loss.bytes},
+                     {"whole_split", is_whole(result, split_.validation)},
+                     {"evaluation_seconds", result.seconds},
+                     {"seconds", elapsed()}});
+    progress_.message(fmt::format("step {}: validation {:.4f} bits per byte on {}", step_,
+                                  result.loss.bits_per_byte(),
+                                  extent(result, split_.validation, "validation")));
+  }
+
+  static bool is_whole(const Evaluation& evaluation, std::span<const std::uint8_t> part) {
+    return evaluation.loss.bytes == std::ssize(part) - 1;
+  }
+
+  /// "the whole validation split (200,000 bytes)"
+  static std::string extent(const Evaluation& evaluation, std::span<const std::uint8_t> part,
+                            const std::string& name) {
+    return is_whole(evaluation, part)
+               ? fmt::format("the whole {} split ({} bytes)", name, grouped(std::ssize(part)))
+               : fmt::format("the first {} bytes of the {} split",
+                             grouped(evaluation.loss.bytes + 1), name);
+  }
+
+  // ---- after the last step
+
+  void finish() {
+    progress_.finish();
+    const Evaluation validation = evaluate("validation", split_.validation, options_.final_bytes);
+    metrics_->write({{"type", "validation"},
+                     {"final", true},
+                     {"step", step_},
+                     {"validation_bpb", validation.loss.bits_per_byte()},
+                     {"bytes", validation.loss.bytes},
+                     {"whole_split", is_whole(validation, split_.validation)},
+                     {"evaluation_seconds", validation.seconds},
+                     {"seconds", elapsed()}});
+    progress_.message(fmt::format("validation bits per byte: {:.4f}, {}",
+                                  validation.loss.bits_per_byte(),
+                                  extent(validation, split_.validation, "validation")));
+    const Evaluation test = evaluate("test", split_.test, options_.final_bytes);
+    progress_.message(fmt::format("test evaluated on {}", extent(test, split_.test, "test")));
+    write_sample();
+    metrics_->write({{"type", "test"},
+                     {"final", true},
+                     {"step", step_},
+                     {"test_bpb", test.loss.bits_per_byte()},
+                     {"validation_bpb", validation.loss.bits_per_byte()},
+                     {"bytes", test.loss.bytes},
+                     {"whole_split", is_whole(test, split_.test)},
+                     {"context_rule", context_rule(options_.length)},
+                     {"tokens", step_ * bytes_per_step()},
+                     {"peak_memory_bytes", peak_resident_memory()},
+                     {"evaluation_seconds", test.seconds},
+                     {"seconds", elapsed()}});
+    progress_.message(fmt::format("{} steps, {} bytes read, {} in all, peak memory {}; run in {}",
+                                  grouped(step_), grouped(step_ * bytes_per_step()),
+                                  format_duration(elapsed()), format_bytes(peak_resident_memory()),
+                                  folder_.string()));
+    progress_.message(fmt::format("test bits per byte: {:.4f}", test.loss.bits_per_byte()));
+  }
+
+  void write_sample() {
+    if (options_.sample_bytes == 0) {
+      return;
+    }
+    const auto prompt = split_.validation.first(
+        static_cast<std::size_t>(std::min(prompt_bytes, std::ssize(split_.validation))));
+    std::vector<std::uint8_t> text;
+    generate_text(*model_, prompt, options_.sample_bytes,
+                  {.temperature = options_.sample_temperature}, options_.seed,
+                  [&](std::uint8_t byte) {
+                    if (stop_requested_(step_)) {
+                      throw Interrupted();
+                    }
+                    text.push_back(byte);
+                  });
+    metrics_->write({{"type", "sample"},
+                     {"final", true},
+                     {"step", step_},
+                     {"temperature", options_.sample_temperature},
+                     {"prompt", printable(prompt)},
+                     {"text", printable(text)}});
+    progress_.message("--- prompt, from the validation split");
+    progress_.message(printable(prompt));
+    progress_.message(
+        fmt::format("--- continued by the model at temperature {}", options_.sample_temperature));
+    progress_.message(printable(text));
+    progress_.message("---");
+  }
+
+  Options options_;
+  Console console_;
+  const StopRequested& stop_requested_;
+  Progress progress_;
+  fs::path folder_;
+  Corpus corpus_;
+  Split split_;
+  std::uint32_t checksum_ = 0;
+  std::size_t resident_before_model_ = 0;
+  std::unique_ptr<ByteModel> model_;
+  std::optional<MetricsWriter> metrics_;
+
+  // What a checkpoint holds besides the model.
+  std::int64_t step_ = 0;  // steps done
+  std::int64_t validated_step_ = 0;
+  Running running_;
+  std::optional<Ending> ending_;
+  double elapsed_before_ = 0;  // by the processes before this one
+
+  bool same_limit_ = true;
+  std::int64_t saved_step_ = -1;
+  Stopwatch clock_;
+  Stopwatch since_save_;
+  std::int64_t steps_here_ = 0;  // by this process
+  RecentMean step_seconds_{100};
+  RecentMean recent_loss_{20};
+  RecentMean evaluation_seconds_per_byte_{50};
+  double sample_seconds_ = 0;
+  Costs costs_;
+  int cost_samples_ = 0;
+};
+
+}  // namespace
+
+int run_trainer(const std::vector<std::string>& arguments, const Console& console,
+                const StopRequested& stop_requested) {
+  return with_errors_reported("enwik8", console, [&] {
+    const Parsed<Options> parsed = parse_options(arguments);
+    if (!parsed.help.empty()) {
+      fmt::print(console.out, "{}", parsed.help);
+      return exit_success;
+    }
+    return Trainer(parsed.options, console, stop_requested).run();
+  });
+}
+
+}  // namespace enwik8

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+#include "windows.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "reformer/foundation/random.hpp"
+
+namespace enwik8 {
+namespace {
+
+void append(Windows& windows, std::span<const std::uint8_t> text, std::int64_t begin) {
+  const auto window =
+      text.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(windows.length) + 1);
+  windows.inputs.insert(windows.inputs.end(), window.begin(), window.end() - 1);
+  windows.labels.insert(windows.labels.end(), window.begin() + 1, window.end());
+  ++windows.count;
+}
+
+}  // namespace
+
+Windows training_windows(std::span<const std::uint8_t> text, std::int64_t count,
+                         std::int64_t length, std::uint64_t seed, std::int64_t step,
+                         std::int64_t first) {
+  const reformer::RandomStream stream({seed, static_cast<std::uint32_t>(step)},
+                                      reformer::Purpose::data);
+  const std::int64_t places = static_cast<std::int64_t>(text.size()) - length;
+  Windows windows;
+  windows.length = length;
+  for (std::int64_t i = first; i < first + count; ++i) {
+    const double place =
+        stream.uniform(static_cast<std::uint64_t>(i)) * static_cast<double>(places);
+    // The product of a number just below 1 may round up to `places`.
+    append(windows, text, std::min(static_cast<std::int64_t>(place), places - 1));
+  }
+  return windows;
+}
+
+EvaluationWindows::EvaluationWindows(std::span<const std::uint8_t> text, std::int64_t count,
+                                     std::int64_t length, std::int64_t limit)
+    : text_(text),
+      count_(count),
+      length_(length),
+      labels_(std::max<std::int64_t>(static_cast<std::int64_t>(text.size()) - 1, 0)) {
+  if (limit > 0) {
+    labels_ = std::min(labels_, limit);
+  }
+}
+
+Windows EvaluationWindows::next() {
+  Windows windows;
+  windows.length = std::min(length_, labels_ - position_);
+  while (windows.count < count_ && windows.length > 0 && labels_ - position_ >= windows.length) {
+    append(windows, text_, position_);
+    position_ += windows.length;
+  }
+  return windows;
+}
+
+std::string context_rule(std::int64_t length) {
+  return fmt::format(
+      "consecutive windows of {} bytes, each started cold: every byte but the first of the split "
+      "is predicted, from the 1 to {} bytes before it in its window",
+      length, length);
+}
+
+}  // namespace enwik8

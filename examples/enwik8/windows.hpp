@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Windows: stretches of the corpus that the model sees at once, with the byte after each byte as
+/// its label.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace enwik8 {
+
+/// `count` windows of `length` bytes; row-major, one window after the other.
+struct Windows {
+  std::int64_t count = 0;
+  std::int64_t length = 0;
+  std::vector<std::int32_t> inputs;
+  std::vector<std::int32_t> labels;  ///< the bytes one further on
+
+  std::int64_t bytes() const { return count * length; }
+};
+
+/// Windows for training, each at a random place of `text`. The places are a function of the
+/// arguments alone, so there is no position in the data to be saved or restored.
+/// @param first  number of the first window within its step
+/// @param text  more than `length` bytes
+Windows training_windows(std::span<const std::uint8_t> text, std::int64_t count,
+                         std::int64_t length, std::uint64_t seed, std::int64_t step,
+                         std::int64_t first);
+
+/// Cuts a text into consecutive windows for an evaluation, some at a time. Each byte but the first
+/// of the text is the label of exactly one window; the last window is as long as what is left.
+class EvaluationWindows {
+ public:
+  /// @param limit  labels at most, 0 for the whole text
+  EvaluationWindows(std::span<const std::uint8_t> text, std::int64_t count, std::int64_t length,
+                    std::int64_t limit = 0);
+
+  /// All labels there are.
+  std::int64_t labels() const { return labels_; }
+
+  /// The next windows, `count` or fewer, or of another length when it is the last; none at the end.
+  Windows next();
+
+ private:
+  std::span<const std::uint8_t> text_;
+  std::int64_t count_;
+  std::int64_t length_;
+  std::int64_t labels_;
+  std::int64_t position_ = 0;
+};
+
+/// In words, what each byte of an evaluation is predicted from.
+std::string context_rule(std::int64_t length);
+
+}  // namespace enwik8

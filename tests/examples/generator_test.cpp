@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+#include "enwik8/generator.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "examples/run.hpp"
+
+namespace enwik8::test {
+namespace {
+
+/// One run for all tests.
+class Generator : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TemporaryFolder;
+    const Outcome outcome =
+        train(tiny(*folder_ / "text") + Strings{"--steps", "3", "--out", run()});
+    ASSERT_EQ(outcome.code, exit_success) << outcome.error;
+  }
+  static void TearDownTestSuite() {
+    delete folder_;
+    folder_ = nullptr;
+  }
+
+  static std::string run() { return (*folder_ / "run").string(); }
+  static std::string path(const char* name) { return (*folder_ / name).string(); }
+
+  static std::string text(const Strings& arguments) {
+    const Outcome outcome = generate(Strings{"--checkpoint", run(), "--threads", "1"} + arguments);
+    EXPECT_EQ(outcome.code, exit_success) << outcome.error;
+    EXPECT_EQ(outcome.error, "");
+    return outcome.out;
+  }
+
+  static TemporaryFolder* folder_;
+};
+
+TemporaryFolder* Generator::folder_ = nullptr;
+
+TEST_F(Generator, WritesExactlyTheBytesItIsAskedFor) {
+  EXPECT_EQ(text({"--prompt", "The ", "--length", "1"}).size(), 1u);
+  // More than a window, so that it slides.
+  EXPECT_EQ(text({"--prompt", "The ", "--length", "70"}).size(), 70u);
+  EXPECT_EQ(text({"--length", "5"}).size(), 5u) << "without a prompt";
+}
+
+TEST_F(Generator, TheSeedDecidesAndTheThreadsDoNot) {
+  const Strings common{"--prompt", "abc", "--length", "40", "--temperature", "1.5"};
+  const std::string one = text(common + Strings{"--seed", "1"});
+  EXPECT_EQ(text(common + Strings{"--seed", "1"}), one);
+  EXPECT_NE(text(common + Strings{"--seed", "2"}), one);
+  EXPECT_EQ(text(common + Strings{"--seed", "1", "--threads", "2"}), one);
+  EXPECT_EQ(text(common + Strings{"--seed", "1", "--length", "20"}), one.substr(0, 20));
+}
+
+TEST_F(Generator, TheMostLikelyByteNeedsNoSeed) {
+  const Strings common{"--prompt", "abc", "--length", "20"};
+  const std::string greedy = text(common + Strings{"--temperature", "0"});
+  EXPECT_EQ(text(common + Strings{"--temperature", "0", "--seed", "9"}), greedy);
+  EXPECT_EQ(text(common + Strings{"--top-k", "1"}), greedy);
+  EXPECT_EQ(text(common + Strings{"--top-p", "1e-9"}), greedy);
+}
+
+TEST_F(Generator, ReadsThePromptFromAFile) {
+  const std::string prompt("a\0\xff\nb", 5);
+  write_file(*folder_ / "prompt", prompt);
+  EXPECT_EQ(text({"--prompt-file", path("prompt"), "--length", "9"}).size(), 9u);
+  write_file(*folder_ / "prompt", "The ");
+  EXPECT_EQ(text({"--prompt-file", path("prompt"), "--length", "9"}),
+            text({"--prompt", "The ", "--length", "9"}));
+}
+
+TEST_F(Generator, TakesTheFileOfACheckpointToo) {
+  const Outcome outcome =
+      generate({"--checkpoint", run() + "/checkpoint.bin", "--length", "9", "--threads", "1"});
+  EXPECT_EQ(outcome.out, text({"--length", "9"}));
+}
+
+TEST_F(Generator, ShowsHelp) {
+  const Outcome outcome = generate({"--help"});
+  EXPECT_EQ(outcome.code, exit_success);
+  EXPECT_TRUE(contains(outcome.out, "--top-p"));
+}
+
+TEST_F(Generator, RefusesWithOneLine) {
+  const auto refuses = [](const Strings& arguments, int code, const std::string& part) {
+    const Outcome outcome = generate(arguments);
+    EXPECT_EQ(outcome.code, code) << part;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
+    EXPECT_TRUE(contains(outcome.error, "enwik8_generate: "));
+    EXPECT_TRUE(contains(outcome.error, part));
+  };
+  refuses({}, exit_usage, "--checkpoint is missing");
+  refuses({"--checkpoint", run(), "--length", "0"}, exit_usage, "--length is '0'");
+  refuses({"--checkpoint", run(), "--top-p", "2"}, exit_usage, "--top-p is '2'");
+  refuses({"--checkpoint", path("none")}, exit_failure, "none' does not exist");
+  refuses({"--checkpoint", folder_->path().string()}, exit_failure,
+          "checkpoint.bin' does not exist");
+  refuses({"--checkpoint", path("text")}, exit_failure, "is not a checkpoint");
+  refuses({"--checkpoint", run(), "--prompt-file", path("none")}, exit_failure,
+          "none' cannot be read");
+  refuses({"--checkpoint", run(), "--prompt-file", run()}, exit_failure, "cannot be read");
+  const std::string whole = read_file(*folder_ / "run/checkpoint.bin");
+  write_file(*folder_ / "cut", whole.substr(0, whole.size() - 7));
+  refuses({"--checkpoint", path("cut")}, exit_failure, "is truncated");
+  save_checkpoint(*folder_ / "foreign", {{"something", "else"}}, {});
+  refuses({"--checkpoint", path("foreign")}, exit_failure, "has no options");
+  save_checkpoint(*folder_ / "empty", CheckpointReader(*folder_ / "run/checkpoint.bin").state(),
+                  {});
+  refuses({"--checkpoint", path("empty")}, exit_failure, "is missing in the file");
+}
+
+TEST_F(Generator, SaysWhenTheTextCannotBeWritten) {
+  Captured error;
+  std::FILE* full = std::fopen("/dev/full", "w");
+  if (full == nullptr) {
+    GTEST_SKIP() << "there is no /dev/full";
+  }
+  const int code = run_generator({"--checkpoint", run(), "--threads", "1"},
+                                 {.out = full, .error = error.file()});
+  std::fclose(full);
+  EXPECT_EQ(code, exit_failure);
+  EXPECT_TRUE(contains(error.text(), "cannot write the text: No space left on device"));
+}
+
+}  // namespace
+}  // namespace enwik8::test

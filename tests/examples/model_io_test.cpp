@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT
+#include "enwik8/model_io.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <set>
+
+#include "examples/run.hpp"
+
+namespace enwik8::test {
+namespace {
+
+Options tiny_options(const Strings& more = {}) {
+  return parse_options(Strings{"--positions", "axial", "--length", "32", "--width", "16", "--heads",
+                               "2", "--chunk-length", "8", "--layers", "local,lsh,exact", "--batch",
+                               "2", "--threads", "1"} +
+                       more)
+      .options;
+}
+
+Windows some_windows(std::int64_t length = 32) {
+  std::vector<std::uint8_t> text(500);
+  std::iota(text.begin(), text.end(), std::uint8_t{3});
+  return training_windows(text, 2, length, 1, 1, 0);
+}
+
+std::vector<float> values_of(const std::vector<NamedTensor>& tensors) {
+  std::vector<float> values;
+  for (const NamedTensor& tensor : tensors) {
+    values.insert(values.end(), tensor.data, tensor.data + tensor.rows * tensor.cols);
+  }
+  return values;
+}
+
+TEST(ByteModel, StartsNearEightBitsAndLearns) {
+  for (const char* optimizer : {"adam", "adafactor"}) {
+    ByteModel model(tiny_options({"--optimizer", optimizer}), ByteModel::Use::training);
+    model.initialize();
+    const Windows windows = some_windows();
+    const double before = model.evaluate(windows).bits_per_byte();
+    EXPECT_NEAR(before, 8, 0.2);
+    for (std::int64_t step = 1; step <= 10; ++step) {
+      model.zero_gradients();
+      const LossSum loss = model.add_gradients(windows, 1.0 / 64, step);
+      EXPECT_EQ(loss.bytes, 64);
+      EXPECT_GT(model.gradient_norm(), 0);
+      model.step(0.01, 1);
+    }
+    EXPECT_EQ(model.optimizer_steps(), 10);
+    EXPECT_LT(model.evaluate(windows).bits_per_byte(), before - 0.1) << optimizer;
+    EXPECT_FALSE(model.not_finite_tensor());
+  }
+}
+
+TEST(ByteModel, FollowsEveryOptionOfItsShape) {
+  const std::vector<std::pair<Strings, std::int64_t>> cases{
+      {{}, 0},
+      // 32 positions of 16 numbers instead of 4 of 4 and 8 of 12.
+      {{"--positions", "learned"}, 32 * 16 - (4 * 4 + 8 * 12)},
+      {{"--positions", "sinusoidal"}, -(4 * 4 + 8 * 12)},
+      // Weight and bias of one hidden unit in each of three layers.
+      {{"--ff-width", "65"}, 3 * (2 * 16 + 1)},
+      // Both heads in three layers; queries and keys are one in the layer that hashes.
+      {{"--head-width", "9"}, 2 * 16 * (4 + 3 + 4)},
+      {{"--layers", "local,lsh,lsh"}, -16 * 16},
+      {{"--activation", "relu", "--hashes", "3", "--buckets", "4"}, 0}};
+  const std::int64_t plain = ByteModel(tiny_options(), ByteModel::Use::training).num_parameters();
+  for (const auto& [more, difference] : cases) {
+    ByteModel model(tiny_options(more), ByteModel::Use::training);
+    EXPECT_EQ(model.num_parameters() - plain, difference) << testing::PrintToString(more);
+    model.initialize();
+    EXPECT_TRUE(std::isfinite(model.evaluate(some_windows()).nats));
+  }
+}
+
+TEST(ByteModel, TheSeedDecidesTheParameters) {
+  const auto initial = [](const Strings& more) {
+    ByteModel model(tiny_options(more), ByteModel::Use::generation);
+    model.initialize();
+    return values_of(model.parameters());
+  };
+  EXPECT_EQ(initial({}), initial({"--seed", "1"}));
+  EXPECT_NE(initial({}), initial({"--seed", "2"}));
+  for (const char* option : {"--init-weights", "--init-embedding", "--init-positions"}) {
+    EXPECT_NE(initial({}), initial({option, "0.7"})) << option;
+  }
+}
+
+TEST(ByteModel, TensorsHaveDifferentNames) {
+  for (const char* optimizer : {"adam", "adafactor"}) {
+    ByteModel model(tiny_options({"--optimizer", optimizer}), ByteModel::Use::training);
+    std::set<std::string> names;
+    for (const NamedTensor& tensor : model.parameters_and_optimizer()) {
+      EXPECT_TRUE(names.insert(tensor.name).second) << tensor.name;
+    }
+    for (const NamedTensor& tensor : model.parameters()) {
+      EXPECT_TRUE(tensor.name.starts_with(parameter_prefix));
+      EXPECT_TRUE(names.contains(tensor.name));
+    }
+    EXPECT_GT(names.size(), model.parameters().size()) << "the optimizer's state is there";
+  }
+}
+
+TEST(ByteModel, ForecastsItsMemory) {
+  const auto bytes = [](const Strings& more, const std::string& purpose) {
+    const MemoryForecast forecast =
+        ByteModel(tiny_options(more), ByteModel::Use::training).memory_forecast();
+    for (const auto& [name, size] : forecast.parts) {
+      if (name == purpose) {
+        return size;
+      }
+    }
+    return std::size_t{0};
+  };
+  const auto parameters = static_cast<std::size_t>(
+      ByteModel(tiny_options(), ByteModel::Use::training).num_parameters());
+  EXPECT_EQ(bytes({}, "parameters"), 4 * parameters);
+  EXPECT_EQ(bytes({}, "optimizer"), 8 * parameters);
+  const std::size_t factored = bytes({"--optimizer", "adafactor"}, "optimizer");
+  EXPECT_GT(factored, 0u);
+  EXPECT_LT(factored, parameters);
+  EXPECT_EQ(bytes({}, "residual halves"), 4u * 4 * 2 * 32 * 16);
+  EXPECT_GT(bytes({}, "scratch"), 0u);
+
+  const MemoryForecast forecast{{{"one", 1500}, {"other", 500}}};
+  EXPECT_EQ(forecast.total(), 2000u);
+  EXPECT_EQ(forecast.text(), "2.00 kB: one 1.50 kB, other 500 bytes");
+}
+
+TEST(ByteModel, LooksBackOneWindowAtMost) {
+  ByteModel model(tiny_options(), ByteModel::Use::generation);
+  model.initialize();
+  std::vector<std::uint8_t> text(40, 'a');
+  const auto logits = model.next_byte_logits(text);
+  EXPECT_EQ(logits.size(), 256u);
+  text[7] = 'b';
+  EXPECT_EQ(model.next_byte_logits(text), logits) << "33 bytes back";
+  text[8] = 'b';
+  EXPECT_NE(model.next_byte_logits(text), logits) << "32 bytes back";
+}
+
+TEST(ByteModel, NamesWhereItCeasesToBeFinite) {
+  const Windows windows = some_windows();
+  const auto spoil = [&](const std::string& name) {
+    ByteModel model(tiny_options(), ByteModel::Use::training);
+    model.initialize();
+    for (NamedTensor& tensor : model.parameters()) {
+      if (tensor.name == parameter_prefix + name) {
+        std::fill_n(tensor.data, tensor.rows * tensor.cols,
+                    std::numeric_limits<float>::quiet_NaN());
+        EXPECT_EQ(model.not_finite_tensor(), tensor.name);
+        model.zero_gradients();
+        EXPECT_FALSE(std::isfinite(model.add_gradients(windows, 1, 1).nats));
+        return model.first_not_finite(windows, 1);
+      }
+    }
+    return "no tensor is called " + name;
+  };
+  EXPECT_EQ(spoil("embedding.weight"), "in the embedding");
+  EXPECT_EQ(spoil("layers.0.attention.output.weight"), "in layer 0 (local)");
+  EXPECT_EQ(spoil("layers.1.feed_forward.layer_norm.weight"), "in layer 1 (lsh)");
+  // Nothing before the head is spoiled; the gradient of what comes last is named.
+  EXPECT_TRUE(contains(spoil("head.bias"), "head"));
+}
+
+TEST(ByteModel, RefusesWhatIsNotPossible) {
+  Options options = tiny_options();
+  options.width = 0;
+  EXPECT_TRUE(contains(
+      message_of<std::invalid_argument>([&] { ByteModel(options, ByteModel::Use::training); }),
+      "width"));
+}
+
+}  // namespace
+}  // namespace enwik8::test

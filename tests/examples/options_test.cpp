@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: MIT
+#include "enwik8/options.hpp"
+
+#include <gtest/gtest.h>
+
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "examples/support.hpp"
+
+namespace enwik8::test {
+namespace {
+
+using nlohmann::json;
+
+using Numbers = std::vector<std::int64_t>;
+
+std::vector<std::string> words(const std::string& line) {
+  std::istringstream stream(line);
+  std::vector<std::string> result;
+  for (std::string word; stream >> word;) {
+    result.push_back(word);
+  }
+  return result;
+}
+
+Options parse(const std::string& line) {
+  return parse_options(words(line)).options;
+}
+
+std::string error_of(const std::string& line) {
+  return message_of<OptionError>([&] { parse(line); });
+}
+
+TEST(Options, NeedsNone) {
+  const Options options = parse("");
+  EXPECT_EQ(options.preset, "quick");
+  EXPECT_EQ(options.minutes, 5);
+  EXPECT_EQ(options.steps, 0);
+  EXPECT_TRUE(options.given.empty());
+  EXPECT_EQ(options.head_width * options.heads, options.width);
+  EXPECT_EQ(options.ff_width, 4 * options.width);
+}
+
+TEST(Options, ReadsEveryKindOfValue) {
+  const Options options = parse(
+      "--data a.gz --steps 7 --layers exact,lsh --width 96 --heads=3 --buckets 16,32 --dropout "
+      "0.25 "
+      "--seed 18446744073709551615 --optimizer adafactor --resume --out b --learning-rate 3e-4");
+  EXPECT_EQ(options.data, "a.gz");
+  EXPECT_EQ(options.steps, 7);
+  EXPECT_EQ(options.minutes, 0) << "steps replace the minutes of the preset";
+  EXPECT_EQ(options.layers, (Strings{"exact", "lsh"}));
+  EXPECT_EQ(options.width, 96);
+  EXPECT_EQ(options.heads, 3);
+  EXPECT_EQ(options.buckets, (Numbers{16, 32}));
+  EXPECT_EQ(options.dropout, 0.25);
+  EXPECT_EQ(options.seed, 18446744073709551615u);
+  EXPECT_EQ(options.optimizer, "adafactor");
+  EXPECT_TRUE(options.resume);
+  EXPECT_EQ(options.out, "b");
+  EXPECT_EQ(options.learning_rate, 3e-4);
+  EXPECT_TRUE(options.given.contains("width"));
+  EXPECT_FALSE(options.given.contains("length"));
+}
+
+TEST(Options, TheLastOfTwoCounts) {
+  EXPECT_EQ(parse("--batch 2 --batch 3").batch, 3);
+}
+
+TEST(Options, PresetsFillWhatIsNotGiven) {
+  for (const std::string& name : preset_names()) {
+    const Options options = parse("--preset " + name);
+    EXPECT_EQ(options.preset, name);
+    EXPECT_NE(options.minutes > 0, options.steps > 0) << name;
+  }
+  const Options paper = parse("--width 512 --axial-widths 128,384 --preset paper");
+  EXPECT_EQ(paper.width, 512);
+  EXPECT_EQ(paper.length, 65536);
+  EXPECT_EQ(paper.layers.size(), 12u);
+  EXPECT_EQ(paper.steps, 100'000);
+  EXPECT_EQ(parse("--preset paper --minutes 3").steps, 0);
+}
+
+TEST(Options, RefusesWithOneLine) {
+  EXPECT_EQ(error_of("--preset huge"), "--preset is 'huge'; allowed: quick, small, base, paper");
+  EXPECT_EQ(error_of("--no-such 3"),
+            "unknown option '--no-such'; see --help for those that are known");
+  EXPECT_EQ(error_of("enwik8.gz"),
+            "unknown argument 'enwik8.gz'; see --help for those that are known");
+  EXPECT_EQ(error_of("--width"), "--width needs a value; see --help");
+  EXPECT_EQ(error_of("--minutes 1 --steps 2"),
+            "--minutes 1 and --steps 2 exclude each other; give one");
+  EXPECT_EQ(error_of("--resume"), "--resume needs --out, the folder of the run to continue");
+  EXPECT_TRUE(contains(error_of("--data="), "--data"));
+}
+
+TEST(Options, RefusesSizesThatAreZeroNegativeOrNoNumbers) {
+  for (const char* name : {"length", "width", "heads", "chunk-length", "hashes", "batch",
+                           "accumulate", "steps", "log-every", "eval-bytes"}) {
+    for (const char* value : {"0", "-1", "abc", "1.5", "1e3", "99999999999999999999", "7x"}) {
+      EXPECT_TRUE(contains(
+          error_of(std::string("--") + name + " " + value),
+          std::string("--") + name + " is '" + value + "'; allowed: a whole number from 1"))
+          << name;
+    }
+  }
+  for (const char* value : {"0", "-1", "nan", "inf", "x"}) {
+    EXPECT_EQ(error_of(std::string("--minutes ") + value),
+              std::string("--minutes is '") + value + "'; allowed: a number above 0");
+  }
+  EXPECT_EQ(error_of("--dropout 1"), "--dropout is '1'; allowed: a number from 0 and below 1");
+  EXPECT_TRUE(contains(error_of("--seed -1"), "--seed is '-1'"));
+  EXPECT_TRUE(contains(error_of("--threads -1"), "allowed: a whole number from 0 to"));
+  EXPECT_EQ(error_of("--optimizer sgd"), "--optimizer is 'sgd'; allowed: adam, adafactor");
+  EXPECT_EQ(error_of("--layers local,conv"),
+            "--layers is 'local,conv'; allowed: a comma list of local, lsh, exact");
+  EXPECT_TRUE(contains(error_of("--layers local,"), "--layers is 'local,'"));
+}
+
+TEST(Options, RefusesCombinationsThatDoNotFit) {
+  EXPECT_EQ(error_of("--width 30 --heads 4"),
+            "--width is '30'; allowed: a multiple of --heads 4, or give --head-width");
+  EXPECT_EQ(parse("--width 30 --heads 4 --head-width 8").head_width, 8);
+  EXPECT_EQ(error_of("--positions axial --length 1000 --axial-shape 30,33"),
+            "--axial-shape is '30,33'; allowed: two numbers whose product is at least --length "
+            "1000");
+  EXPECT_TRUE(
+      contains(error_of("--positions axial --axial-shape 7"), "allowed: two numbers, or 0"));
+  EXPECT_TRUE(
+      contains(error_of("--positions axial --axial-shape 0,1024"), "whole numbers from 1, or 0"));
+  EXPECT_EQ(error_of("--positions axial --width 64 --heads 2 --axial-widths 30,30"),
+            "--axial-widths is '30,30'; allowed: two numbers whose sum is --width 64, or 0");
+  EXPECT_TRUE(contains(error_of("--buckets 5"), "allowed: an even number"));
+  EXPECT_TRUE(contains(error_of("--buckets 4,5"), "allowed: an even number"));
+  EXPECT_NO_THROW(parse("--length 1000 --axial-shape 30,33 --positions learned"));
+}
+
+TEST(Options, FindsAnAxialShapeForAnyLength) {
+  for (const std::int64_t length : {1, 2, 3, 63, 64, 65, 1000, 1024, 65536, 999'999'999}) {
+    const Options options = parse("--positions axial --length " + std::to_string(length));
+    ASSERT_EQ(options.axial_shape.size(), 2u);
+    const std::int64_t product = options.axial_shape[0] * options.axial_shape[1];
+    EXPECT_GE(product, length);
+    EXPECT_LT(product - length, options.axial_shape[1]);
+  }
+  EXPECT_EQ(parse("--positions axial --length 1024").axial_shape, (Numbers{32, 32}));
+  EXPECT_EQ(parse("--positions axial --width 256 --heads 4").axial_widths, (Numbers{64, 192}));
+}
+
+TEST(Options, HelpShowsAllOptionsWithTheirDefaults) {
+  const std::string help = parse_options({"--help"}).help;
+  const json all = options_to_json(Options());
+  for (const auto& item : all.items()) {
+    EXPECT_TRUE(contains(help, "--" + item.key()));
+  }
+  EXPECT_TRUE(contains(help, "[local,lsh,local]"));
+  EXPECT_TRUE(contains(help, "--resume"));
+  EXPECT_TRUE(contains(parse_options({"--help", "--preset", "paper"}).help, "[65536]"));
+  EXPECT_TRUE(contains(parse_options({"-h"}).help, "Presets:"));
+}
+
+TEST(Options, SurviveJson) {
+  for (const std::string& name : preset_names()) {
+    const Options options = parse("--preset " + name);
+    const json saved = json::parse(options_to_json(options).dump());
+    EXPECT_EQ(options_to_json(options_from_json(saved)), saved);
+  }
+  EXPECT_TRUE(contains(message_of<std::runtime_error>([] { options_from_json(json::object()); }),
+                       "have no '"));
+  json bad = options_to_json(Options());
+  bad["width"] = -3;
+  EXPECT_TRUE(contains(message_of<std::runtime_error>([&] { options_from_json(bad); }),
+                       "the saved options are not usable: --width is '-3'"));
+}
+
+TEST(Options, ResumeTakesTheRestFromTheCheckpoint) {
+  const json saved =
+      options_to_json(parse("--preset small --width 192 --data text --steps 50 --eval-every 7"));
+  const Options options =
+      merge_for_resume(parse("--resume --out run --threads 3 --minutes 2"), saved);
+  EXPECT_EQ(options.preset, "small");
+  EXPECT_EQ(options.width, 192);
+  EXPECT_EQ(options.data, "text");
+  EXPECT_EQ(options.eval_every, 7);
+  EXPECT_EQ(options.threads, 3);
+  EXPECT_EQ(options.minutes, 2);
+  EXPECT_EQ(options.steps, 0) << "the limits are one option of two kinds";
+  EXPECT_EQ(options.out, "run");
+  EXPECT_EQ(merge_for_resume(parse("--resume --out run"), saved).steps, 50);
+}
+
+TEST(Options, ResumeRefusesAnotherConfiguration) {
+  const json saved = options_to_json(parse("--width 192 --heads 4"));
+  const auto error = [&](const std::string& line) {
+    return message_of<OptionError>(
+        [&] { merge_for_resume(parse("--resume --out run " + line), saved); });
+  };
+  EXPECT_EQ(error("--width 256"),
+            "--width is '256', but the run in 'run' has '192': leave it out, or begin another run "
+            "with another --out");
+  EXPECT_TRUE(contains(error("--preset paper"), "--preset is 'paper'"));
+  EXPECT_TRUE(contains(error("--seed 2"), "--seed is '2'"));
+  EXPECT_TRUE(contains(error("--seed 0"), "--seed is '0'"));
+  EXPECT_TRUE(contains(error("--layers lsh"), "--layers is 'lsh'"));
+  // Saying the same again is fine, as a value or by its rule.
+  EXPECT_EQ(error("--width 192 --head-width 48"), "NOTHING WAS THROWN");
+  EXPECT_EQ(error("--head-width 0 --axial-shape 0"), "NOTHING WAS THROWN");
+}
+
+TEST(GenerateOptions, ReadsAndChecks) {
+  const GenerateOptions options =
+      parse_generate_options({"--checkpoint", "run", "--prompt", "two words", "--top-k", "5"})
+          .options;
+  EXPECT_EQ(options.checkpoint, "run");
+  EXPECT_EQ(options.prompt, "two words");
+  EXPECT_EQ(options.top_k, 5);
+  EXPECT_EQ(parse_generate_options({"--checkpoint", "run", "--prompt", ""}).options.prompt, "");
+  const auto error = [](const std::vector<std::string>& arguments) {
+    return message_of<OptionError>([&] { parse_generate_options(arguments); });
+  };
+  EXPECT_TRUE(contains(error({}), "--checkpoint is missing"));
+  EXPECT_TRUE(contains(error({"--checkpoint", "c", "--top-p", "0"}),
+                       "--top-p is '0'; allowed: a number above 0 to 1"));
+  EXPECT_TRUE(contains(error({"--checkpoint", "c", "--prompt", "a", "--prompt-file", "b"}),
+                       "exclude each other"));
+  EXPECT_TRUE(contains(parse_generate_options({"--help"}).help, "--temperature"));
+}
+
+}  // namespace
+}  // namespace enwik8::test

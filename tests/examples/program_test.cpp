@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+// What only the programs themselves do: signals, standard streams, exit codes.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <string>
+#include <thread>
+
+#include "enwik8/corpus.hpp"
+#include "examples/run.hpp"
+
+namespace enwik8::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A program of the build this test belongs to, or an empty path.
+fs::path program(const std::string& name) {
+  const fs::path path = program_path().parent_path().parent_path() / "examples" / "enwik8" / name;
+  return fs::exists(path) ? path : fs::path();
+}
+
+/// A running program, with its output in files.
+class Process {
+ public:
+  Process(const fs::path& program, const Strings& arguments, const fs::path& out,
+          const fs::path& error) {
+    Strings words = Strings{program.string()} + arguments;
+    std::vector<char*> pointers;
+    for (std::string& word : words) {
+      pointers.push_back(word.data());
+    }
+    pointers.push_back(nullptr);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      constexpr int flags = O_CREAT | O_TRUNC | O_WRONLY;
+      ::dup2(::open(out.c_str(), flags, 0666), STDOUT_FILENO);
+      ::dup2(::open(error.c_str(), flags, 0666), STDERR_FILENO);
+      ::execv(pointers[0], pointers.data());
+      ::_exit(127);
+    }
+  }
+  ~Process() {
+    if (pid_ > 0) {
+      ::kill(pid_, SIGKILL);
+      wait();
+    }
+  }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  void send(int signal) const { ::kill(pid_, signal); }
+
+  /// As `waitpid` tells.
+  int wait() {
+    int status = 0;
+    ::waitpid(std::exchange(pid_, -1), &status, 0);
+    return status;
+  }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+bool wait_for(const fs::path& file, const std::string& text) {
+  for (int i = 0; i < 6000; ++i) {
+    if (read_file(file).find(text) != std::string::npos) {
+      return true;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
+}
+
+class Program : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (program("enwik8").empty() || program("enwik8_generate").empty()) {
+      GTEST_SKIP() << "the programs are not built";
+    }
+  }
+
+  TemporaryFolder folder_;
+  fs::path out_ = folder_ / "out";
+  fs::path error_ = folder_ / "error";
+};
+
+TEST_F(Program, ASignalEndsTheRunWithACheckpoint) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const fs::path run = folder_ / ("run" + std::to_string(signal));
+    Process process(program("enwik8"),
+                    tiny(folder_ / "text") + Strings{"--steps", "1000000", "--out", run.string()},
+                    out_, error_);
+    ASSERT_TRUE(wait_for(run / "metrics.jsonl", "\"train\""));
+    process.send(signal);
+    const int status = process.wait();
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), exit_interrupted);
+    EXPECT_TRUE(contains(read_file(out_), "enwik8 --resume --out " + run.string()));
+    EXPECT_GE(CheckpointReader(run / "checkpoint.bin").state().at("step"), 3);
+  }
+}
+
+TEST_F(Program, ASecondSignalEndsItAtOnce) {
+  const fs::path run = folder_ / "run";
+  Process process(program("enwik8"),
+                  tiny(folder_ / "text") +
+                      Strings{"--steps", "10", "--accumulate", "1000000", "--out", run.string()},
+                  out_, error_);
+  ASSERT_TRUE(wait_for(run / "metrics.jsonl", "\"header\""));
+  process.send(SIGINT);
+  ASSERT_TRUE(wait_for(error_, "once more to stop at once"));
+  process.send(SIGINT);
+  const int status = process.wait();
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(WTERMSIG(status), SIGINT);
+  EXPECT_EQ(CheckpointReader(run / "checkpoint.bin").state().at("step"), 0);
+}
+
+TEST_F(Program, ExitCodesAndStreams) {
+  const auto exit_code = [&](const char* name, const Strings& arguments) {
+    const int status = Process(program(name), arguments, out_, error_).wait();
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  };
+  for (const char* name : {"enwik8", "enwik8_generate"}) {
+    EXPECT_EQ(exit_code(name, {"--help"}), exit_success);
+    EXPECT_TRUE(contains(read_file(out_), "--threads"));
+    EXPECT_EQ(read_file(error_), "");
+    EXPECT_EQ(exit_code(name, {"--no-such"}), exit_usage);
+    EXPECT_EQ(read_file(out_), "");
+    EXPECT_TRUE(contains(read_file(error_), std::string(name) + ": unknown option"));
+  }
+  EXPECT_EQ(exit_code("enwik8", {"--data", (folder_ / "none").string()}), exit_failure);
+
+  const std::string run = (folder_ / "run").string();
+  EXPECT_EQ(exit_code("enwik8", tiny(folder_ / "text") + Strings{"--steps", "2", "--out", run}),
+            exit_success);
+  EXPECT_TRUE(lines_of(read_file(out_)).back().starts_with("test bits per byte: "));
+  EXPECT_EQ(exit_code("enwik8_generate", {"--checkpoint", run, "--length", "11"}), exit_success);
+  EXPECT_EQ(read_file(out_).size(), 11u);
+}
+
+}  // namespace
+}  // namespace enwik8::test

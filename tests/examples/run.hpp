@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Runs of the two programs inside a test, on a model and a text so small that a step takes
+/// milliseconds.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <initializer_list>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "enwik8/checkpoint.hpp"
+#include "enwik8/generated_corpus.hpp"
+#include "enwik8/generator.hpp"
+#include "enwik8/model_io.hpp"
+#include "enwik8/trainer.hpp"
+#include "examples/support.hpp"
+
+namespace enwik8::test {
+
+/// A stream that collects what is written to it.
+class Captured {
+ public:
+  Captured() : file_(::open_memstream(&buffer_, &size_)) {}
+  ~Captured() {
+    std::fclose(file_);
+    std::free(buffer_);
+  }
+  Captured(const Captured&) = delete;
+  Captured& operator=(const Captured&) = delete;
+
+  std::FILE* file() { return file_; }
+  std::string text() {
+    std::fflush(file_);
+    return {buffer_, size_};
+  }
+
+ private:
+  char* buffer_ = nullptr;
+  std::size_t size_ = 0;
+  std::FILE* file_;
+};
+
+struct Outcome {
+  int code = 0;
+  std::string out;
+  std::string error;
+};
+
+inline bool never_stop(std::int64_t) {
+  return false;
+}
+
+inline Outcome train(const Strings& arguments, const StopRequested& stop = never_stop) {
+  Captured out, error;
+  const int code =
+      run_trainer(arguments, {.out = out.file(), .error = error.file(), .terminal = false}, stop);
+  return {code, out.text(), error.text()};
+}
+
+inline Outcome generate(const Strings& arguments) {
+  Captured out, error;
+  const int code = run_generator(arguments, {.out = out.file(), .error = error.file()});
+  return {code, out.text(), error.text()};
+}
+
+inline Strings operator+(Strings left, const Strings& right) {
+  left.insert(left.end(), right.begin(), right.end());
+  return left;
+}
+
+/// Options of the tiny model, with a text for it at `data`.
+inline Strings tiny(const std::filesystem::path& data) {
+  if (!std::filesystem::exists(data)) {
+    const std::vector<std::uint8_t> text = generate_corpus(1, 4000);
+    write_file(data, std::string(text.begin(), text.end()));
+  }
+  return {"--data",         data.string(),
+          "--layers",       "local,lsh",
+          "--length",       "32",
+          "--width",        "16",
+          "--heads",        "2",
+          "--chunk-length", "8",
+          "--batch",        "2",
+          "--threads",      "1",
+          "--warmup",       "2",
+          "--log-every",    "3",
+          "--eval-every",   "4",
+          "--eval-bytes",   "100",
+          "--sample-bytes", "8"};
+}
+
+inline std::vector<std::string> lines_of(const std::string& text) {
+  std::istringstream stream(text);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(stream, line);) {
+    lines.push_back(line);
+  }
+  return lines;
+}
+
+/// The records of a run, without what depends on a clock or on the machine.
+inline std::vector<nlohmann::json> records_of(const std::filesystem::path& folder) {
+  std::vector<nlohmann::json> records;
+  for (const std::string& line : lines_of(read_file(folder / "metrics.jsonl"))) {
+    nlohmann::json record = nlohmann::json::parse(line);
+    for (const char* name : {"seconds", "evaluation_seconds", "tokens_per_second", "memory_bytes",
+                             "peak_memory_bytes"}) {
+      record.erase(name);
+    }
+    records.push_back(std::move(record));
+  }
+  return records;
+}
+
+/// Everything in a checkpoint but the clock and options that may differ between equal runs.
+struct Snapshot {
+  nlohmann::json state;
+  std::vector<std::string> names;
+  std::vector<std::vector<float>> values;
+
+  bool operator==(const Snapshot&) const = default;
+
+  std::vector<NamedTensor> tensors(const CheckpointReader& reader) {
+    std::vector<NamedTensor> all;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const StoredTensor& stored = reader.tensors()[i];
+      all.push_back({stored.name, stored.rows, stored.cols, values[i].data()});
+    }
+    return all;
+  }
+};
+
+inline Snapshot snapshot_of(const std::filesystem::path& folder) {
+  CheckpointReader reader(folder / "checkpoint.bin");
+  Snapshot snapshot;
+  snapshot.state = reader.state();
+  snapshot.state.erase("elapsed_seconds");
+  for (const char* name : {"out", "threads", "save-minutes"}) {
+    snapshot.state["options"].erase(name);
+  }
+  for (const StoredTensor& tensor : reader.tensors()) {
+    snapshot.names.push_back(tensor.name);
+    snapshot.values.emplace_back(static_cast<std::size_t>(tensor.rows * tensor.cols));
+  }
+  reader.read_into(snapshot.tensors(reader));
+  return snapshot;
+}
+
+}  // namespace enwik8::test

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+#include "enwik8/sampling.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+#include "examples/support.hpp"
+
+namespace enwik8::test {
+namespace {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+/// Logits whose probabilities are 0.1, 0.4, 0.2, 0.3.
+const std::vector<float> logits{std::log(0.1f), std::log(0.4f), std::log(0.2f), std::log(0.3f)};
+
+/// How often each token comes, in percent, over evenly spread random numbers.
+std::vector<int> percentages(const std::vector<float>& row, const SamplingOptions& options) {
+  constexpr int draws = 10'000;
+  std::vector<int> counts(row.size());
+  for (int i = 0; i < draws; ++i) {
+    ++counts[sample_token(row, options, (i + 0.5) / draws)];
+  }
+  for (int& count : counts) {
+    count = (count + draws / 200) * 100 / draws;
+  }
+  return counts;
+}
+
+TEST(Sampling, FollowsTheProbabilities) {
+  EXPECT_EQ(percentages(logits, {}), (std::vector<int>{10, 40, 20, 30}));
+}
+
+TEST(Sampling, TemperatureSharpensAndFlattens) {
+  SamplingOptions options;
+  options.temperature = 0.5;  // squares: 1, 16, 4, 9 of 30
+  EXPECT_EQ(percentages(logits, options), (std::vector<int>{3, 53, 13, 30}));
+  options.temperature = 1e6;
+  EXPECT_EQ(percentages(logits, options), (std::vector<int>{25, 25, 25, 25}));
+  options.temperature = 1e-30;
+  EXPECT_EQ(percentages(logits, options), (std::vector<int>{0, 100, 0, 0}));
+}
+
+TEST(Sampling, ZeroTemperatureTakesTheFirstLargest) {
+  const SamplingOptions greedy{0, 0, 1};
+  EXPECT_EQ(sample_token(logits, greedy, 0.99), 1u);
+  EXPECT_EQ(sample_token(std::vector<float>{1, 3, 3}, greedy, 0.99), 1u);
+}
+
+TEST(Sampling, TopKAndTopPLeaveOutTheTail) {
+  EXPECT_EQ(percentages(logits, {1, 2, 1}), (std::vector<int>{0, 57, 0, 43}));
+  EXPECT_EQ(percentages(logits, {1, 1, 1}), (std::vector<int>{0, 100, 0, 0}));
+  EXPECT_EQ(percentages(logits, {1, 99, 1}), (std::vector<int>{10, 40, 20, 30}));
+  EXPECT_EQ(percentages(logits, {1, 0, 0.65}), (std::vector<int>{0, 57, 0, 43}));
+  EXPECT_EQ(percentages(logits, {1, 0, 0.75}), (std::vector<int>{0, 44, 22, 33}));
+  EXPECT_EQ(percentages(logits, {1, 0, 1e-9}), (std::vector<int>{0, 100, 0, 0}));
+  // top-p is measured on what top-k left: 4/7 and 3/7
+  EXPECT_EQ(percentages(logits, {1, 2, 0.5}), (std::vector<int>{0, 100, 0, 0}));
+}
+
+TEST(Sampling, NeverTakesTheImpossible) {
+  const std::vector<float> row{-infinity, 0, -infinity, 0};
+  EXPECT_EQ(percentages(row, {}), (std::vector<int>{0, 50, 0, 50}));
+  EXPECT_EQ(sample_token(row, {}, std::nextafter(1.0, 0.0)), 3u);
+  EXPECT_EQ(sample_token(row, {}, 0), 1u);
+}
+
+TEST(Sampling, LargeLogitsDoNotOverflow) {
+  EXPECT_EQ(percentages({3e38f, 3e38f, -3e38f}, {}), (std::vector<int>{50, 50, 0}));
+}
+
+TEST(Sampling, RefusesBadArguments) {
+  const auto error = [](const std::vector<float>& row, SamplingOptions options, double uniform) {
+    return message_of<std::invalid_argument>([&] { sample_token(row, options, uniform); });
+  };
+  EXPECT_TRUE(contains(error(logits, {-1, 0, 1}, 0), "temperature is -1; allowed: 0 or more"));
+  EXPECT_TRUE(contains(error(logits, {std::nan(""), 0, 1}, 0), "temperature is nan"));
+  EXPECT_TRUE(contains(error(logits, {1, 0, 0}, 0), "top_p is 0; allowed: more than 0, up to 1"));
+  EXPECT_TRUE(contains(error(logits, {1, 0, 1.5}, 0), "top_p is 1.5"));
+  EXPECT_TRUE(contains(error(logits, {}, 1), "uniform is 1"));
+  EXPECT_TRUE(contains(error({}, {}, 0), "no logits"));
+  EXPECT_TRUE(contains(error({0, std::nanf("")}, {}, 0), "logit 1 is nan"));
+  EXPECT_TRUE(contains(error({infinity}, {}, 0), "logit 0 is inf"));
+  EXPECT_TRUE(contains(error({-infinity, -infinity}, {}, 0), "all logits are -infinity"));
+}
+
+}  // namespace
+}  // namespace enwik8::test

@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: MIT
+#include "enwik8/trainer.hpp"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <cmath>
+#include <string>
+
+#include "enwik8/corpus.hpp"
+#include "examples/run.hpp"
+
+namespace enwik8::test {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+class Trainer : public testing::Test {
+ protected:
+  Strings options(const Strings& more = {}) const { return tiny(folder_ / "text") + more; }
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+
+  Outcome succeed(const Strings& arguments) const {
+    const Outcome outcome = train(arguments);
+    EXPECT_EQ(outcome.code, exit_success);
+    EXPECT_EQ(outcome.error, "");
+    return outcome;
+  }
+
+  /// Trains until `stop`, which must end the run.
+  Outcome interrupt(const Strings& arguments, const StopRequested& stop) const {
+    const Outcome outcome = train(arguments, stop);
+    EXPECT_EQ(outcome.code, exit_interrupted) << outcome.error;
+    return outcome;
+  }
+  static StopRequested after(std::int64_t step) {
+    return [step](std::int64_t done) { return done >= step; };
+  }
+
+  /// Checks that the run is refused with one line, and nothing is written to the output folder.
+  void refuse(const Strings& arguments, int code, const std::string& part,
+              const std::string& out = "refused") const {
+    const Outcome outcome = train(arguments);
+    EXPECT_EQ(outcome.code, code) << part;
+    EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
+    EXPECT_TRUE(contains(outcome.error, "enwik8: "));
+    EXPECT_TRUE(contains(outcome.error, part));
+    EXPECT_FALSE(fs::exists(folder_ / out)) << part;
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(Trainer, RunsFromEndToEnd) {
+  const Outcome outcome = succeed(options({"--steps", "9", "--out", path("run")}));
+  const std::vector<std::string> lines = lines_of(outcome.out);
+  ASSERT_FALSE(lines.empty());
+  const std::string prefix = "test bits per byte: ";
+  ASSERT_EQ(lines.back().substr(0, prefix.size()), prefix);
+  const std::string number = lines.back().substr(prefix.size());
+  ASSERT_EQ(number.size(), 6u) << "four decimals";
+  EXPECT_EQ(outcome.out.back(), '\n');
+  for (const char* part : {"4,000 bytes: 3,600 to train, 200 to validate, 200 to test",
+                           " parameters, 2 layers", "predicted peak memory: ", "step 9/9 | ",
+                           "of 32 bytes, each started cold", "validation bits per byte: ",
+                           "the whole validation split (200 bytes)", "step 4: validation "}) {
+    EXPECT_TRUE(contains(outcome.out, part));
+  }
+
+  const std::vector<json> records = records_of(folder_ / "run");
+  Strings order;
+  for (const json& record : records) {
+    order.push_back(record.at("type").get<std::string>() +
+                    (record.contains("step") ? record.at("step").dump() : ""));
+  }
+  EXPECT_EQ(order, (Strings{"header", "train3", "validation4", "train6", "validation8", "train9",
+                            "validation9", "sample9", "test9"}));
+  const json& header = records.front();
+  for (const char* name : {"options", "seed", "compiler", "flags", "threads", "data", "parameters",
+                           "predicted_memory", "context_rule"}) {
+    EXPECT_TRUE(header.contains(name)) << name;
+  }
+  const json& test = records.back();
+  EXPECT_NEAR(test.at("test_bpb").get<double>(), std::stod(number), 5e-5);
+  EXPECT_EQ(test.at("bytes"), 199) << "the first byte has nothing before it";
+  EXPECT_EQ(test.at("tokens"), 9 * 2 * 32);
+  EXPECT_EQ(records[2].at("bytes"), 100);
+  EXPECT_EQ(records[2].at("whole_split"), false);
+  EXPECT_LT(records[5].at("bpb"), records[1].at("bpb")) << "it learns";
+  EXPECT_EQ(records[7].at("text").get<std::string>().empty(), false);
+}
+
+TEST_F(Trainer, LearnsATextThatRepeats) {
+  std::string text;
+  while (text.size() < 4000) {
+    text += "abcdefgh";
+  }
+  write_file(folder_ / "text", text);
+  succeed(options({"--steps", "60", "--learning-rate", "0.02", "--out", path("run")}));
+  EXPECT_LT(records_of(folder_ / "run").back().at("test_bpb"), 0.5);
+}
+
+TEST_F(Trainer, TheSameSeedGivesTheSameBitsWithAnyThreads) {
+  const Strings common = options({"--steps", "6", "--accumulate", "2", "--dropout", "0.1",
+                                  "--attention-dropout", "0.1", "--length", "70"});
+  succeed(common + Strings{"--out", path("one")});
+  succeed(common + Strings{"--out", path("two"), "--threads", "2"});
+  succeed(common + Strings{"--out", path("other"), "--seed", "2"});
+  EXPECT_EQ(snapshot_of(folder_ / "one"), snapshot_of(folder_ / "two"));
+  EXPECT_NE(snapshot_of(folder_ / "one").values, snapshot_of(folder_ / "other").values);
+  auto one = records_of(folder_ / "one"), two = records_of(folder_ / "two");
+  one[0] = two[0] = {};
+  EXPECT_EQ(one, two);
+}
+
+TEST_F(Trainer, PassesOfAStepAddUpToOneBatch) {
+  succeed(options({"--steps", "1", "--batch", "4", "--out", path("large")}));
+  succeed(options({"--steps", "1", "--batch", "1", "--accumulate", "4", "--out", path("small")}));
+  const auto large = records_of(folder_ / "large"), small = records_of(folder_ / "small");
+  // Rotations differ between passes, so the losses are near each other but not the same.
+  EXPECT_NEAR(large[1].at("bpb").get<double>(), small[1].at("bpb").get<double>(), 1e-3);
+  EXPECT_NEAR(large[1].at("gradient_norm").get<double>(),
+              small[1].at("gradient_norm").get<double>(), 1e-2);
+}
+
+TEST_F(Trainer, AResumedRunHasTheBitsOfAStraightOne) {
+  for (const char* optimizer : {"adam", "adafactor"}) {
+    const Strings common = options({"--steps", "10", "--optimizer", optimizer});
+    const std::string straight = std::string("straight-") + optimizer;
+    const std::string broken = std::string("broken-") + optimizer;
+    succeed(common + Strings{"--out", path(straight)});
+    Outcome outcome = interrupt(common + Strings{"--out", path(broken)}, after(0));
+    EXPECT_TRUE(contains(outcome.out,
+                         "interrupted after step 0, which is saved; to continue:\n  "
+                         "enwik8 --resume --out " +
+                             path(broken)));
+    for (std::int64_t step = 1; step < 10; ++step) {
+      outcome = interrupt({"--resume", "--out", path(broken)}, after(step));
+      EXPECT_TRUE(contains(outcome.out, "interrupted after step " + std::to_string(step)));
+    }
+    succeed({"--resume", "--out", path(broken)});
+    EXPECT_EQ(snapshot_of(folder_ / straight), snapshot_of(folder_ / broken));
+    auto expected = records_of(folder_ / straight), found = records_of(folder_ / broken);
+    expected[0] = found[0] = {};
+    EXPECT_EQ(expected, found);
+  }
+}
+
+TEST_F(Trainer, AnInterruptionMayComeAtAnyMoment) {
+  const Strings common = options({"--steps", "5", "--sample-bytes", "2"});
+  int moments = 0;
+  const Outcome straight = train(common + Strings{"--out", path("straight")}, [&](std::int64_t) {
+    ++moments;
+    return false;
+  });
+  ASSERT_EQ(straight.code, exit_success);
+  ASSERT_GT(moments, 12);
+  auto expected = records_of(folder_ / "straight");
+  expected[0] = {};
+  for (int moment = 1; moment <= moments; ++moment) {
+    const std::string out = "run" + std::to_string(moment);
+    int now = 0;
+    interrupt(common + Strings{"--out", path(out)}, [&](std::int64_t) { return ++now >= moment; });
+    succeed({"--resume", "--out", path(out)});
+    auto found = records_of(folder_ / out);
+    found[0] = {};
+    EXPECT_EQ(expected, found) << "interrupted at moment " << moment;
+    EXPECT_EQ(snapshot_of(folder_ / "straight"), snapshot_of(folder_ / out));
+  }
+}
+
+TEST_F(Trainer, AFinishedRunCanBeEvaluatedAgainAndGoOn) {
+  succeed(options({"--steps", "5", "--out", path("run")}));
+  const auto before = records_of(folder_ / "run");
+  succeed({"--resume", "--out", path("run")});
+  EXPECT_EQ(records_of(folder_ / "run"), before);
+  succeed({"--resume", "--out", path("run"), "--steps", "8"});
+  const auto after = records_of(folder_ / "run");
+  EXPECT_EQ(after.back().at("step"), 8);
+  EXPECT_EQ(snapshot_of(folder_ / "run").state.at("step"), 8);
+}
+
+TEST_F(Trainer, AnIncreasedLimitInTimeIsFollowed) {
+  interrupt(options({"--minutes", "100", "--out", path("run")}), after(2));
+  succeed({"--resume", "--out", path("run"), "--minutes", "0.000001"});
+  // Over already: one step, to find out how fast it goes, and the final evaluation.
+  EXPECT_EQ(records_of(folder_ / "run").back().at("step"), 3);
+}
+
+TEST_F(Trainer, ARunLimitedByTimeEndsWithADecision) {
+  succeed(options({"--minutes", "0.02", "--out", path("run")}));
+  const json state = snapshot_of(folder_ / "run").state;
+  EXPECT_EQ(state.at("ending").at("end"), state.at("step"));
+  EXPECT_GE(state.at("step"), 1);
+  succeed(options({"--minutes", "0.000001", "--out", path("short")}));
+  EXPECT_EQ(snapshot_of(folder_ / "short").state.at("step"), 1);
+}
+
+TEST_F(Trainer, AfterTheDecisionNothingDependsOnAClock) {
+  interrupt(options({"--minutes", "1000", "--out", path("run")}), after(4));
+  {
+    // As if it had been decided after step 4 that the run ends after step 9.
+    CheckpointReader reader(folder_ / "run/checkpoint.bin");
+    Snapshot snapshot = snapshot_of(folder_ / "run");
+    json state = reader.state();
+    state["ending"] = {{"begin", 4}, {"end", 9}};
+    const std::vector<NamedTensor> tensors = snapshot.tensors(reader);
+    save_checkpoint(folder_ / "run/checkpoint.bin", state, tensors);
+  }
+  fs::copy(folder_ / "run", folder_ / "broken", fs::copy_options::recursive);
+  succeed({"--resume", "--out", path("run")});
+  interrupt({"--resume", "--out", path("broken")}, after(6));
+  succeed({"--resume", "--out", path("broken")});
+  EXPECT_EQ(snapshot_of(folder_ / "run"), snapshot_of(folder_ / "broken"));
+  EXPECT_EQ(records_of(folder_ / "run"), records_of(folder_ / "broken"));
+  const auto records = records_of(folder_ / "run");
+  EXPECT_EQ(records.back().at("step"), 9);
+  const json& last_train = records.at(records.size() - 4);
+  ASSERT_EQ(last_train.at("type"), "train");
+  EXPECT_NEAR(last_train.at("learning_rate").get<double>(), 5e-5, 1e-9);
+}
+
+TEST_F(Trainer, StopsWhenTheLossIsNotFiniteAndKeepsTheCheckpoint) {
+  const Outcome outcome = train(
+      options({"--steps", "50", "--learning-rate", "1e30", "--clip", "0", "--out", path("run")}));
+  EXPECT_EQ(outcome.code, exit_failure);
+  EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
+  for (const char* part : {"enwik8: step 2: the loss is ", ": first not finite in layer ",
+                           "checkpoint.bin' still holds step 0; "}) {
+    EXPECT_TRUE(contains(outcome.error, part));
+  }
+  const Snapshot kept = snapshot_of(folder_ / "run");
+  EXPECT_EQ(kept.state.at("step"), 0);
+  for (const auto& values : kept.values) {
+    for (const float value : values) {
+      ASSERT_TRUE(std::isfinite(value));
+    }
+  }
+}
+
+TEST_F(Trainer, DoesNotSaveWhatIsNotFinite) {
+  const Outcome outcome = train(
+      options({"--steps", "50", "--learning-rate", "1e39", "--clip", "0", "--out", path("run")}),
+      after(1));
+  EXPECT_EQ(outcome.code, exit_failure);
+  EXPECT_TRUE(contains(outcome.error, "is no longer finite"));
+  EXPECT_EQ(snapshot_of(folder_ / "run").state.at("step"), 0);
+}
+
+TEST_F(Trainer, ChoosesANewFolderForEachRun) {
+  const fs::path before = fs::current_path();
+  tiny(folder_ / "text");
+  fs::current_path(folder_.path());
+  const Outcome first = train(options({"--steps", "1"}));
+  const Outcome second = train(options({"--steps", "1"}));
+  fs::current_path(before);
+  EXPECT_TRUE(contains(first.out, "output: runs/quick-1\n"));
+  EXPECT_TRUE(contains(second.out, "output: runs/quick-2\n"));
+  EXPECT_TRUE(fs::exists(folder_ / "runs/quick-2/checkpoint.bin"));
+}
+
+TEST_F(Trainer, SaysThatItsTextIsMadeUp) {
+  if (find_enwik8(data_folders(fs::current_path(), program_path()))) {
+    GTEST_SKIP() << "enwik8 is there";
+  }
+  Strings arguments = options({"--steps", "1", "--final-bytes", "50", "--out", path("run")});
+  arguments.erase(arguments.begin(), arguments.begin() + 2);  // --data
+  const Outcome outcome = succeed(arguments);
+  EXPECT_TRUE(contains(outcome.out, "data: generated corpus"));
+  EXPECT_TRUE(contains(outcome.out, "examples/enwik8/fetch.sh"));
+  const json test = records_of(folder_ / "run").back();
+  EXPECT_EQ(test.at("bytes"), 50);
+  EXPECT_EQ(test.at("whole_split"), false);
+  EXPECT_TRUE(contains(outcome.out, "the first 51 bytes of the test split"));
+}
+
+TEST_F(Trainer, ShowsHelp) {
+  const Outcome outcome = succeed({"--help"});
+  EXPECT_TRUE(contains(outcome.out, "--learning-rate"));
+}
+
+TEST_F(Trainer, RefusesBadOptions) {
+  const auto usage = [&](const Strings& more, const std::string& part) {
+    refuse(options(Strings{"--steps", "1", "--out", path("refused")} + more), exit_usage, part);
+  };
+  usage({"--no-such", "1"}, "unknown option '--no-such'");
+  usage({"--preset", "huge"}, "allowed: quick, small, base, paper");
+  usage({"--length", "0"}, "--length is '0'");
+  usage({"--batch", "-3"}, "--batch is '-3'");
+  usage({"--heads", "3"}, "--width is '16'; allowed: a multiple of --heads 3");
+  usage({"--axial-shape", "4,4"}, "product is at least --length 32");
+  usage({"--weight-decay", "0.1", "--optimizer", "adafactor"}, "--weight-decay is '0.1'");
+}
+
+TEST_F(Trainer, RefusesBadData) {
+  const auto data = [&](const std::string& name, const std::string& part) {
+    Strings arguments = options({"--steps", "1", "--out", path("refused")});
+    arguments[1] = path(name);
+    refuse(arguments, exit_failure, part);
+  };
+  data("missing", "does not exist");
+  write_file(folder_ / "empty", "");
+  data("empty", "is empty");
+  write_file(folder_ / "short", std::string(600, 'x'));
+  data("short",
+       "is too short: it has 600 bytes, its validation and test parts (5 % each) 30, but a window "
+       "of --length 32 needs at least 33 in each part, so 660 in all");
+  write_file(folder_ / "corrupt.gz", std::string("\x1f\x8b\x08") + std::string(50, '!'));
+  data("corrupt.gz", "is corrupt");
+  data("", "is a folder");
+}
+
+TEST_F(Trainer, RefusesAnOutputFolderItCannotWriteTo) {
+  write_file(folder_ / "file", "precious");
+  refuse(options({"--steps", "1", "--out", path("file/run")}), exit_failure,
+         "cannot write to output folder");
+  refuse(options({"--steps", "1", "--out", path("file")}), exit_failure, "is not a folder");
+  EXPECT_EQ(read_file(folder_ / "file"), "precious");
+  refuse(options({"--steps", "1", "--out", "/proc/no"}), exit_failure,
+         "cannot write to output folder");
+}
+
+TEST_F(Trainer, RefusesAFolderThatHoldsARun) {
+  succeed(options({"--steps", "1", "--out", path("run")}));
+  const std::string checkpoint = read_file(folder_ / "run/checkpoint.bin");
+  const std::string metrics = read_file(folder_ / "run/metrics.jsonl");
+  refuse(options({"--steps", "1", "--out", path("run")}), exit_usage,
+         "which holds the checkpoint.bin of another run");
+  EXPECT_EQ(read_file(folder_ / "run/checkpoint.bin"), checkpoint);
+  EXPECT_EQ(read_file(folder_ / "run/metrics.jsonl"), metrics);
+  fs::remove(folder_ / "run/checkpoint.bin");
+  refuse(options({"--steps", "1", "--out", path("run")}), exit_usage,
+         "which holds the metrics.jsonl of another run");
+  EXPECT_EQ(read_file(folder_ / "run/metrics.jsonl"), metrics);
+}
+
+TEST_F(Trainer, RefusesToResumeWhatIsNoRunOrAnother) {
+  refuse({"--resume"}, exit_usage, "--resume needs --out");
+  refuse({"--resume", "--out", path("none")}, exit_failure, "checkpoint.bin' does not exist");
+  const auto resume = [&](const Strings& more, int code, const std::string& part) {
+    const std::string checkpoint = read_file(folder_ / "run/checkpoint.bin");
+    const std::string metrics = read_file(folder_ / "run/metrics.jsonl");
+    refuse(Strings{"--resume", "--out", path("run")} + more, code, part);
+    EXPECT_EQ(read_file(folder_ / "run/checkpoint.bin"), checkpoint) << part;
+    EXPECT_EQ(read_file(folder_ / "run/metrics.jsonl"), metrics) << part;
+  };
+  succeed(options({"--steps", "1", "--out", path("run")}));
+  resume({"--width", "32"}, exit_usage, "--width is '32', but the run in");
+  resume({"--optimizer", "adafactor"}, exit_usage, "--optimizer is 'adafactor'");
+  write_file(folder_ / "other", std::string(4000, 'x'));
+  resume({"--data", path("other")}, exit_failure, "name that with --data");
+
+  const std::string whole = read_file(folder_ / "run/checkpoint.bin");
+  write_file(folder_ / "run/checkpoint.bin", whole.substr(0, whole.size() / 2));
+  resume({}, exit_failure, "is truncated");
+  write_file(folder_ / "run/checkpoint.bin", "no checkpoint at all");
+  resume({}, exit_failure, "is not a checkpoint");
+  save_checkpoint(folder_ / "run/checkpoint.bin", {{"a", 1}}, {});
+  resume({}, exit_failure, "has no options");
+
+  // The options of one model with the parameters of another.
+  write_file(folder_ / "run/checkpoint.bin", whole);
+  json state = CheckpointReader(folder_ / "run/checkpoint.bin").state();
+  {
+    CheckpointReader reader(folder_ / "run/checkpoint.bin");
+    Snapshot snapshot = snapshot_of(folder_ / "run");
+    state["options"]["ff-width"] = 8;
+    save_checkpoint(folder_ / "run/checkpoint.bin", state, snapshot.tensors(reader));
+  }
+  resume({}, exit_failure, "does not fit: 'model.layers.0.feed_forward");
+  state["options"]["ff-width"] = 64;
+  state.erase("running");
+  save_checkpoint(folder_ / "run/checkpoint.bin", state, {});
+  resume({}, exit_failure, "its state is not readable");
+}
+
+/// A limit on the size of files acts as a full disk does.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) : handler_(::signal(SIGXFSZ, SIG_IGN)) {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    rlimit now = before_;
+    now.rlim_cur = bytes;
+    ::setrlimit(RLIMIT_FSIZE, &now);
+  }
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    ::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  void (*handler_)(int);
+  rlimit before_{};
+};
+
+TEST_F(Trainer, AFullDiskLeavesThePreviousCheckpoint) {
+  interrupt(options({"--steps", "6", "--out", path("run")}), after(3));
+  const std::string checkpoint = read_file(folder_ / "run/checkpoint.bin");
+  Outcome outcome;
+  {
+    const FileSizeLimit limit(checkpoint.size() / 2);
+    outcome = train({"--resume", "--out", path("run")});
+  }
+  EXPECT_EQ(outcome.code, exit_failure);
+  EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
+  EXPECT_TRUE(contains(outcome.error,
+                       "checkpoint.bin': File too large; the previous file is "
+                       "unchanged"));
+  EXPECT_EQ(read_file(folder_ / "run/checkpoint.bin"), checkpoint);
+  succeed({"--resume", "--out", path("run")});
+  succeed(options({"--steps", "6", "--out", path("straight")}));
+  EXPECT_EQ(snapshot_of(folder_ / "run"), snapshot_of(folder_ / "straight"));
+}
+
+TEST_F(Trainer, ADiskThatIsFullFromTheStartIsFoundAtOnce) {
+  Outcome outcome;
+  const Strings arguments = options({"--steps", "6", "--out", path("run")});
+  {
+    const FileSizeLimit limit(1000);
+    outcome = train(arguments);
+  }
+  EXPECT_EQ(outcome.code, exit_failure);
+  EXPECT_TRUE(contains(outcome.error, "cannot write '"));
+  EXPECT_TRUE(fs::is_empty(folder_ / "run"));
+  succeed(arguments);
+}
+
+}  // namespace
+}  // namespace enwik8::test
