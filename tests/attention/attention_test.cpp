@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: MIT
+/// Bucketing and attention as functions on tensors. What they are made of has tests of its own;
+/// here it counts that tensors are laid out as promised, and that arguments are checked.
+#include "reformer/attention/attention.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "support/compare.hpp"
+#include "support/errors.hpp"
+#include "support/gradient_check.hpp"
+#include "support/naive_attention.hpp"
+#include "support/random_data.hpp"
+
+namespace reformer::test {
+namespace {
+
+constexpr Index B = 2, T = 19, H = 3, K = 5;
+constexpr std::array<Index, 4> shape = {B, T, H, K};
+const LshPattern lsh_pattern{4, 1, 0, 2, {4, 2}};
+
+std::vector<std::uint8_t> mask() {
+  std::vector<std::uint8_t> is_real(static_cast<std::size_t>(B * T), 1);
+  is_real[3] = is_real[18] = is_real[19] = is_real[30] = 0;
+  return is_real;
+}
+
+Tensor<double, 4> rotations() {
+  return random_rotations<double>(H, K, lsh_pattern.num_hashes, lsh_pattern.num_buckets, {5});
+}
+
+std::string name_of(const AttentionOptions& options) {
+  return reformer::detail::join(
+      "attention, pattern ", options.pattern.index(), options.causal ? ", causal" : "",
+      options.is_real.empty() ? "" : ", masked", options.dropout > 0 ? ", dropout" : "");
+}
+
+std::vector<AttentionPattern> patterns() {
+  return {lsh_pattern, LocalPattern{4, 1, 1, true}, ExactPattern{false}, ExactPattern{true}};
+}
+
+/// One head of one sequence, `[T, K]`.
+Matrix<double> head_of(const Tensor<double, 4>& x, Index b, Index h) {
+  Matrix<double> result(T, K);
+  for (Index t = 0; t < T; ++t) {
+    for (Index k = 0; k < K; ++k) result(t, k) = x(b, t, h, k);
+  }
+  return result;
+}
+
+/// Buckets of one head of one sequence, one list for each round.
+std::vector<std::vector<Bucket>> buckets_of(const Tensor<Bucket, 4>& buckets, Index b, Index h) {
+  std::vector<std::vector<Bucket>> rounds;
+  for (Index r = 0; r < buckets.dimension(2) && buckets.size() > 0; ++r) {
+    rounds.emplace_back();
+    for (Index t = 0; t < T; ++t) rounds.back().push_back(buckets(b, h, r, t));
+  }
+  return rounds;
+}
+
+TEST(LshBuckets, AreTheHashOfEachHead) {
+  Workspace workspace(2);
+  const auto x = random_tensor<double>(shape, 1);
+  const auto is_real = mask();
+  const auto drawn = rotations();
+  for (const bool masked : {false, true}) {
+    const auto buckets = lsh_buckets<double>(
+        workspace, x, lsh_pattern, drawn, masked ? std::span(is_real) : std::span<std::uint8_t>());
+    ASSERT_EQ(buckets.dimensions(), (Tensor<Bucket, 4>::Dimensions(B, H, 2, T)));
+    for (Index b = 0; b < B; ++b) {
+      for (Index h = 0; h < H; ++h) {
+        for (Index r = 0; r < 2; ++r) {
+          Matrix<double> of_round(K, 3);
+          for (Index k = 0; k < K; ++k) {
+            for (Index c = 0; c < 3; ++c) of_round(k, c) = drawn(h, k, r, c);
+          }
+          const auto ids = naive::hash(head_of(x, b, h), of_round, lsh_pattern.num_buckets);
+          for (Index t = 0; t < T; ++t) {
+            const bool padding = masked && is_real[static_cast<std::size_t>(b * T + t)] == 0;
+            ASSERT_EQ(buckets(b, h, r, t), padding ? 8 : ids[static_cast<std::size_t>(t)])
+                << "sequence " << b << ", head " << h << ", round " << r << ", token " << t;
+          }
+        }
+      }
+    }
+  }
+}
+
+void check_attention_of(const AttentionOptions& options) {
+  Workspace workspace(1);
+  const bool shared = shares_query_key(options.pattern);
+  auto query = random_tensor<double>(shape, 1), separate_key = random_tensor<double>(shape, 2),
+       value = random_tensor<double>(shape, 3);
+  auto& key = shared ? query : separate_key;
+  const auto dout = random_tensor<double>(shape, 4);
+  Tensor<Bucket, 4> buckets;
+  if (std::holds_alternative<LshPattern>(options.pattern)) {
+    buckets = lsh_buckets<double>(workspace, query, lsh_pattern, rotations(), options.is_real);
+  }
+  const auto output = attention<double>(workspace, query, key, value, options, buckets);
+  ASSERT_EQ(output.out.dimensions(), query.dimensions());
+  if (options.dropout == 0) {
+    for (Index b = 0; b < B; ++b) {
+      naive::Rules rules{options.causal, shared, {}};
+      if (!options.is_real.empty()) {
+        rules.is_real = options.is_real.subspan(static_cast<std::size_t>(b * T), T);
+      }
+      for (Index h = 0; h < H; ++h) {
+        const auto counts =
+            naive::pattern_counts(options.pattern, T, rules, buckets_of(buckets, b, h));
+        EXPECT_TRUE(close(head_of(output.out, b, h),
+                          naive::attention(head_of(query, b, h), head_of(key, b, h),
+                                           head_of(value, b, h), counts, rules)))
+            << name_of(options) << ", sequence " << b << ", head " << h;
+      }
+    }
+  }
+
+  const auto gradients =
+      attention_backward<double>(workspace, query, key, value, options, output, dout, buckets);
+  EXPECT_EQ(workspace.bytes_in_use(), 0u);
+  EXPECT_EQ(gradients.dkey.size(), shared ? 0 : query.size());
+  const auto objective = [&] {
+    const auto again = attention<double>(workspace, query, key, value, options, buckets);
+    double sum = 0;
+    for (Index i = 0; i < dout.size(); ++i) sum += dout.data()[i] * again.out.data()[i];
+    return sum;
+  };
+  const auto check_one = [&](const std::string& name, Tensor<double, 4>& x,
+                             const Tensor<double, 4>& gradient) {
+    check_gradient(name_of(options), name, objective,
+                   std::span(x.data(), static_cast<std::size_t>(x.size())), as_span(gradient),
+                   {.most_elements = 20});
+  };
+  check_one("query", query, gradients.dquery);
+  if (!shared) check_one("key", key, gradients.dkey);
+  check_one("value", value, gradients.dvalue);
+}
+
+TEST(Attention, IsTheDefinitionAndItsGradient) {
+  const auto is_real = mask();
+  for (const AttentionPattern& pattern : patterns()) {
+    for (const bool causal : {true, false}) {
+      check_attention_of({.pattern = pattern, .causal = causal});
+      check_attention_of({.pattern = pattern, .causal = causal, .is_real = is_real});
+      check_attention_of(
+          {.pattern = pattern, .causal = causal, .dropout = 0.2, .key = {3}, .is_real = is_real});
+    }
+  }
+}
+
+/// Calls with one argument wrong, in float.
+class AttentionErrors : public testing::Test {
+ protected:
+  using Values = Tensor<float, 4>;
+
+  std::string message(const Values& q, const Values& k, const Values& v,
+                      const AttentionOptions& options, const Tensor<Bucket, 4>& ids) {
+    const std::string forward =
+        message_of([&] { attention<float>(workspace, q, k, v, options, ids); });
+    const std::string backward = message_of([&] {
+      attention_backward<float>(workspace, q, k, v, options, AttentionOutput<float>{}, q, ids);
+    });
+    EXPECT_TRUE(contains(forward, "reformer::attention: "));
+    EXPECT_TRUE(contains(backward, "reformer::attention_backward: "));
+    EXPECT_EQ(forward.substr(forward.find(": ")), backward.substr(backward.find(": ")));
+    return forward;
+  }
+  std::string hashed_message(const Tensor<Bucket, 4>& ids,
+                             std::span<const std::uint8_t> real = {}) {
+    return message(x, x, value, {.pattern = lsh_pattern, .is_real = real}, ids);
+  }
+
+  Workspace workspace{1};
+  Values x = random_tensor<float>(shape, 1), key = random_tensor<float>(shape, 2),
+         value = random_tensor<float>(shape, 3);
+  Values wrong = random_tensor<float>(std::array<Index, 4>{B, T, H, K + 1}, 4);
+  std::vector<std::uint8_t> is_real = mask();
+  Values drawn = rotations().cast<float>();
+  Tensor<Bucket, 4> buckets = lsh_buckets<float>(workspace, x, lsh_pattern, drawn);
+};
+
+TEST_F(AttentionErrors, NameWhatIsWrong) {
+  const AttentionOptions exact{.pattern = ExactPattern{}};
+  EXPECT_TRUE(contains(message(x, wrong, value, exact, {}), "key has another shape"));
+  EXPECT_TRUE(contains(message(x, key, wrong, exact, {}), "value has another shape"));
+  EXPECT_TRUE(contains(message(x, key, value, {.pattern = ExactPattern{true}}, {}),
+                       "query and key are two tensors"));
+  EXPECT_TRUE(contains(message(x, key, value, {.pattern = LocalPattern{0}}, {}),
+                       "chunk_length is 0, must be at least 1"));
+  EXPECT_TRUE(contains(message(x, key, value, {.pattern = ExactPattern{}, .dropout = 1}, {}),
+                       "dropout is 1, must be in [0, 1)"));
+  const std::span short_mask = std::span<const std::uint8_t>(is_real).first(37);
+  EXPECT_TRUE(
+      contains(message(x, key, value, {.pattern = ExactPattern{}, .is_real = short_mask}, {}),
+               "is_real has 37 elements, must have B*T = 38"));
+  const Values none(B, 0, H, K);
+  EXPECT_TRUE(contains(message(none, none, none, exact, {}), "length is 0, must be at least 1"));
+  const Values headless(B, T, 0, K);
+  EXPECT_TRUE(contains(message(headless, headless, headless, exact, {}), "heads is 0"));
+  EXPECT_TRUE(contains(message_of([&] {
+                         const auto output = attention<float>(workspace, x, key, value, exact);
+                         attention_backward<float>(workspace, x, key, value, exact, output, wrong);
+                       }),
+                       "dout has another shape"));
+}
+
+TEST_F(AttentionErrors, OfRotationsNameTheDimension) {
+  const auto of_rotations = [&](const std::array<Index, 4>& dimensions,
+                                const LshPattern& pattern = lsh_pattern) {
+    return message_of(
+        [&] { lsh_buckets<float>(workspace, x, pattern, random_tensor<float>(dimensions, 1)); });
+  };
+  EXPECT_TRUE(contains(of_rotations({2, K, 2, 3}), "rotations dimension 0 is 2"));
+  EXPECT_TRUE(contains(of_rotations({H, 4, 2, 3}), "rotations dimension 1 is 4"));
+  EXPECT_TRUE(contains(of_rotations({H, K, 1, 3}), "rotations dimension 2 is 1"));
+  EXPECT_TRUE(contains(of_rotations({H, K, 2, 4}), "rotations dimension 3 is 4"));
+  EXPECT_TRUE(contains(of_rotations({H, K, 2, 3}, {4, 1, 0, 2, {3}}), "factor 3"));
+}
+
+TEST_F(AttentionErrors, OfBucketsNameTheirNumberOrValue) {
+  EXPECT_TRUE(contains(hashed_message({}), "buckets has 0 elements, must have B*H*R*T = 228"));
+  Tensor<Bucket, 4> bad = buckets;
+  bad(1, 2, 0, 7) = 9;
+  EXPECT_TRUE(contains(hashed_message(bad), "is 9"));
+}
+
+TEST_F(AttentionErrors, OfBucketsThatDoNotKnowThePadding) {
+  // Real tokens stand in the order, padding does not: buckets of another mask would leave slots
+  // without a token, or tokens without a slot.
+  EXPECT_TRUE(contains(hashed_message(buckets, is_real), "bucket 3 is "));
+  Tensor<Bucket, 4> padded = lsh_buckets<float>(workspace, x, lsh_pattern, drawn, is_real);
+  EXPECT_TRUE(contains(hashed_message(padded), "bucket 3 is 8"));
+}
+
+TEST_F(AttentionErrors, OfImpossibleSizesAreFoundBeforeTheyDivide) {
+  EXPECT_TRUE(contains(message_of([&] {
+                         lsh_buckets<float>(workspace, x, LshPattern{0, 1, 0, 2, {}}, drawn);
+                       }),
+                       "chunk_length is 0, must be at least 1"));
+  const Values headless(B, T, 0, K), no_rotations(0, K, 2, 3);
+  EXPECT_TRUE(contains(
+      message_of([&] { lsh_buckets<float>(workspace, headless, lsh_pattern, no_rotations); }),
+      "heads is 0"));
+}
+
+}  // namespace
+}  // namespace reformer::test

@@ -1,0 +1,686 @@
+// SPDX-License-Identifier: MIT
+/// The self-attention branch: against layer norm, projections and attention written out, its
+/// reversal, its gradients, and the laws of padding and of single chunks.
+#include "reformer/attention/self_attention.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "support/compare.hpp"
+#include "support/errors.hpp"
+#include "support/gradient_check.hpp"
+#include "support/naive.hpp"
+#include "support/naive_attention.hpp"
+#include "support/random_data.hpp"
+
+namespace reformer::test {
+namespace {
+
+struct Case {
+  AttentionPattern pattern;
+  Index batch = 2, length = 17;
+  bool causal = true, masked = false;
+  double attention_dropout = 0, dropout = 0;
+  Index width = 12, heads = 2, head_width = 5;
+
+  SelfAttentionConfig config() const {
+    return {.width = width,
+            .num_heads = heads,
+            .head_width = head_width,
+            .pattern = pattern,
+            .causal = causal,
+            .attention_dropout = attention_dropout,
+            .dropout = dropout};
+  }
+  std::string name() const {
+    const auto* lsh = std::get_if<LshPattern>(&pattern);
+    std::string kind = lsh != nullptr ? "lsh" : "exact";
+    if (lsh != nullptr) kind += reformer::detail::join(", R=", lsh->num_hashes);
+    if (std::holds_alternative<LocalPattern>(pattern)) kind = "local";
+    if (lsh == nullptr && shares_query_key(pattern)) kind += " shared";
+    return reformer::detail::join("self-attention (", kind, ", B=", batch, " T=", length,
+                                  " H=", heads, " K=", head_width, causal ? ", causal" : "",
+                                  masked ? ", masked" : "",
+                                  dropout + attention_dropout > 0 ? ", dropout" : "", ")");
+  }
+};
+
+/// A layer with random parameters and fixed rotations, its input and its pass.
+template <typename Scalar>
+class Layer {
+ public:
+  using Half = FloatHalf<Scalar>;
+
+  explicit Layer(const Case& c, int threads = 1, std::uint64_t seed = 1)
+      : workspace(threads),
+        attention("layer", c.config()),
+        x(random_matrix<Scalar>(c.batch * c.length, c.width, seed + 100)),
+        c_(c) {
+    randomize_parameters(attention, seed);
+    if (const auto* lsh = reformer::detail::hashed(c.pattern, c.length)) {
+      // Drawn once in double: every scalar type uses the same.
+      const auto drawn = random_rotations<double>(c.heads, c.head_width, lsh->num_hashes,
+                                                  bucket_factors(*lsh, c.length), {seed});
+      rotations = drawn;
+      attention.set_rotations(Tensor<Scalar, 4>(drawn.template cast<Scalar>()));
+    }
+    if (c.masked) {
+      is_real.assign(static_cast<std::size_t>(c.batch * c.length), 1);
+      for (std::size_t i = 0; i < is_real.size(); ++i) {
+        const auto T = static_cast<std::size_t>(c.length);
+        // The end of the first sequence, places in between in the others.
+        if (i < T ? 5 * i >= 4 * T : i % 5 == 3) is_real[i] = 0;
+      }
+    }
+  }
+
+  Pass pass() { return {workspace, c_.batch, c_.length, {21, 4, 3}, true, is_real}; }
+
+  /// y + f(x)
+  Matrix<Scalar> forward(const Matrix<Scalar>& y) {
+    Half half = half_of<Half>(y);
+    attention.forward(half_of<Half>(x), half, saved, pass());
+    return matrix_of(half);
+  }
+  Matrix<Scalar> forward() { return forward(Matrix<Scalar>::Zero(x.rows(), x.cols())); }
+
+  /// y - f(x); dx and parameter gradients are added to.
+  Matrix<Scalar> reverse(const Matrix<Scalar>& y, const Matrix<Scalar>& dy, Matrix<Scalar>& dx) {
+    Half half = half_of<Half>(y);
+    attention.reverse(half_of<Half>(x), half, view(dy), view(dx), saved, pass());
+    return matrix_of(half);
+  }
+
+  std::vector<Matrix<double>> parameters() {
+    std::vector<Matrix<double>> values;
+    attention.for_each_parameter(
+        [&](auto& p) { values.push_back(p.value.template cast<double>()); });
+    return values;
+  }
+
+  Workspace workspace;
+  SelfAttention<Scalar> attention;
+  typename SelfAttention<Scalar>::Saved saved;
+  Matrix<Scalar> x;
+  std::vector<std::uint8_t> is_real;
+  Tensor<double, 4> rotations;
+
+ private:
+  Case c_;
+};
+
+/// f(x) without dropout, from the definition. Bucket ids are hashed here; in double the layer must
+/// have found the same.
+template <typename Scalar>
+Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
+  const auto parameters = layer.parameters();
+  const bool shared = shares_query_key(c.pattern);
+  const Matrix<double> normed = naive::layer_norm(layer.x.template cast<double>(), parameters[0],
+                                                  parameters[1], c.config().layer_norm_epsilon);
+  const Matrix<double> query = naive::multiply(normed, parameters[2]);
+  const Matrix<double> key = shared ? query : naive::multiply(normed, parameters[3]);
+  const Matrix<double> value = naive::multiply(normed, parameters[shared ? 3 : 4]);
+  const Matrix<double>& output = parameters[shared ? 4 : 5];
+
+  const auto* lsh = reformer::detail::hashed(c.pattern, c.length);
+  Matrix<double> heads(normed.rows(), c.heads * c.head_width);
+  for (Index b = 0; b < c.batch; ++b) {
+    naive::Rules rules{c.causal, shared, {}};
+    if (c.masked) {
+      rules.is_real =
+          std::span(layer.is_real)
+              .subspan(static_cast<std::size_t>(b * c.length), static_cast<std::size_t>(c.length));
+    }
+    for (Index h = 0; h < c.heads; ++h) {
+      const auto part = [&](const Matrix<double>& m) -> Matrix<double> {
+        return m.block(b * c.length, h * c.head_width, c.length, c.head_width);
+      };
+      std::vector<std::vector<Bucket>> buckets;
+      for (Index r = 0; lsh != nullptr && r < lsh->num_hashes; ++r) {
+        const auto factors = bucket_factors(*lsh, c.length);
+        Matrix<double> of_round(c.head_width, rotation_columns(factors));
+        for (Index i = 0; i < of_round.rows(); ++i) {
+          for (Index j = 0; j < of_round.cols(); ++j) of_round(i, j) = layer.rotations(h, i, r, j);
+        }
+        auto ids = naive::hash(part(query), of_round, factors);
+        for (Index t = 0; t < c.length; ++t) {
+          if (!rules.real(t)) {
+            ids[static_cast<std::size_t>(t)] = static_cast<Bucket>(num_buckets(factors));
+          }
+        }
+        const auto first =
+            layer.saved.buckets.begin() + ((b * c.heads + h) * lsh->num_hashes + r) * c.length;
+        buckets.emplace_back(first, first + c.length);
+        if constexpr (std::is_same_v<Scalar, double>) {
+          EXPECT_EQ(buckets.back(), ids)
+              << c.name() << ", sequence " << b << ", head " << h << ", round " << r;
+        }
+      }
+      heads.block(b * c.length, h * c.head_width, c.length, c.head_width) =
+          naive::attention(part(query), part(key), part(value),
+                           naive::pattern_counts(c.pattern, c.length, rules, buckets), rules);
+    }
+  }
+  return naive::multiply(heads, output);
+}
+
+std::vector<AttentionPattern> patterns() {
+  return {
+      LshPattern{4, 1, 0, 2, {4}},  LshPattern{8, 1, 1, 1, {}},  LshPattern{5, 1, 0, 3, {2, 4}},
+      LocalPattern{4, 1, 0, false}, LocalPattern{8, 1, 1, true}, ExactPattern{false},
+      ExactPattern{true},
+  };
+}
+
+template <typename Scalar>
+void expect_definition(const Case& c) {
+  Layer<Scalar> layer(c);
+  const Matrix<Scalar> f = layer.forward();
+  EXPECT_TRUE(close(f, expected_branch(c, layer), 8)) << c.name();
+  EXPECT_EQ(layer.workspace.bytes_in_use(), 0u) << c.name();
+  const auto* lsh = reformer::detail::hashed(c.pattern, c.length);
+  const Index ids = lsh != nullptr ? c.batch * c.heads * lsh->num_hashes * c.length : 0;
+  EXPECT_EQ(static_cast<Index>(layer.saved.buckets.size()), ids) << c.name();
+  // y is added to
+  const auto y = random_matrix<Scalar>(f.rows(), f.cols(), 50);
+  EXPECT_TRUE(same_bits(layer.forward(y), Matrix<Scalar>(y + f))) << c.name();
+}
+
+TEST(SelfAttentionForward, IsTheDefinition) {
+  for (const AttentionPattern& pattern : patterns()) {
+    for (const Index length : {1, 5, 16, 17, 40}) {
+      for (const bool causal : {true, false}) {
+        for (const bool masked : {false, true}) {
+          const Case c{pattern, 2, length, causal, masked};
+          expect_definition<double>(c);
+          expect_definition<float>(c);
+        }
+      }
+    }
+  }
+}
+
+TEST(SelfAttentionForward, TakesManyShapes) {
+  for (const AttentionPattern& pattern : patterns()) {
+    expect_definition<double>({pattern, 1, 9, true, false, 0, 0, 3, 1, 1});
+    expect_definition<double>({pattern, 3, 18, false, true, 0, 0, 7, 3, 3});
+    expect_definition<double>({pattern, 1, 70, true, true, 0, 0, 16, 3, 20});
+    expect_definition<float>({pattern, 1, 33, true, false, 0, 0, 20, 1, 64});
+  }
+}
+
+/// Checks reversal and all gradients of one case.
+/// @param most_elements  of each tensor
+void expect_gradients(const Case& c, Index most_elements = 9) {
+  Layer<double> layer(c);
+  const auto y = random_matrix<double>(layer.x.rows(), c.width, 51);
+  const auto dy = random_matrix<double>(layer.x.rows(), c.width, 52);
+  const Matrix<double> top = layer.forward(y);
+  const auto buckets = layer.saved.buckets;
+  if (std::holds_alternative<LshPattern>(c.pattern) && c.length > 8) {
+    ASSERT_FALSE(buckets.empty()) << c.name();
+  }
+
+  // Gradients are added to what is there, here ones.
+  Matrix<double> dx = Matrix<double>::Ones(dy.rows(), dy.cols());
+  reset_gradients(layer.attention, 1);
+  EXPECT_TRUE(close(layer.reverse(top, dy, dx), y)) << c.name() << ": y is not restored";
+  EXPECT_EQ(layer.saved.buckets, buckets) << c.name();
+  dx.array() -= 1;
+  layer.attention.for_each_parameter([](auto& p) { p.gradient.array() -= 1; });
+
+  bool flipped = false;
+  const auto objective = [&] {
+    const double value = weighted_sum(dy, layer.forward());
+    flipped = flipped || layer.saved.buckets != buckets;
+    return value;
+  };
+  const GradientCheckOptions options{
+      .tolerance = 1e-6, .step = 0x1p-16, .most_elements = most_elements};
+  check_gradient(c.name(), "x", objective, layer.x, dx, options);
+  check_parameter_gradients(c.name(), layer.attention, objective, options);
+  EXPECT_FALSE(flipped) << c.name() << ": a hash flipped under finite differences; this test needs "
+                        << "data whose tokens keep away from the boundaries of buckets";
+}
+
+TEST(SelfAttentionReverse, RestoresAndDifferentiates) {
+  for (const AttentionPattern& pattern : patterns()) {
+    for (const bool causal : {true, false}) {
+      for (const bool masked : {false, true}) expect_gradients({pattern, 2, 17, causal, masked});
+    }
+    for (const Index length : {1, 5, 16, 40}) expect_gradients({pattern, 1, length, true, false});
+  }
+}
+
+TEST(SelfAttentionReverse, ReplaysDropout) {
+  for (const AttentionPattern& pattern : patterns()) {
+    expect_gradients({pattern, 2, 17, true, false, 0.3, 0.2});
+    expect_gradients({pattern, 2, 17, false, true, 0.3, 0});
+    expect_gradients({pattern, 1, 23, true, true, 0, 0.4});
+  }
+}
+
+TEST(SelfAttentionReverse, TakesManyShapes) {
+  for (const AttentionPattern& pattern : patterns()) {
+    expect_gradients({pattern, 1, 9, true, false, 0, 0, 3, 1, 1});
+    expect_gradients({pattern, 3, 18, false, true, 0.1, 0.1, 7, 3, 3});
+    expect_gradients({pattern, 1, 70, false, true, 0, 0, 16, 3, 20}, 5);
+  }
+  // Rows beyond one panel of the weight gradients.
+  expect_gradients({LshPattern{16, 1, 0, 2, {8}}, 3, 190, true, true, 0, 0.1, 6, 2, 3}, 2);
+}
+
+TEST(SelfAttentionReverse, SubtractsTheVeryBitsThatForwardAdded) {
+  for (const AttentionPattern& pattern : patterns()) {
+    for (const bool causal : {true, false}) {
+      const Case c{pattern, 2, 70, causal, true, 0.1, 0.1, 20, 3, 16};
+      Layer<float> layer(c);
+      const Matrix<float> f = layer.forward();
+      Matrix<float> dx = Matrix<float>::Zero(f.rows(), f.cols());
+      reset_gradients(layer.attention);
+      const Matrix<float> rest = layer.reverse(f, f, dx);
+      EXPECT_TRUE((rest.array() == 0).all()) << c.name();
+    }
+  }
+}
+
+TEST(SelfAttentionReverse, UsesSavedBucketsAndDoesNotHash) {
+  // With other rotations in the meantime, as if every token had been hashed to the other side.
+  const Case c{LshPattern{4, 1, 0, 2, {4}}, 2, 21, true, false};
+  Layer<float> layer(c);
+  const Matrix<float> f = layer.forward();
+  const auto buckets = layer.saved.buckets;
+  layer.attention.set_rotations(
+      random_rotations<float>(c.heads, c.head_width, 2, std::vector<Index>{4}, {987}));
+  Matrix<float> dx = Matrix<float>::Zero(f.rows(), f.cols());
+  reset_gradients(layer.attention);
+  EXPECT_TRUE((layer.reverse(f, f, dx).array() == 0).all());
+  EXPECT_EQ(layer.saved.buckets, buckets);
+  layer.forward();
+  EXPECT_NE(layer.saved.buckets, buckets);
+}
+
+TEST(SelfAttention, DrawsRotationsByTheKeyOfThePass) {
+  const Case c{LshPattern{4, 1, 0, 2, {8}}, 2, 21, true, false};
+  const auto buckets_of = [&](SelfAttention<float>& attention, const RandomKey& key) {
+    Layer<float> layer(c);
+    Pass pass = layer.pass();
+    pass.key = key;
+    FloatHalf<float> y(layer.x.rows(), c.width);
+    attention.forward(half_of<FloatHalf<float>>(layer.x), y, layer.saved, pass);
+    return layer.saved.buckets;
+  };
+  SelfAttention<float> attention("layer", c.config());
+  randomize_parameters(attention, 1);
+  const RandomKey key{5, 6, 7};
+  const auto buckets = buckets_of(attention, key);
+  EXPECT_EQ(buckets_of(attention, key), buckets);
+  EXPECT_NE(buckets_of(attention, {6, 6, 7}), buckets);
+  EXPECT_NE(buckets_of(attention, {5, 7, 7}), buckets);
+  EXPECT_NE(buckets_of(attention, {5, 6, 8}), buckets);
+  attention.set_rotations(
+      random_rotations<float>(c.heads, c.head_width, 2, std::vector<Index>{8}, key));
+  EXPECT_EQ(buckets_of(attention, {99, 1, 1}), buckets);
+}
+
+TEST(SelfAttention, DropsOutInTrainingOnly) {
+  const Case c{LocalPattern{4, 1, 0, false}, 2, 21, true, false, 0.4, 0.4};
+  Layer<float> layer(c);
+  Case plain = c;
+  plain.attention_dropout = plain.dropout = 0;
+  Layer<float> without(plain);
+  const Matrix<float> expected = without.forward();
+  EXPECT_FALSE(same_bits(layer.forward(), expected));
+  Pass pass = layer.pass();
+  pass.training = false;
+  FloatHalf<float> y(layer.x.rows(), c.width);
+  layer.attention.forward(half_of<FloatHalf<float>>(layer.x), y, layer.saved, pass);
+  EXPECT_TRUE(same_bits(matrix_of(y), expected));
+}
+
+/// All that a training step makes of a layer: f(x), dx and the parameter gradients.
+template <typename Scalar>
+struct Step {
+  Matrix<Scalar> f, restored, dx;
+  std::vector<double> gradients;
+
+  Step(Layer<Scalar>& layer, const Matrix<Scalar>& dy) {
+    f = layer.forward();
+    dx = Matrix<Scalar>::Zero(f.rows(), f.cols());
+    reset_gradients(layer.attention);
+    restored = layer.reverse(f, dy, dx);
+    gradients = gradients_of(layer.attention);
+  }
+};
+
+TEST(SelfAttention, GivesTheSameBitsForAnyNumberOfThreads) {
+  for (const AttentionPattern& pattern :
+       std::vector<AttentionPattern>{LshPattern{16, 1, 0, 2, {8, 2}}, LocalPattern{16, 1, 1, true},
+                                     ExactPattern{false}, ExactPattern{true}}) {
+    const Case c{pattern, 2, 301, false, true, 0.1, 0.1, 40, 3, 16};
+    const auto dy = random_matrix<float>(c.batch * c.length, c.width, 53);
+    Layer<float> single(c, 1);
+    const Step<float> one(single, dy);
+    for (const int threads : thread_counts) {
+      Layer<float> layer(c, threads);
+      const Step<float> many(layer, dy);
+      EXPECT_TRUE(same_bits(many.f, one.f)) << c.name() << ", " << threads << " threads";
+      EXPECT_TRUE(same_bits(many.dx, one.dx)) << c.name() << ", " << threads << " threads";
+      EXPECT_TRUE(same_bits(many.gradients, one.gradients))
+          << c.name() << ", " << threads << " threads";
+    }
+  }
+}
+
+/// Groups are chosen by bytes, about 2 MiB for an array. A head whose sequence takes most of that
+/// is a group of its own, with few sums to compute besides.
+TEST(SelfAttention, OfSeveralGroupsIsTheSumOfItsHeadsAndSequences) {
+  struct Shape {
+    Index batch, length, heads;
+  };
+  // One head at a time; two heads of three, then the last; one head of five sequences, then two.
+  for (const Shape& shape : {Shape{2, 2100, 2}, Shape{2, 1400, 3}, Shape{7, 700, 1}}) {
+    for (const AttentionPattern& pattern : std::vector<AttentionPattern>{
+             LshPattern{16, 1, 0, 2, {64, 4}}, LocalPattern{16, 1, 1, false}}) {
+      const Case c{pattern, shape.batch, shape.length, true, true, 0, 0, 6, shape.heads, 64};
+      Layer<double> layer(c);
+      const auto dy = random_matrix<double>(layer.x.rows(), c.width, 54);
+      const Step<double> whole(layer, dy);
+      // Queries, keys, values, their gradients and outputs would take this much at once.
+      const Index arrays = shares_query_key(pattern) ? 5 : 7;
+      const auto together = static_cast<std::size_t>(arrays * dy.rows() * c.heads * 64) * 8;
+      EXPECT_LT(layer.workspace.peak_bytes(), together) << c.name() << " is no case of groups";
+
+      Matrix<double> f = Matrix<double>::Zero(dy.rows(), dy.cols()), dx = f;
+      std::vector<Matrix<double>> gradients = layer.parameters();
+      for (auto& g : gradients) g.setZero();
+      const auto parameters = layer.parameters();
+      for (Index b = 0; b < c.batch; ++b) {
+        for (Index h = 0; h < c.heads; ++h) {
+          Case part = c;
+          part.batch = part.heads = 1;
+          Layer<double> head(part);
+          head.x = layer.x.middleRows(b * c.length, c.length);
+          head.is_real.assign(layer.is_real.begin() + b * c.length,
+                              layer.is_real.begin() + (b + 1) * c.length);
+          if (layer.rotations.size() > 0) {
+            const Eigen::array<Index, 4> first{h, 0, 0, 0};
+            const Eigen::array<Index, 4> size{1, 64, layer.rotations.dimension(2),
+                                              layer.rotations.dimension(3)};
+            head.attention.set_rotations(Tensor<double, 4>(layer.rotations.slice(first, size)));
+          }
+          /// Rows of the output weight, columns of the others; norms are whole.
+          const auto slice =
+              [&](Matrix<double>& m) -> Eigen::Ref<Matrix<double>, 0, Eigen::OuterStride<>> {
+            if (m.rows() == 1) return m;
+            if (m.rows() == c.width) return m.middleCols(h * 64, 64);
+            return m.middleRows(h * 64, 64);
+          };
+          std::size_t i = 0;
+          head.attention.for_each_parameter([&](auto& p) {
+            Matrix<double> value = parameters[i++];
+            p.value = slice(value);
+          });
+          const Step<double> step(head, dy.middleRows(b * c.length, c.length));
+          f.middleRows(b * c.length, c.length) += step.f;
+          dx.middleRows(b * c.length, c.length) += step.dx;
+          i = 0;
+          head.attention.for_each_parameter([&](auto& p) { slice(gradients[i++]) += p.gradient; });
+        }
+      }
+      EXPECT_TRUE(close(whole.f, f)) << c.name();
+      EXPECT_TRUE(close(whole.dx, dx)) << c.name();
+      EXPECT_TRUE(close(whole.restored, Matrix<double>(0 * f), 1, f.cwiseAbs().maxCoeff()))
+          << c.name();
+      std::size_t i = 0;
+      layer.attention.for_each_parameter([&](auto& p) {
+        EXPECT_TRUE(close(p.gradient, gradients[i++], 4)) << c.name() << ", " << p.name;
+      });
+    }
+  }
+}
+
+TEST(SelfAttentionReverse, ReplaysDropoutInSeveralGroups) {
+  // Attention dropout is numbered by sequence and head of the layer, output dropout by row and
+  // applied to each group's part. One derivative, along a random direction of everything, is enough
+  // to find a mask that is not replayed.
+  for (const auto& [batch, length, heads] :
+       std::vector<std::array<Index, 3>>{{2, 1400, 3}, {7, 700, 1}}) {
+    const Case c{LocalPattern{16, 1, 0, false}, batch, length, true, false, 0.2, 0.2, 6, heads, 64};
+    Layer<double> layer(c);
+    const auto dy = random_matrix<double>(layer.x.rows(), c.width, 55);
+    const Step<double> step(layer, dy);
+    const Matrix<double> x = layer.x, along_x = random_matrix<double>(x.rows(), x.cols(), 56, 0.1);
+    double analytic = weighted_sum(along_x, step.dx);
+    std::vector<Matrix<double>> values, along;
+    layer.attention.for_each_parameter([&](auto& p) {
+      values.push_back(p.value);
+      along.push_back(
+          random_matrix<double>(p.value.rows(), p.value.cols(), 57 + along.size(), 0.1));
+      analytic += weighted_sum(along.back(), p.gradient);
+    });
+    Matrix<double> place = Matrix<double>::Zero(1, 1);
+    const auto objective = [&] {
+      layer.x = x + place(0, 0) * along_x;
+      std::size_t i = 0;
+      layer.attention.for_each_parameter([&](auto& p) {
+        p.value = values[i] + place(0, 0) * along[i];
+        ++i;
+      });
+      return weighted_sum(dy, layer.forward());
+    };
+    check_gradient(c.name(), "a random direction", objective, place,
+                   Matrix<double>::Constant(1, 1, analytic), {.step = 0x1p-8});
+  }
+}
+
+/// A sequence of real tokens, followed by `padding` others, as a training step sees it.
+Step<float> padded_step(Case c, Index padding, std::uint64_t content) {
+  const Index real = c.length;
+  Layer<float> original(c);
+  const auto dy_real = random_matrix<float>(real, c.width, 58);
+  c.length += padding;
+  Layer<float> layer(c);
+  Matrix<float> dy = Matrix<float>::Zero(c.length, c.width);
+  layer.x = random_matrix<float>(c.length, c.width, content, 3);
+  layer.x.topRows(real) = original.x;
+  dy.topRows(real) = dy_real;
+  layer.is_real.clear();
+  if (padding > 0) {
+    layer.is_real.assign(static_cast<std::size_t>(c.length), 0);
+    std::fill_n(layer.is_real.begin(), real, std::uint8_t{1});
+  }
+  Step<float> step(layer, dy);
+  for (Matrix<float>* m : {&step.f, &step.restored, &step.dx}) {
+    *m = Matrix<float>(m->topRows(real));
+  }
+  return step;
+}
+
+TEST(SelfAttention, OfRealTokensDoesNotDependOnPadding) {
+  for (const AttentionPattern& pattern : std::vector<AttentionPattern>{
+           LshPattern{8, 1, 0, 2, {4}}, LshPattern{4, 1, 1, 3, {4, 2}},
+           LocalPattern{8, 1, 1, false}, ExactPattern{false}, ExactPattern{true}}) {
+    for (const bool causal : {true, false}) {
+      const Case c{pattern, 1, 27, causal, false, 0, 0, 20, 2, 16};
+      const Step<float> alone = padded_step(c, 0, 1);
+      for (const Index padding : {1, 5, 24}) {
+        for (const std::uint64_t content : {60U, 61U}) {
+          const Step<float> padded = padded_step(c, padding, content);
+          const std::string what =
+              reformer::detail::join(c.name(), " and ", padding, " of padding");
+          EXPECT_TRUE(same_bits(padded.f, alone.f)) << what;
+          EXPECT_TRUE(same_bits(padded.dx, alone.dx)) << what << ", dx";
+          EXPECT_TRUE(same_bits(padded.gradients, alone.gradients)) << what << ", parameters";
+        }
+      }
+    }
+  }
+}
+
+TEST(SelfAttention, OfASequenceDoesNotDependOnTheOthersOfTheBatch) {
+  for (const AttentionPattern& pattern : patterns()) {
+    for (const bool causal : {true, false}) {
+      const Case c{pattern, 3, 40, causal, true, 0, 0, 20, 2, 16};
+      Layer<float> batch(c);
+      const Matrix<float> f = batch.forward();
+      Case single = c;
+      single.batch = 1;
+      for (Index b = 0; b < c.batch; ++b) {
+        Layer<float> alone(single);
+        alone.x = batch.x.middleRows(b * c.length, c.length);
+        alone.is_real.assign(batch.is_real.begin() + b * c.length,
+                             batch.is_real.begin() + (b + 1) * c.length);
+        EXPECT_TRUE(same_bits(alone.forward(), Matrix<float>(f.middleRows(b * c.length, c.length))))
+            << c.name() << ", sequence " << b;
+      }
+    }
+  }
+}
+
+TEST(SelfAttention, OfOneChunkIsExactAttention) {
+  const auto expect_equal = [](const AttentionPattern& chunked, const AttentionPattern& exact) {
+    for (const bool causal : {true, false}) {
+      for (const Index length : {1, 15, 16}) {
+        const Case a{chunked, 2, length, causal, true}, b{exact, 2, length, causal, true};
+        Layer<double> one(a), other(b);
+        const auto dy = random_matrix<double>(one.x.rows(), one.x.cols(), 62);
+        const Step<double> first(one, dy), second(other, dy);
+        EXPECT_TRUE(close(first.f, second.f)) << a.name();
+        EXPECT_TRUE(close(first.dx, second.dx, 4)) << a.name() << ", dx";
+        EXPECT_TRUE(close(first.gradients, second.gradients, 4)) << a.name() << ", parameters";
+        EXPECT_TRUE(one.saved.buckets.empty()) << a.name();
+      }
+    }
+  };
+  expect_equal(LshPattern{16, 1, 0, 2, {4}}, ExactPattern{true});
+  expect_equal(LocalPattern{16, 1, 1, true}, ExactPattern{false});
+}
+
+TEST(SelfAttention, NamesParametersAndWhatIsShared) {
+  const auto names = [](const AttentionPattern& pattern) {
+    Case c;
+    c.pattern = pattern;
+    SelfAttention<float> attention("layers.3.attention", c.config());
+    std::vector<std::string> result;
+    attention.for_each_parameter([&](auto& p) {
+      result.push_back(reformer::detail::join(p.name, " ", p.value.rows(), "x", p.value.cols()));
+    });
+    return result;
+  };
+  const std::string prefix = "layers.3.attention.";
+  const std::vector<std::string> shared = {
+      prefix + "layer_norm.weight 1x12", prefix + "layer_norm.bias 1x12",
+      prefix + "query_key.weight 12x10", prefix + "value.weight 12x10",
+      prefix + "output.weight 10x12"};
+  const std::vector<std::string> separate = {
+      prefix + "layer_norm.weight 1x12", prefix + "layer_norm.bias 1x12",
+      prefix + "query.weight 12x10",     prefix + "key.weight 12x10",
+      prefix + "value.weight 12x10",     prefix + "output.weight 10x12"};
+  EXPECT_EQ(names(LshPattern{}), shared);
+  EXPECT_EQ(names(ExactPattern{true}), shared);
+  EXPECT_EQ(names(LocalPattern{}), separate);
+  EXPECT_EQ(names(ExactPattern{false}), separate);
+}
+
+TEST(SelfAttention, RejectsImpossibleConfigurations) {
+  const auto message = [](auto change) {
+    Case c;
+    c.pattern = LshPattern{4, 1, 0, 2, {4}};
+    SelfAttentionConfig config = c.config();
+    change(config);
+    return message_of([&] { SelfAttention<float>("layer", config); });
+  };
+  const auto with_pattern = [&](const AttentionPattern& pattern) {
+    return message([&](auto& config) { config.pattern = pattern; });
+  };
+  EXPECT_TRUE(contains(message([](auto& c) { c.width = 0; }), "width is 0, must be at least 1"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.num_heads = -1; }), "num_heads is -1"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.head_width = 0; }), "head_width is 0"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.dropout = 1; }), "dropout is 1, must be in [0, 1)"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.attention_dropout = -0.5; }),
+                       "attention_dropout is -0.5, must be in [0, 1)"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{0, 1, 0, 2, {4}}), "chunk_length is 0"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{4, -1, 0, 2, {4}}), "chunks_before is -1"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{4, 1, -1, 2, {4}}), "chunks_after is -1"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{4, 1, 0, 0, {4}}), "num_hashes is 0"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{4, 1, 0, 2, {5}}), "factor 5"));
+  EXPECT_TRUE(contains(with_pattern(LocalPattern{-4, 1, 0, false}), "chunk_length is -4"));
+}
+
+TEST(SelfAttention, RejectsWrongArguments) {
+  const Case c{LshPattern{4, 1, 0, 2, {4}}, 2, 17};
+  using Half = FloatHalf<float>;
+  const auto message = [&](Index x_rows, Index x_columns, Index y_rows, auto change,
+                           Index y_columns = 12) {
+    Layer<float> layer(c);
+    const Half x(x_rows, x_columns);
+    Half y(y_rows, y_columns);
+    Pass pass = layer.pass();
+    change(pass);
+    return message_of([&] { layer.attention.forward(x, y, layer.saved, pass); });
+  };
+  const auto nothing = [](Pass&) {};
+  EXPECT_TRUE(contains(message(33, 12, 34, nothing), "rows of x is 33, must equal B*T = 34"));
+  EXPECT_TRUE(contains(message(34, 12, 35, nothing), "rows of y is 35, must equal B*T = 34"));
+  EXPECT_TRUE(contains(message(34, 11, 34, nothing), "columns of x is 11, must equal width = 12"));
+  EXPECT_TRUE(
+      contains(message(34, 12, 34, nothing, 11), "columns of y is 11, must equal width = 12"));
+  EXPECT_TRUE(contains(message(34, 12, 34, [](Pass& p) { p.batch = 0; }), "batch is 0"));
+  EXPECT_TRUE(contains(message(34, 12, 34, [](Pass& p) { p.length = -3; }), "length is -3"));
+  const std::vector<std::uint8_t> mask(33, 1);
+  EXPECT_TRUE(contains(message(34, 12, 34, [&](Pass& p) { p.is_real = mask; }),
+                       "is_real has 33 elements, must have B*T = 34"));
+
+  const auto with_rotations = [&](const AttentionPattern& pattern, std::array<Index, 4> shape) {
+    Case other = c;
+    other.pattern = pattern;
+    SelfAttention<float> attention("layer", other.config());
+    return message_of([&] { attention.set_rotations(random_tensor<float>(shape, 1)); });
+  };
+  EXPECT_TRUE(contains(with_rotations(LocalPattern{}, {2, 5, 2, 2}), "does not hash"));
+  EXPECT_TRUE(contains(with_rotations(c.pattern, {3, 5, 2, 2}),
+                       "rotations dimension 0 is 3, must equal num_heads = 2"));
+  EXPECT_TRUE(contains(with_rotations(c.pattern, {2, 4, 2, 2}),
+                       "rotations dimension 1 is 4, must equal head_width = 5"));
+  EXPECT_TRUE(contains(with_rotations(c.pattern, {2, 5, 1, 2}),
+                       "rotations dimension 2 is 1, must equal num_hashes = 2"));
+  Layer<float> layer(c);
+  layer.attention.set_rotations(random_tensor<float>(std::array<Index, 4>{2, 5, 2, 3}, 1));
+  EXPECT_TRUE(contains(message_of([&] { layer.forward(); }), "rotations dimension 3 is 3"));
+}
+
+TEST(SelfAttentionReverse, RejectsWrongArguments) {
+  const Case c{LshPattern{4, 1, 0, 2, {4}}, 2, 17};
+  const auto message = [&](auto change, Index dy_rows, Index dy_columns, Index dx_rows,
+                           Index dx_columns) {
+    Layer<float> layer(c);
+    const Matrix<float> f = layer.forward();
+    reset_gradients(layer.attention);
+    change(layer);
+    Matrix<float> dx = Matrix<float>::Zero(dx_rows, dx_columns);
+    return message_of([&] { layer.reverse(f, Matrix<float>::Zero(dy_rows, dy_columns), dx); });
+  };
+  const auto nothing = [](Layer<float>&) {};
+  EXPECT_TRUE(contains(message(nothing, 33, 12, 34, 12), "rows of dy is 33, must equal B*T = 34"));
+  EXPECT_TRUE(
+      contains(message(nothing, 34, 11, 34, 12), "columns of dy is 11, must equal width = 12"));
+  EXPECT_TRUE(contains(message(nothing, 34, 12, 33, 12), "rows of dx is 33, must equal B*T = 34"));
+  EXPECT_TRUE(
+      contains(message(nothing, 34, 12, 34, 11), "columns of dx is 11, must equal width = 12"));
+  // Buckets of nothing, or of another shape, would be read beyond their end.
+  const auto forget = [](Layer<float>& layer) { layer.saved.buckets.clear(); };
+  EXPECT_TRUE(contains(message(forget, 34, 12, 34, 12), "saved.buckets"));
+  EXPECT_TRUE(contains(message(forget, 34, 12, 34, 12), "is 0, must equal B*H*R*T = 136"));
+  const auto deallocate = [](Layer<float>& layer) {
+    layer.attention.for_each_parameter([](auto& p) {
+      if (p.name == "layer.value.weight") p.gradient.resize(0, 0);
+    });
+  };
+  EXPECT_TRUE(contains(message(deallocate, 34, 12, 34, 12), "gradient of layer.value.weight"));
+}
+
+}  // namespace
+}  // namespace reformer::test

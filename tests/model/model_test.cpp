@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: MIT
+/// The model's forward pass, loss, initial values and errors.
+#include "reformer/model/model.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "model/tiny_model.hpp"
+#include "support/compare.hpp"
+#include "support/errors.hpp"
+#include "support/naive.hpp"
+#include "support/random_data.hpp"
+
+namespace reformer::test {
+namespace {
+
+Matrix<double> as_matrix(const Tensor<double, 3>& logits) {
+  return Eigen::Map<const Matrix<double>>(logits.data(), logits.size() / logits.dimension(2),
+                                          logits.dimension(2));
+}
+
+template <typename Scalar>
+Tensor<Scalar, 3> first_positions(const Tensor<Scalar, 3>& logits, Index count) {
+  const Eigen::array<Index, 3> first{0, 0, 0};
+  const Eigen::array<Index, 3> size{logits.dimension(0), count, logits.dimension(2)};
+  return logits.slice(first, size);
+}
+
+/// Sum of the losses of labels that are not ignored.
+double naive_loss(const Matrix<double>& logits, const Tokens& labels) {
+  double sum = 0;
+  for (Index row = 0; row < logits.rows(); ++row) {
+    const auto label = labels.data()[row];
+    if (label != ignored_label) sum += naive::cross_entropy(logits, row, label);
+  }
+  return sum;
+}
+
+TEST(Model, IsEmbeddingPositionsReversibleLayersAndHead) {
+  using Half = FloatHalf<double>;
+  const Index batch = 2, length = 19;
+  for (const PositionConfig& positions : std::vector<PositionConfig>{
+           AxialPositions{{5, 9}, {5, 7}}, LearnedPositions{20}, SinusoidalPositions{}}) {
+    ModelConfig config = tiny_config();
+    config.positions = positions;
+    Model<double> model(config);
+    randomize_parameters(model, 1);
+    fix_rotations(model, 2);
+    Workspace workspace(1);
+    const Tokens tokens = random_tokens(batch, length, config.vocabulary, 3);
+
+    Matrix<double> x1(batch * length, config.width);
+    for (Index row = 0; row < x1.rows(); ++row) {
+      const Index t = row % length;
+      for (Index j = 0; j < config.width; ++j) {
+        double position = 0;
+        if (std::holds_alternative<AxialPositions>(positions)) {
+          position = j < 5 ? parameter(model, "positions.weights.0").value(t / 9, j)
+                           : parameter(model, "positions.weights.1").value(t % 9, j - 5);
+        } else if (std::holds_alternative<LearnedPositions>(positions)) {
+          position = parameter(model, "positions.weight").value(t, j);
+        } else {
+          const auto pair = static_cast<double>(j / 2 * 2);
+          const double angle = static_cast<double>(t) / std::pow(10000.0, pair / 12);
+          position = j % 2 == 0 ? std::sin(angle) : std::cos(angle);
+        }
+        x1(row, j) = parameter(model, "embedding.weight").value(tokens.data()[row], j) + position;
+      }
+    }
+    Matrix<double> x2 = x1;
+    // Branches have tests of their own; here it counts what they read and where they are added.
+    const Pass pass{workspace, batch, length, {}};
+    for (Index i = 0; i < model.stack().size(); ++i) {
+      auto& block = model.stack()[i];
+      ReversibleSequence<Model<double>::Block>::Saved saved(1);
+      Half attention(x1.rows(), x1.cols()), feed_forward(x1.rows(), x1.cols());
+      block.f().forward(half_of<Half>(x2), attention, saved[0].f, pass);
+      x1 += matrix_of(attention);
+      block.g().forward(half_of<Half>(x1), feed_forward, saved[0].g, pass);
+      x2 += matrix_of(feed_forward);
+    }
+    Matrix<double> both(x1.rows(), 2 * config.width);
+    both << x1, x2;
+    const Matrix<double> normed =
+        naive::layer_norm(both, parameter(model, "layer_norm.weight").value,
+                          parameter(model, "layer_norm.bias").value, config.layer_norm_epsilon);
+    const Matrix<double> expected =
+        naive::add_row(naive::multiply(normed, parameter(model, "head.weight").value),
+                       parameter(model, "head.bias").value);
+    EXPECT_TRUE(close(as_matrix(model.logits(workspace, tokens)), expected, 4));
+  }
+}
+
+TEST(Model, LossIsTheCrossEntropyOfItsLogits) {
+  // 600 rows: the loss takes several panels, logits are whole.
+  const ModelConfig config = tiny_config();
+  ModelConfig longer = config;
+  longer.positions = LearnedPositions{300};
+  Model<double> model(longer);
+  randomize_parameters(model, 1);
+  Workspace workspace(2);
+  const Tokens tokens = random_tokens(2, 300, config.vocabulary, 3);
+  Tokens labels = next_token_labels(tokens);
+  for (Index t = 0; t < 300; t += 7) labels(0, t) = ignored_label;
+  const RunOptions options{.key = {4}};
+  const Loss loss = model.loss(workspace, tokens, labels, options);
+  const double expected = naive_loss(as_matrix(model.logits(workspace, tokens, options)), labels);
+  EXPECT_NEAR(loss.sum, expected, 1e-12 * expected);
+  EXPECT_EQ(loss.count, 600 - 2 - 43);
+  EXPECT_DOUBLE_EQ(loss.mean(), loss.sum / 555);
+
+  reset_gradients(model);
+  const Loss again = model.loss_and_gradients(workspace, tokens, labels, 1.0, options);
+  EXPECT_EQ(again.sum, loss.sum);
+  EXPECT_EQ(again.count, loss.count);
+  EXPECT_EQ(workspace.bytes_in_use(), 0u);
+}
+
+TEST(Model, LogitsOfTheLastPositionAreTheSameAlone) {
+  Model<float> model(tiny_config());
+  randomize_parameters(model, 1);
+  Workspace workspace(1);
+  for (const Index length : {1, 4, 23}) {
+    const Tokens tokens = random_tokens(1, length, 11, 3);
+    const auto all = model.logits(workspace, tokens, {.key = {4}});
+    const std::vector<float> last = model.next_token_logits(
+        workspace, std::span(tokens.data(), static_cast<std::size_t>(length)), {.key = {4}});
+    ASSERT_EQ(last.size(), 11u);
+    EXPECT_TRUE(same_bits(
+        last, std::vector<float>(all.data() + (length - 1) * 11, all.data() + length * 11)));
+  }
+}
+
+TEST(Model, LogitsOfRealTokensDoNotDependOnPadding) {
+  Model<float> model(tiny_config());
+  randomize_parameters(model, 1);
+  Workspace workspace(1);
+  const Index real = 21;
+  const Tokens tokens = random_tokens(1, real, 11, 3);
+  const auto expected = model.logits(workspace, tokens, {.key = {4}});
+  for (const Index padding : {1, 6, 24}) {
+    for (const std::uint64_t content : {5U, 6U}) {
+      Tokens padded = random_tokens(1, real + padding, 11, content);
+      std::copy_n(tokens.data(), real, padded.data());
+      std::vector<std::uint8_t> is_real(static_cast<std::size_t>(real + padding), 0);
+      std::fill_n(is_real.begin(), real, std::uint8_t{1});
+      const auto logits = model.logits(workspace, padded, {.key = {4}, .is_real = is_real});
+      EXPECT_TRUE(same_bits(first_positions(logits, real), expected)) << padding << " of padding";
+    }
+  }
+}
+
+TEST(Model, WithoutHashingIsCausalWhenItSaysSo) {
+  // Hashed layers are not, in any implementation that cuts chunks across buckets.
+  for (const bool causal : {true, false}) {
+    ModelConfig config = tiny_config();
+    config.causal = causal;
+    config.layers = {LocalPattern{4, 1, 1, true}, ExactPattern{false}, ExactPattern{true}};
+    Model<float> model(config);
+    randomize_parameters(model, 1);
+    Workspace workspace(1);
+    Tokens tokens = random_tokens(2, 30, 11, 3);
+    const auto before = model.logits(workspace, tokens);
+    for (Index t = 17; t < 30; ++t) tokens(0, t) = (tokens(0, t) + 1) % 11;
+    const auto after = model.logits(workspace, tokens);
+    EXPECT_EQ(causal, static_cast<bool>(
+                          same_bits(first_positions(after, 17), first_positions(before, 17))));
+    EXPECT_FALSE(same_bits(after, before));
+  }
+}
+
+TEST(Model, DrawsByKeyAndDropsOutInTrainingOnly) {
+  ModelConfig config = tiny_config();
+  config.dropout = config.attention_dropout = 0.1;
+  Model<float> dropping(config);
+  Model<float> plain(tiny_config());
+  randomize_parameters(dropping, 1);
+  randomize_parameters(plain, 1);
+  Workspace workspace(1);
+  const Tokens tokens = random_tokens(2, 23, 11, 3);
+  const auto logits = [&](Model<float>& model, const RunOptions& options) {
+    return model.logits(workspace, tokens, options);
+  };
+  EXPECT_TRUE(same_bits(logits(dropping, {.key = {4}}), logits(plain, {.key = {4}})));
+  const auto trained = logits(dropping, {.key = {4}, .training = true});
+  EXPECT_FALSE(same_bits(trained, logits(plain, {.key = {4}})));
+  EXPECT_TRUE(same_bits(logits(dropping, {.key = {4}, .training = true}), trained));
+  EXPECT_FALSE(same_bits(logits(dropping, {.key = {4, 1}, .training = true}), trained));
+  EXPECT_FALSE(same_bits(logits(plain, {.key = {5}}), logits(plain, {.key = {4}})))
+      << "the seed draws no rotations";
+}
+
+TEST(Model, InitializesBySeed) {
+  ModelConfig config = tiny_config();
+  config.width = 40;
+  config.feed_forward_width = 80;
+  config.vocabulary = 100;
+  for (const PositionConfig& positions :
+       std::vector<PositionConfig>{AxialPositions{{30, 40}, {12, 28}}, LearnedPositions{70}}) {
+    config.positions = positions;
+    const auto initialized = [&](std::uint64_t seed, const Initialization& how = {}) {
+      Model<float> model(config);
+      randomize_parameters(model, 77);  // what is there before does not count
+      model.initialize(seed, how);
+      return model;
+    };
+    auto model = initialized(1), same = initialized(1), other = initialized(2);
+    EXPECT_TRUE(same_bits(values_of(same), values_of(model)));
+    EXPECT_FALSE(same_bits(values_of(other), values_of(model)));
+
+    const auto check_all = [](Model<float>& m, const Initialization& how) {
+      std::set<float> first_values;
+      m.for_each_parameter([&](const Parameter<float>& p) {
+        const auto values = p.value.array().template cast<double>();
+        if (p.name.ends_with("layer_norm.weight")) {
+          EXPECT_TRUE((values == 1).all()) << p.name;
+        } else if (p.name.ends_with(".bias")) {
+          EXPECT_TRUE((values == 0).all()) << p.name;
+        } else {
+          const double expected = p.name.starts_with("positions.weights.") ? how.axial_positions
+                                  : p.name.starts_with("positions.")       ? how.learned_positions
+                                  : p.name.starts_with("embedding.")       ? how.embedding
+                                                                           : how.weights;
+          const auto n = static_cast<double>(p.size());
+          const double deviation = std::sqrt(values.square().mean());
+          EXPECT_NEAR(deviation, expected, expected * 4 / std::sqrt(2 * n)) << p.name;
+          EXPECT_NEAR(values.mean(), 0, expected * 4 / std::sqrt(n)) << p.name;
+          EXPECT_TRUE(first_values.insert(p.value(0, 0)).second)
+              << p.name << " begins like another parameter";
+        }
+      });
+    };
+    check_all(
+        model,
+        {.weights = 0.02, .embedding = 0.02, .learned_positions = 0.02, .axial_positions = 1});
+    const Initialization how{
+        .weights = 0.1, .embedding = 0.3, .learned_positions = 0.7, .axial_positions = 0.5};
+    auto scaled = initialized(3, how);
+    check_all(scaled, how);
+  }
+}
+
+TEST(Model, CountsAndNamesItsParameters) {
+  Model<float> model(tiny_config());
+  std::map<std::string, Index> sizes;
+  Index sum = 0;
+  model.for_each_parameter([&](const Parameter<float>& p) {
+    EXPECT_TRUE(sizes.emplace(p.name, p.size()).second) << "two parameters are named " << p.name;
+    sum += p.size();
+  });
+  EXPECT_EQ(model.num_parameters(), sum);
+  EXPECT_EQ(sizes.at("embedding.weight"), 11 * 12);
+  EXPECT_EQ(sizes.at("positions.weights.0"), 5 * 5);
+  EXPECT_EQ(sizes.at("positions.weights.1"), 9 * 7);
+  EXPECT_EQ(sizes.at("layers.0.attention.key.weight"), 12 * 10);
+  EXPECT_EQ(sizes.at("layers.1.attention.query_key.weight"), 12 * 10);
+  EXPECT_EQ(sizes.count("layers.1.attention.key.weight"), 0u);
+  EXPECT_EQ(sizes.at("layers.3.feed_forward.dense.bias"), 14);
+  EXPECT_EQ(sizes.at("layer_norm.weight"), 24);
+  EXPECT_EQ(sizes.at("head.weight"), 24 * 11);
+  EXPECT_EQ(sizes.at("head.bias"), 11);
+}
+
+TEST(Model, FindsTheFirstBlockThatIsNotFinite) {
+  const Tokens tokens = random_tokens(1, 19, 11, 3);
+  Workspace workspace(1);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const auto found_in = [&](const std::string& name, float value) {
+    Model<float> model(tiny_config());
+    randomize_parameters(model, 1);
+    if (!name.empty()) parameter(model, name).value.setConstant(value);
+    return model.first_non_finite_block(workspace, tokens, {});
+  };
+  EXPECT_EQ(found_in("", 0), std::nullopt);
+  EXPECT_EQ(found_in("embedding.weight", nan), -1);
+  EXPECT_EQ(found_in("layers.0.attention.value.weight", nan), 0);
+  EXPECT_EQ(found_in("layers.2.feed_forward.output.bias", std::numeric_limits<float>::infinity()),
+            2);
+}
+
+TEST(NextTokenLabels, AreTheTokensOneLater) {
+  Tokens tokens(2, 3);
+  tokens.setValues({{1, 2, 3}, {4, 5, 6}});
+  const Tokens labels = next_token_labels(tokens);
+  const std::vector<std::int32_t> expected = {2, 3, ignored_label, 5, 6, ignored_label};
+  EXPECT_EQ(std::vector<std::int32_t>(labels.data(), labels.data() + labels.size()), expected);
+}
+
+TEST(Model, RejectsImpossibleConfigurations) {
+  const auto message = [](auto change) {
+    ModelConfig config = tiny_config();
+    change(config);
+    return message_of([&] { Model<float>{config}; });
+  };
+  EXPECT_TRUE(
+      contains(message([](auto& c) { c.vocabulary = 0; }), "vocabulary is 0, must be at least 1"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.width = 0; }), "width is 0, must be at least 1"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.width = -12; }), "width is -12"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.num_heads = 0; }), "num_heads is 0"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.head_width = 0; }), "head_width is 0"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.feed_forward_width = 0; }), "hidden_width is 0"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.layers.clear(); }), "layers is empty"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.dropout = 1.5; }), "dropout is 1.5"));
+  EXPECT_TRUE(
+      contains(message([](auto& c) { c.attention_dropout = -1; }), "attention_dropout is -1"));
+  EXPECT_TRUE(contains(message([](auto& c) {
+                         c.positions = AxialPositions{{5, 9}, {5, 6}};
+                       }),
+                       "axial position widths are 5 + 6, must add up to the model width 12"));
+  EXPECT_TRUE(contains(message([](auto& c) {
+                         c.positions = AxialPositions{{0, 9}, {5, 7}};
+                       }),
+                       "axial position shape is 0"));
+  EXPECT_TRUE(
+      contains(message([](auto& c) { c.positions = LearnedPositions{0}; }), "max_length is 0"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.layers[1] = LshPattern{0}; }), "chunk_length is 0"));
+  EXPECT_TRUE(contains(message([](auto& c) {
+                         c.layers[3] = LshPattern{4, 1, 0, 2, {3}};
+                       }),
+                       "factor 3, every factor must be even"));
+}
+
+TEST(Model, RejectsImpossibleInputs) {
+  Model<float> model(tiny_config());
+  Workspace workspace(1);
+  const Tokens good = random_tokens(2, 9, 11, 3);
+  const auto message = [&](const Tokens& tokens, const Tokens& labels,
+                           const RunOptions& options = {}) {
+    const std::string loss = message_of([&] { model.loss(workspace, tokens, labels, options); });
+    // Training says the same, in its own name, before it changes a gradient.
+    model.zero_gradients();
+    const std::string training =
+        message_of([&] { model.loss_and_gradients(workspace, tokens, labels, 1.0F, options); });
+    EXPECT_EQ(training.substr(training.find(": ")), loss.substr(loss.find(": ")));
+    EXPECT_TRUE(contains(loss, "reformer::Model::loss: "));
+    EXPECT_TRUE(contains(training, "reformer::Model::loss_and_gradients: "));
+    for (const double g : gradients_of(model)) EXPECT_EQ(g, 0);
+    return loss;
+  };
+  const auto with = [&](Index b, Index t, std::int32_t value) {
+    Tokens changed = good;
+    changed(b, t) = value;
+    return changed;
+  };
+  EXPECT_TRUE(contains(message(with(1, 2, 11), good), "token 11 is 11, must be in [0, 11)"));
+  EXPECT_TRUE(contains(message(with(0, 4, -1), good), "token 4 is -1, must be in [0, 11)"));
+  EXPECT_TRUE(contains(message(with(0, 4, ignored_label), good), "token 4 is -100"));
+  EXPECT_TRUE(contains(message(good, with(1, 0, 11)), "label 9 is 11, must be in [0, 11) or -100"));
+  EXPECT_TRUE(contains(message(good, with(0, 0, -1)), "label 0 is -1"));
+  EXPECT_TRUE(contains(message(good, random_tokens(1, 9, 11, 3)),
+                       "labels dimension 0 is 1, must equal batch = 2"));
+  EXPECT_TRUE(contains(message(good, random_tokens(2, 8, 11, 3)),
+                       "labels dimension 1 is 8, must equal length = 9"));
+  const Tokens longest = random_tokens(1, 45, 11, 3), too_long = random_tokens(1, 46, 11, 3);
+  EXPECT_NO_THROW(model.loss(workspace, longest, longest));
+  EXPECT_TRUE(contains(message(too_long, too_long),
+                       "length is 46, but there are positions for at most 45"));
+  EXPECT_TRUE(contains(message(Tokens(0, 9), Tokens(0, 9)), "batch is 0, must be at least 1"));
+  EXPECT_TRUE(contains(message(Tokens(2, 0), Tokens(2, 0)), "length is 0, must be at least 1"));
+  const std::vector<std::uint8_t> mask(17, 1);
+  EXPECT_TRUE(contains(message(good, good, {.is_real = mask}),
+                       "is_real has 17 elements, must have B*T = 18"));
+
+  EXPECT_TRUE(contains(message_of([&] { model.logits(workspace, too_long); }),
+                       "reformer::Model::logits: length is 46"));
+  EXPECT_TRUE(contains(message_of([&] { model.next_token_logits(workspace, {}); }),
+                       "reformer::Model::next_token_logits: length is 0"));
+  const std::vector<std::int32_t> bad = {1, 12};
+  EXPECT_TRUE(
+      contains(message_of([&] { model.next_token_logits(workspace, bad); }), "token 1 is 12"));
+}
+
+}  // namespace
+}  // namespace reformer::test

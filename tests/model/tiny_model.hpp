@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Small models with every kind of layer, shared by the tests of the model.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "reformer/model/model.hpp"
+#include "support/random_data.hpp"
+
+namespace reformer::test {
+
+/// Chunks of 4 and buckets that do not depend on the length.
+inline std::vector<AttentionPattern> tiny_layers() {
+  return {LocalPattern{4, 1, 0, false}, LshPattern{4, 1, 0, 2, {4}}, ExactPattern{false},
+          LshPattern{4, 1, 0, 1, {2, 2}}};
+}
+
+inline ModelConfig tiny_config() {
+  return {.vocabulary = 11,
+          .width = 12,
+          .num_heads = 2,
+          .head_width = 5,
+          .feed_forward_width = 14,
+          .activation = Activation::gelu,
+          .positions = AxialPositions{{5, 9}, {5, 7}},
+          .layers = tiny_layers()};
+}
+
+/// Gives every hashed layer rotations of its own, the same in float and double.
+template <typename Scalar>
+void fix_rotations(Model<Scalar>& model, std::uint64_t seed) {
+  for (Index i = 0; i < model.stack().size(); ++i) {
+    auto& attention = model.stack()[i].f();
+    const auto& config = attention.config();
+    const auto* lsh = std::get_if<LshPattern>(&config.pattern);
+    if (lsh == nullptr) continue;
+    const auto drawn =
+        random_rotations<double>(config.num_heads, config.head_width, lsh->num_hashes,
+                                 lsh->num_buckets, RandomKey{seed}.at_layer(i));
+    attention.set_rotations(Tensor<Scalar, 4>(drawn.template cast<Scalar>()));
+  }
+}
+
+/// A parameter of the model, by name.
+template <typename Scalar>
+Parameter<Scalar>& parameter(Model<Scalar>& model, const std::string& name) {
+  Parameter<Scalar>* found = nullptr;
+  model.for_each_parameter([&](auto& p) {
+    if (p.name == name) found = &p;
+  });
+  if (found == nullptr) throw std::logic_error("the model has no parameter " + name);
+  return *found;
+}
+
+/// All values of the parameters, one after another; in double, which keeps their bits.
+template <typename Scalar>
+std::vector<double> values_of(Model<Scalar>& model) {
+  std::vector<double> all;
+  model.for_each_parameter(
+      [&](auto& p) { all.insert(all.end(), p.value.data(), p.value.data() + p.value.size()); });
+  return all;
+}
+
+}  // namespace reformer::test
