@@ -48,9 +48,11 @@ Tensor<Bucket, 4> lsh_buckets(Workspace& workspace, const Tensor<Scalar, 4>& x,
                               std::span<const std::uint8_t> is_real = {}) {
   constexpr auto function = "lsh_buckets";
   const Index B = x.dimension(0), T = x.dimension(1), H = x.dimension(2), K = x.dimension(3);
-  const auto factors = bucket_factors(pattern, T);
   check_pattern(function, pattern);
   check_pass(function, Pass{workspace, B, T, {}, false, is_real});
+  check_at_least(function, "heads", H, 1);
+  check_at_least(function, "head width", K, 1);
+  const auto factors = bucket_factors(pattern, T);
   check_equal(function, "rotations dimension 0", rotations.dimension(0), "heads", H);
   check_equal(function, "rotations dimension 1", rotations.dimension(1), "head width", K);
   check_equal(function, "rotations dimension 2", rotations.dimension(2), "num_hashes",
@@ -107,6 +109,8 @@ void check_attention(std::string_view function, Workspace& workspace,
   check_dropout(function, "dropout", options.dropout);
   check_pass(function,
              Pass{workspace, query.dimension(0), query.dimension(1), {}, false, options.is_real});
+  check(query.dimension(1) < (Index{1} << 24), function, "length is ", query.dimension(1),
+        ", must be less than 2^24");
   check_at_least(function, "heads", query.dimension(2), 1);
   check_at_least(function, "head width", query.dimension(3), 1);
   check(query.dimensions() == value.dimensions(), function,
@@ -122,10 +126,14 @@ void check_attention(std::string_view function, Workspace& workspace,
   check(lsh == nullptr || buckets.size() == ids, function, "buckets has ", buckets.size(),
         " elements, must have B*H*R*T = ", ids);
   if (lsh != nullptr) {
-    const Index n = num_buckets(bucket_factors(*lsh, query.dimension(1)));
+    const Index T = query.dimension(1), n = num_buckets(bucket_factors(*lsh, T));
     for (Index i = 0; i < ids; ++i) {
-      check(buckets.data()[i] <= n, function, "bucket ", i, " is ", buckets.data()[i],
-            ", must be at most ", n);
+      const Index id = buckets.data()[i], t = i % T;
+      const bool real =
+          options.is_real.empty() ||
+          options.is_real[static_cast<std::size_t>(i / (ids / query.dimension(0)) * T + t)] != 0;
+      check(real ? id < n : id == n, function, "bucket ", i, " is ", id, ", must be ",
+            real ? "less than " : "the padding bucket ", n, real ? "" : " for padding");
     }
   }
 }

@@ -134,7 +134,10 @@ class ChunkedBlocks {
 };
 
 /// All pairs of tiles, or those on and below the diagonal: exact attention without a T x T array.
-/// Phase d holds the pairs (i, i - d), which share neither queries nor keys.
+///
+/// Phase d < n holds the pairs (i, j), i >= j, with i + j = d modulo the number of tiles n: every
+/// tile is in one pair, so even the one gradient array of shared queries and keys is written to by
+/// one block only. Without causality, phase n + d holds the pairs (j, i) of phase d.
 class TiledBlocks {
  public:
   static constexpr Index tile = 128;
@@ -143,18 +146,41 @@ class TiledBlocks {
       : length_(length), tiles_(ceil_div(length, tile)), causal_(causal) {}
 
   Index num_slots() const { return length_; }
-  Index num_phases() const { return tiles_; }
-  Index num_blocks(Index phase) const { return causal_ ? tiles_ - phase : tiles_; }
+  Index num_phases() const { return causal_ ? tiles_ : 2 * tiles_; }
+  Index num_blocks(Index phase) const {
+    const Range low = low_pairs(phase), high = high_pairs(phase);
+    return low.last - low.first + 1 + high.last - high.first + 1;
+  }
 
   Block block(Index phase, Index i) const {
-    const Index query_tile = causal_ ? phase + i : i;
-    const Index key_tile = (query_tile - phase + tiles_) % tiles_;
+    const Range low = low_pairs(phase), high = high_pairs(phase);
+    const Index in_low = low.last - low.first + 1, d = phase % tiles_;
+    const Index larger = i < in_low ? low.first + i : high.first + (i - in_low);
+    const Index smaller = i < in_low ? d - larger : d + tiles_ - larger;
+    const Index query_tile = phase < tiles_ ? larger : smaller;
+    const Index key_tile = phase < tiles_ ? smaller : larger;
     const Index query = query_tile * tile, key = key_tile * tile;
     return {query_tile * tiles_ + key_tile, query, std::min(tile, length_ - query), key,
             std::min(tile, length_ - key)};
   }
 
  private:
+  struct Range {
+    Index first, last;
+  };
+
+  /// The larger tile of the pairs with i + j = d: from the middle up; the diagonal only among the
+  /// first phases.
+  Range low_pairs(Index phase) const {
+    const Index d = phase % tiles_;
+    return {phase < tiles_ ? (d + 1) / 2 : d / 2 + 1, d};
+  }
+  /// The same with i + j = d + n.
+  Range high_pairs(Index phase) const {
+    const Index d = phase % tiles_ + tiles_;
+    return {phase < tiles_ ? (d + 1) / 2 : d / 2 + 1, tiles_ - 1};
+  }
+
   Index length_, tiles_;
   bool causal_;
 };

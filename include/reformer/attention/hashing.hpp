@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "reformer/attention/kernel.hpp"

@@ -170,12 +170,12 @@ void turn(const Scalar* x, Index rows, Index columns, Index x_stride, Scalar* ou
 /// Positions of the block's tokens, scales of its keys, and the running values of its queries.
 template <typename Scalar>
 void load_block(const AttentionHead<Scalar>& head, const Block& block, BlockTiles<Scalar>& tiles) {
-  const auto lowest = std::numeric_limits<Scalar>::lowest();
+  // Lanes beyond the last query get values that stay finite: sums over vectors run through them.
   for (Index i = 0; i < tiles.query_stride; ++i) {
     const bool inside = i < block.num_queries;
     const Index t = inside ? head.position(block.query_begin + i) : 0;
     tiles.query_position[i] = inside ? static_cast<Scalar>(t) : Scalar(-1);
-    tiles.maximum[i] = inside ? head.maximum[t] : lowest;
+    tiles.maximum[i] = inside ? head.maximum[t] : Scalar(0);
     tiles.normaliser[i] = inside ? head.normaliser[t] : Scalar(0);
   }
   const auto constant_scale =

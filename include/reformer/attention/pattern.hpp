@@ -32,8 +32,9 @@ struct LocalPattern {
   Index chunk_length = 64;
   Index chunks_before = 1;
   Index chunks_after = 0;
-  /// The first chunk sees the last one and the reverse, as in trax and HuggingFace; no effect on a
-  /// causal layer.
+  /// The first chunk sees the last one and the reverse, as in trax and HuggingFace. A causal layer
+  /// notices only where the window is longer than the ring: a chunk that comes twice into a window
+  /// is seen twice.
   bool circular = false;
 };
 

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <optional>
+#include <utility>
 
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/foundation/parameter.hpp"
@@ -105,6 +106,16 @@ class SelfAttention {
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
                const MatrixView<Scalar>& dx, Saved& saved, const Pass& pass) {
     check_rows(x, y, pass);
+    check_equal("SelfAttention", "rows of dy", dy.rows, "B*T", pass.rows());
+    check_equal("SelfAttention", "columns of dy", dy.columns, "width", config_.width);
+    check_equal("SelfAttention", "rows of dx", dx.rows, "B*T", pass.rows());
+    check_equal("SelfAttention", "columns of dx", dx.columns, "width", config_.width);
+    check_equal("SelfAttention", "size of saved.buckets", static_cast<Index>(saved.buckets.size()),
+                "B*H*R*T",
+                static_cast<Index>(saved_bytes(pass.batch, pass.length) / sizeof(Bucket)));
+    for_each_parameter([](const Parameter<Scalar>& p) {
+      check(p.has_gradient(), "SelfAttention", "gradient of ", p.name, " is not allocated");
+    });
     for_each_group(pass, [&](const Group& group) {
       Scratch scratch(pass.workspace);
       const auto arrays = project_and_attend(scratch, x, group, {}, saved, pass);
@@ -131,7 +142,8 @@ class SelfAttention {
 
   /// Scratch of `reverse`, which takes more than `forward`.
   void plan_reverse(ScratchPlan& scratch, Index batch, Index length) const {
-    const auto [sequences, heads] = group_size(batch, length);
+    const auto group = group_size(batch, length);
+    const Index sequences = group.first, heads = group.second;
     const Index D = config_.width, rows = sequences * length, width = heads * K();
     const Index panel = std::min(panel_rows, rows), statistics = sequences * heads * length;
     const Index projections = shared_ ? 2 : 3;
@@ -206,6 +218,7 @@ class SelfAttention {
     check_equal("SelfAttention", "rows of x", x.rows(), "B*T", pass.rows());
     check_equal("SelfAttention", "rows of y", y.rows(), "B*T", pass.rows());
     check_equal("SelfAttention", "columns of x", x.columns(), "width", config_.width);
+    check_equal("SelfAttention", "columns of y", y.columns(), "width", config_.width);
   }
 
   /// Groups are chosen by shape alone: about 2 MiB for each array, or one head of one sequence.

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <optional>
+#include <utility>
 
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/operations/cross_entropy.hpp"

@@ -16,6 +16,9 @@
 /// Nothing is saved for the backward pass.
 #pragma once
 
+#include <tuple>
+#include <utility>
+
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
@@ -64,6 +67,7 @@ class FeedForward {
   /// y += f(x)
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved&, const Pass& pass) const {
+    check_arguments(x, y, pass);
     Scratch scratch(pass.workspace);
     const PackedWeight<Scalar> in(scratch, pass.workspace, view(weight_in_.value), natural);
     const PackedWeight<Scalar> out(scratch, pass.workspace, view(weight_out_.value), natural);
@@ -83,6 +87,14 @@ class FeedForward {
   template <ResidualHalf Half>
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
                const MatrixView<Scalar>& dx, const Saved&, const Pass& pass) {
+    check_arguments(x, y, pass);
+    for (const auto& [name, rows, columns] :
+         {std::tuple("dy", dy.rows, dy.columns), std::tuple("dx", dx.rows, dx.columns)}) {
+      check_equal("FeedForward", detail::join("rows of ", name), rows, "B*T", pass.rows());
+      check_equal("FeedForward", detail::join("columns of ", name), columns, "width",
+                  config_.width);
+    }
+    check_gradients("FeedForward", *this);
     Workspace& workspace = pass.workspace;
     Scratch scratch(workspace);
     const auto in_value = view(std::as_const(weight_in_.value));
@@ -186,6 +198,15 @@ class FeedForward {
 
   Dropout<Scalar> dropout(const Pass& pass, Purpose purpose) const {
     return {pass.training ? config_.dropout : 0.0, pass.key, purpose};
+  }
+
+  template <typename Half>
+  void check_arguments(const Half& x, const Half& y, const Pass& pass) const {
+    check_pass("FeedForward", pass);
+    check_equal("FeedForward", "rows of x", x.rows(), "B*T", pass.rows());
+    check_equal("FeedForward", "rows of y", y.rows(), "B*T", pass.rows());
+    check_equal("FeedForward", "columns of x", x.columns(), "width", config_.width);
+    check_equal("FeedForward", "columns of y", y.columns(), "width", config_.width);
   }
 
   template <typename Half>

@@ -9,6 +9,8 @@
 /// nothing but the halves and what its branches say they must save.
 #pragma once
 
+#include <utility>
+
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
 
