@@ -126,9 +126,14 @@ struct ByteModel::Parts {
         workspace(static_cast<int>(given.threads)) {
     if (use == Use::training) {
       std::visit([&](auto& any) { any.allocate(model); }, optimizer);
+      // Scratch in one piece from the start: grown bit by bit, it would take more than foreseen.
+      reformer::Scratch(workspace).take<std::byte>(static_cast<Index>(plan().scratch));
     }
   }
 
+  reformer::MemoryPlan plan() {
+    return model.plan(options.batch, options.length, workspace.threads());
+  }
   reformer::RunOptions evaluation() const { return {.key = {options.seed, 0}}; }
   reformer::RunOptions training(std::int64_t pass) const {
     return {.key = {options.seed, static_cast<std::uint32_t>(pass)}, .training = true};
@@ -156,8 +161,7 @@ std::int64_t ByteModel::num_parameters() const {
 }
 
 MemoryForecast ByteModel::memory_forecast() const {
-  const reformer::MemoryPlan plan =
-      parts_->model.plan(parts_->options.batch, parts_->options.length, threads());
+  const reformer::MemoryPlan plan = parts_->plan();
   std::size_t optimizer = 0;
   std::visit(
       [&](auto& any) {
