@@ -139,11 +139,9 @@ class Model {
             const RunOptions& options = {}) {
     check_labels("Model::loss", tokens, labels);
     const Pass pass = start(workspace, "Model::loss", tokens, options);
-    Halves<Half> halves;
-    embed(tokens, pass, halves);
-    typename ReversibleSequence<Block>::Saved saved;
-    stack_.forward(halves, saved, pass);
-    return head_.loss(halves, labels.data(), pass);
+    embed(tokens, pass, halves_);
+    stack_.forward(halves_, saved_, pass);
+    return head_.loss(halves_, labels.data(), pass);
   }
 
   /// One training step without the optimiser: adds the gradients of `scale` times the summed loss
@@ -170,12 +168,10 @@ class Model {
   Tensor<Scalar, 3> logits(Workspace& workspace, const Tokens& tokens,
                            const RunOptions& options = {}) {
     const Pass pass = start(workspace, "Model::logits", tokens, options);
-    Halves<Half> halves;
-    embed(tokens, pass, halves);
-    typename ReversibleSequence<Block>::Saved saved;
-    stack_.forward(halves, saved, pass);
+    embed(tokens, pass, halves_);
+    stack_.forward(halves_, saved_, pass);
     Tensor<Scalar, 3> result(pass.batch, pass.length, config_.vocabulary);
-    head_.logits(halves, 0, rows_of(result), pass);
+    head_.logits(halves_, 0, rows_of(result), pass);
     return result;
   }
 
@@ -185,12 +181,10 @@ class Model {
     Tokens row(1, static_cast<Index>(tokens.size()));
     std::copy(tokens.begin(), tokens.end(), row.data());
     const Pass pass = start(workspace, "Model::next_token_logits", row, options);
-    Halves<Half> halves;
-    embed(row, pass, halves);
-    typename ReversibleSequence<Block>::Saved saved;
-    stack_.forward(halves, saved, pass);
+    embed(row, pass, halves_);
+    stack_.forward(halves_, saved_, pass);
     std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
-    head_.logits(halves, pass.rows() - 1, {result.data(), 1, config_.vocabulary}, pass);
+    head_.logits(halves_, pass.rows() - 1, {result.data(), 1, config_.vocabulary}, pass);
     return result;
   }
 
@@ -199,15 +193,13 @@ class Model {
   std::optional<Index> first_non_finite_block(Workspace& workspace, const Tokens& tokens,
                                               const RunOptions& options) {
     const Pass pass = start(workspace, "Model::first_non_finite_block", tokens, options);
-    Halves<Half> halves;
-    embed(tokens, pass, halves);
+    embed(tokens, pass, halves_);
     std::optional<Index> found;
     const auto look = [&](Index block) {
-      if (!found && !is_finite(halves)) found = block;
+      if (!found && !is_finite(halves_)) found = block;
     };
     look(-1);
-    typename ReversibleSequence<Block>::Saved saved;
-    if (!found) stack_.forward(halves, saved, pass, look);
+    if (!found) stack_.forward(halves_, saved_, pass, look);
     return found;
   }
 
@@ -316,7 +308,7 @@ class Model {
   Positions<Scalar> positions_;
   ReversibleSequence<Block> stack_;
   Head<Scalar> head_;
-  // Of the training step, kept so that their memory is used again.
+  // Of the last pass, kept so that their memory is used again.
   typename ReversibleSequence<Block>::Saved saved_;
   Halves<Half> halves_;
   HalfGradients<Scalar> gradients_;
