@@ -6,7 +6,7 @@
 #
 #   fetch.sh [URL [SIZE MD5]]
 #
-# URL is another place of enwik8.zip, such as file:///tmp/enwik8.zip; SIZE and MD5 are those of the
+# URL is another place of enwik8.zip, such as file:///folder/enwik8.zip; SIZE and MD5 are those of the
 # file in the archive when it is not enwik8 itself. Nothing is left behind unless size and checksum
 # are right; a second call finds the file and does nothing.
 set -eu
