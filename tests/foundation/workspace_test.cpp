@@ -188,15 +188,21 @@ TEST(Workspace, SurvivesAnAllocationThatFails) {
   walk(workspace);
 }
 
-TEST(Scratch, MatrixIsContiguous) {
-  Workspace workspace(1);
-  Scratch scratch(workspace);
-  const auto m = scratch.matrix<double>(3, 5);
-  EXPECT_EQ(m.rows, 3);
-  EXPECT_EQ(m.columns, 5);
-  EXPECT_EQ(m.stride, 5);
-  EXPECT_EQ(&m(2, 4), m.data + 14);
-  EXPECT_EQ(workspace.bytes_in_use(), 128U);
+TEST(Scratch, RowsOfAMatrixStartLinesAndAvoidLargePowersOfTwo) {
+  for (const Index columns : {1, 5, 8, 63, 64, 512, 1000, 2048}) {
+    Workspace workspace(1);
+    Scratch scratch(workspace);
+    const auto m = scratch.matrix<double>(3, columns);
+    EXPECT_EQ(m.rows, 3);
+    EXPECT_EQ(m.columns, columns);
+    EXPECT_GE(m.stride, columns);
+    EXPECT_EQ(m.stride % 8, 0) << columns;
+    EXPECT_NE(m.stride % 64, 0) << columns;
+    EXPECT_EQ(&m(2, columns - 1), m.data + 2 * m.stride + columns - 1);
+    ScratchPlan plan(1);
+    plan.matrix<double>(3, columns);
+    EXPECT_EQ(workspace.bytes_in_use(), plan.peak_bytes()) << columns;
+  }
 }
 
 TEST(Scratch, ThreadsGetArraysOnLinesOfTheirOwn) {

@@ -7,6 +7,10 @@
 /// nothing.
 #pragma once
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <cstddef>
 #include <memory>
@@ -39,11 +43,16 @@ class Workspace {
   static constexpr std::size_t alignment = 64;  // a cache line, and the widest vector
   static constexpr std::size_t least_block = std::size_t{1} << 20;
 
+  // Strided reads of scratch touch a new small page with every row, and most of them would miss the
+  // translation cache.
+  static constexpr std::size_t huge_page = std::size_t{1} << 21;
+
   struct Free {
-    void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{alignment}); }
+    std::align_val_t alignment;
+    void operator()(std::byte* p) const { ::operator delete(p, alignment); }
   };
   struct Block {
-    std::unique_ptr<std::byte, Free> memory;
+    std::unique_ptr<std::byte, Free> memory{nullptr, Free{std::align_val_t{alignment}}};
     std::size_t size = 0;
     std::size_t used = 0;
   };
@@ -52,8 +61,13 @@ class Workspace {
   };
 
   static Block make_block(std::size_t size) {
-    auto* memory = static_cast<std::byte*>(::operator new (size, std::align_val_t{alignment}));
-    return {std::unique_ptr<std::byte, Free>(memory), size, 0};
+    const std::align_val_t align{size >= huge_page ? huge_page : alignment};
+    auto* memory = static_cast<std::byte*>(::operator new(size, align));
+#ifdef __linux__
+    // Advice: where it is not taken, pages are small and nothing else changes.
+    if (size >= huge_page) ::madvise(memory, size / huge_page * huge_page, MADV_HUGEPAGE);
+#endif
+    return {std::unique_ptr<std::byte, Free>(memory, Free{align}), size, 0};
   }
 
   Mark mark() const {
@@ -97,6 +111,15 @@ class Workspace {
   std::size_t peak_ = 0;
 };
 
+namespace detail {
+template <typename T>
+constexpr Index scratch_stride(Index columns) {
+  constexpr Index line = 64 / sizeof(T);
+  const Index stride = round_up(columns, line);
+  return stride % (8 * line) == 0 ? stride + line : stride;
+}
+}  // namespace detail
+
 /// An array for each thread, of equal size and on separate cache lines.
 template <typename T>
 class PerThread {
@@ -124,10 +147,12 @@ class Scratch {
     return static_cast<T*>(workspace_.take(sizeof(T) * static_cast<std::size_t>(count)));
   }
 
-  /// Uninitialised matrix.
+  /// Uninitialised matrix. Its rows are a cache line further apart than a multiple of a large power
+  /// of two: a column of it would otherwise fall into a few sets of the cache.
   template <typename T>
   MatrixView<T> matrix(Index rows, Index columns) {
-    return {take<T>(rows * columns), rows, columns};
+    const Index stride = detail::scratch_stride<T>(columns);
+    return {take<T>(rows * stride), rows, columns, stride};
   }
 
   /// `count` elements for each thread of the workspace.
@@ -159,6 +184,10 @@ class ScratchPlan {
   template <typename T>
   void per_thread(Index count) {
     take<T>(round_up(count, static_cast<Index>(64 / sizeof(T))) * threads_);
+  }
+  template <typename T>
+  void matrix(Index rows, Index columns) {
+    take<T>(rows * detail::scratch_stride<T>(columns));
   }
   /// What `body` takes is given back when it returns.
   template <typename Body>

@@ -72,8 +72,8 @@ class Head {
     scratch.scope([&] {
       PackedWeight<Scalar>::plan(scratch, D2, V);
       PackedWeight<Scalar>::plan(scratch, V, D2);
-      scratch.take<Scalar>(panel * D2);
-      scratch.take<Scalar>(panel * V);
+      scratch.matrix<Scalar>(panel, D2);
+      scratch.matrix<Scalar>(panel, V);
       scratch.per_thread<Scalar>(D2);
       scratch.take<double>(panel);
       plan_weight_gradient<Scalar>(scratch, panel);
