@@ -56,7 +56,7 @@ void training_step(benchmark::State& state) {
 
 BENCHMARK(training_step)
     ->ArgNames({"length", "depth"})
-    ->ArgsProduct({{1024, 4096, 16384}, {6}})
+    ->ArgsProduct({{1024, 4096, 16384, 65536}, {6}})
     ->Args({4096, 12})
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// Block lists: every pair that the definition demands, as often as it demands it, and phases whose
-/// blocks may run at the same time.
+/// runs of blocks may go at the same time.
 #include "reformer/attention/blocks.hpp"
 
 #include <gtest/gtest.h>
@@ -26,10 +26,20 @@ Index wrapped(Index slot, Index slots) {
   return ((slot % slots) + slots) % slots;
 }
 
+std::vector<Block> blocks_of(const BlockList auto& list, const Run& run) {
+  std::vector<Block> blocks;
+  for (Index i = 0; i < run.count; ++i) blocks.push_back(list.block(run.first + i));
+  return blocks;
+}
+
 std::vector<Block> all_blocks(const BlockList auto& list) {
   std::vector<Block> blocks;
   for (Index phase = 0; phase < list.num_phases(); ++phase) {
-    for (Index i = 0; i < list.num_blocks(phase); ++i) blocks.push_back(list.block(phase, i));
+    for (Index i = 0; i < list.num_runs(phase); ++i) {
+      const Run run = list.run(phase, i);
+      EXPECT_GE(run.count, 1) << "run " << i << " of phase " << phase << " is empty";
+      for (const Block& block : blocks_of(list, run)) blocks.push_back(block);
+    }
   }
   return blocks;
 }
@@ -65,18 +75,20 @@ std::set<Index> tokens_of(const Block& block, Index slots, const Positions& posi
   return tokens;
 }
 
-/// Fails if two blocks of one phase share a token. With `queries_and_keys`, a query of one is not a
+/// Fails if two runs of one phase share a token. With `queries_and_keys`, a query of one is not a
 /// key of another either: with shared queries and keys both are rows of one gradient.
 void expect_disjoint_phases(const BlockList auto& list, const Positions& position,
                             Disjoint disjoint, const std::string& what) {
   for (Index phase = 0; phase < list.num_phases(); ++phase) {
     std::map<Index, Index> owner;
-    for (Index i = 0; i < list.num_blocks(phase); ++i) {
-      for (const Index token :
-           tokens_of(list.block(phase, i), list.num_slots(), position, disjoint)) {
-        const auto [it, is_new] = owner.emplace(token, i);
-        ASSERT_TRUE(is_new) << what << ": blocks " << it->second << " and " << i << " of phase "
-                            << phase << " share token " << token;
+    for (Index i = 0; i < list.num_runs(phase); ++i) {
+      for (const Block& block : blocks_of(list, list.run(phase, i))) {
+        for (const Index token : tokens_of(block, list.num_slots(), position, disjoint)) {
+          const auto [it, is_new] = owner.emplace(token, i);
+          ASSERT_TRUE(is_new || it->second == i)
+              << what << ": runs " << it->second << " and " << i << " of phase " << phase
+              << " share token " << token;
+        }
       }
     }
   }
@@ -181,14 +193,15 @@ TEST(ChunkedBlocks, HaveAsManyPhasesForEveryLength) {
 }
 
 TEST(ChunkedBlocks, RunMostOfABackwardPassInFewPhases) {
-  // The ring costs a few blocks on their own; all others must share the span's phases.
+  // The ring costs a few blocks on their own; all others must share two phases, in enough runs for
+  // several threads.
   const ChunkedBlocks list(1024, 1, {16, 1, 0, true}, Disjoint::queries_and_keys);
   Index largest = 0;
   for (Index phase = 0; phase < list.num_phases(); ++phase) {
-    largest = std::max(largest, list.num_blocks(phase));
+    largest = std::max(largest, list.num_runs(phase));
   }
   EXPECT_LE(list.num_phases(), 3);
-  EXPECT_GE(largest, 31);
+  EXPECT_GE(largest, 8);
 }
 
 TEST(TiledBlocks, HoldEveryPairOnceAndRunInDisjointPhases) {
@@ -197,31 +210,33 @@ TEST(TiledBlocks, HoldEveryPairOnceAndRunInDisjointPhases) {
     for (const Index length :
          {Index{1}, Index{5}, tile - 1, tile, tile + 1, 2 * tile, 3 * tile + 7, 5 * tile - 1}) {
       const std::string what = reformer::detail::join("length ", length, causal ? ", causal" : "");
-      const TiledBlocks list(length, causal);
-      Positions position(static_cast<std::size_t>(length));
-      std::iota(position.begin(), position.end(), Index{0});
-      ASSERT_EQ(list.num_slots(), length);
+      for (const Disjoint disjoint : {Disjoint::queries, Disjoint::queries_and_keys}) {
+        const TiledBlocks list(length, causal, disjoint);
+        Positions position(static_cast<std::size_t>(length));
+        std::iota(position.begin(), position.end(), Index{0});
+        ASSERT_EQ(list.num_slots(), length);
 
-      // Pairs of tiles are enough to know the pairs of tokens, if every tile is whole.
-      std::map<std::pair<Index, Index>, Index> seen;
-      std::set<Index> ids;
-      for (const Block& b : all_blocks(list)) {
-        EXPECT_EQ(b.query_begin % tile, 0) << what;
-        EXPECT_EQ(b.key_begin % tile, 0) << what;
-        EXPECT_EQ(b.num_queries, std::min(tile, length - b.query_begin)) << what;
-        EXPECT_EQ(b.num_keys, std::min(tile, length - b.key_begin)) << what;
-        EXPECT_TRUE(ids.insert(b.id).second) << what << ": two blocks have id " << b.id;
-        EXPECT_LT(b.id, ceil_div(length, tile) * ceil_div(length, tile)) << what;
-        ++seen[{b.query_begin / tile, b.key_begin / tile}];
-      }
-      const Index tiles = ceil_div(length, tile);
-      for (Index i = 0; i < tiles; ++i) {
-        for (Index j = 0; j < tiles; ++j) {
-          EXPECT_EQ((seen[{i, j}]), causal && j > i ? 0 : 1)
-              << what << ", query tile " << i << ", key tile " << j;
+        // Pairs of tiles are enough to know the pairs of tokens, if every tile is whole.
+        std::map<std::pair<Index, Index>, Index> seen;
+        std::set<Index> ids;
+        for (const Block& b : all_blocks(list)) {
+          EXPECT_EQ(b.query_begin % tile, 0) << what;
+          EXPECT_EQ(b.key_begin % tile, 0) << what;
+          EXPECT_EQ(b.num_queries, std::min(tile, length - b.query_begin)) << what;
+          EXPECT_EQ(b.num_keys, std::min(tile, length - b.key_begin)) << what;
+          EXPECT_TRUE(ids.insert(b.id).second) << what << ": two blocks have id " << b.id;
+          EXPECT_LT(b.id, ceil_div(length, tile) * ceil_div(length, tile)) << what;
+          ++seen[{b.query_begin / tile, b.key_begin / tile}];
         }
+        const Index tiles = ceil_div(length, tile);
+        for (Index i = 0; i < tiles; ++i) {
+          for (Index j = 0; j < tiles; ++j) {
+            EXPECT_EQ((seen[{i, j}]), causal && j > i ? 0 : 1)
+                << what << ", query tile " << i << ", key tile " << j;
+          }
+        }
+        expect_disjoint_phases(list, position, Disjoint::queries, what);
       }
-      expect_disjoint_phases(list, position, Disjoint::queries, what);
     }
   }
 }
@@ -233,8 +248,8 @@ TEST(TiledBlocks, MayAddToOneGradientOfSharedQueriesAndKeys) {
     for (const Index tiles : {1, 2, 3, 4, 5}) {
       Positions position(static_cast<std::size_t>(tiles * tile));
       std::iota(position.begin(), position.end(), Index{0});
-      expect_disjoint_phases(TiledBlocks(tiles * tile, causal), position,
-                             Disjoint::queries_and_keys,
+      expect_disjoint_phases(TiledBlocks(tiles * tile, causal, Disjoint::queries_and_keys),
+                             position, Disjoint::queries_and_keys,
                              reformer::detail::join(tiles, " tiles", causal ? ", causal" : ""));
     }
   }

@@ -6,9 +6,10 @@
 /// unless hashed). A block is a range of query slots and the range of key slots they may see; the
 /// kernel applies causality and padding inside.
 ///
-/// A list cuts its blocks into phases. Blocks of one phase may run at the same time: their queries
-/// are different tokens, and so are their keys when the list is made for a backward pass, which
-/// adds to the rows of both. Phases run in order, so every sum has one order.
+/// Blocks are worked on in runs, one after another, so that a block finds the keys it shares with
+/// the one before in cache. A list cuts its runs into phases. Runs of one phase may go at the same
+/// time: their queries are different tokens, and so are their keys when the list is made for a
+/// backward pass, which adds to the rows of both. Phases go in order, so every sum has one order.
 #pragma once
 
 #include <concepts>
@@ -21,9 +22,14 @@ namespace reformer {
 /// Queries `[query_begin, query_begin + num_queries)` see keys `[key_begin, key_begin + num_keys)`,
 /// in slots. Key slots are taken modulo the number of slots, so `key_begin` may be negative.
 struct Block {
-  Index id;  ///< number of the block in its list, the same in forward and backward pass
+  Index id;  ///< number of the block in its list
   Index query_begin, num_queries;
   Index key_begin, num_keys;
+};
+
+/// Blocks `first ... first + count - 1` of a list.
+struct Run {
+  Index first, count;
 };
 
 /// What must not overlap within a phase.
@@ -33,8 +39,9 @@ template <typename List>
 concept BlockList = requires(const List& list, Index i) {
   { list.num_slots() } -> std::same_as<Index>;
   { list.num_phases() } -> std::same_as<Index>;
-  { list.num_blocks(i) } -> std::same_as<Index>;
-  { list.block(i, i) } -> std::same_as<Block>;
+  { list.num_runs(i) } -> std::same_as<Index>;
+  { list.run(i, i) } -> std::same_as<Run>;
+  { list.block(i) } -> std::same_as<Block>;
 };
 
 /// Which chunks a chunk sees.
@@ -65,46 +72,57 @@ class ChunkedBlocks {
  public:
   /// @param slots  n, slots in a round
   ChunkedBlocks(Index slots, Index rounds, const Window& window, Disjoint disjoint)
-      : slots_(slots), rounds_(rounds), window_(window), disjoint_(disjoint) {
+      : slots_(slots), rounds_(rounds), window_(window) {
     chunks_ = ceil_div(slots, window.chunk_length);
-    span_ = window.chunks_before + 1 + window.chunks_after;
-    // Chunks whose window leaves the round share tokens with blocks anywhere: each is a phase of
-    // its own.
-    crossing_ = window.circular ? std::min(chunks_, window.chunks_before + window.chunks_after) : 0;
+    const Index neighbours = window.chunks_before + window.chunks_after;
+    const bool alone = disjoint == Disjoint::queries || neighbours == 0;
+    run_ = std::clamp<Index>(chunks_ / 16, 1, 8);
+    if (!alone) {
+      run_ = std::max(run_, neighbours);  // then every second run may go at the same time
+      turns_ = 2;
+      // Chunks whose window leaves the round share tokens with blocks anywhere: each is a phase of
+      // its own.
+      if (window.circular) {
+        crossing_phases_ = neighbours;
+        crossing_ = std::min(chunks_, neighbours);
+        first_inner_ = std::min(crossing_, window.chunks_before);
+      }
+    }
   }
 
   Index num_slots() const { return slots_ * rounds_; }
+  Index num_phases() const { return rounds_ * phases_per_round(); }
 
-  Index num_phases() const {
-    return rounds_ * (disjoint_ == Disjoint::queries ? 1 : phases_per_round());
+  Index num_runs(Index phase) const {
+    const Index p = phase % phases_per_round();
+    if (p >= turns_) return p - turns_ < crossing_ ? 1 : 0;
+    return (ceil_div(chunks_ - crossing_, run_) + turns_ - 1 - p) / turns_;
   }
 
-  Index num_blocks(Index phase) const {
-    if (disjoint_ == Disjoint::queries) return chunks_;
-    const Index p = phase % phases_per_round();
-    if (p >= span_) return p - span_ < crossing_ ? 1 : 0;
-    const Index inner = chunks_ - crossing_;
-    return p < inner ? ceil_div(inner - p, span_) : 0;
-  }
-
-  Block block(Index phase, Index i) const {
-    if (disjoint_ == Disjoint::queries) return of_chunk(phase, i);
-    const Index p = phase % phases_per_round();
-    const Index first_inner = std::min(crossing_, window_.circular ? window_.chunks_before : 0);
-    Index chunk;
-    if (p < span_) {
-      chunk = first_inner + p + span_ * i;
-    } else {
-      const Index s = p - span_;
-      chunk = s < first_inner ? s : chunks_ - crossing_ + s;
+  Run run(Index phase, Index i) const {
+    const Index p = phase % phases_per_round(), round = phase / phases_per_round() * chunks_;
+    if (p >= turns_) {
+      const Index s = p - turns_;
+      return {round + (s < first_inner_ ? s : chunks_ - crossing_ + s), 1};
     }
-    return of_chunk(phase / phases_per_round(), chunk);
+    const Index first = (turns_ * i + p) * run_;
+    return {round + first_inner_ + first, std::min(run_, chunks_ - crossing_ - first)};
+  }
+
+  Block block(Index chunk) const {
+    const Index round = chunk / chunks_ * chunks_;
+    Index first = chunk - window_.chunks_before;
+    Index last = chunk + window_.chunks_after;
+    if (!window_.circular) {
+      first = std::max(first, round);
+      last = std::min(last, round + chunks_ - 1);
+    }
+    const Index query = start(chunk), key = start(first);
+    return {chunk, query, start(chunk + 1) - query, key, start(last + 1) - key};
   }
 
  private:
-  Index phases_per_round() const {
-    return span_ + (window_.circular ? window_.chunks_before + window_.chunks_after : 0);
-  }
+  Index phases_per_round() const { return turns_ + crossing_phases_; }
 
   /// First slot of a chunk, counted over all rounds and around the ring.
   Index start(Index chunk) const {
@@ -115,53 +133,55 @@ class ChunkedBlocks {
            std::min(chunk % chunks_ * window_.chunk_length, slots_);
   }
 
-  Block of_chunk(Index round, Index i) const {
-    const Index chunk = round * chunks_ + i;
-    Index first = chunk - window_.chunks_before;
-    Index last = chunk + window_.chunks_after;
-    if (!window_.circular) {
-      first = std::max(first, round * chunks_);
-      last = std::min(last, (round + 1) * chunks_ - 1);
-    }
-    const Index query = start(chunk), key = start(first);
-    return {chunk, query, start(chunk + 1) - query, key, start(last + 1) - key};
-  }
-
   Index slots_, rounds_;
   Window window_;
-  Disjoint disjoint_;
-  Index chunks_ = 0, span_ = 0, crossing_ = 0;
+  Index chunks_ = 0;       // of a round
+  Index run_ = 1;          // chunks in a run
+  Index turns_ = 1;        // phases that the runs of a round take
+  Index crossing_ = 0;     // chunks that are phases of their own: the first ones and the last ones
+  Index first_inner_ = 0;  // how many of them are at the beginning
+  Index crossing_phases_ = 0;  // the same for every number of slots
 };
 
 /// All pairs of tiles, or those on and below the diagonal: exact attention without a T x T array.
 ///
-/// Phase d < n holds the pairs (i, j), i >= j, with i + j = d modulo the number of tiles n: every
-/// tile is in one pair, so even the one gradient array of shared queries and keys is written to by
-/// one block only. Without causality, phase n + d holds the pairs (j, i) of phase d.
+/// Forward, a run holds all pairs of a query tile. For the backward pass each pair is a run: phase
+/// d < n holds the pairs (i, j), i >= j, with i + j = d modulo the number of tiles n: every tile is
+/// in one pair, so even the one gradient array of shared queries and keys is written to by one
+/// block only. Without causality, phase n + d holds the pairs (j, i) of phase d.
 class TiledBlocks {
  public:
   static constexpr Index tile = 128;
 
-  TiledBlocks(Index length, bool causal)
-      : length_(length), tiles_(ceil_div(length, tile)), causal_(causal) {}
+  TiledBlocks(Index length, bool causal, Disjoint disjoint)
+      : length_(length), tiles_(ceil_div(length, tile)), causal_(causal), disjoint_(disjoint) {}
 
   Index num_slots() const { return length_; }
-  Index num_phases() const { return causal_ ? tiles_ : 2 * tiles_; }
-  Index num_blocks(Index phase) const {
+  Index num_phases() const {
+    if (disjoint_ == Disjoint::queries) return 1;
+    return causal_ ? tiles_ : 2 * tiles_;
+  }
+  Index num_runs(Index phase) const {
+    if (disjoint_ == Disjoint::queries) return tiles_;
     const Range low = low_pairs(phase), high = high_pairs(phase);
     return low.last - low.first + 1 + high.last - high.first + 1;
   }
 
-  Block block(Index phase, Index i) const {
+  Run run(Index phase, Index i) const {
+    if (disjoint_ == Disjoint::queries) {
+      const Index query_tile = tiles_ - 1 - i;  // the longest first
+      return {query_tile * tiles_, causal_ ? query_tile + 1 : tiles_};
+    }
     const Range low = low_pairs(phase), high = high_pairs(phase);
     const Index in_low = low.last - low.first + 1, d = phase % tiles_;
     const Index larger = i < in_low ? low.first + i : high.first + (i - in_low);
     const Index smaller = i < in_low ? d - larger : d + tiles_ - larger;
-    const Index query_tile = phase < tiles_ ? larger : smaller;
-    const Index key_tile = phase < tiles_ ? smaller : larger;
-    const Index query = query_tile * tile, key = key_tile * tile;
-    return {query_tile * tiles_ + key_tile, query, std::min(tile, length_ - query), key,
-            std::min(tile, length_ - key)};
+    return {phase < tiles_ ? larger * tiles_ + smaller : smaller * tiles_ + larger, 1};
+  }
+
+  Block block(Index id) const {
+    const Index query = id / tiles_ * tile, key = id % tiles_ * tile;
+    return {id, query, std::min(tile, length_ - query), key, std::min(tile, length_ - key)};
   }
 
  private:
@@ -183,6 +203,7 @@ class TiledBlocks {
 
   Index length_, tiles_;
   bool causal_;
+  Disjoint disjoint_;
 };
 
 }  // namespace reformer

@@ -132,7 +132,7 @@ void hash_rows_of_head(const MatrixView<const Scalar>& x, const std::uint8_t* is
   Scalar* scores = id + hash_rows;
   gather_rows(
       x, count, padded_width, [&](Index i) { return first + i; }, rows);
-  turn(rows, count, K, padded_width, turned, stride);
+  transpose<Scalar>({rows, count, K, padded_width}, turned, stride);
   multiply(columns_as_left(rotations), rows_as_right<Scalar>(turned, stride), K,
            MatrixView<Scalar>{scores, rotations.columns, stride});
   const Index columns = rotation_columns(factors);

@@ -78,7 +78,8 @@ struct AttentionHeadGradient {
 
 namespace detail {
 
-/// Scratch of one thread for blocks of at most `queries` x `keys`.
+/// Scratch of one thread for blocks of at most `queries` x `keys`, and what of the last block it
+/// still holds.
 template <typename Scalar>
 class BlockTiles {
  public:
@@ -86,7 +87,7 @@ class BlockTiles {
 
   static Index size(Index queries, Index keys, Index width) {
     const Index q = padded(queries), w = padded(width);
-    return 2 * (w * q + q * w) + 3 * keys * w + q * w + 2 * keys * q + 8 * q + 3 * padded(keys);
+    return 5 * q * w + 4 * keys * w + 2 * keys * q + 6 * q + 3 * padded(keys);
   }
 
   BlockTiles(Scalar* memory, Index max_queries, Index max_keys, Index width)
@@ -99,12 +100,13 @@ class BlockTiles {
     };
     queries = take(q * w);
     douts = take(q * w);
+    query_tile = take(q * w);
     queries_turned = take(w * q);
     douts_turned = take(w * q);
     keys = take(max_keys * w);
     values = take(max_keys * w);
-    key_tile = take(max_keys * w);
-    query_tile = take(q * w);
+    dkeys = take(max_keys * w);
+    dvalues = take(max_keys * w);
     scores = take(max_keys * q);
     dscores = take(max_keys * q);
     query_position = take(q);
@@ -119,13 +121,17 @@ class BlockTiles {
   }
 
   Index query_stride, width_stride;
-  Scalar *queries, *douts;                                                 // [queries, width]
+  Scalar *queries, *douts, *query_tile;                                    // [queries, width]
   Scalar *queries_turned, *douts_turned;                                   // [width, queries]
-  Scalar *keys, *values, *key_tile;                                        // [keys, width]
-  Scalar* query_tile;                                                      // [queries, width]
+  Scalar *keys, *values, *dkeys, *dvalues;                                 // [keys, width]
   Scalar *scores, *dscores;                                                // [keys, queries]
   Scalar *query_position, *maximum, *normaliser, *delta, *rescale, *mask;  // [queries]
   Scalar *key_position, *key_scale, *score_dot;                            // [keys]
+
+  // Slots that are loaded; no keys and no queries at the beginning of a run.
+  Index key_begin = 0, num_keys = 0;
+  Index query_begin = 0, num_queries = 0;
+  Scalar* query_rows = nullptr;  // [queries, width]: `queries`, or rows of `keys`
 };
 
 /// out row i = x row position(i), padded with zeros to whole vectors.
@@ -139,59 +145,67 @@ void gather_rows(const MatrixView<const Scalar>& x, Index count, Index stride,
   }
 }
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wignored-attributes"  // of a vector type as template argument
-#endif
-
-/// out `[columns, rows]` = x^T for x `[rows, columns]`; columns of out beyond `rows` up to its
-/// stride are zero.
+/// Moves the window of keys to those of the block: what stays is moved to the front, what is new
+/// is gathered.
+/// @return the number of keys that stayed
 template <typename Scalar>
-void turn(const Scalar* x, Index rows, Index columns, Index x_stride, Scalar* out, Index stride) {
-  constexpr Index W = simd::width<Scalar>;
-  constexpr int lanes = static_cast<int>(W);
-  alignas(64) static constexpr Scalar zeros[W] = {};
-  for (Index i = 0; i < rows; i += W) {
-    for (Index j = 0; j < columns; j += W) {  // x rows are padded to whole vectors
-      Eigen::internal::PacketBlock<simd::Packet<Scalar>, lanes> square;
-      for (Index r = 0; r < W; ++r) {
-        square.packet[r] = simd::load(i + r < rows ? x + (i + r) * x_stride + j : zeros);
-      }
-      Eigen::internal::ptranspose(square);
-      for (Index r = 0; r < W; ++r) simd::store(out + (j + r) * stride + i, square.packet[r]);
+Index load_keys(const AttentionHead<Scalar>& head, const Block& block, BlockTiles<Scalar>& tiles) {
+  const Index gone = block.key_begin - tiles.key_begin;
+  const Index kept = gone >= 0 ? std::clamp<Index>(tiles.num_keys - gone, 0, block.num_keys) : 0;
+  if (kept > 0 && gone > 0) {
+    for (Scalar* rows : {tiles.keys, tiles.values}) {
+      simd::copy(kept * tiles.width_stride, rows + gone * tiles.width_stride, rows);
     }
+    simd::copy(kept, tiles.key_position + gone, tiles.key_position);
+    simd::copy(kept, tiles.key_scale + gone, tiles.key_scale);
   }
-}
+  tiles.key_begin = block.key_begin;
+  tiles.num_keys = block.num_keys;
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-
-/// Positions of the block's tokens, scales of its keys, and the running values of its queries.
-template <typename Scalar>
-void load_block(const AttentionHead<Scalar>& head, const Block& block, BlockTiles<Scalar>& tiles) {
-  // Lanes beyond the last query get values that stay finite: sums over vectors run through them.
-  for (Index i = 0; i < tiles.query_stride; ++i) {
-    const bool inside = i < block.num_queries;
-    const Index t = inside ? head.position(block.query_begin + i) : 0;
-    tiles.query_position[i] = inside ? static_cast<Scalar>(t) : Scalar(-1);
-    tiles.maximum[i] = inside ? head.maximum[t] : Scalar(0);
-    tiles.normaliser[i] = inside ? head.normaliser[t] : Scalar(0);
-  }
   const auto constant_scale =
       static_cast<Scalar>(1 / std::sqrt(static_cast<double>(head.key.columns)));
-  for (Index j = 0; j < block.num_keys; ++j) {
+  for (Index j = kept; j < block.num_keys; ++j) {
     const Index t = head.position(block.key_begin + j);
     tiles.key_position[j] = static_cast<Scalar>(t);
     tiles.key_scale[j] = head.key_scale != nullptr ? head.key_scale[t] : constant_scale;
   }
-  const auto key_at = [&](Index j) { return head.position(block.key_begin + j); };
+  const auto key_at = [&](Index j) { return head.position(block.key_begin + kept + j); };
+  const Index start = kept * tiles.width_stride, count = block.num_keys - kept;
+  gather_rows(head.key, count, tiles.width_stride, key_at, tiles.keys + start);
+  gather_rows(head.value, count, tiles.width_stride, key_at, tiles.values + start);
+  return kept;
+}
+
+/// Positions, running values and rows of the block's queries, unless they are there.
+/// @return whether they were not
+template <typename Scalar>
+bool load_queries(const AttentionHead<Scalar>& head, const Block& block,
+                  BlockTiles<Scalar>& tiles) {
   const auto query_at = [&](Index i) { return head.position(block.query_begin + i); };
-  gather_rows(head.key, block.num_keys, tiles.width_stride, key_at, tiles.keys);
-  gather_rows(head.value, block.num_keys, tiles.width_stride, key_at, tiles.values);
-  gather_rows(head.query, block.num_queries, tiles.width_stride, query_at, tiles.queries);
-  turn(tiles.queries, block.num_queries, head.query.columns, tiles.width_stride,
-       tiles.queries_turned, tiles.query_stride);
+  const Index offset = block.query_begin - block.key_begin;
+  // Queries that are keys of the block are not gathered twice.
+  const bool among_keys =
+      head.shared && offset >= 0 && offset + block.num_queries <= block.num_keys;
+  tiles.query_rows = among_keys ? tiles.keys + offset * tiles.width_stride : tiles.queries;
+  if (tiles.query_begin == block.query_begin && tiles.num_queries == block.num_queries) {
+    return false;
+  }
+  tiles.query_begin = block.query_begin;
+  tiles.num_queries = block.num_queries;
+  // Lanes beyond the last query get values that stay finite: sums over vectors run through them.
+  for (Index i = 0; i < tiles.query_stride; ++i) {
+    const bool inside = i < block.num_queries;
+    const Index t = inside ? query_at(i) : 0;
+    tiles.query_position[i] = inside ? static_cast<Scalar>(t) : Scalar(-1);
+    tiles.maximum[i] = inside ? head.maximum[t] : Scalar(0);
+    tiles.normaliser[i] = inside ? head.normaliser[t] : Scalar(0);
+  }
+  if (!among_keys) {
+    gather_rows(head.query, block.num_queries, tiles.width_stride, query_at, tiles.queries);
+  }
+  transpose<Scalar>({tiles.query_rows, block.num_queries, head.query.columns, tiles.width_stride},
+                    tiles.queries_turned, tiles.query_stride);
+  return true;
 }
 
 /// scores `[keys, queries]` = <k_j, q_i>, not scaled or masked yet.
@@ -237,16 +251,18 @@ std::uint64_t dropout_row(const AttentionHead<Scalar>& head, const Block& block,
 
 }  // namespace detail
 
+namespace detail {
+
 /// Merges one block into the running softmax of its queries.
 template <typename Scalar>
 [[gnu::noinline]] void attend_block(const AttentionHead<Scalar>& head, const Block& block,
-                                    const Dropout<Scalar>& dropout,
-                                    detail::BlockTiles<Scalar>& tiles) {
+                                    const Dropout<Scalar>& dropout, BlockTiles<Scalar>& tiles) {
   namespace e = Eigen::internal;
   constexpr Index W = simd::width<Scalar>;
   const Index K = head.query.columns;
-  detail::load_block(head, block, tiles);
-  detail::raw_scores(tiles.keys, tiles.queries_turned, block, K, tiles, tiles.scores);
+  load_keys(head, block, tiles);
+  load_queries(head, block, tiles);
+  raw_scores(tiles.keys, tiles.queries_turned, block, K, tiles, tiles.scores);
 
   for (Index i = 0; i < block.num_queries; i += W) {
     const auto position = simd::load(tiles.query_position + i);
@@ -255,8 +271,8 @@ template <typename Scalar>
     Scalar* column = tiles.scores + i;
     for (Index j = 0; j < block.num_keys; ++j) {
       Scalar* place = column + j * tiles.query_stride;
-      const auto s = detail::masked_score(head, tiles, j, detail::key_is_real(head, tiles, j),
-                                          simd::load(place), position);
+      const auto s =
+          masked_score(head, tiles, j, key_is_real(head, tiles, j), simd::load(place), position);
       simd::store(place, s);
       maximum = e::pmax(maximum, s);
     }
@@ -274,7 +290,7 @@ template <typename Scalar>
   }
   if (dropout.active()) {
     for (Index j = 0; j < block.num_keys; ++j) {
-      dropout.apply(detail::dropout_row(head, block, j), block.num_queries,
+      dropout.apply(dropout_row(head, block, j), block.num_queries,
                     tiles.scores + j * tiles.query_stride);
     }
   }
@@ -292,44 +308,71 @@ template <typename Scalar>
   }
 }
 
-/// Adds one block's part of the gradients.
+/// out rows of x `[count, columns]` are added to rows position(i) of out.
+template <typename Scalar, typename Position>
+void scatter_add_rows(const Scalar* x, Index x_stride, Index count, const Position& position,
+                      const MatrixView<Scalar>& out) {
+  for (Index i = 0; i < count; ++i) simd::add(out.columns, x + i * x_stride, out.row(position(i)));
+}
+
+/// Adds the gradients of the first `count` keys of the window to their rows.
+template <typename Scalar>
+void store_key_gradients(const AttentionHead<Scalar>& head,
+                         const AttentionHeadGradient<Scalar>& gradient, Index count,
+                         const BlockTiles<Scalar>& tiles) {
+  const auto key_at = [&](Index j) { return head.position(tiles.key_begin + j); };
+  scatter_add_rows(tiles.dkeys, tiles.width_stride, count, key_at, gradient.dkey);
+  scatter_add_rows(tiles.dvalues, tiles.width_stride, count, key_at, gradient.dvalue);
+}
+
+/// Adds one block's part of the gradients: those of the queries to their rows, those of the keys to
+/// the window's, which go to their rows when the keys leave it.
 template <typename Scalar>
 [[gnu::noinline]] void attend_block_backward(const AttentionHead<Scalar>& head,
                                              const AttentionHeadGradient<Scalar>& gradient,
                                              const Block& block, const Dropout<Scalar>& dropout,
-                                             detail::BlockTiles<Scalar>& tiles) {
+                                             BlockTiles<Scalar>& tiles) {
   namespace e = Eigen::internal;
   constexpr Index W = simd::width<Scalar>;
-  const Index K = head.query.columns;
+  const Index K = head.query.columns, w = tiles.width_stride;
   const Index nq = block.num_queries, nk = block.num_keys;
-  detail::load_block(head, block, tiles);
-  detail::gather_rows(
-      gradient.dout, nq, tiles.width_stride,
-      [&](Index i) { return head.position(block.query_begin + i); }, tiles.douts);
-  detail::turn(tiles.douts, nq, K, tiles.width_stride, tiles.douts_turned, tiles.query_stride);
-  for (Index i = 0; i < tiles.query_stride; ++i) {
-    tiles.delta[i] = i < nq ? gradient.delta[head.position(block.query_begin + i)] : Scalar(0);
+  const auto query_at = [&](Index i) { return head.position(block.query_begin + i); };
+
+  const Index step = block.key_begin - tiles.key_begin;
+  const Index gone = step >= 0 ? std::min(step, tiles.num_keys) : tiles.num_keys;
+  store_key_gradients(head, gradient, gone, tiles);
+  const Index kept = load_keys(head, block, tiles);
+  for (Scalar* rows : {tiles.dkeys, tiles.dvalues}) {
+    if (gone > 0) simd::copy(kept * w, rows + gone * w, rows);
+    std::fill(rows + kept * w, rows + nk * w, Scalar(0));
+  }
+  if (load_queries(head, block, tiles)) {
+    gather_rows(gradient.dout, nq, w, query_at, tiles.douts);
+    transpose<Scalar>({tiles.douts, nq, K, w}, tiles.douts_turned, tiles.query_stride);
+    for (Index i = 0; i < tiles.query_stride; ++i) {
+      tiles.delta[i] = i < nq ? gradient.delta[query_at(i)] : Scalar(0);
+    }
   }
   // S = k q^T and dP = v do^T, both [keys, queries]
-  detail::raw_scores(tiles.keys, tiles.queries_turned, block, K, tiles, tiles.scores);
-  detail::raw_scores(tiles.values, tiles.douts_turned, block, K, tiles, tiles.dscores);
+  raw_scores(tiles.keys, tiles.queries_turned, block, K, tiles, tiles.scores);
+  raw_scores(tiles.values, tiles.douts_turned, block, K, tiles, tiles.dscores);
 
   // P and dS c in their places
   const auto zero = simd::set(Scalar(0));
   for (Index j = 0; j < nk; ++j) {
-    const bool real = detail::key_is_real(head, tiles, j);
+    const bool real = key_is_real(head, tiles, j);
     const auto scale = simd::set(tiles.key_scale[j]);
     const auto key_position = simd::set(tiles.key_position[j]);
     Scalar* p_row = tiles.scores + j * tiles.query_stride;
     Scalar* d_row = tiles.dscores + j * tiles.query_stride;
     if (dropout.active()) {
       std::fill_n(tiles.mask, tiles.query_stride, Scalar(1));
-      dropout.apply(detail::dropout_row(head, block, j), nq, tiles.mask);
+      dropout.apply(dropout_row(head, block, j), nq, tiles.mask);
     }
     auto dot = zero;
     for (Index i = 0; i < nq; i += W) {
       const auto position = simd::load(tiles.query_position + i);
-      const auto s = detail::masked_score(head, tiles, j, real, simd::load(p_row + i), position);
+      const auto s = masked_score(head, tiles, j, real, simd::load(p_row + i), position);
       auto p = e::pmul(simd::exp_or_zero<Scalar>(e::psub(s, simd::load(tiles.maximum + i))),
                        simd::load(tiles.normaliser + i));
       auto dp = simd::load(d_row + i);
@@ -345,31 +388,51 @@ template <typename Scalar>
     tiles.score_dot[j] = e::predux(dot);
   }
 
-  const MatrixView<Scalar> key_tile{tiles.key_tile, nk, K, tiles.width_stride};
-  const MatrixView<Scalar> query_tile{tiles.query_tile, nq, K, tiles.width_stride};
+  const LeftOperand<Scalar> weights{tiles.scores, tiles.query_stride, 1};
   const LeftOperand<Scalar> dscores{tiles.dscores, tiles.query_stride, 1};
+  const LeftOperand<Scalar> dscores_turned{tiles.dscores, 1, tiles.query_stride};
   // dv += P^T do
-  multiply(LeftOperand<Scalar>{tiles.scores, tiles.query_stride, 1},
-           rows_as_right<Scalar>(tiles.douts, tiles.width_stride), nq, key_tile);
-  for (Index j = 0; j < nk; ++j) {
-    simd::add(K, key_tile.row(j), gradient.dvalue.row(head.position(block.key_begin + j)));
+  multiply(weights, rows_as_right<Scalar>(tiles.douts, w), nq,
+           MatrixView<Scalar>{tiles.dvalues, nk, K, w}, Write::accumulate);
+  // dk_j += sum_i dS_ij c_j q_i - c_j^2 (sum_i dS_ij s_ij) k_j
+  multiply(dscores, rows_as_right<Scalar>(tiles.query_rows, w), nq,
+           MatrixView<Scalar>{tiles.dkeys, nk, K, w}, Write::accumulate);
+  for (Index j = 0; head.shared && j < nk; ++j) {
+    const Scalar c = tiles.key_scale[j];
+    simd::add_scaled(K, -c * c * tiles.score_dot[j], tiles.keys + j * w, tiles.dkeys + j * w);
   }
   // dq += (dS c) k
-  multiply(LeftOperand<Scalar>{tiles.dscores, 1, tiles.query_stride},
-           rows_as_right<Scalar>(tiles.keys, tiles.width_stride), nk, query_tile);
-  for (Index i = 0; i < nq; ++i) {
-    simd::add(K, query_tile.row(i), gradient.dquery.row(head.position(block.query_begin + i)));
+  const auto keys = rows_as_right<Scalar>(tiles.keys, w);
+  if (tiles.query_rows != tiles.queries) {  // the queries are keys of the window
+    Scalar* dqueries = tiles.dkeys + (tiles.query_rows - tiles.keys);
+    multiply(dscores_turned, keys, nk, MatrixView<Scalar>{dqueries, nq, K, w}, Write::accumulate);
+  } else {
+    multiply(dscores_turned, keys, nk, MatrixView<Scalar>{tiles.query_tile, nq, K, w});
+    scatter_add_rows(tiles.query_tile, w, nq, query_at, gradient.dquery);
   }
-  // dk_j += sum_i dS_ij c_j q_i - c_j^2 (sum_i dS_ij s_ij) k_j
-  multiply(dscores, rows_as_right<Scalar>(tiles.queries, tiles.width_stride), nq, key_tile);
-  for (Index j = 0; j < nk; ++j) {
-    if (head.shared) {
-      const Scalar c = tiles.key_scale[j];
-      simd::add_scaled(K, -c * c * tiles.score_dot[j], tiles.keys + j * tiles.width_stride,
-                       key_tile.row(j));
-    }
-    simd::add(K, key_tile.row(j), gradient.dkey.row(head.position(block.key_begin + j)));
+}
+
+}  // namespace detail
+
+/// Merges a run of blocks, one after another, into the running softmax of their queries.
+template <typename Scalar, BlockList List>
+void attend_run(const AttentionHead<Scalar>& head, const List& list, const Run& run,
+                const Dropout<Scalar>& dropout, detail::BlockTiles<Scalar>& tiles) {
+  for (Index i = 0; i < run.count; ++i) {
+    detail::attend_block(head, list.block(run.first + i), dropout, tiles);
   }
+}
+
+/// Adds a run's part of the gradients.
+template <typename Scalar, BlockList List>
+void attend_run_backward(const AttentionHead<Scalar>& head,
+                         const AttentionHeadGradient<Scalar>& gradient, const List& list,
+                         const Run& run, const Dropout<Scalar>& dropout,
+                         detail::BlockTiles<Scalar>& tiles) {
+  for (Index i = 0; i < run.count; ++i) {
+    detail::attend_block_backward(head, gradient, list.block(run.first + i), dropout, tiles);
+  }
+  detail::store_key_gradients(head, gradient, tiles.num_keys, tiles);
 }
 
 }  // namespace reformer

@@ -76,30 +76,31 @@ AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index
   return head;
 }
 
-/// Runs `body(head, b, h, block, thread)` over all blocks of all heads, phase by phase.
+/// Calls `body(head, b, h, list, run, thread)` for all runs of all heads, phase by phase.
 /// @param lists  one for each sequence, all with the same number of phases
 template <BlockList List, typename Scalar, typename Body>
-void for_each_block(Workspace& workspace, const MultiHead<Scalar>& group,
-                    std::span<const List> lists, Index max_blocks, const Body& body) {
+void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group, std::span<const List> lists,
+                  Index max_blocks, const Body& body) {
   for (Index phase = 0; phase < lists[0].num_phases(); ++phase) {
     Index most = 0;
-    for (const List& list : lists) most = std::max(most, list.num_blocks(phase));
-    parallel_for(workspace.threads(), group.batch * group.heads * most,
-                 [&](Index task, int thread) {
-                   const Index i = task % most;
-                   const Index h = task / most % group.heads, b = task / most / group.heads;
-                   const List& list = lists[static_cast<std::size_t>(b)];
-                   if (i >= list.num_blocks(phase)) return;
-                   body(head_of(group, list.num_slots(), b, h, max_blocks), b, h,
-                        list.block(phase, i), thread);
-                 });
+    for (const List& list : lists) most = std::max(most, list.num_runs(phase));
+    const Index all_heads = group.batch * group.heads;
+    // Heads vary fastest where runs differ in length, so that the last ones to start are short.
+    parallel_for(workspace.threads(), all_heads * most, [&](Index task, int thread) {
+      const Index i = task / all_heads;
+      const Index h = task % group.heads, b = task / group.heads % group.batch;
+      const List& list = lists[static_cast<std::size_t>(b)];
+      if (i >= list.num_runs(phase)) return;
+      body(head_of(group, list.num_slots(), b, h, max_blocks), b, h, list, list.run(phase, i),
+           thread);
+    });
   }
 }
 
 /// Makes the block lists of the group's pattern and runs `body` over them.
 template <typename Scalar, typename Body>
-void for_each_block(Workspace& workspace, const MultiHead<Scalar>& group, Disjoint disjoint,
-                    const Body& body) {
+void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group, Disjoint disjoint,
+                  const Body& body) {
   Scratch scratch(workspace);
   const Index T = group.length;
   const auto batch = static_cast<std::size_t>(group.batch);
@@ -113,14 +114,13 @@ void for_each_block(Workspace& workspace, const MultiHead<Scalar>& group, Disjoi
       const Index slots = lsh != nullptr ? slots_of(group, b) : T;
       std::construct_at(lists + b, slots, group.rounds(), window, disjoint);
     }
-    for_each_block(workspace, group, std::span<const ChunkedBlocks>(lists, batch),
-                   group.rounds() * ceil_div(T, window.chunk_length), body);
+    for_each_run(workspace, group, std::span<const ChunkedBlocks>(lists, batch),
+                 group.rounds() * ceil_div(T, window.chunk_length), body);
   } else {
     auto* lists = scratch.take<TiledBlocks>(group.batch);
-    std::uninitialized_fill_n(lists, group.batch, TiledBlocks(T, group.causal));
+    std::uninitialized_fill_n(lists, group.batch, TiledBlocks(T, group.causal, disjoint));
     const Index tiles = ceil_div(T, TiledBlocks::tile);
-    for_each_block(workspace, group, std::span<const TiledBlocks>(lists, batch), tiles * tiles,
-                   body);
+    for_each_run(workspace, group, std::span<const TiledBlocks>(lists, batch), tiles * tiles, body);
   }
 }
 
@@ -227,12 +227,12 @@ void attend(Workspace& workspace, const MultiHead<Scalar>& group, const Dropout<
   {
     Scratch scratch(workspace);
     const detail::ThreadTiles<Scalar> tiles(scratch, group);
-    detail::for_each_block(
-        workspace, group, Disjoint::queries,
-        [&](const AttentionHead<Scalar>& head, Index, Index, const Block& block, int thread) {
-          auto mine = tiles[thread];
-          attend_block(head, block, dropout, mine);
-        });
+    detail::for_each_run(workspace, group, Disjoint::queries,
+                         [&](const AttentionHead<Scalar>& head, Index, Index, const auto& list,
+                             const Run& run, int thread) {
+                           auto mine = tiles[thread];
+                           attend_run(head, list, run, dropout, mine);
+                         });
   }
   for_each_row([&](Scalar* out, const Scalar*, Index statistic) {
     Scalar& l = group.normaliser[statistic];
@@ -262,15 +262,16 @@ void attend_backward(Workspace& workspace, const MultiHead<Scalar>& group,
   }
   Scratch scratch(workspace);
   const detail::ThreadTiles<Scalar> tiles(scratch, group);
-  detail::for_each_block(
-      workspace, group, Disjoint::queries_and_keys,
-      [&](const AttentionHead<Scalar>& head, Index b, Index h, const Block& block, int thread) {
-        const AttentionHeadGradient<Scalar> gradient{
-            group.part(dout, b, h), delta + (b * group.heads + h) * group.length,
-            group.part(dquery, b, h), group.part(dkey, b, h), group.part(dvalue, b, h)};
-        auto mine = tiles[thread];
-        attend_block_backward(head, gradient, block, dropout, mine);
-      });
+  detail::for_each_run(workspace, group, Disjoint::queries_and_keys,
+                       [&](const AttentionHead<Scalar>& head, Index b, Index h, const auto& list,
+                           const Run& run, int thread) {
+                         const AttentionHeadGradient<Scalar> gradient{
+                             group.part(dout, b, h), delta + (b * group.heads + h) * group.length,
+                             group.part(dquery, b, h), group.part(dkey, b, h),
+                             group.part(dvalue, b, h)};
+                         auto mine = tiles[thread];
+                         attend_run_backward(head, gradient, list, run, dropout, mine);
+                       });
 }
 
 }  // namespace reformer

@@ -141,7 +141,7 @@ class SelfAttention {
   }
 
   /// Scratch of `reverse`, which takes more than `forward`.
-  void plan_reverse(ScratchPlan& scratch, Index batch, Index length) const {
+  void plan(ScratchPlan& scratch, Index batch, Index length) const {
     const auto group = group_size(batch, length);
     const Index sequences = group.first, heads = group.second;
     const Index D = config_.width, rows = sequences * length, width = heads * K();
@@ -149,7 +149,7 @@ class SelfAttention {
     const Index projections = shared_ ? 2 : 3;
     const auto* lsh = detail::hashed(config_.pattern, length);
     scratch.scope([&] {
-      for (Index i = 0; i < projections + 1; ++i) scratch.take<Scalar>(rows * width);
+      for (Index i = 0; i < projections + 1; ++i) scratch.matrix<Scalar>(rows, width);
       for (Index i = 0; i < (shared_ ? 3 : 2); ++i) scratch.take<Scalar>(statistics);
       scratch.scope([&] {
         for (Index i = 0; i < projections; ++i) PackedWeight<Scalar>::plan(scratch, D, width);
@@ -172,15 +172,15 @@ class SelfAttention {
       scratch.take<Scalar>(statistics);
       scratch.scope([&] {  // output_backward
         PackedWeight<Scalar>::plan(scratch, D, width);
-        if (config_.dropout > 0) scratch.take<Scalar>(panel * D);
+        if (config_.dropout > 0) scratch.matrix<Scalar>(panel, D);
         scratch.per_thread<Scalar>(detail::tile_rows * width);
         plan_weight_gradient<Scalar>(scratch, panel);
       });
-      for (Index i = 0; i < projections; ++i) scratch.take<Scalar>(rows * width);
+      for (Index i = 0; i < projections; ++i) scratch.matrix<Scalar>(rows, width);
       plan_attend<Scalar>(scratch, config_.pattern, sequences, length, K());
       scratch.scope([&] {  // projections_backward
         for (Index i = 0; i < projections; ++i) PackedWeight<Scalar>::plan(scratch, width, D);
-        scratch.take<Scalar>(panel * D);
+        scratch.matrix<Scalar>(panel, D);
         plan_weight_gradient<Scalar>(scratch, panel);
         norm_.plan_backward(scratch, panel);
       });

@@ -215,8 +215,8 @@ class Model {
     for (Index i = 0; i < stack_.size(); ++i) {
       const Block& block = std::as_const(stack_)[i];
       plan.bucket_ids += block.f().saved_bytes(batch, length);
-      block.f().plan_reverse(scratch, batch, length);
-      block.g().plan_reverse(scratch, batch * length);
+      block.f().plan(scratch, batch, length);
+      block.g().plan(scratch, batch * length);
     }
     plan.scratch = scratch.peak_bytes();
     return plan;

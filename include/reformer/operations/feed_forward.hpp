@@ -99,10 +99,13 @@ class FeedForward {
     Scratch scratch(workspace);
     const auto in_value = view(std::as_const(weight_in_.value));
     const auto out_value = view(std::as_const(weight_out_.value));
-    const PackedWeight<Scalar> in(scratch, workspace, in_value, natural);
-    const PackedWeight<Scalar> out(scratch, workspace, out_value, natural);
-    const PackedWeight<Scalar> in_transposed(scratch, workspace, in_value, transposed);
-    const PackedWeight<Scalar> out_transposed(scratch, workspace, out_value, transposed);
+    // One packed weight at a time, packed again for each panel: four of them would be most of the
+    // memory at short lengths, and packing one takes 1/1024 of the time of a product with 512 rows.
+    const auto with = [&](const MatrixView<const Scalar>& weight, Orientation orientation,
+                          const auto& body) {
+      Scratch packed(workspace);
+      body(PackedWeight<Scalar>(packed, workspace, weight, orientation));
+    };
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
     const Index D = config_.width, F = config_.hidden_width;
@@ -122,9 +125,13 @@ class FeedForward {
       // The forward pass of the panel: the hidden values serve both to subtract and to
       // differentiate.
       normalise(x, first, normed, pass);
-      hidden_layer(in, first, normed, hidden, slope, pass);
-      output_layer(out, first, hidden, pass,
-                   [&](Index i, Index j, Index n, const Scalar* f) { y.subtract(i, j, n, f); });
+      with(in_value, natural, [&](const PackedWeight<Scalar>& in) {
+        hidden_layer(in, first, normed, hidden, slope, pass);
+      });
+      with(out_value, natural, [&](const PackedWeight<Scalar>& out) {
+        output_layer(out, first, hidden, pass,
+                     [&](Index i, Index j, Index n, const Scalar* f) { y.subtract(i, j, n, f); });
+      });
 
       // f = dropout(h W_2 + b_2); without dropout the gradient is read where it is
       MatrixView<const Scalar> dout = dy.middle_rows(first, rows);
@@ -140,43 +147,56 @@ class FeedForward {
       accumulate_weight_gradient<Scalar>(workspace, hidden, dout, view(weight_out_.gradient));
 
       // h = act(u), u = dropout(LN(x) W_1 + b_1): du = act'(u) (df W_2^T), in place of `hidden`
-      parallel_product(
-          workspace, dout, out_transposed,
-          [&](Index i, Index j, Index m, Index n, int) {
-            return hidden.middle_rows(i, m).middle_columns(j, n);
-          },
-          [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-            for (Index r = 0; r < tile.rows; ++r) {
-              simd::update(
-                  tile.columns, slope.row(i + r) + j, tile.row(r),
-                  [](const auto& a, const auto& b) { return Eigen::internal::pmul(a, b); });
-            }
-            hidden_dropout.apply_tile(tile, first + i, j, F);
-          });
+      with(out_value, transposed, [&](const PackedWeight<Scalar>& out) {
+        parallel_product(
+            workspace, dout, out,
+            [&](Index i, Index j, Index m, Index n, int) {
+              return hidden.middle_rows(i, m).middle_columns(j, n);
+            },
+            [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+              for (Index r = 0; r < tile.rows; ++r) {
+                simd::update(
+                    tile.columns, slope.row(i + r) + j, tile.row(r),
+                    [](const auto& a, const auto& b) { return Eigen::internal::pmul(a, b); });
+              }
+              hidden_dropout.apply_tile(tile, first + i, j, F);
+            });
+      });
       accumulate_bias_gradient<Scalar>(workspace, hidden, bias_in_.gradient.data());
       accumulate_weight_gradient<Scalar>(workspace, normed, hidden, view(weight_in_.gradient));
 
       // LN(x): dLN = du W_1^T, then through the normalisation
-      parallel_product(
-          workspace, MatrixView<const Scalar>(hidden), in_transposed,
-          [&](Index i, Index j, Index m, Index n, int) {
-            return dnormed.middle_rows(i, m).middle_columns(j, n);
-          },
-          [](const auto&...) {});
+      with(in_value, transposed, [&](const PackedWeight<Scalar>& in) {
+        parallel_product(
+            workspace, MatrixView<const Scalar>(hidden), in,
+            [&](Index i, Index j, Index m, Index n, int) {
+              return dnormed.middle_rows(i, m).middle_columns(j, n);
+            },
+            [](const auto&...) {});
+      });
       norm_.backward(x, first, dnormed, dx, pass);
     }
   }
 
-  /// Scratch of `reverse`, which takes more than `forward`.
-  void plan_reverse(ScratchPlan& scratch, Index rows) const {
+  /// Scratch of `forward` and of `reverse`.
+  void plan(ScratchPlan& scratch, Index rows) const {
     const Index D = config_.width, F = config_.hidden_width;
     const Index panel = std::min(panel_rows, rows);
     scratch.scope([&] {
-      for (int i = 0; i < 2; ++i) PackedWeight<Scalar>::plan(scratch, D, F);
-      for (int i = 0; i < 2; ++i) PackedWeight<Scalar>::plan(scratch, F, D);
-      for (int i = 0; i < 2; ++i) scratch.take<Scalar>(panel * D);
-      for (int i = 0; i < 2; ++i) scratch.take<Scalar>(panel * F);
-      scratch.scope([&] { scratch.per_thread<Scalar>(detail::tile_rows * detail::tile_columns); });
+      PackedWeight<Scalar>::plan(scratch, D, F);
+      PackedWeight<Scalar>::plan(scratch, F, D);
+      scratch.matrix<Scalar>(panel, D);
+      scratch.matrix<Scalar>(panel, F);
+      scratch.per_thread<Scalar>(detail::tile_rows * detail::tile_columns);
+    });
+    scratch.scope([&] {
+      for (int i = 0; i < 2; ++i) scratch.matrix<Scalar>(panel, D);
+      for (int i = 0; i < 2; ++i) scratch.matrix<Scalar>(panel, F);
+      scratch.scope([&] { PackedWeight<Scalar>::plan(scratch, D, F); });
+      scratch.scope([&] {
+        PackedWeight<Scalar>::plan(scratch, F, D);
+        scratch.per_thread<Scalar>(detail::tile_rows * detail::tile_columns);
+      });
       plan_weight_gradient<Scalar>(scratch, panel);
       norm_.plan_backward(scratch, panel);
     });

@@ -96,21 +96,49 @@ void pack_panel(const MatrixView<const Scalar>& b, Index panel, Scalar* packed) 
   }
 }
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wignored-attributes"  // of a vector type as template argument
+#endif
+
+/// out `[columns, rows]` = x^T for x `[rows, columns]`. Columns of out from `rows` up to the next
+/// multiple of the vector width are zero.
+template <typename Scalar>
+void transpose(const MatrixView<const Scalar>& x, Scalar* out, Index out_stride) {
+  constexpr Index W = simd::width<Scalar>;
+  for (Index i = 0; i < x.rows; i += W) {
+    for (Index j = 0; j < x.columns; j += W) {
+      const Index rows = std::min(W, x.rows - i), columns = std::min(W, x.columns - j);
+      Eigen::internal::PacketBlock<simd::Packet<Scalar>, static_cast<int>(W)> square;
+      for (Index r = 0; r < W; ++r) {
+        if (r >= rows) {
+          square.packet[r] = simd::set(Scalar(0));
+        } else if (columns == W) {
+          square.packet[r] = simd::load(x.row(i + r) + j);
+        } else {
+          square.packet[r] = simd::load_partial(x.row(i + r) + j, columns);
+        }
+      }
+      Eigen::internal::ptranspose(square);
+      for (Index r = 0; r < columns; ++r) {
+        simd::store(out + (j + r) * out_stride + i, square.packet[r]);
+      }
+    }
+  }
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
 /// Packs panel `panel` of B = b^T, where b is `[columns, depth]`.
 template <typename Scalar>
 void pack_transposed_panel(const MatrixView<const Scalar>& b, Index panel, Scalar* packed) {
   constexpr Index w = panel_width<Scalar>;
-  const Index first = panel * w;
-  const Index count = std::min(w, b.rows - first);
+  const Index first = panel * w, count = std::min(w, b.rows - first);
   Scalar* out = packed + first * b.columns;
   if (count < w) std::fill_n(out, w * b.columns, Scalar(0));
-  for (Index p0 = 0; p0 < b.columns; p0 += 16) {  // a block of b at a time, so that its lines stay
-    const Index p1 = std::min(b.columns, p0 + 16);
-    for (Index j = 0; j < count; ++j) {
-      const Scalar* row = b.row(first + j);
-      for (Index p = p0; p < p1; ++p) out[p * w + j] = row[p];
-    }
-  }
+  transpose(b.middle_rows(first, count), out, w);
 }
 
 /// How a product meets what is in C already.
@@ -125,37 +153,54 @@ inline constexpr Index depth_block = 512;
 template <typename Scalar>
 inline constexpr int register_rows = simd::width<Scalar> * sizeof(Scalar) == 64 ? 14 : 6;
 
+/// Rows of B fetched ahead of their use: a panel comes from the second cache.
+inline constexpr Index prefetch_distance = 8;
+
 /// The register kernel: `Rows` rows by `Vectors` vectors of C.
 template <typename Scalar, int Rows, int Vectors>
 [[gnu::noinline]] void register_tile(LeftOperand<Scalar> a, const Scalar* b, Index b_stride,
                                      Index depth, Scalar* c, Index c_stride, bool accumulate) {
   constexpr Index W = simd::width<Scalar>;
   using Packet = simd::Packet<Scalar>;
+  // Every loop over `sums` is unrolled: else the compiler keeps them in memory.
   Packet sums[Rows][Vectors];
+#pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) sums[i][v] = simd::set(Scalar(0));
   }
-  for (Index p = 0; p < depth; ++p) {
+  if (depth >= 256) {  // else C comes while the last product is added
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) __builtin_prefetch(c + i * c_stride + v * W, 1);
+    }
+  }
+  for (Index p = 0; p < depth; ++p, b += b_stride) {
     Packet bp[Vectors];
-    for (int v = 0; v < Vectors; ++v) bp[v] = simd::load(b + p * b_stride + v * W);
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) {
+      bp[v] = simd::load(b + v * W);
+      __builtin_prefetch(b + prefetch_distance * b_stride + v * W);
+    }
     const Scalar* ap = a.data + p * a.depth_stride;
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
       const Packet x = simd::set(ap[i * a.row_stride]);
+#pragma GCC unroll 2
       for (int v = 0; v < Vectors; ++v) {
         sums[i][v] = Eigen::internal::pmadd(x, bp[v], sums[i][v]);
       }
     }
   }
-  if (accumulate) {
-    for (int i = 0; i < Rows; ++i) {
-      for (int v = 0; v < Vectors; ++v) {
-        sums[i][v] = Eigen::internal::padd(simd::load(c + i * c_stride + v * W), sums[i][v]);
-      }
-    }
-  }
+#pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
-    for (int v = 0; v < Vectors; ++v) simd::store(c + i * c_stride + v * W, sums[i][v]);
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) {
+      Scalar* place = c + i * c_stride + v * W;
+      if (accumulate) sums[i][v] = Eigen::internal::padd(simd::load(place), sums[i][v]);
+      simd::store(place, sums[i][v]);
+    }
   }
 }
 
@@ -288,8 +333,8 @@ namespace detail {
 /// The tile of a weight gradient that a task owns, and its scratch for a depth of positions.
 template <typename Scalar>
 struct WeightGradientTile {
-  static constexpr Index block_in = 252;  // strips of 14 and of 6 rows come out even
-  static constexpr Index block_out = 128;
+  static constexpr Index block_in = 266;
+  static constexpr Index block_out = 256;
   static constexpr Index strip = register_rows<Scalar>;
   static constexpr Index strip_stride = round_up(strip, simd::width<Scalar>);
   static Index packed(Index depth) { return packed_size<Scalar>(depth, block_out); }
