@@ -2,6 +2,7 @@
 #include "model_io.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -63,6 +64,9 @@ reformer::ModelConfig config_of(const Options& options) {
       .causal = true,
       .dropout = options.dropout,
       .attention_dropout = options.attention_dropout};
+  if (options.residual == "fixed") {
+    config.residual = reformer::FixedResidual{};
+  }
   for (const std::string& layer : options.layers) {
     config.layers.push_back(pattern_of(options, layer));
   }
@@ -132,11 +136,16 @@ struct ByteModel::Parts {
   }
 
   reformer::MemoryPlan plan() {
-    return model.plan(options.batch, options.length, workspace.threads());
+    return model.plan(options.batch, options.length, workspace.threads(), memory_budget());
+  }
+  std::size_t memory_budget() const {
+    return static_cast<std::size_t>(options.memory_budget) * 1'000'000;
   }
   reformer::RunOptions evaluation() const { return {.key = {options.seed, 0}}; }
   reformer::RunOptions training(std::int64_t pass) const {
-    return {.key = {options.seed, static_cast<std::uint32_t>(pass)}, .training = true};
+    return {.key = {options.seed, static_cast<std::uint32_t>(pass)},
+            .training = true,
+            .memory_budget = memory_budget()};
   }
 };
 
@@ -176,7 +185,29 @@ MemoryForecast ByteModel::memory_forecast() const {
            {"optimizer", optimizer},
            {"residual halves", plan.residual_halves},
            {"bucket ids", plan.bucket_ids},
-           {"scratch", plan.scratch}}};
+           {"scratch", plan.scratch},
+           {"stored", plan.stored}}};
+}
+
+std::string ByteModel::stored_text() const {
+  const reformer::StoragePlan storage = parts_->plan().storage;
+  std::string text;
+  const auto describe = [&](const char* what, bool reformer::LayerStorage::*stored) {
+    std::vector<std::size_t> layers;
+    for (std::size_t i = 0; i < storage.size(); ++i) {
+      if (storage[i].*stored) {
+        layers.push_back(i);
+      }
+    }
+    if (!layers.empty()) {
+      text += fmt::format("{}{} of layer{} {}", text.empty() ? "" : "; ", what,
+                          layers.size() == 1 ? "" : "s", fmt::join(layers, ", "));
+    }
+  };
+  describe("input of attention", &reformer::LayerStorage::attention_input);
+  describe("context of attention", &reformer::LayerStorage::context);
+  describe("input of feed-forward", &reformer::LayerStorage::feed_forward_input);
+  return text;
 }
 
 LossSum ByteModel::evaluate(const Windows& windows) {

@@ -66,6 +66,10 @@ class ByteModel {
   /// Peak of a training step, known in advance.
   MemoryForecast memory_forecast() const;
 
+  /// What the memory budget is spent on, such as "input of attention of layers 0, 2"; empty if
+  /// there is none or it is too small for anything.
+  std::string stored_text() const;
+
   /// Loss without dropout. Hash rotations are those of step 0 of the seed, in every evaluation and
   /// in generated text.
   LossSum evaluate(const Windows& windows);

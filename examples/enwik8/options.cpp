@@ -255,6 +255,10 @@ Table<Options> make_training_table() {
   t.flag("resume", &Options::resume, "continue the run in the folder --out");
   t.whole("threads", &Options::threads, 0, "threads, 0 for all; the result does not depend on it",
           4096);
+  t.whole("memory-budget", &Options::memory_budget, 0,
+          "megabytes to spend on storing what the backward pass would compute again; with "
+          "--residual fixed the result does not depend on it",
+          1'000'000);
   t.whole("log-every", &Options::log_every, 1, "steps between lines in metrics.jsonl");
   t.whole("eval-every", &Options::eval_every, 0, "steps between validations, 0: only at the end");
   t.whole("eval-bytes", &Options::eval_bytes, 1,
@@ -298,6 +302,8 @@ Table<Options> make_training_table() {
          "the same of the embedding of bytes");
   t.real("init-positions", &Options::init_positions, 0, true, infinity, false,
          "the same of axial or learned positions");
+  t.choice("residual", &Options::residual, {"float", "fixed"},
+           "arithmetic of the residual stream; fixed point is reversed exactly");
   t.real("dropout", &Options::dropout, 0, true, 1, false, "of what each branch adds");
   t.real("attention-dropout", &Options::attention_dropout, 0, true, 1, false,
          "of attention weights");
@@ -776,7 +782,9 @@ Options merge_for_resume(const Options& given, const json& saved) {
       const json now = option.get(options);
       const json then = saved.value(option.name, json());
       const bool compared = rules_too || as_text(now) != "0";
-      if (option.fixed && given.given.contains(option.name) && compared && now != then) {
+      const bool fixed =
+          option.fixed || (option.name == "memory-budget" && options.residual != "fixed");
+      if (fixed && given.given.contains(option.name) && compared && now != then) {
         throw OptionError(fmt::format(
             "--{} is '{}', but the run in '{}' has '{}': leave it out, or begin another run with "
             "another --out",

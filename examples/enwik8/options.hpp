@@ -34,6 +34,7 @@ struct Options {
   std::int64_t eval_every = 500;    ///< steps between validations, 0: only at the end
   std::int64_t eval_bytes = 32768;  ///< bytes of a validation on the way
   std::int64_t final_bytes = 0;     ///< bytes of each split evaluated at the end, 0: all
+  std::int64_t memory_budget = 0;   ///< megabytes that may be spent to save time
   double save_minutes = 5;          ///< time between checkpoints
   std::int64_t sample_bytes = 400;  ///< length of the text sample at the end
   double sample_temperature = 0.8;  ///< of that text, 0: always the most likely byte
@@ -57,8 +58,9 @@ struct Options {
   double init_weights = 0.05;                 ///< standard deviations of the initial values
   double init_embedding = 0.5;
   double init_positions = 0.02;
-  double dropout = 0;            ///< of branches' outputs
-  double attention_dropout = 0;  ///< of attention weights
+  std::string residual = "float";  ///< halves of the residual stream: float or fixed
+  double dropout = 0;              ///< of branches' outputs
+  double attention_dropout = 0;    ///< of attention weights
 
   // Training.
   std::uint64_t seed = 1;
@@ -125,7 +127,8 @@ nlohmann::json options_to_json(const Options& options);
 Options options_from_json(const nlohmann::json& json);
 
 /// The options of a resumed run: what was given on the command line where that may change (limits,
-/// threads, intervals, the place of the data), and what the checkpoint says in everything else.
+/// threads, intervals, the place of the data; the memory budget where it changes no bit), and what
+/// the checkpoint says in everything else.
 /// @throw OptionError when an option was given that would change the model or its training
 Options merge_for_resume(const Options& given, const nlohmann::json& saved);
 

@@ -228,6 +228,11 @@ class Trainer {
         options_.width, options_.heads, options_.length));
     const MemoryForecast forecast = memory_forecast();
     progress_.message(fmt::format("predicted peak memory: {}", forecast.text()));
+    if (options_.memory_budget > 0) {
+      const std::string stored = model_->stored_text();
+      progress_.message(fmt::format("memory budget: {} MB, stored: {}", options_.memory_budget,
+                                    stored.empty() ? "nothing, it is too small" : stored));
+    }
     if (const std::size_t there = machine_memory(); there > 0 && forecast.total() > there) {
       progress_.message(
           fmt::format("warning: this machine has only {}; a smaller --batch or "
@@ -355,7 +360,9 @@ class Trainer {
       const Windows windows = training_windows(split_.train, options_.batch, options_.length,
                                                options_.seed, step, i * options_.batch);
       const std::int64_t pass = step * options_.accumulate + i;
-      const LossSum part = model_->add_gradients(windows, scale, pass);
+      const LossSum part = within_range(fmt::format("step {}", step), [&] {
+        return model_->add_gradients(windows, scale, pass);
+      });
       if (!std::isfinite(part.nats)) {
         fail_not_finite(fmt::format("step {}: the loss", step), part.nats, windows, pass);
       }
@@ -383,6 +390,18 @@ class Trainer {
       write_train_record();
     }
     show_progress();
+  }
+
+  /// Calls `action`, and names the step if halves in fixed point overflow in it.
+  template <typename Action>
+  LossSum within_range(const std::string& where, const Action& action) const {
+    try {
+      return action();
+    } catch (const std::overflow_error& error) {
+      throw std::runtime_error(
+          fmt::format("{}: {}{}; a lower --learning-rate or --residual float may help", where,
+                      error.what(), what_is_kept()));
+    }
   }
 
   /// @param pass  of the training step, or 0 for an evaluation
@@ -524,7 +543,8 @@ class Trainer {
         throw Interrupted();
       }
       const Stopwatch batch_watch;
-      const LossSum loss = model_->evaluate(windows);
+      const LossSum loss = within_range(fmt::format("{} after step {}", name, step_),
+                                        [&] { return model_->evaluate(windows); });
       if (!std::isfinite(loss.nats)) {
         fail_not_finite(fmt::format("{} after step {}: the loss", name, step_), loss.nats, windows,
                         0);

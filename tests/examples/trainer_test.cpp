@@ -7,6 +7,8 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "enwik8/corpus.hpp"
 #include "examples/run.hpp"
@@ -103,16 +105,59 @@ TEST_F(Trainer, LearnsATextThatRepeats) {
 }
 
 TEST_F(Trainer, TheSameSeedGivesTheSameBitsWithAnyThreads) {
-  const Strings common = options({"--steps", "6", "--accumulate", "2", "--dropout", "0.1",
-                                  "--attention-dropout", "0.1", "--length", "70"});
-  succeed(common + Strings{"--out", path("one")});
-  succeed(common + Strings{"--out", path("two"), "--threads", "2"});
-  succeed(common + Strings{"--out", path("other"), "--seed", "2"});
-  EXPECT_EQ(snapshot_of(folder_ / "one"), snapshot_of(folder_ / "two"));
-  EXPECT_NE(snapshot_of(folder_ / "one").values, snapshot_of(folder_ / "other").values);
-  auto one = records_of(folder_ / "one"), two = records_of(folder_ / "two");
-  one[0] = two[0] = {};
-  EXPECT_EQ(one, two);
+  for (const char* residual : {"float", "fixed"}) {
+    const Strings common =
+        options({"--steps", "6", "--accumulate", "2", "--dropout", "0.1", "--attention-dropout",
+                 "0.1", "--length", "70", "--residual", residual});
+    const auto run = [&](const std::string& name, const Strings& more) {
+      const std::string out = std::string(residual) + "-" + name;
+      succeed(common + Strings{"--out", path(out)} + more);
+      return folder_ / out;
+    };
+    const fs::path one = run("one", {});
+    const Snapshot snapshot = snapshot_of(one);
+    auto records = records_of(one);  // the text at the end is one of them
+    records[0] = {};
+    EXPECT_EQ(records[records.size() - 2].at("type"), "sample");
+    for (const char* threads : {"1", "2", "3", "4"}) {
+      const fs::path other = run(threads, {"--threads", threads});
+      EXPECT_EQ(snapshot_of(other), snapshot) << residual << ", " << threads << " threads";
+      auto found = records_of(other);
+      found[0] = {};
+      EXPECT_EQ(found, records) << residual << ", " << threads << " threads";
+    }
+    EXPECT_NE(snapshot_of(run("seed", {"--seed", "2"})).values, snapshot.values);
+  }
+  EXPECT_NE(snapshot_of(folder_ / "float-one").values, snapshot_of(folder_ / "fixed-one").values);
+}
+
+TEST_F(Trainer, InFixedPointTheMemoryBudgetChangesNoBit) {
+  const Strings common = options({"--steps", "4", "--dropout", "0.1", "--residual", "fixed"});
+  EXPECT_FALSE(contains(succeed(common + Strings{"--out", path("none")}).out, "memory budget"));
+  const Outcome all = succeed(common + Strings{"--out", path("all"), "--memory-budget", "1"});
+  EXPECT_TRUE(contains(all.out,
+                       "memory budget: 1 MB, stored: input of attention of layers 0, 1; context of "
+                       "attention of layers 0, 1; input of feed-forward of layers 0, 1\n"));
+  EXPECT_EQ(records_of(folder_ / "none").front().at("predicted_memory").at("bucket ids"), 0);
+  EXPECT_EQ(snapshot_of(folder_ / "none").values, snapshot_of(folder_ / "all").values);
+  // So it may change when a run is resumed; in floating point it may not.
+  interrupt(common + Strings{"--out", path("run")}, after(2));
+  succeed({"--resume", "--out", path("run"), "--memory-budget", "1"});
+  EXPECT_EQ(snapshot_of(folder_ / "run"), snapshot_of(folder_ / "all"));
+  interrupt(options({"--steps", "4", "--out", path("float")}), after(2));
+  EXPECT_TRUE(contains(train({"--resume", "--out", path("float"), "--memory-budget", "1"}).error,
+                       "--memory-budget is '1', but the run in"));
+}
+
+TEST_F(Trainer, StopsAtAnOverflowInFixedPoint) {
+  const Outcome outcome = train(options({"--steps", "50", "--learning-rate", "1e9", "--clip", "0",
+                                         "--residual", "fixed", "--out", path("run")}));
+  EXPECT_EQ(outcome.code, exit_failure);
+  EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
+  for (const char* part : {"enwik8: step 2: reformer: residual overflow in ", ", sequence ",
+                           "[-2048, 2048)", "checkpoint.bin' still holds step 0; "}) {
+    EXPECT_TRUE(contains(outcome.error, part));
+  }
 }
 
 TEST_F(Trainer, PassesOfAStepAddUpToOneBatch) {
@@ -126,10 +171,12 @@ TEST_F(Trainer, PassesOfAStepAddUpToOneBatch) {
 }
 
 TEST_F(Trainer, AResumedRunHasTheBitsOfAStraightOne) {
-  for (const char* optimizer : {"adam", "adafactor"}) {
-    const Strings common = options({"--steps", "10", "--optimizer", optimizer});
-    const std::string straight = std::string("straight-") + optimizer;
-    const std::string broken = std::string("broken-") + optimizer;
+  for (const auto& [optimizer, residual] : std::vector<std::pair<std::string, std::string>>{
+           {"adam", "float"}, {"adafactor", "float"}, {"adam", "fixed"}}) {
+    const Strings common =
+        options({"--steps", "10", "--optimizer", optimizer, "--residual", residual});
+    const std::string straight = "straight-" + optimizer + residual;
+    const std::string broken = "broken-" + optimizer + residual;
     succeed(common + Strings{"--out", path(straight)});
     Outcome outcome = interrupt(common + Strings{"--out", path(broken)}, after(0));
     EXPECT_TRUE(contains(outcome.out,
@@ -349,6 +396,7 @@ TEST_F(Trainer, RefusesToResumeWhatIsNoRunOrAnother) {
   succeed(options({"--steps", "1", "--out", path("run")}));
   resume({"--width", "32"}, exit_usage, "--width is '32', but the run in");
   resume({"--optimizer", "adafactor"}, exit_usage, "--optimizer is 'adafactor'");
+  resume({"--residual", "fixed"}, exit_usage, "--residual is 'fixed', but the run in");
   write_file(folder_ / "other", std::string(4000, 'x'));
   resume({"--data", path("other")}, exit_failure, "name that with --data");
 

@@ -3,9 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <vector>
 
+#include "reformer/foundation/parallel.hpp"
 #include "support/compare.hpp"
+#include "support/errors.hpp"
 #include "support/random_data.hpp"
 
 namespace reformer::test {
@@ -37,6 +41,9 @@ struct Minimal {
 };
 static_assert(ResidualHalf<FloatHalf<float>>);
 static_assert(ResidualHalf<FloatHalf<double>>);
+static_assert(ResidualHalf<FixedHalf<float>>);
+static_assert(ResidualHalf<FixedHalf<double>>);
+static_assert(ResidualHalf<DynamicHalf<float>>);
 static_assert(ResidualHalf<Minimal>);
 static_assert(!ResidualHalf<WithoutSubtract>);
 static_assert(!ResidualHalf<ReadsOnlyWhenMutable>);
@@ -86,6 +93,182 @@ TYPED_TEST(FloatHalfTest, SubtractUndoesAddUpToRounding) {
   EXPECT_FALSE(close(matrix_of(half), x));
   for (Index i = 0; i < 4; ++i) half.subtract(i, 0, 19, f.row(i).data());
   EXPECT_TRUE(close(matrix_of(half), x));
+}
+
+template <typename Scalar>
+class FixedHalfTest : public testing::Test {};
+TYPED_TEST_SUITE(FixedHalfTest, Scalars);
+
+TYPED_TEST(FixedHalfTest, RoundsToTheNearestUnitTiesToEven) {
+  using Scalar = TypeParam;
+  FixedHalf<Scalar> half(1, 1, 4);  // units of 1/16
+  const auto rounded = [&](double x) {
+    const auto value = static_cast<Scalar>(x);
+    half.write(0, 0, 1, &value);
+    Scalar out;
+    half.read(0, 0, 1, &out);
+    return static_cast<double>(out) * 16;
+  };
+  for (const auto& [units, expected] : std::vector<std::pair<double, double>>{{0, 0},
+                                                                              {0.4, 0},
+                                                                              {0.6, 1},
+                                                                              {0.5, 0},
+                                                                              {1.5, 2},
+                                                                              {2.5, 2},
+                                                                              {-0.5, 0},
+                                                                              {-1.5, -2},
+                                                                              {-2.5, -2},
+                                                                              {-0.6, -1},
+                                                                              {12345.4, 12345}}) {
+    EXPECT_EQ(rounded(units / 16), expected) << units;
+  }
+  EXPECT_EQ(half.overflow(), std::nullopt);
+}
+
+TYPED_TEST(FixedHalfTest, AddsAndSubtractsRunsAsIntegers) {
+  using Scalar = TypeParam;
+  constexpr Index rows = 3, columns = 41;
+  // A grid so coarse that the scalar type holds all sums without rounding.
+  constexpr int bits = 10;
+  FixedHalf<Scalar> half(rows, columns, bits);
+  Matrix<Scalar> expected = Matrix<Scalar>::Zero(rows, columns);
+  const auto unit = std::ldexp(Scalar(1), -bits);
+  const auto f = random_values<Scalar>(columns, 2);
+  for (Index count = 0; count <= 37; ++count) {
+    const Index column = count % 4;
+    half.add(1, column, count, f.data());
+    half.subtract(2, column, count, f.data());
+    for (Index j = 0; j < count; ++j) {
+      const Scalar on_grid = std::nearbyint(f[static_cast<std::size_t>(j)] / unit) * unit;
+      expected(1, column + j) += on_grid;
+      expected(2, column + j) -= on_grid;
+    }
+    ASSERT_TRUE(close(matrix_of(half), expected, 0)) << "count " << count;
+  }
+  EXPECT_EQ(half.overflow(), std::nullopt);
+}
+
+TYPED_TEST(FixedHalfTest, SubtractUndoesAddBitForBit) {
+  using Scalar = TypeParam;
+  auto half = half_of<FixedHalf<Scalar>>(random_matrix<Scalar>(4, 19, 3, 0.2));
+  const auto before = matrix_of(half);
+  const auto f = random_matrix<Scalar>(4, 19, 4, 100);
+  for (Index i = 0; i < 4; ++i) half.add(i, 0, 19, f.row(i).data());
+  EXPECT_FALSE(close(matrix_of(half), before));
+  for (Index i = 0; i < 4; ++i) half.subtract(i, 0, 19, f.row(i).data());
+  EXPECT_TRUE(same_bits(matrix_of(half), before));
+  EXPECT_TRUE(is_exact(half));
+  EXPECT_FALSE(is_exact(FloatHalf<Scalar>(1, 1)));
+}
+
+TYPED_TEST(FixedHalfTest, RecordsWhatLeavesItsRange) {
+  using Scalar = TypeParam;
+  constexpr Scalar inf = std::numeric_limits<Scalar>::infinity();
+  constexpr Scalar nan = std::numeric_limits<Scalar>::quiet_NaN();
+  const Scalar just_below = std::nextafter(Scalar(2048), Scalar(0));
+  struct Case {
+    Scalar held, added;
+    bool subtract, fits;
+  };
+  for (const Case& c : std::vector<Case>{{0, just_below, false, true},
+                                         {0, Scalar(-2048), false, true},
+                                         {0, Scalar(2048), true, true},  // down to -2048
+                                         {0, Scalar(2048), false, false},
+                                         {0, Scalar(-2048), true, false},
+                                         {1000, 1047, false, true},
+                                         {1000, 1048, false, false},
+                                         {-1000, -1048, false, true},
+                                         {-1000, -1049, false, false},
+                                         {-1000, 1049, true, false},
+                                         {1000, -1048, true, false},
+                                         {-2000, Scalar(2047), false, true},
+                                         {0, Scalar(1e30), false, false},
+                                         {5, inf, false, false},
+                                         {5, -inf, true, false},
+                                         {5, nan, false, false}}) {
+    for (const Index at : {0, 7, 16, 36}) {  // vectors, and what is left behind them
+      FixedHalf<Scalar> half(3, 40);
+      std::vector<Scalar> f(37, Scalar(1));
+      half.write(1, 2 + at, 1, &c.held);
+      f[static_cast<std::size_t>(at)] = c.added;
+      if (c.subtract) {
+        half.subtract(1, 2, 37, f.data());
+      } else {
+        half.add(1, 2, 37, f.data());
+      }
+      const std::string what =
+          reformer::detail::join(c.held, c.subtract ? " - " : " + ", c.added, " at ", at);
+      ASSERT_EQ(half.overflow().has_value(), !c.fits) << what;
+      if (c.fits) continue;
+      EXPECT_EQ(half.overflow()->row, 1) << what;
+      EXPECT_EQ(half.overflow()->column, 2 + at) << what;
+      EXPECT_EQ(half.overflow()->held, c.held) << what;
+      EXPECT_EQ(half.overflow()->limit, 2048) << what;
+      if (!std::isnan(c.added)) {
+        EXPECT_EQ(half.overflow()->added, c.subtract ? -c.added : c.added) << what;
+      }
+      half.resize(3, 40);
+      EXPECT_EQ(half.overflow(), std::nullopt) << "resize begins anew";
+    }
+  }
+}
+
+TYPED_TEST(FixedHalfTest, RecordsTheFirstOverflowOnAnyThreads) {
+  using Scalar = TypeParam;
+  for (const int threads : thread_counts) {
+    FixedHalf<Scalar> half(64, 8);
+    // Backwards, so that a half that keeps what it meets first would keep another.
+    parallel_for(threads, 64, [&](Index i, int) {
+      std::vector<Scalar> f(8, Scalar(0));
+      const Index row = 63 - i;
+      if (row >= 9) f[3] = f[5] = static_cast<Scalar>(5000 + row);
+      half.add(row, 0, 8, f.data());
+    });
+    ASSERT_TRUE(half.overflow().has_value());
+    EXPECT_EQ(half.overflow()->row, 9);
+    EXPECT_EQ(half.overflow()->column, 3);
+    EXPECT_EQ(half.overflow()->added, 5009);
+    EXPECT_EQ(message_of<std::overflow_error>([&] { check_range("a test", half, 5); }),
+              "reformer: residual overflow in a test, sequence 1, token 4, column 3: 0 + 5009 is "
+              "outside [-2048, 2048), the range of the fixed-point halves");
+  }
+}
+
+TYPED_TEST(FixedHalfTest, ChecksItsFractionBits) {
+  using Half = FixedHalf<TypeParam>;
+  const int most = sizeof(TypeParam) == 4 ? 30 : 62;
+  EXPECT_TRUE(contains(message_of([] { Half(0); }), "fraction_bits is 0, must be in [1, "));
+  EXPECT_TRUE(contains(message_of([&] { Half(most + 1); }), reformer::detail::join(most, "]")));
+  EXPECT_NO_THROW(Half{most});
+}
+
+TYPED_TEST(FixedHalfTest, IsWhatADynamicHalfHoldsOnRequest) {
+  using Scalar = TypeParam;
+  const auto x = random_matrix<Scalar>(3, 19, 3), f = random_matrix<Scalar>(3, 19, 4);
+  const auto check_as = [&](auto plain, const ResidualConfig& config) {
+    DynamicHalf<Scalar> half(config);
+    half.resize(3, 19);
+    plain.resize(3, 19);
+    for (Index i = 0; i < 3; ++i) {
+      half.write(i, 0, 19, x.row(i).data());
+      plain.write(i, 0, 19, x.row(i).data());
+      half.add(i, 1, 17, f.row(i).data());
+      plain.add(i, 1, 17, f.row(i).data());
+      half.subtract(i, 5, 3, f.row(i).data());
+      plain.subtract(i, 5, 3, f.row(i).data());
+    }
+    EXPECT_EQ(half.rows(), 3);
+    EXPECT_EQ(half.columns(), 19);
+    EXPECT_TRUE(same_bits(matrix_of(half), matrix_of(plain)));
+    EXPECT_EQ(is_exact(half), is_exact(plain));
+    const Scalar large = 1e5;
+    half.add(2, 3, 1, &large);
+    plain.add(2, 3, 1, &large);
+    EXPECT_EQ(overflow_of(half).has_value(), overflow_of(plain).has_value());
+  };
+  check_as(FloatHalf<Scalar>(), FloatResidual{});
+  check_as(FixedHalf<Scalar>(), FixedResidual{});
+  check_as(FixedHalf<Scalar>(7), FixedResidual{7});
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ std::vector<Bucket> buckets_of(Model<double>& model, Workspace& workspace, const
   }
   Dropout<double>(options.training ? config.dropout : 0.0, options.key, Purpose::embedding_dropout)
       .apply_tile(view(x), 0, 0, D);
-  using Half = FloatHalf<double>;
+  using Half = Model<double>::Half;
   Halves<Half> halves{half_of<Half>(x), half_of<Half>(x)};
   ReversibleSequence<Model<double>::Block>::Saved saved;
   model.stack().forward(halves, saved, pass);

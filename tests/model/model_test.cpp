@@ -43,7 +43,7 @@ double naive_loss(const Matrix<double>& logits, const Tokens& labels) {
 }
 
 TEST(Model, IsEmbeddingPositionsReversibleLayersAndHead) {
-  using Half = FloatHalf<double>;
+  using Half = Model<double>::Half;
   const Index batch = 2, length = 19;
   for (const PositionConfig& positions : std::vector<PositionConfig>{
            AxialPositions{{5, 9}, {5, 7}}, LearnedPositions{20}, SinusoidalPositions{}}) {

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
-/// Training steps of the model: the same bits on any number of threads, and memory that does not
-/// grow with depth.
+/// Training steps of the model: the same bits on any number of threads and with any memory budget,
+/// and memory that does not grow with depth.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +14,7 @@
 #include "reformer/model/model.hpp"
 #include "reformer/training/adam.hpp"
 #include "support/compare.hpp"
+#include "support/errors.hpp"
 #include "support/random_data.hpp"
 
 namespace reformer::test {
@@ -36,7 +40,8 @@ struct Trained {
   std::vector<double> losses, gradients, parameters;
 };
 
-Trained train(Workspace& workspace, Model<float>& model, Index batch, Index length, int steps) {
+Trained train(Workspace& workspace, Model<float>& model, Index batch, Index length, int steps,
+              std::size_t memory_budget = 0) {
   model.initialize(1, {.axial_positions = 0.1});
   Adam<float> adam;
   const Tokens tokens = random_tokens(batch, length, model.config().vocabulary, 2);
@@ -46,9 +51,12 @@ Trained train(Workspace& workspace, Model<float>& model, Index batch, Index leng
   Trained result;
   for (int step = 0; step < steps; ++step) {
     model.zero_gradients();
-    const Loss loss = model.loss_and_gradients(
-        workspace, tokens, labels, 1.0F / static_cast<float>(batch * length),
-        {.key = {3, static_cast<std::uint32_t>(step)}, .training = true, .is_real = is_real});
+    const Loss loss = model.loss_and_gradients(workspace, tokens, labels,
+                                               1.0F / static_cast<float>(batch * length),
+                                               {.key = {3, static_cast<std::uint32_t>(step)},
+                                                .training = true,
+                                                .is_real = is_real,
+                                                .memory_budget = memory_budget});
     result.losses.push_back(loss.sum);
     const auto gradients = gradients_of(model);
     result.gradients.insert(result.gradients.end(), gradients.begin(), gradients.end());
@@ -74,6 +82,62 @@ TEST(TrainingStep, GivesTheSameBitsForAnyNumberOfThreads) {
     Model<float> other(busy_config());
     expect_same(train(workspace, other, 2, 311, 3), expected, std::to_string(threads) + " threads");
   }
+}
+
+constexpr std::size_t everything = std::numeric_limits<std::size_t>::max();
+
+TEST(TrainingStep, InFixedPointNeitherThreadsNorMemoryChangeABit) {
+  ModelConfig config = busy_config();
+  config.residual = FixedResidual{};
+  Workspace single(1);
+  Model<float> model(config);
+  const Trained expected = train(single, model, 2, 150, 2);
+  const std::size_t all = model.plan(2, 150, 1, everything).stored;
+  int threads = 0;
+  for (const std::size_t budget : {all / 5, all / 2, all - 1, everything}) {
+    Workspace workspace(++threads);
+    Model<float> other(config);
+    // The budget is that of a pass: before and after it, everything is as without.
+    expect_same(train(workspace, other, 2, 150, 2, budget), expected,
+                reformer::detail::join(threads, " threads, budget ", budget));
+    expect_same(train(workspace, other, 2, 150, 2), expected, "and without a budget again");
+  }
+}
+
+TEST(TrainingStep, FindsAnOverflowBeforeItTouchesAGradient) {
+  ModelConfig config = tiny_config();
+  config.residual = FixedResidual{};
+  Workspace workspace(2);
+  const Tokens tokens = random_tokens(2, 19, config.vocabulary, 2);
+  const auto message = [&](const std::string& name, float value) {
+    Model<float> model(config);
+    randomize_parameters(model, 1);
+    const auto& healthy = parameter(model, name).value;
+    const Matrix<float> kept = healthy;
+    parameter(model, name).value.setConstant(value);
+    reset_gradients(model, 7);
+    const auto step = [&] {
+      return model.loss_and_gradients(workspace, tokens, tokens, 1.0F, {.training = true}).sum;
+    };
+    const std::string text = message_of<std::overflow_error>(step);
+    for (const double g : gradients_of(model)) EXPECT_EQ(g, 7);
+    EXPECT_EQ(message_of<std::overflow_error>([&] { model.logits(workspace, tokens); }), text);
+    EXPECT_EQ(workspace.bytes_in_use(), 0u);
+    parameter(model, name).value = kept;
+    EXPECT_TRUE(std::isfinite(step())) << "an overflow that is over does no harm";
+    return text;
+  };
+  EXPECT_TRUE(contains(message("embedding.weight", 2048),
+                       "residual overflow in the embedding, sequence 0, token 0, column "));
+  EXPECT_TRUE(contains(message("layers.2.feed_forward.output.bias", -4e3F),
+                       "layer 2, second half (feed-forward), sequence 0, token 0, column 0: "));
+  EXPECT_TRUE(contains(message("layers.1.attention.value.weight", 1e30F),
+                       "layer 1, first half (attention), sequence 0, token 0, column 0: "));
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(contains(message("layers.0.feed_forward.dense.bias", nan), "nan is outside"));
+  // A smaller range is one of the ways to drive a model over it.
+  config.residual = FixedResidual{.fraction_bits = 26};
+  EXPECT_TRUE(contains(message("layers.3.feed_forward.output.bias", 50), "is outside [-32, 32)"));
 }
 
 TEST(TrainingStep, DoesNotDependOnWhatRanBefore) {
@@ -113,15 +177,17 @@ TEST(TrainingStep, LowersTheLossOfAFixedBatch) {
 
 /// Peak of the workspace over a training step, and what was predicted.
 std::pair<std::size_t, std::size_t> measured_and_planned(const ModelConfig& config, Index batch,
-                                                         Index length, int threads) {
+                                                         Index length, int threads,
+                                                         std::size_t memory_budget = 0) {
   Model<float> model(config);
   model.initialize(1);
   model.zero_gradients();
   Workspace workspace(threads);
   const Tokens tokens = random_tokens(batch, length, config.vocabulary, 2);
-  model.loss_and_gradients(workspace, tokens, next_token_labels(tokens), 1e-3F, {.training = true});
+  model.loss_and_gradients(workspace, tokens, next_token_labels(tokens), 1e-3F,
+                           {.training = true, .memory_budget = memory_budget});
   EXPECT_EQ(workspace.bytes_in_use(), 0u);
-  return {workspace.peak_bytes(), model.plan(batch, length, threads).scratch};
+  return {workspace.peak_bytes(), model.plan(batch, length, threads, memory_budget).scratch};
 }
 
 std::size_t peak_of(const ModelConfig& config, Index batch, Index length) {
@@ -178,10 +244,18 @@ TEST(TrainingStep, TakesTheScratchThatWasPlanned) {
           ModelConfig config = busy_config();
           config.layers = {pattern};
           config.dropout = config.attention_dropout = dropout;
-          const auto [measured, planned] = measured_and_planned(config, batch, length, threads);
-          EXPECT_EQ(measured, planned)
-              << "layer kind " << pattern.index() << ", B=" << batch << " T=" << length
-              << ", dropout " << dropout << ", " << threads << " threads";
+          for (const ResidualConfig& residual :
+               std::vector<ResidualConfig>{FloatResidual{}, FixedResidual{}}) {
+            config.residual = residual;
+            for (const std::size_t budget : {std::size_t{0}, everything}) {
+              const auto [measured, planned] =
+                  measured_and_planned(config, batch, length, threads, budget);
+              EXPECT_EQ(measured, planned)
+                  << "layer kind " << pattern.index() << ", B=" << batch << " T=" << length
+                  << ", dropout " << dropout << ", " << threads << " threads, residual kind "
+                  << residual.index() << (budget > 0 ? ", everything stored" : "");
+            }
+          }
         }
       }
     }
@@ -202,6 +276,47 @@ TEST(TrainingStep, PlansWhatIsKept) {
             sizeof(Bucket) * static_cast<std::size_t>(batch * length * 2 * (2 + 1)));
   EXPECT_EQ(plan.total(), plan.parameters + plan.gradients + plan.residual_halves +
                               plan.bucket_ids + plan.scratch);
+  EXPECT_EQ(plan.stored, 0u);
+  EXPECT_TRUE(plan.storage.empty());
+
+  config.residual = FixedResidual{};
+  Model<float> exact(config);
+  EXPECT_EQ(exact.plan(batch, length, 1).bucket_ids, 0u);
+  EXPECT_EQ(exact.plan(batch, length, 1).residual_halves, plan.residual_halves);
+}
+
+TEST(TrainingStep, StoresWhatSavesMostForEachByte) {
+  ModelConfig config =
+      tiny_config();  // D = 12, H = 2, K = 5, F = 14; layers local, lsh, exact, lsh
+  config.width = 16;
+  config.positions = LearnedPositions{200};
+  config.feed_forward_width = 64;
+  config.residual = FixedResidual{};
+  Model<float> model(config);
+  const Index rows = 2 * 200;
+  const auto floats = [](Index n) { return sizeof(float) * static_cast<std::size_t>(n); };
+  const auto plan = [&](std::size_t budget) { return model.plan(2, 200, 1, budget); };
+
+  // Everything: two inputs of each layer, contexts with 3 statistics a head where keys are shared,
+  // else 2, and bucket ids of 2 rounds and of 1.
+  const MemoryPlan all = plan(everything);
+  EXPECT_EQ(all.storage, StoragePlan(4, {true, true, true}));
+  EXPECT_EQ(all.stored, floats(rows * (4 * 2 * 16 + 4 * 10 + 2 * (2 + 3 + 2 + 3))) +
+                            sizeof(Bucket) * static_cast<std::size_t>(rows * 2 * (2 + 1)));
+  EXPECT_EQ(all.total() - all.scratch - all.stored, plan(0).total() - plan(0).scratch);
+
+  // Exact attention over 200 tokens saves most, then second products (64 to a float), then local
+  // and hashed contexts of a few keys, last the output projections.
+  StoragePlan expected(4);
+  const auto context = floats(rows * (10 + 2 * 2)), half = floats(rows * 16);
+  EXPECT_EQ(plan(context - 1).stored, 0u) << "too little for anything, as contexts are smallest";
+  expected[2].context = true;
+  EXPECT_EQ(plan(context).storage, expected);
+  expected[0].feed_forward_input = true;
+  EXPECT_EQ(plan(context + half).storage, expected);
+  EXPECT_EQ(plan(context + half).stored, context + half);
+  expected[1].feed_forward_input = expected[2].feed_forward_input = true;
+  EXPECT_EQ(plan(context + 3 * half).storage, expected);
 }
 
 }  // namespace

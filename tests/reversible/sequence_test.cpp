@@ -26,10 +26,15 @@ namespace {
 template <typename Scalar>
 using Stack = ReversibleSequence<ReversibleBlock<SelfAttention<Scalar>, FeedForward<Scalar>>>;
 
+/// The half of the model, in floating point unless a test says otherwise.
+template <typename Scalar>
+using HalfOf = DynamicHalf<Scalar>;
+
 struct Shape {
   Index batch = 2, length = 24;
   Index width = 8, heads = 2, head_width = 4, hidden = 12;
   double dropout = 0;
+  Index first_pattern = 0;  ///< of the first layer
 };
 
 /// Layers of all patterns in turn, with weights that make branches as large as what they are added
@@ -43,13 +48,15 @@ Stack<Scalar> make_stack(Index depth, const Shape& shape) {
   for (Index i = 0; i < depth; ++i) {
     const std::string name = "layers." + std::to_string(i);
     blocks.emplace_back(
-        SelfAttention<Scalar>(name + ".attention",
-                              {.width = shape.width,
-                               .num_heads = shape.heads,
-                               .head_width = shape.head_width,
-                               .pattern = patterns[static_cast<std::size_t>(i) % patterns.size()],
-                               .attention_dropout = shape.dropout,
-                               .dropout = shape.dropout}),
+        SelfAttention<Scalar>(
+            name + ".attention",
+            {.width = shape.width,
+             .num_heads = shape.heads,
+             .head_width = shape.head_width,
+             .pattern =
+                 patterns[static_cast<std::size_t>(i + shape.first_pattern) % patterns.size()],
+             .attention_dropout = shape.dropout,
+             .dropout = shape.dropout}),
         FeedForward<Scalar>(name + ".feed_forward", {.width = shape.width,
                                                      .hidden_width = shape.hidden,
                                                      .activation = Activation::gelu,
@@ -59,37 +66,6 @@ Stack<Scalar> make_stack(Index depth, const Shape& shape) {
   randomize_parameters(stack, 9, 1 / std::sqrt(static_cast<double>(shape.width)));
   return stack;
 }
-
-/// A residual half in fixed point, as a user may add one: sums of multiples of 2^-20 are exact, so
-/// a branch that is recomputed bit for bit is undone bit for bit.
-class FixedHalf {
- public:
-  using Scalar = float;
-  FixedHalf(Index rows, Index columns) : values_(Matrix<std::int32_t>::Zero(rows, columns)) {}
-  Index rows() const { return values_.rows(); }
-  Index columns() const { return values_.cols(); }
-  void read(Index row, Index column, Index count, float* out) const {
-    for (Index j = 0; j < count; ++j) {
-      out[j] = static_cast<float>(values_(row, column + j)) * 0x1p-20F;
-    }
-  }
-  void add(Index row, Index column, Index count, const float* f) {
-    for (Index j = 0; j < count; ++j) values_(row, column + j) += on_grid(f[j]);
-  }
-  void subtract(Index row, Index column, Index count, const float* f) {
-    for (Index j = 0; j < count; ++j) values_(row, column + j) -= on_grid(f[j]);
-  }
-  void write(Index row, Index column, Index count, const float* x) {
-    for (Index j = 0; j < count; ++j) values_(row, column + j) = on_grid(x[j]);
-  }
-  const Matrix<std::int32_t>& values() const { return values_; }
-
- private:
-  static std::int32_t on_grid(float x) {
-    return static_cast<std::int32_t>(std::lround(x * 0x1p20F));
-  }
-  Matrix<std::int32_t> values_;
-};
 
 /// Largest error of going through a stack and back, relative to the largest input.
 template <typename Scalar>
@@ -106,7 +82,7 @@ double reversal_error(Index depth, double dropout) {
   const Pass pass{workspace, shape.batch, shape.length, {3}, true};
   const auto x1 = random_matrix<Scalar>(pass.rows(), shape.width, 1);
   const auto x2 = random_matrix<Scalar>(pass.rows(), shape.width, 2);
-  Halves<FloatHalf<Scalar>> x{half_of<FloatHalf<Scalar>>(x1), half_of<FloatHalf<Scalar>>(x2)};
+  Halves<HalfOf<Scalar>> x{half_of<HalfOf<Scalar>>(x1), half_of<HalfOf<Scalar>>(x2)};
   typename Stack<Scalar>::Saved saved;
   stack.forward(x, saved, pass);
   EXPECT_GT((matrix_of(x.first) - x1).norm(), x1.norm() / 4) << "the branches do next to nothing";
@@ -144,30 +120,156 @@ TEST(ReversibleSequence, ReversalRestoresTheInputInDouble) {
   expect_reversal<double>("double", 0.1);
 }
 
-TEST(ReversibleSequence, ReversalIsExactWhereSumsAre) {
-  const Shape shape{.batch = 2,
-                    .length = 45,
-                    .width = 32,
-                    .heads = 2,
-                    .head_width = 16,
-                    .hidden = 64,
-                    .dropout = 0.1};
-  auto stack = make_stack<float>(24, shape);
-  Workspace forward_workspace(1), reverse_workspace(3);
-  Pass pass{forward_workspace, shape.batch, shape.length, {3}, true};
-  Halves<FixedHalf> x{half_of<FixedHalf>(random_matrix<float>(pass.rows(), shape.width, 1)),
-                      half_of<FixedHalf>(random_matrix<float>(pass.rows(), shape.width, 2))};
-  const Matrix<std::int32_t> x1 = x.first.values(), x2 = x.second.values();
-  Stack<float>::Saved saved;
-  stack.forward(x, saved, pass);
-  EXPECT_NE(x.first.values(), x1);
+/// What a forward and a backward walk leave.
+template <typename Scalar>
+struct Walk {
+  Matrix<Scalar> x1, x2;    ///< the input of the stack, as the backward walk gave it back
+  Matrix<Scalar> dx1, dx2;  ///< its gradient
+  std::vector<double> gradients;
+  std::vector<bool> has_buckets;  ///< of each layer
+};
+
+template <typename Scalar>
+struct WalkOptions {
+  ResidualConfig residual = FixedResidual{};
+  typename Stack<Scalar>::template Stored<HalfOf<Scalar>> stored = {};
+  Index keep_context_every = 0;  ///< layers; 0: nowhere
+  int threads = 1;               ///< of the backward walk
+};
+
+/// Inputs below 1, so that a half in fixed point reads them without rounding.
+template <typename Scalar>
+Matrix<Scalar> small_input(Index rows, Index columns, std::uint64_t seed) {
+  return random_matrix<Scalar>(rows, columns, seed, 0.2).cwiseMin(Scalar(1)).cwiseMax(Scalar(-1));
+}
+
+template <typename Scalar>
+Walk<Scalar> walk(Stack<Scalar>& stack, const Shape& shape, WalkOptions<Scalar> options) {
+  Workspace workspace(1), reverse_workspace(options.threads);
+  const Index rows = shape.batch * shape.length;
+  std::vector<std::uint8_t> is_real(static_cast<std::size_t>(rows), 1);
+  is_real[3] = is_real[static_cast<std::size_t>(rows - 1)] = 0;
+  Pass pass{workspace, shape.batch, shape.length, {3}, true, is_real};
+  Halves<HalfOf<Scalar>> x{HalfOf<Scalar>(rows, shape.width, options.residual),
+                           HalfOf<Scalar>(rows, shape.width, options.residual)};
+  const auto x1 = small_input<Scalar>(rows, shape.width, 1);
+  const auto x2 = small_input<Scalar>(rows, shape.width, 2);
+  for (Index i = 0; i < rows; ++i) {
+    x.first.write(i, 0, shape.width, x1.row(i).data());
+    x.second.write(i, 0, shape.width, x2.row(i).data());
+  }
+  const auto before = matrix_of(x.first);
+  typename Stack<Scalar>::Saved saved(static_cast<std::size_t>(stack.size()));
+  for (Index i = 0; i < stack.size() && options.keep_context_every > 0; ++i) {
+    saved[static_cast<std::size_t>(i)].f.keep_context = i % options.keep_context_every == 0;
+  }
+  stack.forward(x, saved, options.stored, pass);
+  EXPECT_GT((matrix_of(x.first) - before).norm(), before.norm() / 4)
+      << "branches do next to nothing";
   reset_gradients(stack);
-  HalfGradients<float> dy{random_matrix<float>(pass.rows(), shape.width, 3),
-                          random_matrix<float>(pass.rows(), shape.width, 4)};
-  stack.reverse(x, dy, saved,
-                Pass{reverse_workspace, pass.batch, pass.length, pass.key, pass.training});
-  EXPECT_EQ(x.first.values(), x1);
-  EXPECT_EQ(x.second.values(), x2);
+  HalfGradients<Scalar> dy{random_matrix<Scalar>(rows, shape.width, 3),
+                           random_matrix<Scalar>(rows, shape.width, 4)};
+  stack.reverse(x, dy, saved, options.stored,
+                Pass{reverse_workspace, pass.batch, pass.length, pass.key, pass.training, is_real});
+  Walk<Scalar> result{matrix_of(x.first), matrix_of(x.second), dy.first,
+                      dy.second,          gradients_of(stack), {}};
+  for (const auto& layer : saved) result.has_buckets.push_back(!layer.f.buckets.empty());
+  return result;
+}
+
+/// The values of a matrix on the grid of halves in fixed point.
+template <typename Scalar>
+Matrix<Scalar> on_grid(const Matrix<Scalar>& x) {
+  return matrix_of(half_of<FixedHalf<Scalar>>(x));
+}
+
+template <typename Scalar>
+void expect_same(const Walk<Scalar>& actual, const Walk<Scalar>& expected,
+                 const std::string& what) {
+  EXPECT_TRUE(same_bits(actual.x1, expected.x1)) << what << ", x1";
+  EXPECT_TRUE(same_bits(actual.x2, expected.x2)) << what << ", x2";
+  EXPECT_TRUE(same_bits(actual.dx1, expected.dx1)) << what << ", dx1";
+  EXPECT_TRUE(same_bits(actual.dx2, expected.dx2)) << what << ", dx2";
+  EXPECT_TRUE(same_bits(actual.gradients, expected.gradients)) << what << ", parameters";
+}
+
+/// Reversal against stored activations, with no tolerance.
+template <typename Scalar>
+void expect_exact_reversal(Index depth, Index first_pattern = 0) {
+  const Shape shape{.length = 21, .dropout = 0.1, .first_pattern = first_pattern};
+  const std::string what = reformer::detail::join(sizeof(Scalar) * 8, " bits, depth ", depth,
+                                                  ", first pattern ", first_pattern);
+  auto stack = make_stack<Scalar>(depth, shape);
+  const Walk<Scalar> reversed = walk<Scalar>(stack, shape, {.threads = 3});
+  const Index rows = shape.batch * shape.length;
+  EXPECT_TRUE(same_bits(reversed.x1, on_grid(small_input<Scalar>(rows, shape.width, 1)))) << what;
+  EXPECT_TRUE(same_bits(reversed.x2, on_grid(small_input<Scalar>(rows, shape.width, 2)))) << what;
+  for (const bool has_buckets : reversed.has_buckets) EXPECT_FALSE(has_buckets) << what;
+  expect_same(walk<Scalar>(stack, shape, {.stored = stack.template store_all<HalfOf<Scalar>>()}),
+              reversed, what + ", stored activations");
+}
+
+TEST(ReversibleSequence, InFixedPointReversalIsExact) {
+  for (const Index pattern : {0, 1, 2, 3}) {
+    expect_exact_reversal<float>(1, pattern);
+    expect_exact_reversal<double>(1, pattern);
+  }
+  for (const Index depth : {12, 64, 256}) {
+    expect_exact_reversal<float>(depth);
+    expect_exact_reversal<double>(depth);
+  }
+}
+
+TEST(ReversibleSequence, WhatIsStoredChangesNoBitInFixedPoint) {
+  const Shape shape{.length = 21, .dropout = 0.1};
+  auto stack = make_stack<float>(8, shape);
+  const Walk<float> expected = walk<float>(stack, shape, {});
+  WalkOptions<float> some{.keep_context_every = 3, .threads = 2};
+  some.stored.resize(8);
+  for (std::size_t i = 0; i < 8; ++i) {
+    if (i % 2 == 0) some.stored[i].first.emplace();
+    if (i % 3 == 1) some.stored[i].second.emplace();
+  }
+  const Walk<float> actual = walk<float>(stack, shape, some);
+  expect_same(actual, expected, "some inputs and contexts");
+  // Layers 1, 3, 5, 7 hash; the backward walk of 3 has the context and must have the order.
+  EXPECT_EQ(actual.has_buckets,
+            (std::vector<bool>{false, false, false, true, false, false, false, false}));
+}
+
+TEST(ReversibleSequence, StoredInputsComeBackWithoutRounding) {
+  const Shape shape{.length = 21, .dropout = 0.1};
+  const Index rows = shape.batch * shape.length;
+  auto stack = make_stack<float>(24, shape);
+  const auto all = stack.store_all<HalfOf<float>>();
+  const auto stored = walk<float>(stack, shape, {.residual = FloatResidual{}, .stored = all});
+  EXPECT_TRUE(same_bits(stored.x1, small_input<float>(rows, shape.width, 1)));
+  EXPECT_TRUE(same_bits(stored.x2, small_input<float>(rows, shape.width, 2)));
+  // What the context was computed from is there again, so computing it again gives the same.
+  expect_same(walk<float>(stack, shape,
+                          {.residual = FloatResidual{}, .stored = all, .keep_context_every = 1}),
+              stored, "contexts");
+  EXPECT_FALSE(same_bits(walk<float>(stack, shape, {.residual = FloatResidual{}}).x1, stored.x1))
+      << "reversal in floating point has become exact: then this test shows nothing";
+}
+
+TEST(ReversibleSequence, SaysWhereAHalfLeavesItsRange) {
+  const Shape shape;
+  auto stack = make_stack<float>(6, shape);
+  stack[4].g().for_each_parameter([](Parameter<float>& p) {
+    if (p.name.ends_with("output.bias")) p.value(0, 5) = 3e3F;
+  });
+  Workspace workspace(3);
+  const Pass pass{workspace, shape.batch, shape.length};
+  const Index rows = pass.rows();
+  Halves<HalfOf<float>> x{HalfOf<float>(rows, shape.width, FixedResidual{}),
+                          HalfOf<float>(rows, shape.width, FixedResidual{})};
+  Stack<float>::Saved saved;
+  const std::string message =
+      message_of<std::overflow_error>([&] { stack.forward(x, saved, pass); });
+  EXPECT_TRUE(
+      contains(message, "layer 4, second half (feed-forward), sequence 0, token 0, column 5"));
+  EXPECT_TRUE(contains(message, " is outside [-2048, 2048)"));
 }
 
 TEST(ReversibleSequence, GradientsByReversalAreTheGradients) {
@@ -183,7 +285,7 @@ TEST(ReversibleSequence, GradientsByReversalAreTheGradients) {
     auto x2 = random_matrix<double>(pass.rows(), shape.width, 2);
     const auto dy1 = random_matrix<double>(pass.rows(), shape.width, 3);
     const auto dy2 = random_matrix<double>(pass.rows(), shape.width, 4);
-    using Half = FloatHalf<double>;
+    using Half = HalfOf<double>;
     Stack<double>::Saved saved;
     const auto forward = [&] {
       Halves<Half> x{half_of<Half>(x1), half_of<Half>(x2)};
@@ -273,7 +375,7 @@ TEST(ReversibleSequence, UsesScratchThatDoesNotGrowWithDepth) {
     auto stack = make_stack<float>(depth, shape);
     Workspace workspace(2);
     const Pass pass{workspace, shape.batch, shape.length, {3}, true};
-    using Half = FloatHalf<float>;
+    using Half = HalfOf<float>;
     Halves<Half> x{half_of<Half>(random_matrix<float>(pass.rows(), shape.width, 1)),
                    half_of<Half>(random_matrix<float>(pass.rows(), shape.width, 2))};
     Stack<float>::Saved saved;
@@ -295,7 +397,7 @@ TEST(ReversibleSequence, OfNoBlocksIsTheIdentity) {
   Workspace workspace(1);
   const Pass pass{workspace, 1, 3};
   const auto x1 = random_matrix<float>(3, 2, 1), x2 = random_matrix<float>(3, 2, 2);
-  using Half = FloatHalf<float>;
+  using Half = HalfOf<float>;
   Halves<Half> x{half_of<Half>(x1), half_of<Half>(x2)};
   Stack<float>::Saved saved;
   stack.forward(x, saved, pass);
@@ -307,12 +409,18 @@ TEST(ReversibleSequence, RejectsWhatAnotherStackSaved) {
   auto stack = make_stack<float>(2, {});
   Workspace workspace(1);
   const Pass pass{workspace, 2, 24};
-  using Half = FloatHalf<float>;
+  using Half = HalfOf<float>;
   Halves<Half> x{Half(48, 8), Half(48, 8)};
   HalfGradients<float> dy{Matrix<float>::Zero(48, 8), Matrix<float>::Zero(48, 8)};
   Stack<float>::Saved saved(3);
   EXPECT_TRUE(contains(message_of([&] { stack.reverse(x, dy, saved, pass); }),
                        "saved is 3, must equal blocks = 2"));
+  saved.resize(2);
+  Stack<float>::Stored<Half> stored(1);
+  EXPECT_TRUE(contains(message_of([&] { stack.forward(x, saved, stored, pass); }),
+                       "forward: stored is 1, must be 0 or blocks = 2"));
+  EXPECT_TRUE(contains(message_of([&] { stack.reverse(x, dy, saved, stored, pass); }),
+                       "reverse: stored is 1, must be 0 or blocks = 2"));
 }
 
 }  // namespace

@@ -14,10 +14,13 @@
 /// they are short: queries, keys, values and outputs exist for one group at a time, and its output
 /// projection is added straight to the residual half. Saved for the backward pass: bucket ids only,
 /// because a token near the boundary of a hash could fall on the other side when it is rebuilt in
-/// floating point.
+/// floating point. With exact halves the backward pass hashes again, and nothing is saved. On
+/// request the context, what attention gives before the output projection, is kept as well, and the
+/// backward pass neither hashes nor attends again.
 #pragma once
 
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include "reformer/attention/multi_head.hpp"
@@ -57,8 +60,12 @@ template <typename Scalar_>
 class SelfAttention {
  public:
   using Scalar = Scalar_;
+  static constexpr std::string_view label = "attention";
   struct Saved {
-    std::vector<Bucket> buckets;  ///< [B, H, R, T]; empty unless hashed
+    std::vector<Bucket> buckets;  ///< [B, H, R, T]; empty unless hashed and needed
+    bool keep_context = false;    ///< set before `forward`: keep what follows
+    /// Group by group: output [B*T, H*K] of the heads, then their statistics, each [B, H, T].
+    std::vector<Scalar> context;
   };
 
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
@@ -91,17 +98,24 @@ class SelfAttention {
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
     check_rows(x, y, pass);
-    saved.buckets.resize(saved_bytes(pass.batch, pass.length) / sizeof(Bucket));
+    saved.buckets.resize(saved_buckets(y, saved, pass));
+    if (saved.keep_context) saved.context.resize(context_size(pass.batch, pass.length));
     const auto rotations = rotations_for(pass);
     for_each_group(pass, [&](const Group& group) {
       Scratch scratch(pass.workspace);
-      const auto arrays = project_and_attend(scratch, x, group, rotations, saved, pass);
-      add_output(arrays, group, pass,
-                 [&](Index i, Index n, const Scalar* f) { y.add(i, 0, n, f); });
+      auto arrays = project_group(scratch, x, group, pass);
+      attend_anew(scratch, arrays, rotations, saved, pass);
+      if (saved.keep_context) {
+        for_each_context(arrays, saved, [](Index n, const Scalar* now, Scalar* kept) {
+          std::copy_n(now, n, kept);
+        });
+      }
+      add_output(arrays, group, Sign::plus, y, pass);
     });
   }
 
-  /// y -= f(x), dx += (df/dx)^T dy, parameter gradients += ...
+  /// y -= f(x) (unless the pass says that it need not), dx += (df/dx)^T dy, parameter gradients +=
+  /// ...
   template <ResidualHalf Half>
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
                const MatrixView<Scalar>& dx, Saved& saved, const Pass& pass) {
@@ -111,16 +125,28 @@ class SelfAttention {
     check_equal("SelfAttention", "rows of dx", dx.rows, "B*T", pass.rows());
     check_equal("SelfAttention", "columns of dx", dx.columns, "width", config_.width);
     check_equal("SelfAttention", "size of saved.buckets", static_cast<Index>(saved.buckets.size()),
-                "B*H*R*T",
-                static_cast<Index>(saved_bytes(pass.batch, pass.length) / sizeof(Bucket)));
+                is_exact(y) && !saved.keep_context ? "none" : "B*H*R*T",
+                static_cast<Index>(saved_buckets(y, saved, pass)));
+    check(!saved.keep_context || saved.context.size() == context_size(pass.batch, pass.length),
+          "SelfAttention", "saved.context has ", saved.context.size(), " elements, must have ",
+          context_size(pass.batch, pass.length));
     for_each_parameter([](const Parameter<Scalar>& p) {
       check(p.has_gradient(), "SelfAttention", "gradient of ", p.name, " is not allocated");
     });
+    const bool hash_again = is_exact(y) && !saved.keep_context;
+    const auto rotations = hash_again ? rotations_for(pass) : std::nullopt;
     for_each_group(pass, [&](const Group& group) {
       Scratch scratch(pass.workspace);
-      const auto arrays = project_and_attend(scratch, x, group, {}, saved, pass);
-      add_output(arrays, group, pass,
-                 [&](Index i, Index n, const Scalar* f) { y.subtract(i, 0, n, f); });
+      auto arrays = project_group(scratch, x, group, pass);
+      if (saved.keep_context) {
+        order_tokens(scratch, arrays, rotations, saved, pass);
+        for_each_context(arrays, saved, [](Index n, Scalar* now, const Scalar* kept) {
+          std::copy_n(kept, n, now);
+        });
+      } else {
+        attend_anew(scratch, arrays, rotations, saved, pass);
+      }
+      if (pass.subtract) add_output(arrays, group, Sign::minus, y, pass);
       auto* delta = scratch.take<Scalar>(group.batch * group.heads * pass.length);
       output_backward(arrays, group, dy, delta, pass);
       const auto dquery = scratch.matrix<Scalar>(group.rows(pass), group.heads * K());
@@ -132,16 +158,42 @@ class SelfAttention {
     });
   }
 
-  /// Bytes of `Saved`.
-  std::size_t saved_bytes(Index batch, Index length) const {
+  /// Bytes of bucket ids in `Saved`, where they are needed: halves that are not exact, or a context
+  /// that is kept.
+  std::size_t bucket_bytes(Index batch, Index length) const {
     const auto* lsh = detail::hashed(config_.pattern, length);
     if (lsh == nullptr) return 0;
     return sizeof(Bucket) *
            static_cast<std::size_t>(batch * length * config_.num_heads * lsh->num_hashes);
   }
 
-  /// Scratch of `reverse`, which takes more than `forward`.
-  void plan(ScratchPlan& scratch, Index batch, Index length) const {
+  /// Bytes of the context in `Saved`, if it is kept.
+  std::size_t context_bytes(Index batch, Index length) const {
+    return sizeof(Scalar) * context_size(batch, length);
+  }
+
+  /// Multiply-adds for each row that `reverse` saves when it need not subtract.
+  double output_work() const {
+    return static_cast<double>(all_width()) * static_cast<double>(config_.width);
+  }
+
+  /// Multiply-adds for each row that `reverse` saves when the context is kept, hashing apart.
+  double context_work(Index length) const {
+    const auto keys_seen = [&](const Window& window, Index rounds) {
+      return rounds * std::min(window.max_keys(), round_up(length, window.chunk_length));
+    };
+    Index keys = config_.causal ? length / 2 : length;
+    if (const auto* lsh = detail::hashed(config_.pattern, length)) {
+      keys = keys_seen(window_of(*lsh), lsh->num_hashes);
+    } else if (const auto* local = std::get_if<LocalPattern>(&config_.pattern)) {
+      keys = keys_seen(window_of(*local), 1);
+    }
+    return 2 * static_cast<double>(keys) * static_cast<double>(all_width());
+  }
+
+  /// Scratch of `forward` and of `reverse`.
+  /// @param keep_buckets  whether bucket ids are in `Saved`
+  void plan(ScratchPlan& scratch, Index batch, Index length, bool keep_buckets) const {
     const auto group = group_size(batch, length);
     const Index sequences = group.first, heads = group.second;
     const Index D = config_.width, rows = sequences * length, width = heads * K();
@@ -150,7 +202,7 @@ class SelfAttention {
     const auto* lsh = detail::hashed(config_.pattern, length);
     scratch.scope([&] {
       for (Index i = 0; i < projections + 1; ++i) scratch.matrix<Scalar>(rows, width);
-      for (Index i = 0; i < (shared_ ? 3 : 2); ++i) scratch.take<Scalar>(statistics);
+      for (Index i = 0; i < num_statistics(); ++i) scratch.take<Scalar>(statistics);
       scratch.scope([&] {
         for (Index i = 0; i < projections; ++i) PackedWeight<Scalar>::plan(scratch, D, width);
         scratch.per_thread<Scalar>(detail::tile_rows * D);
@@ -159,7 +211,7 @@ class SelfAttention {
         const Index n = num_buckets(bucket_factors(*lsh, length));
         const Index columns = lsh->num_hashes * rotation_columns(bucket_factors(*lsh, length));
         scratch.take<std::int32_t>(statistics * lsh->num_hashes);
-        // Hashing is part of the forward pass only, but it may be the peak.
+        if (!keep_buckets) scratch.take<Bucket>(statistics * lsh->num_hashes);
         scratch.scope(
             [&] { scratch.per_thread<Scalar>(detail::hash_scratch<Scalar>(K(), columns)); });
         scratch.scope([&] { scratch.per_thread<std::int32_t>(n + 1); });
@@ -208,6 +260,8 @@ class SelfAttention {
   };
 
   Index K() const { return config_.head_width; }
+  /// Numbers that `attend` leaves for each query: maximum, normaliser, and scale of a shared key.
+  Index num_statistics() const { return shared_ ? 3 : 2; }
   Index all_width() const { return config_.num_heads * config_.head_width; }
 
   template <typename Half>
@@ -249,6 +303,34 @@ class SelfAttention {
     return {pass.training ? config_.dropout : 0.0, pass.key, Purpose::branch_dropout};
   }
 
+  template <typename Half>
+  std::size_t saved_buckets(const Half& y, const Saved& saved, const Pass& pass) const {
+    if (is_exact(y) && !saved.keep_context) return 0;
+    return bucket_bytes(pass.batch, pass.length) / sizeof(Bucket);
+  }
+  std::size_t context_size(Index batch, Index length) const {
+    return static_cast<std::size_t>(batch * length *
+                                    (all_width() + num_statistics() * config_.num_heads));
+  }
+
+  /// Calls `copy(count, array, kept)` for the arrays of a group that `attend` writes.
+  template <typename Copy>
+  void for_each_context(const MultiHead<Scalar>& arrays, Saved& saved, const Copy& copy) const {
+    const Index T = arrays.length, per_head = T * (K() + num_statistics());
+    Scalar* kept =
+        saved.context.data() +
+        (arrays.first_sequence * config_.num_heads + arrays.first_head * arrays.batch) * per_head;
+    const Index statistics = arrays.batch * arrays.heads * T;
+    for (Index i = 0; i < arrays.out.rows; ++i, kept += arrays.out.columns) {
+      copy(arrays.out.columns, arrays.out.row(i), kept);
+    }
+    for (Scalar* statistic : {arrays.maximum, arrays.normaliser, arrays.key_scale}) {
+      if (statistic == nullptr) continue;
+      copy(statistics, statistic, kept);
+      kept += statistics;
+    }
+  }
+
   std::optional<Tensor<Scalar, 4>> rotations_for(const Pass& pass) const {
     const auto* lsh = detail::hashed(config_.pattern, pass.length);
     if (lsh == nullptr) return {};
@@ -261,12 +343,10 @@ class SelfAttention {
     return rotations_;
   }
 
-  /// Queries, keys, values and attention output of a group. Hashes if rotations are given, else
-  /// uses the saved buckets.
+  /// Queries, keys and values of a group, and memory for what `attend` writes.
   template <typename Half>
-  MultiHead<Scalar> project_and_attend(Scratch& scratch, const Half& x, const Group& group,
-                                       const std::optional<Tensor<Scalar, 4>>& rotations,
-                                       Saved& saved, const Pass& pass) const {
+  MultiHead<Scalar> project_group(Scratch& scratch, const Half& x, const Group& group,
+                                  const Pass& pass) const {
     const Index rows = group.rows(pass), width = group.heads * K();
     const auto query = scratch.matrix<Scalar>(rows, width);
     const auto key = shared_ ? query : scratch.matrix<Scalar>(rows, width);
@@ -296,22 +376,39 @@ class SelfAttention {
     arrays.all_heads = config_.num_heads;
 
     project(x, group, query, key, value, pass);
-    if (const auto* lsh = detail::hashed(config_.pattern, pass.length)) {
-      const auto factors = bucket_factors(*lsh, pass.length);
-      arrays.order = scratch.take<std::int32_t>(statistics * lsh->num_hashes);
-      Bucket* buckets =
-          saved.buckets.data() + (group.first_sequence * config_.num_heads + group.first_head) *
-                                     lsh->num_hashes * pass.length;
-      if (rotations) {
-        const MatrixView<const Scalar> all(rotations->data(), all_width(),
-                                           lsh->num_hashes * rotation_columns(factors));
-        hash_heads<Scalar>(pass.workspace, query, group.batch, group.heads, arrays.is_real,
-                           all.middle_rows(group.first_head * K(), width), factors, buckets);
-      }
-      order_by_bucket(pass.workspace, arrays, num_buckets(factors), buckets);
-    }
-    attend(pass.workspace, arrays, dropout_of_weights(pass));
     return arrays;
+  }
+
+  /// Orders the tokens by bucket. Hashes if rotations are given, else uses the saved buckets.
+  void order_tokens(Scratch& scratch, MultiHead<Scalar>& arrays,
+                    const std::optional<Tensor<Scalar, 4>>& rotations, Saved& saved,
+                    const Pass& pass) const {
+    const auto* lsh = detail::hashed(config_.pattern, pass.length);
+    if (lsh == nullptr) return;
+    const auto factors = bucket_factors(*lsh, pass.length);
+    const Index rounds = lsh->num_hashes, T = pass.length;
+    const Index first = arrays.first_sequence * config_.num_heads + arrays.first_head;
+    arrays.order = scratch.take<std::int32_t>(arrays.batch * arrays.heads * rounds * T);
+    Bucket* buckets = saved.buckets.empty()
+                          ? scratch.take<Bucket>(arrays.batch * arrays.heads * rounds * T)
+                          : saved.buckets.data() + first * rounds * T;
+    if (rotations) {
+      const MatrixView<const Scalar> all(rotations->data(), all_width(),
+                                         rounds * rotation_columns(factors));
+      hash_heads<Scalar>(pass.workspace, arrays.query, arrays.batch, arrays.heads, arrays.is_real,
+                         all.middle_rows(arrays.first_head * K(), arrays.heads * K()), factors,
+                         buckets);
+    }
+    order_by_bucket(pass.workspace, arrays, num_buckets(factors), buckets);
+  }
+
+  /// What the forward pass computes and the backward pass computes again: the same function, so
+  /// that both give the same bits.
+  [[gnu::noinline]] void attend_anew(Scratch& scratch, MultiHead<Scalar>& arrays,
+                                     const std::optional<Tensor<Scalar, 4>>& rotations,
+                                     Saved& saved, const Pass& pass) const {
+    order_tokens(scratch, arrays, rotations, saved, pass);
+    attend(pass.workspace, arrays, dropout_of_weights(pass));
   }
 
   MatrixView<const Scalar> columns_of(const Parameter<Scalar>& weight, const Group& group) const {
@@ -344,10 +441,10 @@ class SelfAttention {
     });
   }
 
-  /// Hands dropout(out W_o) of the group to `write(row, count, values)`, row by row.
-  template <typename Write>
-  void add_output(const MultiHead<Scalar>& arrays, const Group& group, const Pass& pass,
-                  const Write& write) const {
+  /// y +-= dropout(out W_o) of the group
+  template <typename Half>
+  void add_output(const MultiHead<Scalar>& arrays, const Group& group, Sign sign, Half& y,
+                  const Pass& pass) const {
     Scratch scratch(pass.workspace);
     const PackedWeight<Scalar> to_output(scratch, pass.workspace, output_rows(group), natural);
     const Index D = config_.width;
@@ -359,7 +456,7 @@ class SelfAttention {
                tile);
       const Index first = group.first_row(pass) + row;
       output_dropout.apply_tile(tile, first, 0, D);
-      for (Index i = 0; i < count; ++i) write(first + i, D, tile.row(i));
+      for (Index i = 0; i < count; ++i) accumulate(y, sign, first + i, 0, D, tile.row(i));
     });
   }
 

@@ -23,10 +23,15 @@ struct Pass {
   bool training = false;
   /// `[B*T]`, 1 for a real token and 0 for padding; empty when all are real.
   std::span<const std::uint8_t> is_real = {};
+  /// Backward only: false says that the caller puts y back itself, from a copy, so that a branch
+  /// may leave `y -= f(x)` out and save the time.
+  bool subtract = true;
 
   Index rows() const { return batch * length; }
   Pass at_layer(Index layer) const {
-    return {workspace, batch, length, key.at_layer(layer), training, is_real};
+    Pass pass = *this;
+    pass.key.layer = key.at_layer(layer).layer;
+    return pass;
   }
 };
 

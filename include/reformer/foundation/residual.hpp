@@ -1,10 +1,27 @@
 // SPDX-License-Identifier: MIT
 /// @file
 /// A half of the residual stream: what branches read, and add themselves to.
+///
+/// | type          | held as                        | reversal, (x + f) - f |
+/// |---------------|--------------------------------|-----------------------|
+/// | `FloatHalf`   | the scalar type                | x up to rounding      |
+/// | `FixedHalf`   | integers, multiples of 2^-20   | x, bit for bit        |
+/// | `DynamicHalf` | one of these, by configuration | as that one           |
 #pragma once
 
+#include <cmath>
 #include <concepts>
+#include <cstdint>
+#include <limits>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <variant>
 
+#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/tensor.hpp"
 
@@ -21,6 +38,66 @@ concept ResidualHalf = requires(const Half& constant, Half& half, typename Half:
   half.add(i, i, i, in);
   half.subtract(i, i, i, in);
 };
+
+/// Whether a half must be added to or subtracted from. A value of run time, so that the forward and
+/// the backward pass of a branch share one compiled function: two copies of the same source may be
+/// rounded differently, because compilers contract products and sums of each as they see fit.
+enum class Sign { plus, minus };
+
+/// element (row, column + j) of y +-= f[j]
+template <ResidualHalf Half>
+void accumulate(Half& y, Sign sign, Index row, Index column, Index count,
+                const typename Half::Scalar* f) {
+  if (sign == Sign::plus) {
+    y.add(row, column, count, f);
+  } else {
+    y.subtract(row, column, count, f);
+  }
+}
+
+/// Whether `subtract` undoes `add` bit for bit. A half says so in a member function of this name;
+/// one that has none is not exact.
+template <ResidualHalf Half>
+bool is_exact(const Half& half) {
+  if constexpr (requires { half.is_exact(); }) {
+    return half.is_exact();
+  } else {
+    return false;
+  }
+}
+
+/// The first element, by row and column, that left the range of a half.
+struct ResidualOverflow {
+  Index row = 0, column = 0;
+  double held = 0;   ///< what the element was
+  double added = 0;  ///< what was added to it; may be infinite or not a number
+  double limit = 0;  ///< the range is [-limit, limit)
+};
+
+/// What a half has recorded. Branches work in parallel regions, where nothing may be thrown, so a
+/// half writes an overflow down and the owner of the halves looks for it after each branch.
+template <ResidualHalf Half>
+std::optional<ResidualOverflow> overflow_of(const Half& half) {
+  if constexpr (requires { half.overflow(); }) {
+    return half.overflow();
+  } else {
+    return {};
+  }
+}
+
+/// @param where   what was added, such as "layer 3, attention"
+/// @param length  T
+/// @throw std::overflow_error if an element has left the range of the half
+template <ResidualHalf Half>
+void check_range(std::string_view where, const Half& half, Index length) {
+  if (const auto overflow = overflow_of(half)) [[unlikely]] {
+    throw std::overflow_error(detail::join(
+        "reformer: residual overflow in ", where, ", sequence ", overflow->row / length, ", token ",
+        overflow->row % length, ", column ", overflow->column, ": ", overflow->held, " + ",
+        overflow->added, " is outside [", -overflow->limit, ", ", overflow->limit,
+        "), the range of the fixed-point halves"));
+  }
+}
 
 /// A half held as plain floating point. Reversal, `(x + f) - f`, gives x back up to rounding.
 template <typename Scalar_>
@@ -56,6 +133,210 @@ class FloatHalf {
 
  private:
   Matrix<Scalar> values_;
+};
+
+/// A half held in fixed point: integers of the scalar's size, in units of 2^-fraction_bits.
+///
+/// What is added is rounded to the nearest unit, ties to even, and then added as an integer: a
+/// branch that is recomputed bit for bit is undone bit for bit. By default values reach from -2048
+/// to 2048, in steps of 2^-20 for float and of 2^-52 for double.
+///
+/// An element that would leave the range, infinity and NaN included, is recorded: see `overflow`.
+/// Its value is meaningless then, but never undefined behaviour.
+template <typename Scalar_>
+class FixedHalf {
+ public:
+  using Scalar = Scalar_;
+  using Integer = std::conditional_t<sizeof(Scalar) == 4, std::int32_t, std::int64_t>;
+  static constexpr int default_fraction_bits = std::numeric_limits<Integer>::digits - 11;
+
+  FixedHalf() : FixedHalf(default_fraction_bits) {}
+  explicit FixedHalf(int fraction_bits)
+      : unit_(std::ldexp(Scalar(1), -fraction_bits)), per_unit_(1 / unit_) {
+    constexpr int most = std::numeric_limits<Integer>::digits - 1;
+    check(fraction_bits >= 1 && fraction_bits <= most, "FixedHalf", "fraction_bits is ",
+          fraction_bits, ", must be in [1, ", most, "]");
+  }
+  FixedHalf(Index rows, Index columns, int fraction_bits = default_fraction_bits)
+      : FixedHalf(fraction_bits) {
+    values_ = Matrix<Integer>::Zero(rows, columns);
+  }
+
+  /// Elements are undefined afterwards and no overflow is recorded; memory is kept when the size is
+  /// the same.
+  void resize(Index rows, Index columns) {
+    values_.resize(rows, columns);
+    overflow_.reset();
+  }
+
+  Index rows() const { return values_.rows(); }
+  Index columns() const { return values_.cols(); }
+
+  static constexpr bool is_exact() { return true; }
+
+  /// The first element that left the range, by row and column, whichever thread met it.
+  const std::optional<ResidualOverflow>& overflow() const { return overflow_; }
+
+  /// out[j] = element (row, column + j), rounded to the scalar type
+  void read(Index row, Index column, Index count, Scalar* out) const {
+    const Integer* y = &values_(row, column);
+    for (Index j = 0; j < count; ++j) out[j] = static_cast<Scalar>(y[j]) * unit_;
+  }
+  /// element (row, column + j) += f[j], rounded to a unit
+  void add(Index row, Index column, Index count, const Scalar* f) {
+    update<Sign::plus>(row, column, count, f);
+  }
+  /// element (row, column + j) -= f[j], rounded to a unit
+  void subtract(Index row, Index column, Index count, const Scalar* f) {
+    update<Sign::minus>(row, column, count, f);
+  }
+  /// element (row, column + j) = x[j], rounded to a unit
+  void write(Index row, Index column, Index count, const Scalar* x) {
+    std::fill_n(&values_(row, column), count, Integer(0));
+    add(row, column, count, x);
+  }
+
+ private:
+  using Unsigned = std::make_unsigned_t<Integer>;
+
+  /// Whether a number of units rounds to an integer of this size. The limit is a power of two, so
+  /// what is below it in the scalar type rounds to an integer below it.
+  static bool fits(Scalar units) {
+    constexpr Scalar limit = -static_cast<Scalar>(std::numeric_limits<Integer>::min());
+    return (units >= -limit) & (units < limit);  // false for NaN; & because it has no branch
+  }
+  static Unsigned rounded(Scalar units) {
+    return static_cast<Unsigned>(static_cast<Integer>(std::rint(units)));
+  }
+  /// Sums of unsigned numbers wrap, so that nothing is undefined.
+  template <Sign sign>
+  static Unsigned sum(Unsigned before, Unsigned units) {
+    return sign == Sign::plus ? before + units : before - units;
+  }
+  /// 1 if `sum` has wrapped, else 0: the sign of a signed sum is wrong if it differs from that of
+  /// both summands.
+  template <Sign sign>
+  static Unsigned wrapped(Unsigned before, Unsigned units, Unsigned after) {
+    return ((before ^ after) & ((sign == Sign::plus ? units : ~units) ^ after)) >>
+           std::numeric_limits<Integer>::digits;
+  }
+
+  template <Sign sign>
+  void update(Index row, Index column, Index count, const Scalar* f) {
+    if (!add_run<sign>(count, f, per_unit_, &values_(row, column))) [[unlikely]] {
+      record<sign>(row, column, count, f);
+    }
+  }
+
+  /// y[j] +-= f[j] in units; false if any left the range. A loop without branches, which compilers
+  /// turn into vector code: clang 14 only while it is a function of its own.
+  template <Sign sign>
+  [[gnu::noinline]] static bool add_run(Index count, const Scalar* f, Scalar per_unit, Integer* y) {
+    Unsigned wrong = 0;
+    for (Index j = 0; j < count; ++j) {
+      const Scalar scaled = f[j] * per_unit;  // exact, by a power of two
+      const bool good = fits(scaled);
+      const Unsigned units = rounded(good ? scaled : Scalar(0));
+      const auto before = static_cast<Unsigned>(y[j]);
+      const Unsigned after = sum<sign>(before, units);
+      wrong |= wrapped<sign>(before, units, after) | (good ? Unsigned(0) : Unsigned(1));
+      y[j] = static_cast<Integer>(after);
+    }
+    return wrong == 0;
+  }
+
+  /// Finds the first element of a run that has just left the range.
+  template <Sign sign>
+  void record(Index row, Index column, Index count, const Scalar* f) {
+    constexpr Sign back = sign == Sign::plus ? Sign::minus : Sign::plus;
+    static std::mutex mutex;  // runs of other rows may be recorded on other threads
+    const std::lock_guard lock(mutex);
+    for (Index j = 0; j < count; ++j) {
+      const bool is_before =
+          !overflow_ || std::pair(row, column + j) < std::pair(overflow_->row, overflow_->column);
+      if (!is_before) return;
+      const Scalar scaled = f[j] * per_unit_;
+      const Unsigned units = rounded(fits(scaled) ? scaled : Scalar(0));
+      const auto after = static_cast<Unsigned>(values_(row, column + j));
+      const Unsigned before = sum<back>(after, units);
+      if (fits(scaled) && wrapped<sign>(before, units, after) == 0) continue;
+      const auto unit = static_cast<double>(unit_);
+      const auto added = static_cast<double>(f[j]);
+      overflow_ = {row, column + j, static_cast<double>(static_cast<Integer>(before)) * unit,
+                   sign == Sign::plus ? added : -added,
+                   -static_cast<double>(std::numeric_limits<Integer>::min()) * unit};
+      return;
+    }
+  }
+
+  Scalar unit_, per_unit_;
+  Matrix<Integer> values_;
+  std::optional<ResidualOverflow> overflow_;
+};
+
+/// Halves in plain floating point.
+struct FloatResidual {};
+
+/// Halves in fixed point: exact reversal, at any depth.
+struct FixedResidual {
+  /// The unit is 2^-fraction_bits. Values reach to 2^(31 - fraction_bits) in float, 2^(63 -
+  /// fraction_bits) in double; 0: up to 2048.
+  int fraction_bits = 0;
+};
+
+using ResidualConfig = std::variant<FloatResidual, FixedResidual>;
+
+/// A half whose kind is chosen at run time: code over it is compiled once for both. The choice
+/// costs one branch for each run of elements.
+template <typename Scalar_>
+class DynamicHalf {
+ public:
+  using Scalar = Scalar_;
+  using Float = FloatHalf<Scalar>;
+  using Fixed = FixedHalf<Scalar>;
+
+  DynamicHalf() = default;
+  /// @throw std::invalid_argument for a number of fraction bits that is not possible
+  explicit DynamicHalf(const ResidualConfig& config) : DynamicHalf(0, 0, config) {}
+  DynamicHalf(Index rows, Index columns, const ResidualConfig& config = {}) {
+    if (const auto* fixed = std::get_if<FixedResidual>(&config)) {
+      const int bits = fixed->fraction_bits;
+      half_ = Fixed(rows, columns, bits == 0 ? Fixed::default_fraction_bits : bits);
+    } else {
+      half_ = Float(rows, columns);
+    }
+  }
+
+  void resize(Index rows, Index columns) {
+    std::visit([&](auto& half) { half.resize(rows, columns); }, half_);
+  }
+
+  Index rows() const {
+    return std::visit([](const auto& half) { return half.rows(); }, half_);
+  }
+  Index columns() const {
+    return std::visit([](const auto& half) { return half.columns(); }, half_);
+  }
+  bool is_exact() const { return std::holds_alternative<Fixed>(half_); }
+  std::optional<ResidualOverflow> overflow() const {
+    return std::visit([](const auto& half) { return overflow_of(half); }, half_);
+  }
+
+  void read(Index row, Index column, Index count, Scalar* out) const {
+    std::visit([&](const auto& half) { half.read(row, column, count, out); }, half_);
+  }
+  void add(Index row, Index column, Index count, const Scalar* f) {
+    std::visit([&](auto& half) { half.add(row, column, count, f); }, half_);
+  }
+  void subtract(Index row, Index column, Index count, const Scalar* f) {
+    std::visit([&](auto& half) { half.subtract(row, column, count, f); }, half_);
+  }
+  void write(Index row, Index column, Index count, const Scalar* x) {
+    std::visit([&](auto& half) { half.write(row, column, count, x); }, half_);
+  }
+
+ private:
+  std::variant<Float, Fixed> half_;
 };
 
 }  // namespace reformer

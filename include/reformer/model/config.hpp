@@ -28,6 +28,8 @@ struct ModelConfig {
   double dropout = 0;            ///< of embeddings, branch outputs, hidden arrays and head input
   double attention_dropout = 0;  ///< of attention weights
   double layer_norm_epsilon = 1e-12;
+  /// What the halves of the residual stream are held in.
+  ResidualConfig residual = FloatResidual{};
 };
 
 inline SelfAttentionConfig attention_config(const ModelConfig& config, Index layer) {

@@ -7,7 +7,8 @@
 ///     logits = dropout(LN([x_1, x_2])) W + b
 ///
 /// A training step keeps four arrays [B*T, D], whatever the depth: two halves and their two
-/// gradients. Everything else is scratch of the workspace and the bucket ids of hashed layers.
+/// gradients. Everything else is scratch of the workspace and, unless the halves are in fixed
+/// point, the bucket ids of hashed layers. A memory budget buys time: see `StoragePlan`.
 #pragma once
 
 #include <cmath>
@@ -19,6 +20,7 @@
 
 #include "reformer/model/config.hpp"
 #include "reformer/model/head.hpp"
+#include "reformer/model/storage.hpp"
 #include "reformer/operations/embedding.hpp"
 #include "reformer/reversible/sequence.hpp"
 
@@ -38,6 +40,9 @@ struct RunOptions {
   RandomKey key = {};  ///< seed and step: dropout and hash rotations
   bool training = false;
   std::span<const std::uint8_t> is_real = {};  ///< `[B*T]`, 0 for padding; empty: all real
+  /// Bytes that a training step may take, beyond its least, to save time: see `StoragePlan`. With
+  /// halves in fixed point it changes no bit of the result.
+  std::size_t memory_budget = 0;
 };
 
 /// Labels for predicting the next token: `labels[b, t] = tokens[b, t + 1]`, the last one ignored.
@@ -55,11 +60,13 @@ struct MemoryPlan {
   std::size_t parameters = 0;
   std::size_t gradients = 0;
   std::size_t residual_halves = 0;  ///< two halves and their gradients: the floor, 4 B T D
-  std::size_t bucket_ids = 0;       ///< of hashed layers
+  std::size_t bucket_ids = 0;       ///< of hashed layers; none with halves in fixed point
   std::size_t scratch = 0;          ///< peak of the workspace
+  std::size_t stored = 0;           ///< what `storage` takes, at most the budget
+  StoragePlan storage;              ///< what is stored to save time, layer by layer
 
   std::size_t total() const {
-    return parameters + gradients + residual_halves + bucket_ids + scratch;
+    return parameters + gradients + residual_halves + bucket_ids + scratch + stored;
   }
 };
 
@@ -68,7 +75,7 @@ template <typename Scalar_>
 class Model {
  public:
   using Scalar = Scalar_;
-  using Half = FloatHalf<Scalar>;
+  using Half = DynamicHalf<Scalar>;
   using Block = ReversibleBlock<SelfAttention<Scalar>, FeedForward<Scalar>>;
 
   /// Weights are zero until `initialize` or a loader fills them.
@@ -77,7 +84,8 @@ class Model {
       : config_((check_config("Model", config), config)),
         embedding_("embedding", config.vocabulary, config.width),
         positions_("positions", config.positions, config.width),
-        head_(config.width, config.vocabulary, config.layer_norm_epsilon, config.dropout) {
+        head_(config.width, config.vocabulary, config.layer_norm_epsilon, config.dropout),
+        halves_{Half(config.residual), Half(config.residual)} {
     std::vector<Block> blocks;
     blocks.reserve(config.layers.size());
     for (Index i = 0; i < static_cast<Index>(config.layers.size()); ++i) {
@@ -135,12 +143,13 @@ class Model {
   /// Sum of cross-entropies over all labels that are not `ignored_label`.
   /// @param tokens,labels  `[B, T]`; see `next_token_labels`
   /// @throw std::invalid_argument for wrong shapes, tokens or labels
+  /// @throw std::overflow_error if halves in fixed point leave their range, here and in every other
+  /// pass: which layer and branch, where, the value and the range
   Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
             const RunOptions& options = {}) {
     check_labels("Model::loss", tokens, labels);
     const Pass pass = start(workspace, "Model::loss", tokens, options);
-    embed(tokens, pass, halves_);
-    stack_.forward(halves_, saved_, pass);
+    climb(tokens, pass);
     return head_.loss(halves_, labels.data(), pass);
   }
 
@@ -149,17 +158,19 @@ class Model {
   /// @param scale  1 / (number of labels), or that divided by the number of accumulated passes
   /// @return the summed loss. If it is not finite, so are gradients, and the step must not be
   /// applied.
+  /// @throw std::overflow_error as `loss`, before any gradient is touched
   Loss loss_and_gradients(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
                           Scalar scale, const RunOptions& options) {
     check_labels("Model::loss_and_gradients", tokens, labels);
     for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
     const Pass pass = start(workspace, "Model::loss_and_gradients", tokens, options);
+    store(storage_plan(pass.batch, pass.length, options.memory_budget));
     embed(tokens, pass, halves_);
-    stack_.forward(halves_, saved_, pass);
+    stack_.forward(halves_, saved_, stored_, pass);
     gradients_.first.resize(pass.rows(), config_.width);
     gradients_.second.resize(pass.rows(), config_.width);
     const Loss loss = head_.loss_and_gradients(halves_, labels.data(), scale, gradients_, pass);
-    stack_.reverse(halves_, gradients_, saved_, pass);
+    stack_.reverse(halves_, gradients_, saved_, stored_, pass);
     embed_backward(tokens, gradients_, pass);
     return loss;
   }
@@ -168,8 +179,7 @@ class Model {
   Tensor<Scalar, 3> logits(Workspace& workspace, const Tokens& tokens,
                            const RunOptions& options = {}) {
     const Pass pass = start(workspace, "Model::logits", tokens, options);
-    embed(tokens, pass, halves_);
-    stack_.forward(halves_, saved_, pass);
+    climb(tokens, pass);
     Tensor<Scalar, 3> result(pass.batch, pass.length, config_.vocabulary);
     head_.logits(halves_, 0, rows_of(result), pass);
     return result;
@@ -181,8 +191,7 @@ class Model {
     Tokens row(1, static_cast<Index>(tokens.size()));
     std::copy(tokens.begin(), tokens.end(), row.data());
     const Pass pass = start(workspace, "Model::next_token_logits", row, options);
-    embed(row, pass, halves_);
-    stack_.forward(halves_, saved_, pass);
+    climb(row, pass);
     std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
     head_.logits(halves_, pass.rows() - 1, {result.data(), 1, config_.vocabulary}, pass);
     return result;
@@ -204,8 +213,14 @@ class Model {
   }
 
   /// What a training step on `[batch, length]` tokens needs, optimiser state apart.
-  MemoryPlan plan(Index batch, Index length, int threads) {
+  /// @param memory_budget  as in `RunOptions`
+  MemoryPlan plan(Index batch, Index length, int threads, std::size_t memory_budget = 0) {
     MemoryPlan plan;
+    plan.storage = storage_plan(batch, length, memory_budget);
+    for (const StorageItem& item : storage_items(batch, length)) {
+      if (plan.storage.empty() || !(plan.storage[item.layer].*item.what)) continue;
+      plan.stored += item.bytes;
+    }
     const auto bytes = [](Index count) { return static_cast<std::size_t>(count) * sizeof(Scalar); };
     plan.parameters = plan.gradients = bytes(num_parameters());
     plan.residual_halves = 4 * bytes(batch * length * config_.width);
@@ -214,9 +229,11 @@ class Model {
     head_.plan_gradients(scratch, batch * length);
     for (Index i = 0; i < stack_.size(); ++i) {
       const Block& block = std::as_const(stack_)[i];
-      plan.bucket_ids += block.f().saved_bytes(batch, length);
-      block.f().plan(scratch, batch, length);
-      block.g().plan(scratch, batch * length);
+      const LayerStorage stored =
+          plan.storage.empty() ? LayerStorage{} : plan.storage[static_cast<std::size_t>(i)];
+      if (!halves_.first.is_exact()) plan.bucket_ids += block.f().bucket_bytes(batch, length);
+      block.f().plan(scratch, batch, length, !halves_.first.is_exact() || stored.context);
+      block.g().plan(scratch, batch * length, !stored.feed_forward_input);
     }
     plan.scratch = scratch.peak_bytes();
     return plan;
@@ -251,6 +268,61 @@ class Model {
     }
   }
 
+  /// Everything that may be stored.
+  std::vector<StorageItem> storage_items(Index batch, Index length) const {
+    // Multiply-adds a second of attention by those of feed-forward: what attention_benchmark and
+    // feed_forward_benchmark give, rounded. A constant, so that the choice is the same everywhere.
+    constexpr double attention_speed = 0.6;
+    const Index rows = batch * length;
+    const auto half = static_cast<std::size_t>(rows * config_.width) * sizeof(Scalar);
+    std::vector<StorageItem> items;
+    for (Index i = 0; i < stack_.size(); ++i) {
+      const Block& block = stack_[i];
+      const auto layer = static_cast<std::size_t>(i);
+      const auto add = [&](bool LayerStorage::*what, std::size_t bytes, double work) {
+        items.push_back({layer, what, bytes, static_cast<double>(rows) * work});
+      };
+      const std::size_t buckets =
+          halves_.first.is_exact() ? block.f().bucket_bytes(batch, length) : 0;
+      add(&LayerStorage::attention_input, half, block.f().output_work());
+      add(&LayerStorage::feed_forward_input, half, block.g().output_work());
+      add(&LayerStorage::context, block.f().context_bytes(batch, length) + buckets,
+          block.f().context_work(length) / attention_speed);
+    }
+    return items;
+  }
+
+  StoragePlan storage_plan(Index batch, Index length, std::size_t budget) const {
+    if (budget == 0) return {};
+    return choose_storage(config_.layers.size(), storage_items(batch, length), budget);
+  }
+
+  /// Prepares the next forward pass to store what was chosen.
+  void store(const StoragePlan& plan) {
+    const auto prepare = [](std::optional<Half>& copy, bool wanted) {
+      if (!wanted) {
+        copy.reset();
+      } else if (!copy) {
+        copy.emplace();
+      }
+    };
+    saved_.resize(config_.layers.size());
+    stored_.resize(config_.layers.size());
+    for (std::size_t i = 0; i < stored_.size(); ++i) {
+      const LayerStorage layer = plan.empty() ? LayerStorage{} : plan[i];
+      prepare(stored_[i].first, layer.attention_input);
+      prepare(stored_[i].second, layer.feed_forward_input);
+      saved_[i].f.keep_context = layer.context;
+    }
+  }
+
+  /// A forward pass that no backward pass follows.
+  void climb(const Tokens& tokens, const Pass& pass) {
+    for (auto& saved : saved_) saved.f.keep_context = false;
+    embed(tokens, pass, halves_);
+    stack_.forward(halves_, saved_, pass);
+  }
+
   /// dropout(embedding + position), in both halves
   void embed(const Tokens& tokens, const Pass& pass, Halves<Half>& halves) const {
     const Index D = config_.width;
@@ -269,6 +341,7 @@ class Model {
         halves.second.write(row, 0, D, x.data);
       }
     });
+    check_range("the embedding", halves.first, pass.length);
   }
 
   /// @param gradients  by the two halves; the first is destroyed
@@ -310,6 +383,7 @@ class Model {
   Head<Scalar> head_;
   // Of the last pass, kept so that their memory is used again.
   typename ReversibleSequence<Block>::Saved saved_;
+  typename ReversibleSequence<Block>::template Stored<Half> stored_;
   Halves<Half> halves_;
   HalfGradients<Scalar> gradients_;
 };

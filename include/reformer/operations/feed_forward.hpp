@@ -16,6 +16,7 @@
 /// Nothing is saved for the backward pass.
 #pragma once
 
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -51,6 +52,7 @@ template <typename Scalar_>
 class FeedForward {
  public:
   using Scalar = Scalar_;
+  static constexpr std::string_view label = "feed-forward";
   struct Saved {};  // everything is recomputed
 
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
@@ -78,12 +80,12 @@ class FeedForward {
       const Index rows = std::min(panel, pass.rows() - first);
       normalise(x, first, normed.middle_rows(0, rows), pass);
       hidden_layer(in, first, normed.middle_rows(0, rows), hidden.middle_rows(0, rows), {}, pass);
-      output_layer(out, first, hidden.middle_rows(0, rows), pass,
-                   [&](Index i, Index j, Index n, const Scalar* f) { y.add(i, j, n, f); });
+      add_output(out, first, hidden.middle_rows(0, rows), Sign::plus, y, pass);
     }
   }
 
-  /// y -= f(x), dx += (df/dx)^T dy, parameter gradients += ...
+  /// y -= f(x) (unless the pass says that it need not), dx += (df/dx)^T dy, parameter gradients +=
+  /// ...
   template <ResidualHalf Half>
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
                const MatrixView<Scalar>& dx, const Saved&, const Pass& pass) {
@@ -128,10 +130,11 @@ class FeedForward {
       with(in_value, natural, [&](const PackedWeight<Scalar>& in) {
         hidden_layer(in, first, normed, hidden, slope, pass);
       });
-      with(out_value, natural, [&](const PackedWeight<Scalar>& out) {
-        output_layer(out, first, hidden, pass,
-                     [&](Index i, Index j, Index n, const Scalar* f) { y.subtract(i, j, n, f); });
-      });
+      if (pass.subtract) {
+        with(out_value, natural, [&](const PackedWeight<Scalar>& out) {
+          add_output(out, first, hidden, Sign::minus, y, pass);
+        });
+      }
 
       // f = dropout(h W_2 + b_2); without dropout the gradient is read where it is
       MatrixView<const Scalar> dout = dy.middle_rows(first, rows);
@@ -179,7 +182,8 @@ class FeedForward {
   }
 
   /// Scratch of `forward` and of `reverse`.
-  void plan(ScratchPlan& scratch, Index rows) const {
+  /// @param subtract  as `reverse` will find it in its pass
+  void plan(ScratchPlan& scratch, Index rows, bool subtract) const {
     const Index D = config_.width, F = config_.hidden_width;
     const Index panel = std::min(panel_rows, rows);
     scratch.scope([&] {
@@ -195,11 +199,16 @@ class FeedForward {
       scratch.scope([&] { PackedWeight<Scalar>::plan(scratch, D, F); });
       scratch.scope([&] {
         PackedWeight<Scalar>::plan(scratch, F, D);
-        scratch.per_thread<Scalar>(detail::tile_rows * detail::tile_columns);
+        if (subtract) scratch.per_thread<Scalar>(detail::tile_rows * detail::tile_columns);
       });
       plan_weight_gradient<Scalar>(scratch, panel);
       norm_.plan_backward(scratch, panel);
     });
+  }
+
+  /// Multiply-adds for each row that `reverse` saves when it need not subtract.
+  double output_work() const {
+    return static_cast<double>(config_.hidden_width) * static_cast<double>(config_.width);
   }
 
   template <typename F>
@@ -260,12 +269,11 @@ class FeedForward {
         });
   }
 
-  /// Hands dropout(hidden W_2 + b_2) to `write(row, column, count, values)`, a run of elements at a
-  /// time.
-  template <typename Write>
-  void output_layer(const PackedWeight<Scalar>& out, Index first,
-                    const MatrixView<const Scalar>& hidden, const Pass& pass,
-                    const Write& write) const {
+  /// y +-= dropout(hidden W_2 + b_2)
+  template <typename Half>
+  void add_output(const PackedWeight<Scalar>& out, Index first,
+                  const MatrixView<const Scalar>& hidden, Sign sign, Half& y,
+                  const Pass& pass) const {
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
     Scratch scratch(pass.workspace);
     const auto memory = scratch.per_thread<Scalar>(detail::tile_rows * detail::tile_columns);
@@ -277,7 +285,9 @@ class FeedForward {
         [&](const MatrixView<Scalar>& tile, Index i, Index j) {
           add_bias(tile, bias_out_.value.data() + j);
           output_dropout.apply_tile(tile, first + i, j, config_.width);
-          for (Index r = 0; r < tile.rows; ++r) write(first + i + r, j, tile.columns, tile.row(r));
+          for (Index r = 0; r < tile.rows; ++r) {
+            accumulate(y, sign, first + i + r, j, tile.columns, tile.row(r));
+          }
         });
   }
 

@@ -6,9 +6,12 @@
 ///     inverse:   x_2 = y_2 - g(y_1),   x_1 = y_1 - f(x_2)
 ///
 /// A branch adds itself to one half and can undo that while it differentiates, so a block keeps
-/// nothing but the halves and what its branches say they must save.
+/// nothing but the halves and what its branches say they must save. Where memory is plentiful,
+/// copies of its inputs may be stored instead, which saves the time to compute what is subtracted.
 #pragma once
 
+#include <optional>
+#include <string_view>
 #include <utility>
 
 #include "reformer/foundation/pass.hpp"
@@ -39,6 +42,13 @@ struct Halves {
   Half first, second;
 };
 
+/// Copies of a block's inputs. Those that are there, whatever their size, are filled by the forward
+/// pass and put back by the backward pass; x_1 or x_2 without a copy is rebuilt by subtraction.
+template <typename Half>
+struct StoredInputs {
+  std::optional<Half> first, second;
+};
+
 /// Gradients of the loss by the two halves, each `[B*T, D]`.
 template <typename Scalar>
 struct HalfGradients {
@@ -63,21 +73,45 @@ class ReversibleBlock {
   const G& g() const { return g_; }
 
   /// (x_1, x_2) becomes (y_1, y_2).
+  /// @throw std::overflow_error if a half of limited range has left it: layer, branch, place, value
   template <typename Half>
   requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
   void forward(Halves<Half>& x, Saved& saved, const Pass& pass) {
+    StoredInputs<Half> none;
+    forward(x, saved, none, pass);
+  }
+  template <typename Half>
+  requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
+  void forward(Halves<Half>& x, Saved& saved, StoredInputs<Half>& stored, const Pass& pass) {
+    if (stored.first) *stored.first = x.first;
     f_.forward(x.second, x.first, saved.f, pass_of(pass, 0));
+    check_branch("first", f_, x.first, pass);
+    if (stored.second) *stored.second = x.second;
     g_.forward(x.first, x.second, saved.g, pass_of(pass, 1));
+    check_branch("second", g_, x.second, pass);
   }
 
   /// (y_1, y_2) becomes (x_1, x_2), their gradients likewise; parameter gradients are accumulated.
+  /// @throw std::overflow_error as `forward`; never if (y_1, y_2) is what `forward` gave
   template <typename Half>
   requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
   void reverse(Halves<Half>& y, HalfGradients<Scalar>& dy, Saved& saved, const Pass& pass) {
-    g_.reverse(y.first, y.second, view(std::as_const(dy.second)), view(dy.first), saved.g,
-               pass_of(pass, 1));
-    f_.reverse(y.second, y.first, view(std::as_const(dy.first)), view(dy.second), saved.f,
-               pass_of(pass, 0));
+    StoredInputs<Half> none;
+    reverse(y, dy, saved, none, pass);
+  }
+  template <typename Half>
+  requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
+  void reverse(Halves<Half>& y, HalfGradients<Scalar>& dy, Saved& saved, StoredInputs<Half>& stored,
+               const Pass& pass) {
+    Pass g_pass = pass_of(pass, 1), f_pass = pass_of(pass, 0);
+    g_pass.subtract = !stored.second;
+    f_pass.subtract = !stored.first;
+    g_.reverse(y.first, y.second, view(std::as_const(dy.second)), view(dy.first), saved.g, g_pass);
+    if (stored.second) std::swap(*stored.second, y.second);
+    check_branch("second", g_, y.second, pass);
+    f_.reverse(y.second, y.first, view(std::as_const(dy.first)), view(dy.second), saved.f, f_pass);
+    if (stored.first) std::swap(*stored.first, y.first);
+    check_branch("first", f_, y.first, pass);
   }
 
   template <typename Visitor>
@@ -90,6 +124,17 @@ class ReversibleBlock {
   /// The two branches draw from streams of their own.
   static Pass pass_of(const Pass& pass, Index branch) {
     return pass.at_layer(2 * static_cast<Index>(pass.key.layer) + branch);
+  }
+
+  /// A branch may have a name for messages, `Branch::label`.
+  template <typename Branch, typename Half>
+  static void check_branch(std::string_view number, const Branch&, const Half& half,
+                           const Pass& pass) {
+    if (!overflow_of(half)) return;
+    std::string_view label = "branch";
+    if constexpr (requires { Branch::label; }) label = Branch::label;
+    check_range(detail::join("layer ", pass.key.layer, ", ", number, " half (", label, ")"), half,
+                pass.length);
   }
 
   F f_;

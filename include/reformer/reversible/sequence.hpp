@@ -3,6 +3,10 @@
 /// A stack of reversible blocks. Its memory does not grow with depth: forward keeps the two halves
 /// of the top, backward walks down from them and rebuilds each block's input while it
 /// differentiates.
+///
+/// With halves in floating point, what is rebuilt differs from what was there by roundings that
+/// grow with depth. With halves in fixed point it is the same bit for bit. Memory to spare buys
+/// time: see `Stored`.
 #pragma once
 
 #include <utility>
@@ -18,6 +22,10 @@ class ReversibleSequence {
  public:
   using Scalar = typename Block::Scalar;
   using Saved = std::vector<typename Block::Saved>;
+  /// Copies of inputs, block by block, that are put back instead of rebuilt; may be empty. What is
+  /// there is chosen by the caller, memory is allocated by the forward walk.
+  template <typename Half>
+  using Stored = std::vector<StoredInputs<Half>>;
 
   ReversibleSequence() = default;
   explicit ReversibleSequence(std::vector<Block> blocks) : blocks_(std::move(blocks)) {}
@@ -26,6 +34,12 @@ class ReversibleSequence {
   Block& operator[](Index i) { return blocks_[static_cast<std::size_t>(i)]; }
   const Block& operator[](Index i) const { return blocks_[static_cast<std::size_t>(i)]; }
 
+  /// Stored-activation mode: the inputs of all blocks are kept, and nothing is rebuilt.
+  template <typename Half>
+  Stored<Half> store_all() const {
+    return Stored<Half>(blocks_.size(), StoredInputs<Half>{Half(), Half()});
+  }
+
   /// Input halves become output halves.
   /// @param saved  filled with what the backward walk needs; its memory is used again if it fits
   template <typename Half>
@@ -33,23 +47,38 @@ class ReversibleSequence {
     forward(x, saved, pass, [](Index) {});
   }
 
+  /// The same, and fills `stored`.
+  template <typename Half>
+  void forward(Halves<Half>& x, Saved& saved, Stored<Half>& stored, const Pass& pass) {
+    walk_up(x, saved, stored, pass, [](Index) {});
+  }
+
   /// The same, and calls `after(i)` when block i has been applied.
   template <typename Half, typename After>
   void forward(Halves<Half>& x, Saved& saved, const Pass& pass, const After& after) {
-    saved.resize(blocks_.size());
-    for (Index i = 0; i < size(); ++i) {
-      (*this)[i].forward(x, saved[static_cast<std::size_t>(i)], pass.at_layer(i));
-      after(i);
-    }
+    Stored<Half> none;
+    walk_up(x, saved, none, pass, after);
   }
 
   /// Output halves become input halves, gradients by the outputs become gradients by the inputs.
   template <typename Half>
   void reverse(Halves<Half>& y, HalfGradients<Scalar>& dy, Saved& saved, const Pass& pass) {
+    Stored<Half> none;
+    reverse(y, dy, saved, none, pass);
+  }
+
+  /// The same with what `forward` has stored.
+  template <typename Half>
+  void reverse(Halves<Half>& y, HalfGradients<Scalar>& dy, Saved& saved, Stored<Half>& stored,
+               const Pass& pass) {
     check_equal("ReversibleSequence::reverse", "saved", static_cast<Index>(saved.size()), "blocks",
                 size());
+    check_stored("ReversibleSequence::reverse", stored);
+    StoredInputs<Half> none;
     for (Index i = size() - 1; i >= 0; --i) {
-      (*this)[i].reverse(y, dy, saved[static_cast<std::size_t>(i)], pass.at_layer(i));
+      const auto index = static_cast<std::size_t>(i);
+      (*this)[i].reverse(y, dy, saved[index], stored.empty() ? none : stored[index],
+                         pass.at_layer(i));
     }
   }
 
@@ -59,6 +88,25 @@ class ReversibleSequence {
   }
 
  private:
+  template <typename Half, typename After>
+  void walk_up(Halves<Half>& x, Saved& saved, Stored<Half>& stored, const Pass& pass,
+               const After& after) {
+    check_stored("ReversibleSequence::forward", stored);
+    saved.resize(blocks_.size());
+    StoredInputs<Half> none;
+    for (Index i = 0; i < size(); ++i) {
+      const auto index = static_cast<std::size_t>(i);
+      (*this)[i].forward(x, saved[index], stored.empty() ? none : stored[index], pass.at_layer(i));
+      after(i);
+    }
+  }
+
+  template <typename Half>
+  void check_stored(std::string_view function, const Stored<Half>& stored) const {
+    check(stored.empty() || static_cast<Index>(stored.size()) == size(), function, "stored is ",
+          stored.size(), ", must be 0 or blocks = ", size());
+  }
+
   std::vector<Block> blocks_;
 };
 

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MIT
+// How far reversal drifts: a table over depth and kinds of residual halves, for a fresh model and
+// for one trained on a text.
+//
+//     drift --data FILE [--steps N] [--threads N]
+//
+// A model of LSH layers goes forward and back over one batch of the text. For each kind of halves:
+// the largest and the mean absolute error of the input that the backward walk arrives at, the share
+// of bucket ids that come out otherwise when each layer's rebuilt input is hashed again, and the
+// relative error of the gradient of all layers, |g - g'| / |g'|, against g' of the same halves with
+// stored activations.
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <reformer/reformer.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace reformer::bench {
+namespace {
+
+constexpr Index batch = 1, length = 256, width = 64;
+
+/// Claims to be exact, so that no bucket ids are saved: the mistake that saved bucket ids prevent.
+struct FloatWithoutBuckets : FloatHalf<float> {
+  using FloatHalf<float>::FloatHalf;
+  static constexpr bool is_exact() { return true; }
+};
+
+ModelConfig config_of(Index depth) {
+  ModelConfig config{.width = width,
+                     .num_heads = 2,
+                     .head_width = 32,
+                     .feed_forward_width = 256,
+                     .positions = LearnedPositions{length}};
+  config.layers.assign(static_cast<std::size_t>(depth),
+                       LshPattern{.chunk_length = 32, .num_hashes = 2});
+  return config;
+}
+
+/// Windows of the text, one after another, from the beginning again when it ends.
+Tokens batch_of(const std::string& text, Index step) {
+  Tokens tokens(batch, length);
+  const auto windows = static_cast<Index>(text.size()) / length;
+  for (Index b = 0; b < batch; ++b) {
+    const Index first = (step * batch + b) % windows * length;
+    for (Index t = 0; t < length; ++t) {
+      tokens(b, t) = static_cast<unsigned char>(text[static_cast<std::size_t>(first + t)]);
+    }
+  }
+  return tokens;
+}
+
+/// @return mean loss of the last ten steps, in nats
+double train(Model<float>& model, Workspace& workspace, const std::string& text, Index steps) {
+  Adam<float> adam;
+  const Schedule schedule = CosineSchedule{.rate = 1e-3, .warmup = 20, .steps = steps};
+  Loss recent;
+  for (Index step = 1; step <= steps; ++step) {
+    const Tokens tokens = batch_of(text, step);
+    model.zero_gradients();
+    const Loss loss = model.loss_and_gradients(
+        workspace, tokens, next_token_labels(tokens), 1.0F / (batch * (length - 1)),
+        {.key = {1, static_cast<std::uint32_t>(step)}, .training = true});
+    adam.step(workspace, model, learning_rate(schedule, step),
+              clipping_scale(global_gradient_norm(workspace, model), 1));
+    if (step > steps - 10) recent += loss;
+  }
+  return recent.mean();
+}
+
+using Stack = ReversibleSequence<Model<float>::Block>;
+
+std::vector<float> values_of(const auto& half) {
+  std::vector<float> values(static_cast<std::size_t>(half.rows() * half.columns()));
+  for (Index i = 0; i < half.rows(); ++i) {
+    half.read(i, 0, half.columns(), values.data() + i * half.columns());
+  }
+  return values;
+}
+
+/// Bucket ids of block i on these inputs, hashed anew.
+template <typename Half>
+std::vector<Bucket> buckets_of(Stack& stack, Index i, const Halves<Half>& x, const Pass& pass) {
+  Halves<FloatHalf<float>> copy{{x.first.rows(), width}, {x.first.rows(), width}};
+  const auto first = values_of(x.first), second = values_of(x.second);
+  for (Index row = 0; row < x.first.rows(); ++row) {
+    copy.first.write(row, 0, width, first.data() + row * width);
+    copy.second.write(row, 0, width, second.data() + row * width);
+  }
+  Model<float>::Block::Saved saved;
+  stack[i].forward(copy, saved, pass.at_layer(i));
+  return saved.f.buckets;
+}
+
+struct Result {
+  double largest = 0, mean = 0, changed = 0;
+  std::vector<float> gradients;
+};
+
+template <typename Half>
+Result walk(Model<float>& model, Workspace& workspace, const Tokens& tokens, bool store) {
+  Stack& stack = model.stack();
+  const Pass pass{workspace, batch, length, {1, 1}};
+  std::map<std::string, Parameter<float>*> parameters;
+  model.for_each_parameter([&](Parameter<float>& p) { parameters[p.name] = &p; });
+  Head<float> head(width, model.config().vocabulary, model.config().layer_norm_epsilon, 0);
+  head.for_each_parameter([&](Parameter<float>& p) {
+    p.value = parameters.at(p.name)->value;
+    p.allocate_gradient();
+  });
+  model.zero_gradients();
+
+  Halves<Half> x{Half(pass.rows(), width), Half(pass.rows(), width)};
+  for (Index row = 0; row < pass.rows(); ++row) {
+    const Matrix<float> sum = parameters.at("embedding.weight")->value.row(tokens.data()[row]) +
+                              parameters.at("positions.weight")->value.row(row % length);
+    x.first.write(row, 0, width, sum.data());
+    x.second.write(row, 0, width, sum.data());
+  }
+  const std::vector<float> before[] = {values_of(x.first), values_of(x.second)};
+
+  Stack::Saved saved(static_cast<std::size_t>(stack.size()));
+  auto stored = stack.template store_all<Half>();
+  if (!store) stored.assign(stored.size(), {});
+  std::vector<std::vector<Bucket>> buckets;
+  for (Index i = 0; i < stack.size(); ++i) {
+    const auto index = static_cast<std::size_t>(i);
+    buckets.push_back(buckets_of(stack, i, x, pass));
+    stack[i].forward(x, saved[index], stored[index], pass.at_layer(i));
+  }
+  HalfGradients<float> dx{Matrix<float>(pass.rows(), width), Matrix<float>(pass.rows(), width)};
+  head.loss_and_gradients(x, next_token_labels(tokens).data(), 1.0F / (batch * (length - 1)), dx,
+                          pass);
+  Result result;
+  double ids = 0;
+  for (Index i = stack.size() - 1; i >= 0; --i) {
+    const auto index = static_cast<std::size_t>(i);
+    stack[i].reverse(x, dx, saved[index], stored[index], pass.at_layer(i));
+    const auto now = buckets_of(stack, i, x, pass);
+    for (std::size_t j = 0; j < now.size(); ++j) result.changed += now[j] != buckets[index][j];
+    ids += static_cast<double>(now.size());
+  }
+  result.changed /= ids;
+  const std::vector<float> after[] = {values_of(x.first), values_of(x.second)};
+  for (int half = 0; half < 2; ++half) {
+    for (std::size_t j = 0; j < after[half].size(); ++j) {
+      const double error = std::abs(static_cast<double>(after[half][j]) - before[half][j]);
+      result.largest = std::max(result.largest, error);
+      result.mean += error / static_cast<double>(2 * after[half].size());
+    }
+  }
+  stack.for_each_parameter([&](Parameter<float>& p) {
+    result.gradients.insert(result.gradients.end(), p.gradient.data(),
+                            p.gradient.data() + p.size());
+  });
+  return result;
+}
+
+template <typename Half>
+void row(const char* kind, Model<float>& model, Workspace& workspace, const Tokens& tokens) {
+  const Result reversed = walk<Half>(model, workspace, tokens, false);
+  const Result stored = walk<Half>(model, workspace, tokens, true);
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < stored.gradients.size(); ++i) {
+    const double expected = stored.gradients[i];
+    difference += std::pow(reversed.gradients[i] - expected, 2);
+    norm += expected * expected;
+  }
+  std::printf("| %td | %s | %.1e | %.1e | %.3f %% | %.1e |\n", model.stack().size(), kind,
+              reversed.largest, reversed.mean, 100 * reversed.changed,
+              std::sqrt(difference / norm));
+  std::fflush(stdout);
+}
+
+void table(const std::string& title, const std::string& text, Workspace& workspace, Index steps) {
+  std::printf(
+      "\n%s\n\n| depth | halves | largest error | mean error | buckets changed | gradient "
+      "error |\n|---|---|---|---|---|---|\n",
+      title.c_str());
+  std::vector<double> losses;
+  for (const Index depth : {1, 6, 12, 24, 64, 256}) {
+    Model<float> model(config_of(depth));
+    model.initialize(1);
+    if (steps > 0) losses.push_back(train(model, workspace, text, steps));
+    const Tokens tokens = batch_of(text, steps + 1);
+    row<FloatHalf<float>>("float", model, workspace, tokens);
+    row<FloatWithoutBuckets>("float, no saved buckets", model, workspace, tokens);
+    row<FixedHalf<float>>("fixed", model, workspace, tokens);
+  }
+  if (losses.empty()) return;
+  std::printf("\nTraining loss at the end, nats a byte, by depth:");
+  for (const double loss : losses) std::printf(" %.2f", loss);
+  std::printf("\n");
+}
+
+int run(const std::vector<std::string>& arguments) {
+  std::map<std::string, std::string> options{
+      {"--data", ""}, {"--steps", "200"}, {"--threads", "0"}};
+  for (std::size_t i = 0; i < arguments.size(); i += 2) {
+    if (!options.contains(arguments[i]) || i + 1 == arguments.size()) {
+      throw std::invalid_argument("usage: drift --data FILE [--steps N] [--threads N]");
+    }
+    options[arguments[i]] = arguments[i + 1];
+  }
+  std::ifstream file(options["--data"], std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (static_cast<Index>(text.size()) < length) {
+    throw std::invalid_argument(detail::join("--data is '", options["--data"],
+                                             "', must be a file of at least ", length, " bytes"));
+  }
+  Workspace workspace(std::stoi(options["--threads"]));
+  const Index steps = std::stol(options["--steps"]);
+  table("Freshly initialised:", text, workspace, 0);
+  if (steps > 0)
+    table(detail::join("After ", steps, " steps of training:"), text, workspace, steps);
+  return 0;
+}
+
+}  // namespace
+}  // namespace reformer::bench
+
+int main(int argc, char** argv) {
+  try {
+    return reformer::bench::run({argv + 1, argv + argc});
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "drift: %s\n", error.what());
+    return 2;
+  }
+}

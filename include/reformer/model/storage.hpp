@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// What a training step stores instead of computing it again, for a number of bytes.
+///
+/// Going back through a block, its branches are computed once more: they are subtracted, and their
+/// inner values are needed for the gradients. Some of that can be bought back with memory, layer by
+/// layer:
+///
+/// | what is stored              | bytes a token    | what the backward pass need not compute |
+/// |-----------------------------|------------------|-----------------------------------------|
+/// | input of the attention half | D scalars        | output projection, H K D                |
+/// | input of the feed-forward half | D scalars     | second product, F D                     |
+/// | context                     | H K + 3 H scalars, bucket ids | attention between the
+/// projections, 2 H K times the keys seen |
+///
+/// The rest, the products before, is needed for the gradients anyway.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "reformer/foundation/tensor.hpp"
+
+namespace reformer {
+
+/// What is stored of one layer.
+struct LayerStorage {
+  bool attention_input = false;     ///< x_1, before attention is added to it
+  bool feed_forward_input = false;  ///< x_2, before feed-forward is added to it
+  bool context = false;             ///< what attention gives before the output projection
+
+  bool operator==(const LayerStorage&) const = default;
+};
+
+/// The choice for all layers; empty: nothing is stored.
+using StoragePlan = std::vector<LayerStorage>;
+
+/// Something that can be stored, its price and its worth.
+struct StorageItem {
+  std::size_t layer = 0;
+  bool LayerStorage::*what = nullptr;
+  std::size_t bytes = 0;
+  double work = 0;  ///< multiply-adds saved, in units of those of a dense product
+};
+
+/// Takes what saves most work for each byte first, as long as it fits; of equals, the lowest layer.
+inline StoragePlan choose_storage(std::size_t num_layers, std::vector<StorageItem> items,
+                                  std::size_t budget) {
+  std::stable_sort(items.begin(), items.end(), [](const StorageItem& a, const StorageItem& b) {
+    return a.work * static_cast<double>(b.bytes) > b.work * static_cast<double>(a.bytes);
+  });
+  StoragePlan plan(num_layers);
+  for (const StorageItem& item : items) {
+    if (item.bytes > budget) continue;
+    budget -= item.bytes;
+    plan[item.layer].*item.what = true;
+  }
+  return plan;
+}
+
+}  // namespace reformer
