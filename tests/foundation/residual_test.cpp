@@ -170,22 +170,23 @@ TYPED_TEST(FixedHalfTest, RecordsWhatLeavesItsRange) {
     Scalar held, added;
     bool subtract, fits;
   };
-  for (const Case& c : std::vector<Case>{{0, just_below, false, true},
-                                         {0, Scalar(-2048), false, true},
-                                         {0, Scalar(2048), true, true},  // down to -2048
-                                         {0, Scalar(2048), false, false},
-                                         {0, Scalar(-2048), true, false},
-                                         {1000, 1047, false, true},
-                                         {1000, 1048, false, false},
-                                         {-1000, -1048, false, true},
-                                         {-1000, -1049, false, false},
-                                         {-1000, 1049, true, false},
-                                         {1000, -1048, true, false},
-                                         {-2000, Scalar(2047), false, true},
-                                         {0, Scalar(1e30), false, false},
-                                         {5, inf, false, false},
-                                         {5, -inf, true, false},
-                                         {5, nan, false, false}}) {
+  for (const Case& c :
+       std::vector<Case>{{0, just_below, false, true},
+                         {0, Scalar(-2048), false, true},
+                         {0, Scalar(2048), true, false},  // the sum is -2048, but 2048 is none
+                         {0, Scalar(2048), false, false},
+                         {0, Scalar(-2048), true, false},
+                         {1000, 1047, false, true},
+                         {1000, 1048, false, false},
+                         {-1000, -1048, false, true},
+                         {-1000, -1049, false, false},
+                         {-1000, 1049, true, false},
+                         {1000, -1048, true, false},
+                         {-2000, Scalar(2047), false, true},
+                         {0, Scalar(1e30), false, false},
+                         {5, inf, false, false},
+                         {5, -inf, true, false},
+                         {5, nan, false, false}}) {
     for (const Index at : {0, 7, 16, 36}) {  // vectors, and what is left behind them
       FixedHalf<Scalar> half(3, 40);
       std::vector<Scalar> f(37, Scalar(1));

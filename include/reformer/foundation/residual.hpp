@@ -141,8 +141,9 @@ class FloatHalf {
 /// branch that is recomputed bit for bit is undone bit for bit. By default values reach from -2048
 /// to 2048, in steps of 2^-20 for float and of 2^-52 for double.
 ///
-/// An element that would leave the range, infinity and NaN included, is recorded: see `overflow`.
-/// Its value is meaningless then, but never undefined behaviour.
+/// An element that would leave the range, or to which something outside the range is added
+/// (infinity and NaN included), is recorded: see `overflow`. Its value is meaningless then, but
+/// never undefined behaviour.
 template <typename Scalar_>
 class FixedHalf {
  public:
