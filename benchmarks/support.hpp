@@ -1,55 +1,178 @@
 // SPDX-License-Identifier: MIT
-// What the benchmarks share: inputs, and useful work as a fraction of this machine's own peak.
+/// @file
+/// What the benchmarks share: cases, their selection, measuring and verifying.
+///
+/// A file `<operation>_benchmark.cpp` adds its cases in a function that a `Registration` names. The
+/// body of a case makes its inputs, verifies the operation against a plain formula, and measures
+/// it. What is counted and how to read it: docs/benchmarks.md.
 #pragma once
 
 #include <benchmark/benchmark.h>
 
-#include <chrono>
+#include <functional>
 #include <reformer/reformer.hpp>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 namespace reformer::bench {
 
-/// Fused multiply-adds on registers only, on `threads` threads: FLOP per second that nothing can
-/// exceed here.
-inline double fma_peak(int threads) {
-  constexpr Index rounds = 4'000'000, chains = 12;
-  constexpr Index W = simd::width<float>;
-  const auto run = [&] {
-    std::vector<float> sink(static_cast<std::size_t>(threads) * 64);
-    const auto start = std::chrono::steady_clock::now();
-    parallel_for(threads, threads, [&](Index task, int) {
-      simd::Packet<float> sums[chains];
-      for (Index c = 0; c < chains; ++c) sums[c] = simd::set(static_cast<float>(c));
-      const auto factor = simd::set(0.999f), term = simd::set(0.1f);
-      for (Index i = 0; i < rounds; ++i) {
-        for (auto& sum : sums) sum = Eigen::internal::pmadd(sum, factor, term);
-      }
-      for (const auto& sum : sums)
-        sink[static_cast<std::size_t>(task) * 64] += Eigen::internal::predux(sum);
-    });
-    benchmark::DoNotOptimize(sink.data());
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
-  double best = run();
-  for (int i = 0; i < 4; ++i) best = std::min(best, run());
-  return 2.0 * static_cast<double>(W * chains * rounds * threads) / best;
+/// How much is run; each selection contains the ones before it.
+enum class Selection { check, quick, all };
+
+/// FLOP per second of fused multiply-adds on registers only: nothing can exceed it here. Measured
+/// once in a process for each number of threads.
+double fma_peak(int threads);
+
+/// Bytes per second of an update in place of an array far larger than caches, read and write
+/// counted. Measured once in a process for each number of threads.
+double memory_bandwidth(int threads);
+
+/// What one run must do at least. Formulas in docs/benchmarks.md.
+struct Work {
+  double flop = 0;        ///< useful: every product of the mathematics once
+  double recomputed = 0;  ///< FLOP done again instead of keeping a result
+  double bytes = 0;       ///< floor: inputs read and outputs written once; of a step, 4 B T D
+};
+
+/// A case: `operation/variant/pass/size:value/.../threads:n` is its name.
+struct Case {
+  std::string operation;
+  std::string variant;  ///< "reformer", or what it is held against: "naive", "exact", ...
+  std::string pass;     ///< "forward", "forward+backward", ...
+  std::vector<std::pair<std::string, Index>> sizes = {};
+  int threads = default_threads();
+  /// What a run takes, roughly, when that is long: sets the number of runs. 0: as many as fit into
+  /// a fraction of a second.
+  double seconds = 0;
+
+  std::string name() const;
+};
+
+/// One call of a case's body.
+class Run {
+ public:
+  Run(benchmark::State& state, const Case& which);
+
+  int threads() const { return case_.threads; }
+
+  /// Whether results are still to be verified; once for each case.
+  bool must_verify() const { return must_verify_; }
+  /// Throws std::runtime_error unless |actual - expected| <= 1e-4 of the largest expected magnitude
+  /// for every element.
+  void verify(std::string_view what, std::span<const float> actual,
+              const Matrix<double>& expected) const;
+  /// Throws std::runtime_error with `what` unless `condition` holds.
+  void verify(bool condition, const std::string& what) const;
+
+  /// Calls `operation` once to warm up (unless it takes minutes) and then for each run. Results are
+  /// those of the median.
+  void measure(const Work& work, const Workspace* workspace,
+               const std::function<void()>& operation);
+  /// One more number for the record.
+  void count(const std::string& name, double value);
+  /// The machine cannot do this case, which is no error.
+  void skip(const std::string& why);
+
+ private:
+  benchmark::State& state_;
+  const Case& case_;
+  bool must_verify_;
+};
+
+/// Adds a case unless the selection that is run is smaller than `from`, or has it already.
+void add(Selection from, const Case& which, const std::function<void(Run&)>& body);
+
+/// `add_cases` is called when the program starts.
+struct Registration {
+  explicit Registration(void (*add_cases)());
+};
+
+/// Runs all cases that were registered; arguments are Google Benchmark's and --selection=NAME.
+/// @return the exit code
+int run_all(int argc, char** argv);
+
+// ---- memory of the process, by the kernel's count
+
+/// Bytes resident now, and at most since `reset_peak_resident`; 0 where the kernel does not tell.
+double resident_bytes();
+double peak_resident_bytes();
+/// Gives freed memory back and forgets the peak.
+void reset_peak_resident();
+/// Bytes of memory that could be taken now.
+double available_bytes();
+
+// ---- inputs
+
+inline RandomStream random_stream(std::uint32_t number) {
+  return {{1, 0, number}, Purpose::data};
 }
 
-/// Reports useful FLOP per iteration: per second, and as a share of the peak measured in this
-/// process.
-inline void report_work(benchmark::State& state, double flop, const Workspace& workspace) {
-  static const double peak = fma_peak(default_threads());
-  state.counters["GFLOP/s"] =
-      benchmark::Counter(flop * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["of_peak"] =
-      benchmark::Counter(flop / peak, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["scratch_MB"] = static_cast<double>(workspace.peak_bytes()) * 1e-6;
+inline Matrix<float> random_matrix(Index rows, Index columns, std::uint32_t number,
+                                   double deviation = 1) {
+  Matrix<float> matrix(rows, columns);
+  fill_normal(matrix.data(), matrix.size(), deviation, random_stream(number));
+  return matrix;
 }
 
-template <typename T>
-T random_tensor(T tensor, std::uint32_t layer) {
-  fill_normal(tensor.data(), tensor.size(), 1.0, RandomStream({1, 0, layer}, Purpose::data));
-  return tensor;
+inline FloatHalf<float> half_of(const Matrix<float>& values) {
+  FloatHalf<float> half(values.rows(), values.cols());
+  for (Index i = 0; i < values.rows(); ++i) half.write(i, 0, values.cols(), values.row(i).data());
+  return half;
+}
+
+inline Matrix<float> matrix_of(const FloatHalf<float>& half) {
+  Matrix<float> values(half.rows(), half.columns());
+  for (Index i = 0; i < half.rows(); ++i) half.read(i, 0, half.columns(), values.row(i).data());
+  return values;
+}
+
+/// Random parameters (norms around 1) and zero gradients.
+template <typename Layer>
+void randomize(Layer& layer) {
+  std::uint32_t number = 100;
+  layer.for_each_parameter([&](Parameter<float>& p) {
+    const double deviation = 1 / std::sqrt(static_cast<double>(std::max<Index>(p.value.rows(), 4)));
+    fill_normal(p.value.data(), p.size(), deviation, random_stream(number++));
+    if (p.name.ends_with("layer_norm.weight")) p.value.array() += 1;
+    p.allocate_gradient();
+    p.gradient.setZero();
+  });
+}
+
+/// Values and gradients of a layer's parameters, by name.
+template <typename Layer>
+const Parameter<float>& parameter(Layer& layer, std::string_view end_of_name) {
+  const Parameter<float>* found = nullptr;
+  layer.for_each_parameter([&](const Parameter<float>& p) {
+    if (p.name.ends_with(end_of_name)) found = &p;
+  });
+  if (found == nullptr) throw std::logic_error("no parameter " + std::string(end_of_name));
+  return *found;
+}
+
+template <typename Layer>
+double count_parameters(Layer& layer) {
+  double count = 0;
+  layer.for_each_parameter(
+      [&](const Parameter<float>& p) { count += static_cast<double>(p.size()); });
+  return count;
+}
+
+inline std::span<const float> span_of(const Matrix<float>& x) {
+  return {x.data(), static_cast<std::size_t>(x.size())};
+}
+
+inline constexpr const char* forward = "forward";
+inline constexpr const char* forward_backward = "forward+backward";
+
+/// One thread, and as many as OpenMP would use.
+inline std::vector<int> one_and_all_threads() {
+  if (default_threads() == 1) return {1};
+  return {1, default_threads()};
 }
 
 }  // namespace reformer::bench

@@ -1,137 +1,213 @@
 // SPDX-License-Identifier: MIT
-// Whole training steps without the optimiser: width 512, 8 heads of 64, feed-forward 2048, LSH with
-// chunks of 64 and 4 rounds, byte vocabulary; over length and depth.
-//
-// Useful work counts every product once, and the recomputation of each branch during reversal once
-// more.
-//
-// `memory_budget` is a step of 2048 tokens and 6 layers with halves in fixed point, or in floating
-// point, given a part of the memory that it could store to save time. `planned_MB` is what
-// Model::plan says of the whole step, `resident_MB` what the process has taken since the model was
-// made.
-#include <unistd.h>
+// Whole steps of the model: forward only, forward + backward, and with clipping and Adam on top.
+#include <optional>
 
-#include <cstdio>
-#include <limits>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
+#include "patterns.hpp"
 #include "support.hpp"
 
 namespace reformer::bench {
 namespace {
 
-double work(const ModelConfig& config, double T) {
-  const auto D = static_cast<double>(config.width),
-             F = static_cast<double>(config.feed_forward_width);
-  const auto inner = static_cast<double>(config.num_heads * config.head_width);
-  double products = 0;
-  for (const auto& pattern : config.layers) {
-    const auto& lsh = std::get<LshPattern>(pattern);
-    const auto pairs = static_cast<double>(2 * lsh.chunk_length * lsh.num_hashes) * T;
-    const auto columns = static_cast<double>(
-        lsh.num_hashes * rotation_columns(bucket_factors(lsh, static_cast<Index>(T))));
-    const double dense = T * (3 * D * inner + 2 * D * F);
-    // Twice: forward, and recomputed in reverse. Hashing is done once.
-    products += 2 * (dense + 2 * pairs * inner) + T * inner * columns;
-    products += 2 * dense + 5 * pairs * inner;
-  }
-  products += 3 * T * 2 * D * static_cast<double>(config.vocabulary);
-  return 2 * products;
+struct Sizes {
+  Index length = 4096;
+  Index depth = 6;
+  Index batch = 1;
+  Index width = 512;
+  Index rounds = 4;  // 0: exact attention
+  Index chunk = 64;
+  Index head_width = 64;
+  Index vocabulary = 256;
+};
+
+enum class What { forward, gradients, full };
+const char* pass_of(What what) {
+  return what == What::forward     ? forward
+         : what == What::gradients ? forward_backward
+                                   : "forward+backward+optimizer";
 }
 
-ModelConfig config_of(Index L) {
-  ModelConfig config{.width = 512,
-                     .num_heads = 8,
-                     .head_width = 64,
-                     .feed_forward_width = 2048,
-                     .positions = AxialPositions{{1024, 1024}, {128, 384}}};
-  config.layers.assign(static_cast<std::size_t>(L),
-                       LshPattern{.chunk_length = 64, .num_hashes = 4});
+ModelConfig config_of(const Sizes& s) {
+  ModelConfig config{.vocabulary = s.vocabulary,
+                     .width = s.width,
+                     .num_heads = s.width / s.head_width,
+                     .head_width = s.head_width,
+                     .feed_forward_width = 4 * s.width,
+                     .positions = AxialPositions{{1024, 1024}, {s.width / 4, s.width * 3 / 4}}};
+  const AttentionPattern lsh = LshPattern{.chunk_length = s.chunk, .num_hashes = s.rounds};
+  config.layers.assign(static_cast<std::size_t>(s.depth),
+                       s.rounds > 0 ? lsh : AttentionPattern(ExactPattern{}));
   return config;
 }
 
-Tokens tokens_of(Index T) {
-  Tokens tokens(1, T);
-  for (Index t = 0; t < T; ++t) tokens(0, t) = static_cast<int>((t * t) % 251);
+/// Every product once; each branch's forward pass once more in the walk back, without the hash.
+Work work(const Sizes& s, What what) {
+  const ModelConfig config = config_of(s);
+  const auto rows = static_cast<double>(s.batch * s.length);
+  const auto D = static_cast<double>(s.width), F = 4 * D;
+  const auto inner = static_cast<double>(config.num_heads * s.head_width);
+  const auto batch = static_cast<double>(s.batch);
+  double once = 0, hashing = 0;
+  for (const auto& pattern : config.layers) {
+    const double projections = shares_query_key(pattern) ? 3 : 4;
+    once += 2 * rows * (projections * D * inner + 2 * D * F);
+    once += 2 * 2 * inner * batch * pairs_of(pattern, s.length);
+    hashing += 2 * inner * batch * hash_columns_of(pattern, s.length);
+  }
+  const double head = 2 * rows * 2 * D * static_cast<double>(s.vocabulary);
+  const double floor = 4 * rows * D * 4;
+  if (what == What::forward) return {once + hashing + head, 0, floor / 2};
+  return {3 * (once + head) + hashing, once, floor};
+}
+
+Tokens tokens_of(Index batch, Index length, Index vocabulary) {
+  Tokens tokens(batch, length);
+  const auto stream = random_stream(1);
+  for (Index i = 0; i < tokens.size(); ++i) {
+    tokens.data()[i] = static_cast<std::int32_t>(stream.uniform(static_cast<std::uint64_t>(i)) *
+                                                 static_cast<double>(vocabulary));
+  }
   return tokens;
 }
 
-void training_step(benchmark::State& state) {
-  const Index T = state.range(0);
-  const ModelConfig config = config_of(state.range(1));
-  Model<float> model(config);
-  model.initialize(1);
-  model.zero_gradients();
-  Workspace workspace;
-  const Tokens tokens = tokens_of(T);
+/// The loss must fall along its gradient g as fast as |g| says. All parameters and every gradient
+/// take part; a hash that changes on the way makes the comparison a little inexact.
+void verify(const Run& run, Model<float>& model, Workspace& workspace, const Sizes& s) {
+  const Tokens tokens = tokens_of(1, std::min<Index>(s.length, 512), s.vocabulary);
   const Tokens labels = next_token_labels(tokens);
-  for (auto _ : state) {
-    const Loss loss = model.loss_and_gradients(
-        workspace, tokens, labels, 1.0f / static_cast<float>(T), {.key = {1, 1}, .training = true});
-    benchmark::DoNotOptimize(loss.sum);
-  }
-  report_work(state, work(config, static_cast<double>(T)), workspace);
-  const auto floor = static_cast<double>(4 * T * config.width) * sizeof(float);
-  state.counters["memory_by_floor"] = (floor + static_cast<double>(workspace.peak_bytes())) / floor;
+  const RunOptions options{.key = {1, 1}, .training = true};
+  const float scale = 1 / static_cast<float>(tokens.size() - 1);
+  model.zero_gradients();
+  const Loss loss = model.loss_and_gradients(workspace, tokens, labels, scale, options);
+  run.verify(std::isfinite(loss.sum), "the loss is not finite");
+  run.verify(model.loss(workspace, tokens, labels, options).sum == loss.sum,
+             "the loss with gradients differs from that without");
+  const double norm = global_gradient_norm(workspace, model);
+  const double step = 2e-3 * loss.mean() / norm;  // along g / |g|
+  const auto move = [&](double by) {
+    model.for_each_parameter([&](Parameter<float>& p) {
+      simd::add_scaled(p.size(), static_cast<float>(by / norm), p.gradient.data(), p.value.data());
+    });
+    return model.loss(workspace, tokens, labels, options).mean();
+  };
+  const double above = move(step), below = move(-2 * step);
+  move(step);
+  const double slope = (above - below) / (2 * step);
+  run.verify(std::abs(slope - norm) < 0.02 * norm,
+             detail::join("the loss changes along its gradient by ", slope,
+                          ", the norm of the gradient is ", norm));
 }
 
-BENCHMARK(training_step)
-    ->ArgNames({"length", "depth"})
-    ->ArgsProduct({{1024, 4096, 16384, 65536}, {6}})
-    ->Args({4096, 12})
-    ->UseRealTime()
-    ->Unit(benchmark::kMillisecond);
-
-/// Memory of the process that is in use, in bytes.
-double resident() {
-#ifdef __GLIBC__
-  malloc_trim(0);  // gives back what the models before have left
-#endif
-  long pages = 0, in_use = 0;
-  if (std::FILE* file = std::fopen("/proc/self/statm", "r")) {
-    if (std::fscanf(file, "%ld %ld", &pages, &in_use) != 2) in_use = 0;
-    std::fclose(file);
-  }
-  return static_cast<double>(in_use) * static_cast<double>(sysconf(_SC_PAGESIZE));
-}
-
-void memory_budget(benchmark::State& state) {
-  constexpr Index T = 2048;
-  ModelConfig config = config_of(6);
-  if (state.range(0) == 1) config.residual = FixedResidual{};
-  const double before = resident();
+void training_step(Run& run, const Sizes& s, What what) {
+  const ModelConfig config = config_of(s);
   Model<float> model(config);
+  const MemoryPlan plan = model.plan(s.batch, s.length, run.threads());
+  const auto bytes = [](std::size_t count) { return static_cast<double>(count); };
+  const auto state = static_cast<double>(
+      what == What::full ? Adam<float>::state_bytes(model.num_parameters()) : 0);
+  const double needed = bytes(plan.total()) + state;
+  if (const double there = available_bytes(); there > 0 && needed > there) {
+    return run.skip(detail::join("needs ", needed * 1e-9, " GB, available are ", there * 1e-9));
+  }
   model.initialize(1);
   model.zero_gradients();
-  Workspace workspace;
-  const Tokens tokens = tokens_of(T), labels = next_token_labels(tokens);
-  const auto everything =
-      model.plan(1, T, workspace.threads(), std::numeric_limits<std::size_t>::max()).stored;
-  const std::size_t budget = everything / 100 * static_cast<std::size_t>(state.range(1)) +
-                             (state.range(1) == 100 ? 100 : 0);
-  const auto step = [&] {
-    const Loss loss =
-        model.loss_and_gradients(workspace, tokens, labels, 1.0f / static_cast<float>(T),
-                                 {.key = {1, 1}, .training = true, .memory_budget = budget});
+  const Tokens tokens = tokens_of(s.batch, s.length, s.vocabulary);
+  const Tokens labels = next_token_labels(tokens);
+  const float scale = 1 / static_cast<float>(s.batch * (s.length - 1));
+  Workspace workspace(run.threads());
+  if (run.must_verify()) {
+    Workspace other(run.threads());
+    verify(run, model, other, s);
+  }
+  reset_peak_resident();
+  std::optional<Adam<float>> adam;
+  if (what == What::full) adam.emplace().allocate(model);
+  std::uint32_t step = 0;
+  run.measure(work(s, what), &workspace, [&] {
+    const RunOptions options{.key = {1, ++step}, .training = true};
+    if (what == What::forward) {
+      benchmark::DoNotOptimize(model.loss(workspace, tokens, labels, options).sum);
+      return;
+    }
+    if (adam) model.zero_gradients();
+    const Loss loss = model.loss_and_gradients(workspace, tokens, labels, scale, options);
     benchmark::DoNotOptimize(loss.sum);
-  };
-  step();  // allocates
-  for (auto _ : state) step();
-  const MemoryPlan plan = model.plan(1, T, workspace.threads(), budget);
-  state.counters["budget_MB"] = static_cast<double>(budget) * 1e-6;
-  state.counters["stored_MB"] = static_cast<double>(plan.stored) * 1e-6;
-  state.counters["planned_MB"] = static_cast<double>(plan.total()) * 1e-6;
-  state.counters["resident_MB"] = (resident() - before) * 1e-6;
+    if (adam) {
+      const double norm = global_gradient_norm(workspace, model);
+      adam->step(workspace, model, 1e-4, clipping_scale(norm, 1));
+    }
+  });
+  run.verify(
+      what == What::forward || workspace.peak_bytes() == plan.scratch,
+      detail::join("scratch is ", workspace.peak_bytes(), " bytes, planned were ", plan.scratch));
+  run.count("parameter_bytes", bytes(plan.parameters));
+  run.count("gradient_bytes", bytes(plan.gradients));
+  run.count("optimizer_bytes", state);
+  run.count("residual_bytes", bytes(plan.residual_halves));
+  run.count("bucket_bytes", bytes(plan.bucket_ids));
 }
 
-BENCHMARK(memory_budget)
-    ->ArgNames({"fixed", "percent"})
-    ->ArgsProduct({{0, 1}, {0, 10, 25, 50, 75, 100}})
-    ->Iterations(2)
-    ->UseRealTime()
-    ->Unit(benchmark::kMillisecond);
+const Registration registration([] {
+  const auto step = [](Selection from, const Sizes& s, What what, int threads = default_threads()) {
+    Case which{"training_step", s.rounds > 0 ? "lsh" : "exact", pass_of(what),
+               sizes_of(s.batch, s.length, s.rounds), threads};
+    which.sizes.emplace_back("depth", s.depth);
+    which.sizes.emplace_back("width", s.width);
+    const double seconds = work(s, what).flop / 1.5e11 / threads;
+    if (seconds > 0.1) which.seconds = seconds;
+    add(from, which, [=](Run& run) { training_step(run, s, what); });
+  };
+  constexpr auto check = Selection::check, quick = Selection::quick, all = Selection::all;
+  constexpr auto gradients = What::gradients;
+
+  for (const Index rounds : {0, 2}) {
+    const Sizes tiny{.length = 200,
+                     .depth = 2,
+                     .batch = 2,
+                     .width = 32,
+                     .rounds = rounds,
+                     .chunk = 16,
+                     .head_width = 16};
+    for (const What what : {What::forward, gradients, What::full}) step(check, tiny, what);
+    for (const int threads : one_and_all_threads()) step(check, tiny, gradients, threads);
+  }
+
+  // Over length; one thread; forward only; with optimiser.
+  for (const Index length : {1024, 4096, 16384}) step(quick, {.length = length}, gradients);
+  for (const Index length : {65536, 262144, 1048576}) step(all, {.length = length}, gradients);
+  for (const Index length : {1024, 4096}) step(quick, {.length = length}, gradients, 1);
+  step(all, {.length = 16384}, gradients, 1);
+  step(quick, {}, What::forward);
+  for (const Index length : {1024, 16384, 65536}) step(all, {.length = length}, What::forward);
+  step(quick, {}, What::full);
+  step(all, {.length = 1048576}, What::full);
+  // Over depth, for time and memory.
+  for (const Index depth : {1, 24}) step(quick, {.depth = depth}, gradients);
+  for (const Index depth : {12, 96}) step(all, {.depth = depth}, gradients);
+  for (const Index depth : {1, 24}) step(all, {.length = 16384, .depth = depth}, gradients);
+  // Over rounds, width and batch.
+  for (const Index rounds : {1, 2, 8}) step(quick, {.rounds = rounds}, gradients);
+  for (const Index width : {256}) step(quick, {.width = width}, gradients);
+  for (const Index width : {128, 1024}) step(all, {.width = width}, gradients);
+  step(quick, {.length = 2048, .depth = 4, .batch = 4, .width = 256, .rounds = 2}, gradients);
+  for (const Index batch : {4}) step(quick, {.length = 1024, .batch = batch}, gradients);
+  for (const Index batch : {4, 16}) step(all, {.batch = batch}, gradients);
+  // Exact attention instead.
+  for (const Index length : {1024, 4096}) {
+    step(quick, {.length = length, .rounds = 0}, gradients);
+  }
+  step(all, {.length = 16384, .rounds = 0}, gradients);
+  // The same number of tokens in every step (the paper's figure 5), one layer.
+  const auto fixed_tokens = [&](Selection from, Index tokens) {
+    for (Index length = 1024; length <= tokens; length *= 2) {
+      for (const Index rounds : {0, 1, 2, 4, 8}) {
+        step(from, {.length = length, .depth = 1, .batch = tokens / length, .rounds = rounds},
+             gradients);
+      }
+    }
+  };
+  fixed_tokens(quick, 16384);
+  fixed_tokens(all, 65536);
+});
 
 }  // namespace
 }  // namespace reformer::bench

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT
+#include "naive.hpp"
+
+#include <cmath>
+#include <limits>
+
+#include "support/naive_attention.hpp"
+
+namespace reformer::bench::naive {
+namespace {
+
+template <typename Scalar>
+Matrix<Scalar> column_sums(const Matrix<Scalar>& x) {
+  return x.colwise().sum();
+}
+
+/// (x - mean) / sqrt(var + epsilon) of each row, and 1 / sqrt(var + epsilon).
+template <typename Scalar>
+struct Normalised {
+  Matrix<Scalar> z, inverse;
+
+  explicit Normalised(const Matrix<Scalar>& x) {
+    z = x.colwise() - x.rowwise().mean();
+    inverse = (z.array().square().rowwise().mean() + static_cast<Scalar>(epsilon)).rsqrt();
+    z.array().colwise() *= inverse.col(0).array();
+  }
+};
+
+/// exp(l - max) / sum of each row.
+template <typename Scalar>
+Matrix<Scalar> softmax(const Matrix<Scalar>& logits) {
+  Matrix<Scalar> p = (logits.colwise() - logits.rowwise().maxCoeff()).array().exp();
+  p.array().colwise() /= p.rowwise().sum().eval().array();
+  return p;
+}
+
+/// -log p[label], mean over rows.
+template <typename Scalar>
+Scalar mean_loss(const Matrix<Scalar>& p, const std::vector<std::int32_t>& labels) {
+  Scalar sum = 0;
+  for (Index i = 0; i < p.rows(); ++i) {
+    sum -= std::log(p(i, labels[static_cast<std::size_t>(i)]));
+  }
+  return sum / static_cast<Scalar>(p.rows());
+}
+
+}  // namespace
+
+template <typename Scalar>
+Matrix<Scalar> product(const Matrix<Scalar>& a, const Matrix<Scalar>& b) {
+  return a * b;
+}
+
+template <typename Scalar>
+ProductGradients<Scalar> product_backward(const Matrix<Scalar>& x, const Matrix<Scalar>& weight,
+                                          const Matrix<Scalar>& dy) {
+  return {dy * weight.transpose(), x.transpose() * dy};
+}
+
+template <typename Scalar>
+Matrix<Scalar> layer_norm(const Matrix<Scalar>& x, const Matrix<Scalar>& scale,
+                          const Matrix<Scalar>& bias) {
+  Matrix<Scalar> y = Normalised<Scalar>(x).z;
+  y.array().rowwise() *= scale.row(0).array();
+  y.rowwise() += bias.row(0);
+  return y;
+}
+
+template <typename Scalar>
+LayerNormGradients<Scalar> layer_norm_backward(const Matrix<Scalar>& x, const Matrix<Scalar>& scale,
+                                               const Matrix<Scalar>& dy) {
+  const Normalised<Scalar> n(x);
+  Matrix<Scalar> g = dy;
+  g.array().rowwise() *= scale.row(0).array();
+  const Matrix<Scalar> mean_g = g.rowwise().mean();
+  const Matrix<Scalar> mean_gz = g.cwiseProduct(n.z).rowwise().mean();
+  Matrix<Scalar> dx = g.colwise() - mean_g.col(0);
+  dx.array() -= n.z.array().colwise() * mean_gz.col(0).array();
+  dx.array().colwise() *= n.inverse.col(0).array();
+  return {dx, column_sums<Scalar>(dy.cwiseProduct(n.z)), column_sums(dy)};
+}
+
+template <typename Scalar>
+Matrix<Scalar> FeedForward<Scalar>::operator()(const Matrix<Scalar>& x) const {
+  Matrix<Scalar> hidden = layer_norm(x, scale, bias) * weight_in;
+  hidden.rowwise() += bias_in.row(0);
+  hidden = hidden.cwiseMax(Scalar(0));
+  Matrix<Scalar> y = hidden * weight_out;
+  y.rowwise() += bias_out.row(0);
+  return y;
+}
+
+template <typename Scalar>
+typename FeedForward<Scalar>::Gradients FeedForward<Scalar>::backward(
+    const Matrix<Scalar>& x, const Matrix<Scalar>& dy) const {
+  const Matrix<Scalar> normed = layer_norm(x, scale, bias);
+  Matrix<Scalar> hidden = normed * weight_in;
+  hidden.rowwise() += bias_in.row(0);
+  const Matrix<Scalar> slope = (hidden.array() > Scalar(0)).template cast<Scalar>();
+  hidden = hidden.cwiseMax(Scalar(0));
+  const Matrix<Scalar> dhidden = (dy * weight_out.transpose()).cwiseProduct(slope);
+  const Matrix<Scalar> dnormed = dhidden * weight_in.transpose();
+  const auto norm = layer_norm_backward(x, scale, dnormed);
+  Matrix<Scalar> y = hidden * weight_out;
+  y.rowwise() += bias_out.row(0);
+  return {y,
+          norm.dx,
+          norm.dscale,
+          norm.dbias,
+          normed.transpose() * dhidden,
+          column_sums(dhidden),
+          hidden.transpose() * dy,
+          column_sums(dy)};
+}
+
+template <typename Scalar>
+Matrix<Scalar> Attention<Scalar>::key_scale(const Matrix<Scalar>& key) const {
+  const auto width = static_cast<Scalar>(key.cols());
+  if (!shared) return Matrix<Scalar>::Constant(key.rows(), 1, 1 / std::sqrt(width));
+  return (key.rowwise().squaredNorm().array() + width * static_cast<Scalar>(key_epsilon)).rsqrt();
+}
+
+template <typename Scalar>
+Matrix<Scalar> Attention<Scalar>::weights(const Matrix<Scalar>& query,
+                                          const Matrix<Scalar>& key) const {
+  const Index T = query.rows();
+  Matrix<Scalar> score = query * key.transpose();
+  score.array().rowwise() *= key_scale(key).col(0).transpose().array();
+  if (shared) score.diagonal().setConstant(static_cast<Scalar>(self_score));
+  for (Index i = 0; i < T; ++i) {
+    for (Index j = 0; j < T; ++j) {
+      if (counts(i, j) == 0 || (causal && j > i)) {
+        score(i, j) = -std::numeric_limits<Scalar>::infinity();
+      }
+    }
+  }
+  Matrix<Scalar> p = (score.colwise() - score.rowwise().maxCoeff()).array().exp() * counts.array();
+  p.array().colwise() /= p.rowwise().sum().eval().array();
+  return p;
+}
+
+template <typename Scalar>
+typename Attention<Scalar>::Gradients Attention<Scalar>::backward(
+    const Matrix<Scalar>& query, const Matrix<Scalar>& key, const Matrix<Scalar>& value,
+    const Matrix<Scalar>& dout) const {
+  const Matrix<Scalar> p = weights(query, key), c = key_scale(key);
+  const Matrix<Scalar> out = p * value;
+  const Matrix<Scalar> delta = dout.cwiseProduct(out).rowwise().sum();
+  Matrix<Scalar> dscore = dout * value.transpose();
+  dscore.colwise() -= delta.col(0);
+  dscore.array() *= p.array();
+  if (shared) dscore.diagonal().setZero();  // that score is a constant
+  const auto scaled = [&](Matrix<Scalar> x) {
+    x.array().colwise() *= c.col(0).array();
+    return x;
+  };
+  Gradients gradients{out, dscore * scaled(key), scaled(dscore.transpose() * query),
+                      p.transpose() * dout};
+  if (shared) {  // through the length of the key, to which queries are not scaled
+    Matrix<Scalar> score = query * key.transpose();
+    score.array().rowwise() *= c.col(0).transpose().array();
+    const Matrix<Scalar> along =
+        dscore.cwiseProduct(score).colwise().sum().transpose().array() * c.array().square();
+    Matrix<Scalar> part = key;
+    part.array().colwise() *= along.col(0).array();
+    gradients.dquery += gradients.dkey - part;
+    gradients.dkey.resize(0, 0);
+  }
+  return gradients;
+}
+
+Matrix<double> counts_of(const AttentionPattern& pattern, Index length, const Bucket* buckets) {
+  std::vector<std::vector<Bucket>> rounds;
+  if (const auto* lsh = reformer::detail::hashed(pattern, length)) {
+    for (Index r = 0; r < lsh->num_hashes; ++r) {
+      rounds.emplace_back(buckets + r * length, buckets + (r + 1) * length);
+    }
+  }
+  return test::naive::pattern_counts(pattern, length, {}, rounds);
+}
+
+template <typename Scalar>
+Matrix<Scalar> SelfAttention<Scalar>::operator()(const Matrix<Scalar>& x) const {
+  const Matrix<Scalar> normed = layer_norm(x, scale, bias);
+  const Matrix<Scalar> q = normed * query, v = normed * value;
+  const Matrix<Scalar> k = key.size() > 0 ? normed * key : q;
+  const Index K = q.cols() / heads;
+  Matrix<Scalar> out(q.rows(), q.cols());
+  for (Index h = 0; h < heads; ++h) {
+    const Matrix<Scalar> p = attention[static_cast<std::size_t>(h)].weights(q.middleCols(h * K, K),
+                                                                            k.middleCols(h * K, K));
+    out.middleCols(h * K, K) = p * v.middleCols(h * K, K);
+  }
+  return out * output;
+}
+
+template <typename Scalar>
+typename SelfAttention<Scalar>::Gradients SelfAttention<Scalar>::backward(
+    const Matrix<Scalar>& x, const Matrix<Scalar>& dy) const {
+  const Matrix<Scalar> normed = layer_norm(x, scale, bias);
+  const bool separate = key.size() > 0;
+  const Matrix<Scalar> q = normed * query, v = normed * value;
+  const Matrix<Scalar> k = separate ? normed * key : q;
+  const Matrix<Scalar> dout = dy * output.transpose();
+  const Index K = q.cols() / heads;
+  Matrix<Scalar> out(q.rows(), q.cols()), dq(q.rows(), q.cols()), dk(q.rows(), q.cols()),
+      dv(q.rows(), q.cols());
+  for (Index h = 0; h < heads; ++h) {
+    const auto part = [&](const Matrix<Scalar>& m) -> Matrix<Scalar> {
+      return m.middleCols(h * K, K);
+    };
+    const auto& head = attention[static_cast<std::size_t>(h)];
+    const auto gradients = head.backward(part(q), part(k), part(v), part(dout));
+    out.middleCols(h * K, K) = gradients.out;
+    dq.middleCols(h * K, K) = gradients.dquery;
+    if (separate) dk.middleCols(h * K, K) = gradients.dkey;
+    dv.middleCols(h * K, K) = gradients.dvalue;
+  }
+  Matrix<Scalar> dnormed = dq * query.transpose() + dv * value.transpose();
+  Matrix<Scalar> dkey;
+  if (separate) {
+    dnormed += dk * key.transpose();
+    dkey = normed.transpose() * dk;
+  }
+  return {out * output,
+          layer_norm_backward(x, scale, dnormed).dx,
+          normed.transpose() * dq,
+          dkey,
+          normed.transpose() * dv,
+          out.transpose() * dy};
+}
+
+template <typename Scalar>
+Scalar Head<Scalar>::loss(const Matrix<Scalar>& x, const std::vector<std::int32_t>& labels) const {
+  Matrix<Scalar> logits = layer_norm(x, scale, bias) * weight;
+  logits.rowwise() += bias_out.row(0);
+  return mean_loss(softmax(logits), labels);
+}
+
+template <typename Scalar>
+typename Head<Scalar>::Gradients Head<Scalar>::backward(
+    const Matrix<Scalar>& x, const std::vector<std::int32_t>& labels) const {
+  const Matrix<Scalar> normed = layer_norm(x, scale, bias);
+  Matrix<Scalar> logits = normed * weight;
+  logits.rowwise() += bias_out.row(0);
+  Matrix<Scalar> dlogits = softmax(logits);
+  const Scalar loss = mean_loss(dlogits, labels);
+  for (Index i = 0; i < x.rows(); ++i) dlogits(i, labels[static_cast<std::size_t>(i)]) -= 1;
+  dlogits /= static_cast<Scalar>(x.rows());
+  const Matrix<Scalar> dnormed = dlogits * weight.transpose();
+  return {loss, layer_norm_backward(x, scale, dnormed).dx, normed.transpose() * dlogits,
+          column_sums(dlogits)};
+}
+
+#define REFORMER_INSTANTIATE(Scalar)                                                               \
+  template Matrix<Scalar> product(const Matrix<Scalar>&, const Matrix<Scalar>&);                   \
+  template ProductGradients<Scalar> product_backward(const Matrix<Scalar>&, const Matrix<Scalar>&, \
+                                                     const Matrix<Scalar>&);                       \
+  template Matrix<Scalar> layer_norm(const Matrix<Scalar>&, const Matrix<Scalar>&,                 \
+                                     const Matrix<Scalar>&);                                       \
+  template LayerNormGradients<Scalar> layer_norm_backward(                                         \
+      const Matrix<Scalar>&, const Matrix<Scalar>&, const Matrix<Scalar>&);                        \
+  template struct FeedForward<Scalar>;                                                             \
+  template struct Attention<Scalar>;                                                               \
+  template struct SelfAttention<Scalar>;                                                           \
+  template struct Head<Scalar>;
+REFORMER_INSTANTIATE(float)
+REFORMER_INSTANTIATE(double)
+#undef REFORMER_INSTANTIATE
+
+}  // namespace reformer::bench::naive

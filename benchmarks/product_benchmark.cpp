@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+// Products with a weight, as the branches do them: x W; and with dy W^T and dW += x^T dy.
+#include "naive.hpp"
+#include "support.hpp"
+
+namespace reformer::bench {
+namespace {
+
+struct Sizes {
+  Index rows, in, out;
+};
+
+/// 2 FLOP for each of rows x in x out; three products with gradients.
+Work work(const Sizes& s, bool backward) {
+  const auto floats = [](Index count) { return 4.0 * static_cast<double>(count); };
+  const double x = floats(s.rows * s.in), y = floats(s.rows * s.out), w = floats(s.in * s.out);
+  return {2.0 * static_cast<double>(s.rows * s.in * s.out) * (backward ? 3 : 1), 0,
+          backward ? 3 * x + 2 * y + 4 * w : x + y + w};
+}
+
+void multiply_into(Workspace& workspace, const Matrix<float>& a, const Matrix<float>& weight,
+                   Orientation orientation, Matrix<float>& c) {
+  Scratch scratch(workspace);
+  const PackedWeight<float> packed(scratch, workspace, view(weight), orientation);
+  parallel_product(
+      workspace, view(a), packed,
+      [&](Index i, Index j, Index m, Index n, int) {
+        return view(c).middle_rows(i, m).middle_columns(j, n);
+      },
+      [](const auto&...) {});
+}
+
+void product(Run& run, const Sizes& s, bool backward) {
+  const auto x = random_matrix(s.rows, s.in, 1), weight = random_matrix(s.in, s.out, 2);
+  const auto dy = random_matrix(s.rows, s.out, 3);
+  Matrix<float> y(s.rows, s.out), dx(s.rows, s.in), dweight = Matrix<float>::Zero(s.in, s.out);
+  Workspace workspace(run.threads());
+  const auto operation = [&] {
+    multiply_into(workspace, x, weight, Orientation::natural, y);
+    if (!backward) return;
+    multiply_into(workspace, dy, weight, Orientation::transposed, dx);
+    accumulate_weight_gradient<float>(workspace, view(x), view(dy), view(dweight));
+  };
+  if (run.must_verify()) {
+    operation();
+    const Matrix<double> xd = x.cast<double>(), wd = weight.cast<double>();
+    run.verify("y", span_of(y), naive::product(xd, wd));
+    if (backward) {
+      const auto expected = naive::product_backward<double>(xd, wd, dy.cast<double>());
+      run.verify("dx", span_of(dx), expected.dx);
+      run.verify("dW", span_of(dweight), expected.dweight);
+    }
+  }
+  run.measure(work(s, backward), &workspace, operation);
+}
+
+void naive_product(Run& run, const Sizes& s, bool backward) {
+  const auto x = random_matrix(s.rows, s.in, 1), weight = random_matrix(s.in, s.out, 2);
+  const auto dy = random_matrix(s.rows, s.out, 3);
+  run.measure(work(s, backward), nullptr, [&] {
+    benchmark::DoNotOptimize(naive::product(x, weight).data());
+    if (!backward) return;
+    benchmark::DoNotOptimize(naive::product_backward(x, weight, dy).dx.data());
+  });
+}
+
+const Registration registration([] {
+  const auto cases = [](Selection from, const Sizes& s) {
+    for (const bool backward : {false, true}) {
+      Case which{"product",
+                 "reformer",
+                 backward ? forward_backward : forward,
+                 {{"rows", s.rows}, {"in", s.in}, {"out", s.out}}};
+      for (const int threads : one_and_all_threads()) {
+        which.threads = threads;
+        add(from, which, [=](Run& run) { product(run, s, backward); });
+      }
+      which.variant = "naive";
+      add(from, which, [=](Run& run) { naive_product(run, s, backward); });
+    }
+  };
+  cases(Selection::check, {100, 64, 256});
+  cases(Selection::quick, {512, 512, 512});
+  cases(Selection::quick, {4096, 512, 2048});
+  cases(Selection::all, {64, 512, 64});
+  cases(Selection::all, {2048, 2048, 2048});
+});
+
+}  // namespace
+}  // namespace reformer::bench
