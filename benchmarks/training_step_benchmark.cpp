@@ -159,16 +159,29 @@ const Registration registration([] {
   constexpr auto check = Selection::check, quick = Selection::quick, all = Selection::all;
   constexpr auto gradients = What::gradients;
 
-  for (const Index rounds : {0, 2}) {
-    const Sizes tiny{.length = 200,
-                     .depth = 2,
-                     .batch = 2,
-                     .width = 32,
-                     .rounds = rounds,
-                     .chunk = 16,
-                     .head_width = 16};
+  // A little of everything that the report is made of.
+  for (const Index rounds : {0, 1, 2}) {
+    Sizes tiny{.length = 200,
+               .depth = 1,
+               .batch = 2,
+               .width = 32,
+               .rounds = rounds,
+               .chunk = 16,
+               .head_width = 16};
     for (const What what : {What::forward, gradients, What::full}) step(check, tiny, what);
     for (const int threads : one_and_all_threads()) step(check, tiny, gradients, threads);
+    for (const Index depth : {2, 3}) {
+      tiny.depth = depth;
+      step(check, tiny, gradients);
+    }
+    tiny.depth = 1;
+    for (const Index length : {100, 400}) {
+      tiny.length = length;
+      for (const Index batch : {2, 400 / static_cast<int>(length)}) {
+        tiny.batch = batch;
+        step(check, tiny, gradients);
+      }
+    }
   }
 
   // Over length; one thread; forward only; with optimiser.

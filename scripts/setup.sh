@@ -16,6 +16,7 @@
   test_packages=(libgtest-dev)
   trainer_packages=(zlib1g-dev libzip-dev nlohmann-json3-dev libcli11-dev libfmt-dev)
   benchmark_packages=(libbenchmark-dev)
+  report_packages=(python3 gnuplot-nox)
   clang_packages=(clang libomp-dev)
   format_packages=(clang-format)
 }
@@ -32,7 +33,8 @@ is_present() {
   case $1 in
     g++) have "${CXX:-c++}" || have g++ ;;
     make) have make || have ninja ;;
-    cmake | clang | clang-format) have "$1" ;;
+    cmake | clang | clang-format | python3) have "$1" ;;
+    gnuplot-nox) have gnuplot ;;
     *) [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]] ;;
   esac
 }
