@@ -79,7 +79,7 @@ const Registration registration([] {
       add(from, which, [=](Run& run) { naive_product(run, s, backward); });
     }
   };
-  cases(Selection::check, {100, 64, 256});
+  cases(Selection::check, {600, 64, 256});
   cases(Selection::quick, {512, 512, 512});
   cases(Selection::quick, {4096, 512, 2048});
   cases(Selection::all, {64, 512, 64});

@@ -58,10 +58,10 @@ double best_time(int calls, const F& f) {
   return best;
 }
 
-double measure_fma_peak(int threads) {
+double measure_fma_peak(int threads, int calls) {
   constexpr Index rounds = 2'000'000, chains = 12;
   std::vector<float> sink(static_cast<std::size_t>(threads) * 64);
-  const double seconds = best_time(12, [&] {
+  const double seconds = best_time(calls, [&] {
     parallel_for(threads, threads, [&](Index task, int) {
       simd::Packet<float> sums[chains];
       for (Index c = 0; c < chains; ++c) sums[c] = simd::set(static_cast<float>(c));
@@ -90,12 +90,6 @@ double measure_memory_bandwidth(int threads) {
     benchmark::DoNotOptimize(array.data());
   });
   return 2.0 * static_cast<double>(sizeof(float) * array.size()) / seconds;
-}
-
-template <typename Measure>
-double once_for(std::map<int, double>& known, int threads, const Measure& measure) {
-  const auto found = known.find(threads);
-  return found != known.end() ? found->second : known[threads] = measure(threads);
 }
 
 std::string in_words(double seconds) {
@@ -143,12 +137,15 @@ class Progress : public benchmark::BenchmarkReporter {
 
 double fma_peak(int threads) {
   static std::map<int, double> known;
-  return once_for(known, threads, measure_fma_peak);
+  double& peak = known[threads];
+  return peak = std::max(peak, measure_fma_peak(threads, peak == 0 ? 12 : 3));
 }
 
 double memory_bandwidth(int threads) {
   static std::map<int, double> known;
-  return once_for(known, threads, measure_memory_bandwidth);
+  double& bandwidth = known[threads];
+  if (bandwidth == 0) bandwidth = measure_memory_bandwidth(threads);
+  return bandwidth;
 }
 
 double resident_bytes() {
@@ -194,8 +191,8 @@ void Run::verify(bool condition, const std::string& what) const {
 void Run::measure(const Work& work, const Workspace* workspace,
                   const std::function<void()>& operation) {
   const double peak = fma_peak(case_.threads), bandwidth = memory_bandwidth(case_.threads);
-  constexpr double minutes = 120;  // a run this long is its own warm-up
-  if (case_.seconds < minutes) operation();
+  constexpr double minute = 60;  // a run this long is its own warm-up
+  if (case_.seconds < minute) operation();
   std::vector<double> times;
   for ([[maybe_unused]] auto _ : state_) {
     const auto start = Clock::now();
@@ -246,8 +243,10 @@ void add(Selection from, const Case& which, const std::function<void(Run&)>& bod
       });
   registered->UseManualTime()->Unit(benchmark::kMillisecond);
   if (which.seconds > 0) {
-    constexpr double budget = 10;
-    registered->Iterations(std::clamp<Index>(std::lround(budget / which.seconds), 1, 5));
+    const bool is_short = program().selection != Selection::all;
+    const double budget = is_short ? 3 : 10;
+    const Index most = is_short ? 3 : 5;
+    registered->Iterations(std::clamp<Index>(std::lround(budget / which.seconds), 1, most));
   } else {
     registered->MinTime(program().selection == Selection::check ? 0.001 : 0.2);
   }
@@ -292,6 +291,10 @@ int run_all(int argc, char** argv) {
                                                     ".", EIGEN_MINOR_VERSION));
   benchmark::AddCustomContext("version", REFORMER_VERSION_STRING);
   benchmark::AddCustomContext("threads", std::to_string(default_threads()));
+  for (const int threads : one_and_all_threads()) {  // now: their arrays are not a case's memory
+    fma_peak(threads);
+    memory_bandwidth(threads);
+  }
   Progress progress;
   if (benchmark::RunSpecifiedBenchmarks(&progress) == 0) {
     std::cerr << "error: no case was run\n";

@@ -24,11 +24,11 @@ namespace reformer::bench {
 enum class Selection { check, quick, all };
 
 /// FLOP per second of fused multiply-adds on registers only: nothing can exceed it here. Measured
-/// once in a process for each number of threads.
+/// again by each call; the best of the process so far.
 double fma_peak(int threads);
 
 /// Bytes per second of an update in place of an array far larger than caches, read and write
-/// counted. Measured once in a process for each number of threads.
+/// counted. Measured by the first call.
 double memory_bandwidth(int threads);
 
 /// What one run must do at least. Formulas in docs/benchmarks.md.

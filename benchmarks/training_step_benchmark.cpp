@@ -69,32 +69,40 @@ Tokens tokens_of(Index batch, Index length, Index vocabulary) {
   return tokens;
 }
 
-/// The loss must fall along its gradient g as fast as |g| says. All parameters and every gradient
-/// take part; a hash that changes on the way makes the comparison a little inexact.
-void verify(const Run& run, Model<float>& model, Workspace& workspace, const Sizes& s) {
-  const Tokens tokens = tokens_of(1, std::min<Index>(s.length, 512), s.vocabulary);
+/// How the model hangs together, on at most two layers and a short sequence: along the gradient of
+/// each parameter, the loss must change as fast as the gradient's norm says. With exact attention,
+/// because a hash that changes on the way makes the loss jump; that of LSH attention is verified by
+/// its own cases. Relu bends the loss a little.
+void verify(const Run& run, const Sizes& s) {
+  ModelConfig config = config_of(s);
+  config.layers.assign(static_cast<std::size_t>(std::min<Index>(s.depth, 2)),
+                       ExactPattern{.shared_query_key = s.rounds > 0});
+  Model<float> model(config);
+  model.initialize(1, {.weights = 0.05, .embedding = 0.5, .axial_positions = 0.5});
+  Workspace workspace(run.threads());
+  const Tokens tokens = tokens_of(2, 50, s.vocabulary);
   const Tokens labels = next_token_labels(tokens);
   const RunOptions options{.key = {1, 1}, .training = true};
-  const float scale = 1 / static_cast<float>(tokens.size() - 1);
   model.zero_gradients();
-  const Loss loss = model.loss_and_gradients(workspace, tokens, labels, scale, options);
+  const Loss loss = model.loss_and_gradients(workspace, tokens, labels, 1.0F / 98, options);
   run.verify(std::isfinite(loss.sum), "the loss is not finite");
   run.verify(model.loss(workspace, tokens, labels, options).sum == loss.sum,
              "the loss with gradients differs from that without");
-  const double norm = global_gradient_norm(workspace, model);
-  const double step = 2e-3 * loss.mean() / norm;  // along g / |g|
-  const auto move = [&](double by) {
-    model.for_each_parameter([&](Parameter<float>& p) {
-      simd::add_scaled(p.size(), static_cast<float>(by / norm), p.gradient.data(), p.value.data());
-    });
-    return model.loss(workspace, tokens, labels, options).mean();
-  };
-  const double above = move(step), below = move(-2 * step);
-  move(step);
-  const double slope = (above - below) / (2 * step);
-  run.verify(std::abs(slope - norm) < 0.02 * norm,
-             detail::join("the loss changes along its gradient by ", slope,
-                          ", the norm of the gradient is ", norm));
+  model.for_each_parameter([&](Parameter<float>& p) {
+    const auto norm = static_cast<double>(p.gradient.norm());
+    run.verify(norm > 0, "the gradient of " + p.name + " is zero");
+    const Matrix<float> kept = p.value;
+    const double step = 1e-4 * loss.mean() / norm;  // along g / |g|
+    const auto loss_at = [&](double by) {
+      p.value = kept + static_cast<float>(by / norm) * p.gradient;
+      return model.loss(workspace, tokens, labels, options).mean();
+    };
+    const double slope = (loss_at(step) - loss_at(-step)) / (2 * step);
+    p.value = kept;
+    run.verify(std::abs(slope - norm) < 0.05 * norm,
+               detail::join("the loss changes along the gradient of ", p.name, " by ", slope,
+                            ", the norm of the gradient is ", norm));
+  });
 }
 
 void training_step(Run& run, const Sizes& s, What what) {
@@ -114,10 +122,7 @@ void training_step(Run& run, const Sizes& s, What what) {
   const Tokens labels = next_token_labels(tokens);
   const float scale = 1 / static_cast<float>(s.batch * (s.length - 1));
   Workspace workspace(run.threads());
-  if (run.must_verify()) {
-    Workspace other(run.threads());
-    verify(run, model, other, s);
-  }
+  if (run.must_verify()) verify(run, s);
   reset_peak_resident();
   std::optional<Adam<float>> adam;
   if (what == What::full) adam.emplace().allocate(model);
@@ -186,7 +191,7 @@ const Registration registration([] {
 
   // Over length; one thread; forward only; with optimiser.
   for (const Index length : {1024, 4096, 16384}) step(quick, {.length = length}, gradients);
-  for (const Index length : {65536, 262144, 1048576}) step(all, {.length = length}, gradients);
+  for (const Index length : {65536, 262144}) step(all, {.length = length}, gradients);
   for (const Index length : {1024, 4096}) step(quick, {.length = length}, gradients, 1);
   step(all, {.length = 16384}, gradients, 1);
   step(quick, {}, What::forward);
