@@ -2,6 +2,7 @@
 /// Training steps of the model: the same bits on any number of threads and with any memory budget,
 /// and memory that does not grow with depth.
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <cmath>
 #include <limits>
@@ -16,6 +17,15 @@
 #include "support/compare.hpp"
 #include "support/errors.hpp"
 #include "support/random_data.hpp"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1  // what gcc defines
+#endif
+#endif
+#ifdef __SANITIZE_ADDRESS__
+extern "C" std::size_t __sanitizer_get_current_allocated_bytes();  // gcc lacks the header
+#endif
 
 namespace reformer::test {
 namespace {
@@ -317,6 +327,52 @@ TEST(TrainingStep, StoresWhatSavesMostForEachByte) {
   EXPECT_EQ(plan(context + half).stored, context + half);
   expected[1].feed_forward_input = expected[2].feed_forward_input = true;
   EXPECT_EQ(plan(context + 3 * half).storage, expected);
+}
+
+/// Bytes that are allocated now, by the allocator's own count.
+std::size_t heap_bytes() {
+#ifdef __SANITIZE_ADDRESS__
+  return __sanitizer_get_current_allocated_bytes();
+#else
+  const auto info = ::mallinfo2();
+  return info.uordblks + info.hblkhd;
+#endif
+}
+
+TEST(TrainingStep, AllocatesWhatIsPlanned) {
+  ModelConfig config = busy_config();
+  config.width = 64;
+  config.positions = AxialPositions{{32, 32}, {16, 48}};
+  config.layers = {LocalPattern{16, 1, 0, false}, LshPattern{16, 1, 0, 16, {8, 4}}};
+  const Index batch = 2, length = 1000;
+  const Tokens tokens = random_tokens(batch, length, config.vocabulary, 2);
+  const Tokens labels = next_token_labels(tokens);
+  parallel_for(2, 2, [](Index, int) {});  // OpenMP's own memory
+
+  const std::size_t before = heap_bytes();
+  Model<float> model(config);
+  model.zero_gradients();
+  Adam<float> adam;
+  const MemoryPlan plan = model.plan(batch, length, 2);
+  {
+    Workspace workspace(2);
+    model.loss_and_gradients(workspace, tokens, labels, 1e-3F, {.training = true});
+    EXPECT_EQ(workspace.peak_bytes(), plan.scratch);
+    adam.step(workspace, model, 1e-3);
+  }
+  const std::size_t kept = heap_bytes() - before;
+
+  const std::size_t planned =
+      plan.total() - plan.scratch + Adam<float>::state_bytes(model.num_parameters());
+  // Every category is larger than the difference that is allowed, for names, lists and the
+  // allocator's rounding to pages.
+  const std::size_t allowed = 100'000;
+  for (const std::size_t part :
+       {plan.parameters, plan.gradients, plan.residual_halves, plan.bucket_ids}) {
+    EXPECT_GT(part, allowed);
+  }
+  EXPECT_GE(kept, planned);
+  EXPECT_LE(kept, planned + allowed);
 }
 
 }  // namespace
