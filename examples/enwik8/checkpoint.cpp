@@ -17,7 +17,7 @@
 #include <system_error>
 #include <utility>
 
-#include "atomic_file.hpp"
+#include "reformer/io/atomic_file.hpp"
 
 namespace enwik8 {
 namespace {
@@ -128,7 +128,7 @@ void save_checkpoint(const fs::path& path, const json& state,
   std::string start(magic);
   append_number(start, crc_of(checked.data(), checked.size()));
 
-  AtomicFile file(path);
+  reformer::AtomicFile file(path);
   file.write(start + checked);
   for (const NamedTensor& tensor : tensors) {
     file.write(

@@ -12,7 +12,7 @@
 #include <system_error>
 #include <utility>
 
-#include "atomic_file.hpp"
+#include "reformer/io/atomic_file.hpp"
 
 namespace enwik8 {
 namespace {
@@ -63,7 +63,7 @@ MetricsWriter::MetricsWriter(MetricsWriter&& other) noexcept
     : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
 
 MetricsWriter MetricsWriter::start(const fs::path& path, const json& header) {
-  write_file_atomically(path, line_of(header));
+  reformer::write_file_atomically(path, line_of(header));
   return MetricsWriter(path);
 }
 
@@ -92,7 +92,7 @@ MetricsWriter MetricsWriter::resume(const fs::path& path, const json& header, st
   if (file.bad()) {
     throw std::runtime_error(fmt::format("cannot read '{}'", path.string()));
   }
-  write_file_atomically(path, kept);
+  reformer::write_file_atomically(path, kept);
   return MetricsWriter(path);
 }
 

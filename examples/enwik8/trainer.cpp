@@ -20,12 +20,12 @@
 #include <utility>
 #include <vector>
 
-#include "atomic_file.hpp"
 #include "checkpoint.hpp"
 #include "corpus.hpp"
 #include "metrics.hpp"
 #include "model_io.hpp"
 #include "options.hpp"
+#include "output_folder.hpp"
 #include "pace.hpp"
 #include "progress.hpp"
 #include "reformer/training/clipping.hpp"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "enwik8/atomic_file.hpp"
+#include "reformer/io/atomic_file.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -8,9 +8,10 @@
 #include <csignal>
 #include <string>
 
-#include "examples/support.hpp"
+#include "support/errors.hpp"
+#include "support/files.hpp"
 
-namespace enwik8::test {
+namespace reformer::test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -45,7 +46,7 @@ TEST(AtomicFile, WritesAndReplaces) {
   EXPECT_EQ(read_file(folder / "a"), "first") << "nothing is visible before commit";
   file.commit();
   EXPECT_EQ(read_file(folder / "a"), "second");
-  EXPECT_EQ(folder.names(), (Strings{"a"}));
+  EXPECT_EQ(folder.names(), (std::vector<std::string>{"a"}));
 }
 
 TEST(AtomicFile, LeavesNothingWithoutCommit) {
@@ -53,7 +54,7 @@ TEST(AtomicFile, LeavesNothingWithoutCommit) {
   write_file(folder / "a", "old");
   { AtomicFile(folder / "a").write(std::string_view("new")); }
   EXPECT_EQ(read_file(folder / "a"), "old");
-  EXPECT_EQ(folder.names(), (Strings{"a"}));
+  EXPECT_EQ(folder.names(), (std::vector<std::string>{"a"}));
 }
 
 TEST(AtomicFile, ReplacesTheTemporaryOfAKilledRun) {
@@ -77,7 +78,7 @@ TEST(AtomicFile, KeepsThePreviousFileWhenTheDiskIsFull) {
   EXPECT_TRUE(contains(message, "cannot write '" + (folder / "a").string() + "': File too large"));
   EXPECT_TRUE(contains(message, "the previous file is unchanged"));
   EXPECT_EQ(read_file(folder / "a"), "old");
-  EXPECT_EQ(folder.names(), (Strings{"a"}));
+  EXPECT_EQ(folder.names(), (std::vector<std::string>{"a"}));
 }
 
 TEST(AtomicFile, SaysWhenTheFolderIsMissing) {
@@ -86,38 +87,16 @@ TEST(AtomicFile, SaysWhenTheFolderIsMissing) {
                        "no/a': No such file or directory"));
 }
 
-TEST(PrepareOutputFolder, CreatesParentsAndLeavesNothing) {
-  const TemporaryFolder folder;
-  prepare_output_folder(folder / "a/b");
-  EXPECT_TRUE(fs::is_empty(folder / "a/b"));
-  prepare_output_folder(folder / "a/b");
-}
-
-TEST(PrepareOutputFolder, SaysWhatIsInTheWay) {
-  const TemporaryFolder folder;
-  write_file(folder / "file", "x");
-  EXPECT_TRUE(
-      contains(message_of<std::runtime_error>([&] { prepare_output_folder(folder / "file"); }),
-               "file': it exists and is not a folder"));
-  EXPECT_TRUE(
-      contains(message_of<std::runtime_error>([&] { prepare_output_folder(folder / "file/sub"); }),
-               "file/sub': Not a directory"));
-  EXPECT_EQ(read_file(folder / "file"), "x");
-}
-
-TEST(PrepareOutputFolder, RefusesAFolderThatIsNotWritable) {
+TEST(AtomicFile, SaysWhenTheFolderIsClosed) {
   if (::geteuid() == 0) {
     GTEST_SKIP() << "root may write everywhere";
   }
   const TemporaryFolder folder;
   fs::create_directory(folder / "closed");
   fs::permissions(folder / "closed", fs::perms::owner_read | fs::perms::owner_exec);
-  EXPECT_TRUE(
-      contains(message_of<std::runtime_error>([&] { prepare_output_folder(folder / "closed"); }),
-               "closed': Permission denied"));
   EXPECT_TRUE(contains(message_of<std::runtime_error>([&] { AtomicFile(folder / "closed/a"); }),
                        "closed/a': Permission denied"));
 }
 
 }  // namespace
-}  // namespace enwik8::test
+}  // namespace reformer::test

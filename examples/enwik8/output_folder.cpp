@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+#include "output_folder.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+namespace enwik8 {
+
+namespace fs = std::filesystem;
+
+void prepare_output_folder(const fs::path& folder) {
+  const auto fail = [&](const std::string& reason) {
+    throw std::runtime_error(
+        fmt::format("cannot write to output folder '{}': {}", folder.string(), reason));
+  };
+  std::error_code error;
+  fs::create_directories(folder, error);
+  std::error_code ignored;
+  if (fs::exists(folder, ignored) && !fs::is_directory(folder, ignored)) {
+    fail("it exists and is not a folder");
+  }
+  if (error) {
+    fail(error.message());
+  }
+  const fs::path probe = folder / ".write_probe";
+  const int descriptor = ::open(probe.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (descriptor < 0) {
+    fail(std::generic_category().message(errno));
+  }
+  ::close(descriptor);
+  ::unlink(probe.c_str());
+}
+
+}  // namespace enwik8
