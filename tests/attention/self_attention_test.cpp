@@ -168,8 +168,14 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
 
 std::vector<AttentionPattern> patterns() {
   return {
-      LshPattern{4, 1, 0, 2, {4}},  LshPattern{8, 1, 1, 1, {}},  LshPattern{5, 1, 0, 3, {2, 4}},
-      LocalPattern{4, 1, 0, false}, LocalPattern{8, 1, 1, true}, ExactPattern{false},
+      LshPattern{4, 1, 0, 2, {4}},
+      LshPattern{8, 1, 1, 1, {}},
+      LshPattern{5, 1, 0, 3, {2, 4}},
+      LshPattern{4, 1, 0, 2, {4}, /*sort_padding=*/true},
+      LshPattern{4, 1, 1, 1, {}, /*sort_padding=*/true},
+      LocalPattern{4, 1, 0, false},
+      LocalPattern{8, 1, 1, true},
+      ExactPattern{false},
       ExactPattern{true},
   };
 }

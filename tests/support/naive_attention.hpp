@@ -82,16 +82,17 @@ inline Counts chunk_counts(Index length, Index chunk_length, Index chunks_before
   return counts;
 }
 
-/// LSH attention: tokens of each round sorted by (bucket, position), padding left out.
+/// LSH attention: tokens of each round sorted by (bucket, position), padding left out or at the
+/// end.
 /// @param buckets  one list `[T]` for each round
 inline Counts bucket_counts(const std::vector<std::vector<Bucket>>& buckets, const Rules& rules,
-                            Index chunk_length, Index chunks_before, Index chunks_after) {
+                            const LshPattern& lsh) {
   const auto length = static_cast<Index>(buckets.at(0).size());
   std::vector<std::vector<Index>> order;
   for (const auto& round : buckets) {
     std::vector<Index> tokens;
     for (Index t = 0; t < length; ++t) {
-      if (rules.real(t)) tokens.push_back(t);
+      if (lsh.sort_padding || rules.real(t)) tokens.push_back(t);
     }
     std::stable_sort(tokens.begin(), tokens.end(), [&](Index s, Index t) {
       return round[static_cast<std::size_t>(s)] < round[static_cast<std::size_t>(t)];
@@ -99,7 +100,7 @@ inline Counts bucket_counts(const std::vector<std::vector<Bucket>>& buckets, con
     order.push_back(tokens);
   }
   Counts counts = Counts::Zero(length, length);
-  count_chunks(order, chunk_length, chunks_before, chunks_after, true, counts);
+  count_chunks(order, lsh.chunk_length, lsh.chunks_before, lsh.chunks_after, true, counts);
   return counts;
 }
 
@@ -112,7 +113,7 @@ inline Counts pattern_counts(const AttentionPattern& pattern, Index length, cons
                         local->circular);
   }
   if (const auto* lsh = std::get_if<LshPattern>(&pattern); lsh && length > lsh->chunk_length) {
-    return bucket_counts(buckets, rules, lsh->chunk_length, lsh->chunks_before, lsh->chunks_after);
+    return bucket_counts(buckets, rules, *lsh);
   }
   return all_counts(length);
 }

@@ -94,8 +94,7 @@ MultiHead<Scalar> group_of(Workspace& workspace, Scratch& scratch, const Tensor<
   if (const auto* lsh = hashed(options.pattern, group.length)) {
     group.order =
         scratch.take<std::int32_t>(group.batch * group.heads * lsh->num_hashes * group.length);
-    order_by_bucket(workspace, group, num_buckets(bucket_factors(*lsh, group.length)),
-                    buckets.data());
+    order_by_bucket(workspace, group, num_sorted_buckets(*lsh, group.length), buckets.data());
   }
   return group;
 }

@@ -181,11 +181,11 @@ void hash_heads(Workspace& workspace, const MatrixView<const Scalar>& x, Index b
   });
 }
 
-/// Stable counting sort: positions ordered by (bucket, position), without those in the padding
-/// bucket.
-/// @param buckets  `[T]`
-/// @param counts   scratch, `[N + 1]`
-/// @param order    written; as long as there are tokens outside the padding bucket
+/// Stable counting sort: positions ordered by (bucket, position), without those in bucket
+/// `num_buckets`, which is the padding's when there are N.
+/// @param buckets  `[T]`, at most `num_buckets`
+/// @param counts   scratch, `[num_buckets + 1]`
+/// @param order    written; as long as there are tokens in the other buckets
 inline void sort_by_bucket(std::span<const Bucket> buckets, Index num_buckets, std::int32_t* counts,
                            std::int32_t* order) {
   std::fill_n(counts, num_buckets + 1, 0);

@@ -42,10 +42,10 @@ struct MultiHead {
 
 namespace detail {
 
-/// Tokens of sequence b that take part in hashing: padding stays outside.
+/// Slots of a round of sequence b: its tokens, without padding unless that is sorted too.
 template <typename Scalar>
 Index slots_of(const MultiHead<Scalar>& group, Index b) {
-  if (group.is_real.empty()) return group.length;
+  if (group.is_real.empty() || sorts_padding(*group.pattern)) return group.length;
   const auto* real = group.is_real.data() + b * group.length;
   return std::accumulate(real, real + group.length, Index{0},
                          [](Index n, std::uint8_t r) { return n + (r != 0 ? 1 : 0); });
@@ -67,8 +67,9 @@ AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index
   head.shared = shares_query_key(*group.pattern);
   head.key_scale = head.shared ? group.key_scale + row : nullptr;
   head.order = hashed_order ? group.order + row * group.rounds() : nullptr;
-  // Padding is outside the order of a hashed head.
-  head.is_real = hashed_order || group.is_real.empty() ? nullptr : group.is_real.data() + b * T;
+  // Padding that is outside the order of a hashed head needs no mask.
+  const bool left_out = hashed_order && !sorts_padding(*group.pattern);
+  head.is_real = left_out || group.is_real.empty() ? nullptr : group.is_real.data() + b * T;
   head.first_block = static_cast<std::uint64_t>(
       ((group.first_sequence + b) * group.all_heads + group.first_head + h) * max_blocks);
   head.slots = slots;
@@ -164,7 +165,8 @@ class ThreadTiles {
 }  // namespace detail
 
 /// Positions sorted by bucket, for every head and round of the group.
-/// @param buckets  `[B, H, R, T]`
+/// @param num_buckets  those whose tokens have a place in the order, see `num_sorted_buckets`
+/// @param buckets      `[B, H, R, T]`
 template <typename Scalar>
 void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, Index num_buckets,
                      const Bucket* buckets) {

@@ -25,6 +25,10 @@ struct LshPattern {
   /// Factors of the number of buckets, each even; empty: `automatic_num_buckets` of the length at
   /// hand.
   std::vector<Index> num_buckets = {};
+  /// Padding stays in the sorted order, as one more bucket behind all others, and takes up chunks
+  /// of the ring, as in HuggingFace; otherwise it is left out of the order. No real token attends
+  /// to it either way, but what real tokens see at the ends of a round depends on it.
+  bool sort_padding = false;
 };
 
 /// Attention within chunks of the sequence and their neighbours, with separate queries and keys.
@@ -53,6 +57,12 @@ inline const LshPattern* hashed(const AttentionPattern& pattern, Index length) {
   return lsh != nullptr && length > lsh->chunk_length ? lsh : nullptr;
 }
 
+/// Whether padding has a place in the order, when there is one.
+inline bool sorts_padding(const AttentionPattern& pattern) {
+  const auto* lsh = std::get_if<LshPattern>(&pattern);
+  return lsh != nullptr && lsh->sort_padding;
+}
+
 }  // namespace detail
 
 /// Whether queries are keys.
@@ -65,6 +75,11 @@ inline bool shares_query_key(const AttentionPattern& pattern) {
 inline std::vector<Index> bucket_factors(const LshPattern& lsh, Index length) {
   return lsh.num_buckets.empty() ? automatic_num_buckets(length, lsh.chunk_length)
                                  : lsh.num_buckets;
+}
+
+/// Buckets whose tokens have a place in the sorted order.
+inline Index num_sorted_buckets(const LshPattern& lsh, Index length) {
+  return num_buckets(bucket_factors(lsh, length)) + (lsh.sort_padding ? 1 : 0);
 }
 
 inline Window window_of(const LshPattern& lsh) {

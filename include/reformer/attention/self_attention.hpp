@@ -94,6 +94,15 @@ class SelfAttention {
     rotations_ = rotations;
   }
 
+  /// Fixes the number of buckets, in factors, where the pattern leaves it to the length.
+  /// @throw std::invalid_argument if the layer does not hash or the factors are not possible
+  void set_num_buckets(const std::vector<Index>& factors) {
+    auto* lsh = std::get_if<LshPattern>(&config_.pattern);
+    check(lsh != nullptr, "SelfAttention", "num_buckets is given to a layer that does not hash");
+    check_buckets("SelfAttention", factors);
+    lsh->num_buckets = factors;
+  }
+
   /// y += f(x)
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
@@ -208,7 +217,7 @@ class SelfAttention {
         scratch.per_thread<Scalar>(detail::tile_rows * D);
       });
       if (lsh != nullptr) {
-        const Index n = num_buckets(bucket_factors(*lsh, length));
+        const Index n = num_sorted_buckets(*lsh, length);
         const Index columns = lsh->num_hashes * rotation_columns(bucket_factors(*lsh, length));
         scratch.take<std::int32_t>(statistics * lsh->num_hashes);
         if (!keep_buckets) scratch.take<Bucket>(statistics * lsh->num_hashes);
@@ -399,7 +408,7 @@ class SelfAttention {
                          all.middle_rows(arrays.first_head * K(), arrays.heads * K()), factors,
                          buckets);
     }
-    order_by_bucket(pass.workspace, arrays, num_buckets(factors), buckets);
+    order_by_bucket(pass.workspace, arrays, num_sorted_buckets(*lsh, T), buckets);
   }
 
   /// What the forward pass computes and the backward pass computes again: the same function, so

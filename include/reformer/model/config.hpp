@@ -14,7 +14,9 @@ namespace reformer {
 /// A Reformer language model. Written with designated initialisers; sizes default to a small byte
 /// model.
 struct ModelConfig {
-  Index vocabulary = 256;           ///< V
+  Index vocabulary = 256;  ///< V
+  /// Whether there are logits and a loss; without, `Model::encode` is all there is.
+  bool language_head = true;
   Index width = 256;                ///< D
   Index num_heads = 4;              ///< H
   Index head_width = 64;            ///< K

@@ -10,7 +10,7 @@
 /// | W, b         | [2D, V], [V] |
 ///
 /// In training a panel of positions goes through product, softmax, loss and gradient at once:
-/// logits [B*T, V] never exist.
+/// logits [B*T, V] never exist. A head without a vocabulary ends at z.
 #pragma once
 
 #include <optional>
@@ -34,7 +34,28 @@ class Head {
         weight_("head.weight", 2 * width, vocabulary),
         bias_("head.bias", 1, vocabulary) {}
 
+  /// V, or 0 for a head that ends at z.
   Index vocabulary() const { return weight_.value.cols(); }
+
+  /// z `[B*T, 2D]`
+  template <ResidualHalf Half>
+  void encode(const Halves<Half>& x, const MatrixView<Scalar>& out, const Pass& pass) const {
+    normalize(x, 0, out, pass);
+  }
+
+  /// Gradient of `encode`: parameter gradients are accumulated, dx is overwritten.
+  /// @param dout  `[B*T, 2D]`, destroyed
+  template <ResidualHalf Half>
+  void encode_backward(const Halves<Half>& x, const MatrixView<Scalar>& dout,
+                       HalfGradients<Scalar>& dx, const Pass& pass) {
+    Scratch scratch(pass.workspace);
+    const auto row_of_x = scratch.per_thread<Scalar>(2 * width_);
+    const auto dropout = dropout_of(pass);
+    for_each_row_tile(pass.workspace, dout.rows, [&](Index row, Index count, int) {
+      dropout.apply_tile(dout.middle_rows(row, count), row, 0, 2 * width_);
+    });
+    normalize_backward(x, 0, dout, row_of_x, dx, pass);
+  }
 
   /// Logits `[count, V]` of rows `[first, first + count)`.
   template <ResidualHalf Half>
@@ -69,6 +90,13 @@ class Head {
   /// Scratch of `loss_and_gradients`.
   void plan_gradients(ScratchPlan& scratch, Index rows) const {
     const Index V = vocabulary(), D2 = 2 * width_, panel = std::min(panel_rows(), rows);
+    if (V == 0) {  // encode_backward
+      scratch.scope([&] {
+        scratch.per_thread<Scalar>(D2);
+        detail::PartialGradients<Scalar>::plan(scratch, rows, D2);
+      });
+      return;
+    }
     scratch.scope([&] {
       PackedWeight<Scalar>::plan(scratch, D2, V);
       PackedWeight<Scalar>::plan(scratch, V, D2);
@@ -84,13 +112,15 @@ class Head {
   template <typename F>
   void for_each_parameter(F&& f) {
     norm_.for_each_parameter(f);
+    if (vocabulary() == 0) return;
     f(weight_);
     f(bias_);
   }
 
  private:
   Index panel_rows() const {
-    return std::clamp<Index>((Index{1} << 18) / vocabulary(), detail::tile_rows, 512);
+    return std::clamp<Index>((Index{1} << 18) / std::max<Index>(vocabulary(), 1), detail::tile_rows,
+                             512);
   }
 
   template <typename Half>
@@ -99,18 +129,50 @@ class Head {
     x.second.read(row, 0, width_, out + width_);
   }
 
+  Dropout<Scalar> dropout_of(const Pass& pass) const {
+    return {pass.training ? dropout_ : 0.0, pass.key, Purpose::head_dropout};
+  }
+
+  /// z of rows `[first, first + z.rows)`
+  template <typename Half>
+  void normalize(const Halves<Half>& x, Index first, const MatrixView<Scalar>& z,
+                 const Pass& pass) const {
+    const auto dropout = dropout_of(pass);
+    for_each_row_tile(pass.workspace, z.rows, [&](Index row, Index count, int) {
+      for (Index i = row; i < row + count; ++i) {
+        read_row(x, first + i, z.row(i));
+        norm_.forward_row(z.row(i), z.row(i));
+      }
+      dropout.apply_tile(z.middle_rows(row, count), first + row, 0, 2 * width_);
+    });
+  }
+
+  /// From the gradient of the norm's output, without dropout, to that of rows `[first, first +
+  /// dnorm.rows)`.
+  /// @param dnorm     destroyed
+  /// @param row_of_x  scratch, `[2D]` for each thread
+  template <typename Half>
+  void normalize_backward(const Halves<Half>& x, Index first, const MatrixView<Scalar>& dnorm,
+                          const PerThread<Scalar>& row_of_x, HalfGradients<Scalar>& dx,
+                          const Pass& pass) {
+    Scratch scratch(pass.workspace);
+    const detail::PartialGradients<Scalar> partial(scratch, dnorm.rows, 2 * width_);
+    for_each_row_tile(pass.workspace, dnorm.rows, [&](Index row, Index count, int thread) {
+      for (Index i = row; i < row + count; ++i) {
+        read_row(x, first + i, row_of_x[thread]);
+        norm_.backward_row(row_of_x[thread], dnorm.row(i), partial.scale(row), partial.bias(row));
+        std::copy_n(dnorm.row(i), width_, &dx.first(first + i, 0));
+        std::copy_n(dnorm.row(i) + width_, width_, &dx.second(first + i, 0));
+      }
+    });
+    norm_.add_gradients(partial);
+  }
+
   template <typename Half>
   void panel_logits(const Halves<Half>& x, Index first, const PackedWeight<Scalar>& weight,
                     const MatrixView<Scalar>& normed, const MatrixView<Scalar>& out,
                     const Pass& pass) const {
-    const Dropout<Scalar> dropout(pass.training ? dropout_ : 0.0, pass.key, Purpose::head_dropout);
-    for_each_row_tile(pass.workspace, out.rows, [&](Index row, Index count, int) {
-      for (Index i = row; i < row + count; ++i) {
-        read_row(x, first + i, normed.row(i));
-        norm_.forward_row(normed.row(i), normed.row(i));
-      }
-      dropout.apply_tile(normed.middle_rows(row, count), first + row, 0, 2 * width_);
-    });
+    normalize(x, first, normed, pass);
     parallel_product(
         pass.workspace, MatrixView<const Scalar>(normed), weight,
         [&](Index i, Index j, Index m, Index n, int) {
@@ -138,7 +200,7 @@ class Head {
     const auto logits_panel = scratch.matrix<Scalar>(panel, V);
     const auto row_of_x = scratch.per_thread<Scalar>(D2);
     auto* losses = scratch.take<double>(panel);
-    const Dropout<Scalar> dropout(pass.training ? dropout_ : 0.0, pass.key, Purpose::head_dropout);
+    const auto dropout = dropout_of(pass);
 
     Loss total;
     for (Index first = 0; first < pass.rows(); first += panel) {
@@ -175,18 +237,7 @@ class Head {
             [&](const MatrixView<Scalar>& tile, Index i, Index j) {
               dropout.apply_tile(tile, first + i, j, D2);
             });
-        Scratch partial_scratch(workspace);
-        const detail::PartialGradients<Scalar> partial(partial_scratch, rows, D2);
-        for_each_row_tile(workspace, rows, [&](Index row, Index count, int thread) {
-          for (Index i = row; i < row + count; ++i) {
-            read_row(x, first + i, row_of_x[thread]);
-            norm_.backward_row(row_of_x[thread], normed.row(i), partial.scale(row),
-                               partial.bias(row));
-            std::copy_n(normed.row(i), width_, &dx->first(first + i, 0));
-            std::copy_n(normed.row(i) + width_, width_, &dx->second(first + i, 0));
-          }
-        });
-        norm_.add_gradients(partial);
+        normalize_backward(x, first, normed, row_of_x, *dx, pass);
       }
     }
     return total;

@@ -84,7 +84,8 @@ class Model {
       : config_((check_config("Model", config), config)),
         embedding_("embedding", config.vocabulary, config.width),
         positions_("positions", config.positions, config.width),
-        head_(config.width, config.vocabulary, config.layer_norm_epsilon, config.dropout),
+        head_(config.width, config.language_head ? config.vocabulary : 0, config.layer_norm_epsilon,
+              config.dropout),
         halves_{Half(config.residual), Half(config.residual)} {
     std::vector<Block> blocks;
     blocks.reserve(config.layers.size());
@@ -98,6 +99,16 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   ReversibleSequence<Block>& stack() { return stack_; }
+
+  /// Fixes the number of buckets, in factors, of the layers that leave it to the length.
+  void set_num_buckets(const std::vector<Index>& factors) {
+    for (Index i = 0; i < stack_.size(); ++i) {
+      auto* lsh = std::get_if<LshPattern>(&config_.layers[static_cast<std::size_t>(i)]);
+      if (lsh == nullptr || !lsh->num_buckets.empty()) continue;
+      stack_[i].f().set_num_buckets(factors);
+      lsh->num_buckets = factors;
+    }
+  }
 
   /// Visits every parameter in a fixed order: optimisers, checkpoints and checks all loop here.
   template <typename F>
@@ -147,6 +158,7 @@ class Model {
   /// pass: which layer and branch, where, the value and the range
   Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
             const RunOptions& options = {}) {
+    check_head("Model::loss");
     check_labels("Model::loss", tokens, labels);
     const Pass pass = start(workspace, "Model::loss", tokens, options);
     climb(tokens, pass);
@@ -161,6 +173,7 @@ class Model {
   /// @throw std::overflow_error as `loss`, before any gradient is touched
   Loss loss_and_gradients(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
                           Scalar scale, const RunOptions& options) {
+    check_head("Model::loss_and_gradients");
     check_labels("Model::loss_and_gradients", tokens, labels);
     for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
     const Pass pass = start(workspace, "Model::loss_and_gradients", tokens, options);
@@ -178,6 +191,7 @@ class Model {
   /// Logits `[B, T, V]`. Meant for short inputs and tests; training never holds them.
   Tensor<Scalar, 3> logits(Workspace& workspace, const Tokens& tokens,
                            const RunOptions& options = {}) {
+    check_head("Model::logits");
     const Pass pass = start(workspace, "Model::logits", tokens, options);
     climb(tokens, pass);
     Tensor<Scalar, 3> result(pass.batch, pass.length, config_.vocabulary);
@@ -185,15 +199,73 @@ class Model {
     return result;
   }
 
-  /// Logits `[V]` of the last position of one sequence, for sampling the next token.
+  /// What the head makes of the stack, z = dropout(LN([x_1, x_2])) `[B, T, 2D]`, before logits.
+  Tensor<Scalar, 3> encode(Workspace& workspace, const Tokens& tokens,
+                           const RunOptions& options = {}) {
+    const Pass pass = start(workspace, "Model::encode", tokens, options);
+    embed(tokens, pass, halves_);
+    stack_.forward(halves_, saved_, pass);
+    Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
+    head_.encode(halves_, rows_of(z), pass);
+    return z;
+  }
+
+  /// The same, and the gradients of a loss of the caller's own, which are added to the parameters'.
+  /// @param gradient  is called once with z `[B, T, 2D]` and returns dz of the same shape
+  template <typename F>
+  void encode_and_gradients(Workspace& workspace, const Tokens& tokens, const RunOptions& options,
+                            const F& gradient) {
+    constexpr auto function = "Model::encode_and_gradients";
+    for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
+    const Pass pass = start(workspace, function, tokens, options);
+    embed(tokens, pass, halves_);
+    stack_.forward(halves_, saved_, pass);
+    Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
+    head_.encode(halves_, rows_of(z), pass);
+    Tensor<Scalar, 3> dz = gradient(std::as_const(z));
+    check(dz.dimensions() == z.dimensions(), function,
+          "the gradient has another shape than z, must be [B, T, 2D]");
+    gradients_.first.resize(pass.rows(), config_.width);
+    gradients_.second.resize(pass.rows(), config_.width);
+    head_.encode_backward(halves_, rows_of(dz), gradients_, pass);
+    stack_.reverse(halves_, gradients_, saved_, pass);
+    embed_backward(tokens, gradients_, pass);
+  }
+
+  /// Runs the stack and shows the residual stream on its way.
+  /// @param visit  is called as visit(i, halves) after block i; block -1 stands for the embedding
+  template <typename Visit>
+  void trace(Workspace& workspace, const Tokens& tokens, const RunOptions& options,
+             const Visit& visit) {
+    const Pass pass = start(workspace, "Model::trace", tokens, options);
+    embed(tokens, pass, halves_);
+    const auto show = [&](Index block) { visit(block, std::as_const(halves_)); };
+    show(-1);
+    stack_.forward(halves_, saved_, pass, show);
+  }
+
+  /// Bucket ids `[B, H, R, T]` of a layer in the last pass; empty if it did not hash.
+  std::span<const Bucket> buckets(Index layer) const {
+    check(layer >= 0 && layer < static_cast<Index>(saved_.size()), "Model::buckets", "layer is ",
+          layer, ", must be in [0, ", saved_.size(), ") and a pass must have run");
+    return saved_[static_cast<std::size_t>(layer)].f.buckets;
+  }
+
+  /// Logits `[V]` of the last real position of one sequence, for sampling the next token.
   std::vector<Scalar> next_token_logits(Workspace& workspace, std::span<const std::int32_t> tokens,
                                         const RunOptions& options = {}) {
+    check_head("Model::next_token_logits");
     Tokens row(1, static_cast<Index>(tokens.size()));
     std::copy(tokens.begin(), tokens.end(), row.data());
     const Pass pass = start(workspace, "Model::next_token_logits", row, options);
     climb(row, pass);
     std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
-    head_.logits(halves_, pass.rows() - 1, {result.data(), 1, config_.vocabulary}, pass);
+    Index last = pass.rows() - 1;
+    while (last > 0 && !options.is_real.empty() &&
+           options.is_real[static_cast<std::size_t>(last)] == 0) {
+      --last;
+    }
+    head_.logits(halves_, last, {result.data(), 1, config_.vocabulary}, pass);
     return result;
   }
 
@@ -201,14 +273,10 @@ class Model {
   /// there is none. Block -1 stands for the embedding.
   std::optional<Index> first_non_finite_block(Workspace& workspace, const Tokens& tokens,
                                               const RunOptions& options) {
-    const Pass pass = start(workspace, "Model::first_non_finite_block", tokens, options);
-    embed(tokens, pass, halves_);
     std::optional<Index> found;
-    const auto look = [&](Index block) {
-      if (!found && !is_finite(halves_)) found = block;
-    };
-    look(-1);
-    if (!found) stack_.forward(halves_, saved_, pass, look);
+    trace(workspace, tokens, options, [&](Index block, const Halves<Half>& halves) {
+      if (!found && !is_finite(halves)) found = block;
+    });
     return found;
   }
 
@@ -255,6 +323,10 @@ class Model {
     check_length(function, config_.positions, pass.length);
     embedding_.check_tokens(function, tokens);
     return pass;
+  }
+
+  void check_head(std::string_view function) const {
+    check(config_.language_head, function, "the model has no language head, only encode");
   }
 
   void check_labels(std::string_view function, const Tokens& tokens, const Tokens& labels) const {
