@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Folders in the layout of HuggingFace's Reformer: `config.json` with `model.safetensors`, or with
+/// `model.safetensors.index.json` and its files.
+///
+/// The tensors, all but the head's with `reformer.` in front unless the model is a base model:
+///
+///     embedding.weight [V, D]               embeddings.word_embeddings.weight [V, D]
+///     positions.weights.0 [n_0, d_0]        embeddings.position_embeddings.weights.0 [n_0, 1, d_0]
+///     positions.weights.1 [n_1, d_1]        embeddings.position_embeddings.weights.1 [1, n_1, d_1]
+///     positions.weight [P, D]               embeddings.position_embeddings.embedding.weight [P, D]
+///     layers.i.                             encoder.layers.i.
+///       attention.query.weight [D, H*K]       attention.self_attention.query.weight [H*K, D]
+///       attention.output.weight [H*K, D]      attention.output.dense.weight [D, H*K]
+///       feed_forward.dense.weight [D, F]      feed_forward.dense.dense.weight [F, D]
+///       feed_forward.output.weight [F, D]     feed_forward.output.dense.weight [D, F]
+///     layer_norm.weight [1, 2D]             encoder.layer_norm.weight [2D]
+///     head.weight [2D, V]                   lm_head.decoder.weight [V, 2D]
+///     head.bias [1, V]                      lm_head.decoder.bias, or else lm_head.bias [V]
+///
+/// Linear weights are transposed. The scalars of masks that old versions store are ignored.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "reformer/io/huggingface_config.hpp"
+#include "reformer/io/safetensors.hpp"
+#include "reformer/model/model.hpp"
+
+namespace reformer {
+
+/// A parameter of the model, and how it is stored.
+struct HuggingFaceTensor {
+  std::string parameter;     ///< name here
+  std::string name;          ///< name there, without the prefix `reformer.`
+  std::vector<Index> shape;  ///< there
+  bool transposed = false;
+};
+
+/// All parameters of a model, in the order of `Model::for_each_parameter`. Nothing is allocated.
+inline std::vector<HuggingFaceTensor> huggingface_tensors(const ModelConfig& config) {
+  const Index D = config.width, F = config.feed_forward_width, V = config.vocabulary;
+  const Index all_heads = config.num_heads * config.head_width;
+  std::vector<HuggingFaceTensor> tensors;
+  const auto add = [&](std::string parameter, std::string name, std::vector<Index> shape,
+                       bool transposed = false) {
+    tensors.push_back({std::move(parameter), std::move(name), std::move(shape), transposed});
+  };
+  add("embedding.weight", "embeddings.word_embeddings.weight", {V, D});
+  if (const auto* axial = std::get_if<AxialPositions>(&config.positions)) {
+    add("positions.weights.0", "embeddings.position_embeddings.weights.0",
+        {axial->shape[0], 1, axial->widths[0]});
+    add("positions.weights.1", "embeddings.position_embeddings.weights.1",
+        {1, axial->shape[1], axial->widths[1]});
+  } else if (const auto* learned = std::get_if<LearnedPositions>(&config.positions)) {
+    add("positions.weight", "embeddings.position_embeddings.embedding.weight",
+        {learned->max_length, D});
+  }
+  for (std::size_t i = 0; i < config.layers.size(); ++i) {
+    const std::string here = "layers." + std::to_string(i);
+    const std::string there = "encoder." + here;
+    const auto norm = [&](const std::string& branch) {
+      for (const char* part : {".layer_norm.weight", ".layer_norm.bias"}) {
+        add(here + branch + part, there + branch + part, {D});
+      }
+    };
+    const auto projection = [&](const std::string& name) {
+      add(here + ".attention." + name + ".weight",
+          there + ".attention.self_attention." + name + ".weight", {all_heads, D}, true);
+    };
+    norm(".attention");
+    if (shares_query_key(config.layers[i])) {
+      projection("query_key");
+    } else {
+      projection("query");
+      projection("key");
+    }
+    projection("value");
+    add(here + ".attention.output.weight", there + ".attention.output.dense.weight", {D, all_heads},
+        true);
+    const std::string mine = here + ".feed_forward", theirs = there + ".feed_forward";
+    norm(".feed_forward");
+    add(mine + ".dense.weight", theirs + ".dense.dense.weight", {F, D}, true);
+    add(mine + ".dense.bias", theirs + ".dense.dense.bias", {F});
+    add(mine + ".output.weight", theirs + ".output.dense.weight", {D, F}, true);
+    add(mine + ".output.bias", theirs + ".output.dense.bias", {D});
+  }
+  add("layer_norm.weight", "encoder.layer_norm.weight", {2 * D});
+  add("layer_norm.bias", "encoder.layer_norm.bias", {2 * D});
+  if (config.language_head) {
+    add("head.weight", "lm_head.decoder.weight", {V, 2 * D}, true);
+    add("head.bias", "lm_head.bias", {V});
+  }
+  return tensors;
+}
+
+/// The tensors of a folder by the names of `huggingface_tensors`.
+class HuggingFaceWeights {
+ public:
+  /// @throw std::runtime_error with one line when files are missing or damaged
+  explicit HuggingFaceWeights(const std::filesystem::path& folder)
+      : folder_(folder), files_(folder) {
+    const auto& tensors = files_.tensors();
+    const bool prefixed = std::any_of(tensors.begin(), tensors.end(), [](const auto& entry) {
+      return entry.first.starts_with(prefix);
+    });
+    for (const auto& [name, place] : tensors) {
+      const bool stripped = prefixed && name.starts_with(prefix);
+      places_.emplace(stripped ? name.substr(prefix.size()) : name, place);
+      // In a file with the prefix, the encoder has no other names.
+      if (prefixed && !stripped && !name.starts_with("lm_head.")) unknown_.insert(name);
+    }
+    // One parameter under two names: converters fill only the first.
+    if (const auto decoder = places_.find("lm_head.decoder.bias"); decoder != places_.end()) {
+      places_["lm_head.bias"] = decoder->second;
+      places_.erase("lm_head.decoder.bias");
+    }
+    std::erase_if(places_, [](const auto& entry) { return is_mask_constant(entry.first); });
+  }
+
+  const std::filesystem::path& folder() const { return folder_; }
+
+  const SafetensorsFolder::Place* find(std::string_view name) const {
+    const auto found = places_.find(name);
+    return found == places_.end() ? nullptr : &found->second;
+  }
+
+  /// Everything that keeps the folder from being the weights of a model: missing and unknown
+  /// tensors, other shapes, dtypes that are not numbers.
+  /// @param may_differ  parameters that need not be there or may have another shape
+  std::vector<std::string> differences(
+      const std::vector<HuggingFaceTensor>& wanted,
+      const std::function<bool(std::string_view)>& may_differ) const {
+    std::vector<std::string> lines;
+    std::set<std::string_view> known;
+    for (const HuggingFaceTensor& tensor : wanted) {
+      known.insert(tensor.name);
+      const auto* place = find(tensor.name);
+      if (place == nullptr) {
+        if (!may_differ(tensor.parameter)) {
+          lines.push_back(detail::join("'", tensor.name, "' ", shape_text(tensor.shape),
+                                       " is missing in the file"));
+        }
+      } else if (place->tensor->shape != tensor.shape) {
+        if (!may_differ(tensor.parameter)) {
+          lines.push_back(detail::join("'", tensor.name, "' is ", shape_text(place->tensor->shape),
+                                       " in the file and ", shape_text(tensor.shape),
+                                       " in the model"));
+        }
+      } else {
+        place->file->check_is_float(*place->tensor);
+      }
+    }
+    for (const auto& [name, place] : places_) {
+      if (!known.contains(name) || unknown_.contains(name)) {
+        lines.push_back(detail::join(detail::in_quotes(name), " ", shape_text(place.tensor->shape),
+                                     " is unknown to the model"));
+      }
+    }
+    return lines;
+  }
+
+ private:
+  static constexpr std::string_view prefix = "reformer.";
+
+  static bool is_mask_constant(std::string_view name) {
+    for (const std::string_view end :
+         {".self_attention.mask_value_float16", ".self_attention.mask_value_float32",
+          ".self_attention.self_mask_value_float16", ".self_attention.self_mask_value_float32"}) {
+      if (name.starts_with("encoder.layers.") && name.ends_with(end)) return true;
+    }
+    return false;
+  }
+
+  std::filesystem::path folder_;
+  SafetensorsFolder files_;
+  std::map<std::string, SafetensorsFolder::Place, std::less<>> places_;
+  std::set<std::string, std::less<>> unknown_;
+};
+
+/// Throws `std::runtime_error` listing all differences between the weights and a model of this
+/// configuration; see `HuggingFaceWeights::differences`.
+inline void check_huggingface_weights(
+    const HuggingFaceWeights& weights, const ModelConfig& config,
+    const std::function<bool(std::string_view)>& may_differ = [](std::string_view) {
+      return false;
+    }) {
+  constexpr std::size_t shown = 50;
+  const auto lines = weights.differences(huggingface_tensors(config), may_differ);
+  if (lines.empty()) return;
+  std::string text = "'" + weights.folder().string() + "' does not fit its config: ";
+  for (std::size_t i = 0; i < std::min(shown, lines.size()); ++i) {
+    text += (i > 0 ? ", " : "") + lines[i];
+  }
+  if (lines.size() > shown) text += detail::join(" and ", lines.size() - shown, " more");
+  throw std::runtime_error(text);
+}
+
+/// Fills a model; nothing is changed unless everything fits.
+/// @param may_differ  names (here) of parameters that stay as they are where the folder has none of
+///   their shape
+/// @return the names of those that did
+/// @throw std::runtime_error listing all differences by name with both shapes
+template <typename Scalar>
+std::vector<std::string> load_huggingface_weights(
+    const HuggingFaceWeights& weights, Model<Scalar>& model,
+    const std::function<bool(std::string_view)>& may_differ = [](std::string_view) {
+      return false;
+    }) {
+  check_huggingface_weights(weights, model.config(), may_differ);
+  const auto tensors = huggingface_tensors(model.config());
+  std::size_t next = 0;
+  std::vector<std::string> left;
+  model.for_each_parameter([&](Parameter<Scalar>& p) {
+    const HuggingFaceTensor& tensor = tensors.at(next++);
+    check(p.name == tensor.parameter, "load_huggingface_weights", "parameter ", p.name,
+          " stands where ", tensor.parameter, " should");
+    const auto* place = weights.find(tensor.name);
+    if (place == nullptr || place->tensor->shape != tensor.shape) {
+      left.push_back(p.name);
+    } else if (tensor.transposed) {
+      place->file->read_transposed(*place->tensor, view(p.value));
+    } else {
+      place->file->read(*place->tensor, view(p.value));
+    }
+  });
+  return left;
+}
+
+/// Reads `config.json` of a folder.
+/// @throw std::runtime_error with one line: the file, the field, its value and what is allowed
+inline HuggingFaceConfig load_huggingface_config(const std::filesystem::path& folder) {
+  const auto path = folder / "config.json";
+  const MappedFile file(path);
+  try {
+    return parse_huggingface_config(
+        {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(detail::join("'", path.string(), "': ", error.what()));
+  }
+}
+
+/// Writes a folder that HuggingFace loads: `config.json` and `model.safetensors`, each in one step.
+/// The head's bias is stored as `lm_head.bias`, mask constants are not stored, as in recent
+/// versions. Loading it gives the same bits, and saving again the same files.
+/// @throw std::runtime_error when they cannot be written, std::invalid_argument for a config that
+/// is
+///   not the model's
+template <typename Scalar>
+void save_huggingface(const std::filesystem::path& folder, Model<Scalar>& model,
+                      const HuggingFaceConfig& config) {
+  const auto tensors = huggingface_tensors(config.model);
+  const std::string text =
+      huggingface_config_text(config, std::is_same_v<Scalar, double> ? "float64" : "float32");
+  std::vector<OutgoingTensor<Scalar>> outgoing;
+  model.for_each_parameter([&](const Parameter<Scalar>& p) {
+    const std::size_t i = outgoing.size();
+    check(i < tensors.size() && tensors[i].parameter == p.name, "save_huggingface", "parameter ",
+          p.name, " is not in the config");
+    const bool prefixed =
+        config.kind != HuggingFaceClass::base && !tensors[i].name.starts_with("lm_head.");
+    outgoing.push_back({(prefixed ? "reformer." : "") + tensors[i].name, tensors[i].shape,
+                        view(p.value), tensors[i].transposed});
+  });
+  check(outgoing.size() == tensors.size(), "save_huggingface", "the model has ", outgoing.size(),
+        " parameters, the config ", tensors.size());
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) {
+    throw std::runtime_error(
+        detail::join("cannot create folder '", folder.string(), "': ", error.message()));
+  }
+  write_safetensors(folder / "model.safetensors", std::move(outgoing), {{"format", "pt"}});
+  write_file_atomically(folder / "config.json", text);
+}
+
+/// Tokens with the padding that HuggingFace adds at the end when it evaluates.
+struct PaddedTokens {
+  Tokens tokens;                      ///< [B, padded length]
+  std::vector<std::uint8_t> is_real;  ///< [B * padded length]; empty: all real
+  Index length = 0;                   ///< before padding
+
+  /// Options with this mask, which must outlive them.
+  RunOptions options(RunOptions options) const {
+    options.is_real = is_real;
+    return options;
+  }
+  /// Labels `[B, length]` as `[B, padded length]`, the padding ignored.
+  Tokens labels(const Tokens& labels) const {
+    Tokens padded(tokens.dimension(0), tokens.dimension(1));
+    padded.setConstant(ignored_label);
+    for (Index b = 0; b < labels.dimension(0); ++b) {
+      std::copy_n(&labels(b, 0), length, &padded(b, 0));
+    }
+    return padded;
+  }
+  /// The part of a result `[B, padded length, n]` that is not padding.
+  template <typename Scalar>
+  Tensor<Scalar, 3> cut(const Tensor<Scalar, 3>& x) const {
+    if (x.dimension(1) == length) return x;
+    Tensor<Scalar, 3> result(x.dimension(0), length, x.dimension(2));
+    for (Index b = 0; b < x.dimension(0); ++b) {
+      std::copy_n(x.data() + b * x.dimension(1) * x.dimension(2), length * x.dimension(2),
+                  result.data() + b * length * x.dimension(2));
+    }
+    return result;
+  }
+};
+
+/// A model that computes what HuggingFace's does.
+///
+/// The functions take tokens `[B, T]` of any length that has positions, padded to a multiple of the
+/// chunk lengths inside, with a mask of real tokens `[B*T]` in the options. Results are those of
+/// HuggingFace up to rounding, given the same rotations, for every real token; rows of padded
+/// tokens that see no real one are zero here and a mean there, and nothing depends on them.
+template <typename Scalar>
+class HuggingFaceModel {
+ public:
+  /// Weights are zero until something fills them.
+  explicit HuggingFaceModel(HuggingFaceConfig config)
+      : config_(std::move(config)), model_(std::make_unique<Model<Scalar>>(config_.model)) {}
+
+  /// Loads a folder.
+  /// @throw std::runtime_error with one line when a file is missing, damaged or does not fit
+  static HuggingFaceModel load(const std::filesystem::path& folder) {
+    HuggingFaceConfig config = load_huggingface_config(folder);
+    const HuggingFaceWeights weights(folder);
+    check_huggingface_weights(weights, config.model);  // before memory is taken for it
+    HuggingFaceModel loaded(std::move(config));
+    load_huggingface_weights(weights, loaded.model());
+    return loaded;
+  }
+
+  void save(const std::filesystem::path& folder) { save_huggingface(folder, *model_, config_); }
+
+  const HuggingFaceConfig& config() const { return config_; }
+  /// The model itself, which pads nothing.
+  Model<Scalar>& model() { return *model_; }
+
+  /// What the model is run on. The first length that is hashed fixes the number of buckets where
+  /// the config leaves it open; it stays, and is saved.
+  PaddedTokens pad(const Tokens& tokens, std::span<const std::uint8_t> is_real = {}) {
+    constexpr auto function = "HuggingFaceModel::pad";
+    const Index B = tokens.dimension(0), T = tokens.dimension(1);
+    check_at_least(function, "length", T, 1);
+    check(is_real.empty() || static_cast<Index>(is_real.size()) == B * T, function, "is_real has ",
+          is_real.size(), " elements, must have B*T = ", B * T);
+    const Index padded = huggingface_padded_length(config_.model, T);
+    fix_num_buckets(padded);
+    if (padded == T) return {tokens, {is_real.begin(), is_real.end()}, T};
+    PaddedTokens result{Tokens(B, padded), {}, T};
+    result.is_real.assign(static_cast<std::size_t>(B * padded), 0);
+    result.tokens.setConstant(config_.padding_token);
+    for (Index b = 0; b < B; ++b) {
+      std::copy_n(&tokens(b, 0), T, &result.tokens(b, 0));
+      auto* mask = result.is_real.data() + b * padded;
+      if (is_real.empty()) {
+        std::fill_n(mask, T, std::uint8_t{1});
+      } else {
+        std::copy_n(is_real.data() + b * T, T, mask);
+      }
+    }
+    return result;
+  }
+
+  /// Labels `[B, T]` of HuggingFace, which shifts them by one for a language model, as they are
+  /// counted here.
+  Tokens loss_labels(const Tokens& labels) const {
+    return config_.kind == HuggingFaceClass::language_model ? next_token_labels(labels) : labels;
+  }
+
+  /// Logits `[B, T, V]`.
+  Tensor<Scalar, 3> logits(Workspace& workspace, const Tokens& tokens,
+                           const RunOptions& options = {}) {
+    const PaddedTokens padded = pad(tokens, options.is_real);
+    return padded.cut(model_->logits(workspace, padded.tokens, padded.options(options)));
+  }
+
+  /// `last_hidden_state` `[B, T, 2D]`.
+  Tensor<Scalar, 3> encode(Workspace& workspace, const Tokens& tokens,
+                           const RunOptions& options = {}) {
+    const PaddedTokens padded = pad(tokens, options.is_real);
+    return padded.cut(model_->encode(workspace, padded.tokens, padded.options(options)));
+  }
+
+  /// Sum of cross-entropies over the labels, as in `Model::loss`; see `loss_labels`.
+  Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
+            const RunOptions& options = {}) {
+    const PaddedTokens padded = pad(tokens, options.is_real);
+    check_labels(tokens, labels);
+    return model_->loss(workspace, padded.tokens, padded.labels(labels), padded.options(options));
+  }
+
+  /// The same with gradients, as in `Model::loss_and_gradients`. HuggingFace trains only at lengths
+  /// that need no padding.
+  Loss loss_and_gradients(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
+                          Scalar scale, const RunOptions& options) {
+    const PaddedTokens padded = pad(tokens, options.is_real);
+    check_labels(tokens, labels);
+    return model_->loss_and_gradients(workspace, padded.tokens, padded.labels(labels), scale,
+                                      padded.options(options));
+  }
+
+  /// Logits `[V]` of the last token of one sequence.
+  std::vector<Scalar> next_token_logits(Workspace& workspace, std::span<const std::int32_t> tokens,
+                                        const RunOptions& options = {}) {
+    Tokens row(1, static_cast<Index>(tokens.size()));
+    std::copy(tokens.begin(), tokens.end(), row.data());
+    const PaddedTokens padded = pad(row, options.is_real);
+    return model_->next_token_logits(
+        workspace, {padded.tokens.data(), static_cast<std::size_t>(padded.tokens.size())},
+        padded.options(options));
+  }
+
+ private:
+  static void check_labels(const Tokens& tokens, const Tokens& labels) {
+    check(tokens.dimensions() == labels.dimensions(), "HuggingFaceModel",
+          "labels have another shape than tokens, both must be [B, T]");
+  }
+
+  void fix_num_buckets(Index length) {
+    for (const AttentionPattern& pattern : config_.model.layers) {
+      const auto* lsh = detail::hashed(pattern, length);
+      if (lsh == nullptr || !lsh->num_buckets.empty()) continue;
+      const auto factors =
+          huggingface_num_buckets(length, lsh->chunk_length, config_.max_positions);
+      check_buckets("HuggingFaceModel", factors);
+      model_->set_num_buckets(factors);
+      config_.model = model_->config();
+      return;
+    }
+  }
+
+  HuggingFaceConfig config_;
+  std::unique_ptr<Model<Scalar>> model_;
+};
+
+}  // namespace reformer
