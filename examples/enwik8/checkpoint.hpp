@@ -43,7 +43,8 @@ struct StoredTensor {
   std::uint64_t offset = 0;  ///< in bytes from the start of the payload
 };
 
-/// Writes a checkpoint in one step (`reformer::AtomicFile`): whatever goes wrong, the previous one stays.
+/// Writes a checkpoint in one step (`reformer::AtomicFile`): whatever goes wrong, the previous one
+/// stays.
 /// @param state  numbers in it come back bit for bit, NaN and infinity excepted
 /// @throw std::runtime_error when it cannot be written, std::invalid_argument for two tensors of
 /// one

@@ -7,10 +7,13 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <optional>
+#include <set>
 #include <stdexcept>
 #include <variant>
 
 #include "progress.hpp"
+#include "reformer/io/huggingface.hpp"
 #include "reformer/reformer.hpp"
 
 namespace enwik8 {
@@ -22,6 +25,8 @@ using Adam = reformer::Adam<float>;
 using Adafactor = reformer::Adafactor<float>;
 
 constexpr Index vocabulary = 256;
+/// google/reformer-enwik8 and its like have two tokens before those of the bytes.
+constexpr Index shifted_vocabulary = 258;
 
 reformer::AttentionPattern pattern_of(const Options& options, const std::string& layer) {
   if (layer == "lsh") {
@@ -49,7 +54,21 @@ reformer::PositionConfig positions_of(const Options& options) {
   return reformer::SinusoidalPositions{};
 }
 
+/// The config of a model that was begun with `--init`.
+std::optional<reformer::HuggingFaceConfig> huggingface_of(const Options& options) {
+  if (options.model_config.empty()) {
+    return std::nullopt;
+  }
+  return reformer::parse_huggingface_config(options.model_config);
+}
+
 reformer::ModelConfig config_of(const Options& options) {
+  if (const auto huggingface = huggingface_of(options)) {
+    reformer::ModelConfig config = huggingface->model;
+    config.dropout = options.dropout;
+    config.attention_dropout = options.attention_dropout;
+    return config;
+  }
   reformer::ModelConfig config{
       .vocabulary = vocabulary,
       .width = options.width,
@@ -83,10 +102,9 @@ std::variant<Adam, Adafactor> optimizer_of(const Options& options) {
                .weight_decay = options.weight_decay});
 }
 
-reformer::Tokens tokens_of(const Windows& windows, const std::vector<std::int32_t>& values) {
-  reformer::Tokens tokens(windows.count, windows.length);
-  std::copy(values.begin(), values.end(), tokens.data());
-  return tokens;
+/// "head.weight [64, 258]"
+std::string with_shape(const reformer::Parameter<float>& parameter) {
+  return fmt::format("{} [{}, {}]", parameter.name, parameter.value.rows(), parameter.value.cols());
 }
 
 NamedTensor named(std::string name, reformer::Matrix<float>& matrix) {
@@ -119,12 +137,14 @@ std::string MemoryForecast::text() const {
 
 struct ByteModel::Parts {
   Options options;
+  std::optional<reformer::HuggingFaceConfig> huggingface;
   Model model;
   std::variant<Adam, Adafactor> optimizer;
   reformer::Workspace workspace;
 
   Parts(const Options& given, Use use)
       : options(given),
+        huggingface(huggingface_of(given)),
         model(config_of(given)),
         optimizer(optimizer_of(given)),
         workspace(static_cast<int>(given.threads)) {
@@ -133,6 +153,22 @@ struct ByteModel::Parts {
       // Scratch in one piece from the start: grown bit by bit, it would take more than foreseen.
       reformer::Scratch(workspace).take<std::byte>(static_cast<Index>(plan().scratch));
     }
+  }
+
+  /// The token of byte 0.
+  std::int32_t first_byte() const {
+    return static_cast<std::int32_t>(model.config().vocabulary - vocabulary);
+  }
+  reformer::Tokens tokens_of(const Windows& windows, const std::vector<std::int32_t>& bytes) const {
+    reformer::Tokens tokens(windows.count, windows.length);
+    std::transform(bytes.begin(), bytes.end(), tokens.data(),
+                   [&](std::int32_t byte) { return byte + first_byte(); });
+    return tokens;
+  }
+  /// For an evaluation: with the padding that HuggingFace adds, if the model is one of its.
+  reformer::PaddedTokens padded(const reformer::Tokens& tokens) const {
+    return huggingface ? reformer::huggingface_pad(*huggingface, tokens)
+                       : reformer::PaddedTokens{tokens, {}, tokens.dimension(1)};
   }
 
   reformer::MemoryPlan plan() {
@@ -161,8 +197,40 @@ void ByteModel::initialize() {
                                           .axial_positions = options.init_positions});
 }
 
+std::vector<std::string> ByteModel::load_huggingface(const std::filesystem::path& folder) {
+  // begin_with_model has seen that the folder fits its own config, so what differs was asked for.
+  const auto left = reformer::load_huggingface_weights(
+      reformer::HuggingFaceWeights(folder), parts_->model, [](std::string_view name) {
+        return name.starts_with("positions.") || name.starts_with("head.");
+      });
+  std::vector<std::string> shapes;
+  parts_->model.for_each_parameter([&](const reformer::Parameter<float>& parameter) {
+    if (std::find(left.begin(), left.end(), parameter.name) != left.end()) {
+      shapes.push_back(with_shape(parameter));
+    }
+  });
+  return shapes;
+}
+
+void ByteModel::save_huggingface(const std::filesystem::path& folder) {
+  reformer::save_huggingface(folder, parts_->model,
+                             parts_->huggingface
+                                 ? *parts_->huggingface
+                                 : reformer::huggingface_config(parts_->model.config()));
+}
+
+void ByteModel::check_huggingface() const {
+  if (!parts_->huggingface) {
+    reformer::huggingface_config(parts_->model.config());
+  }
+}
+
 int ByteModel::threads() const {
   return parts_->workspace.threads();
+}
+
+std::int32_t ByteModel::first_byte() const {
+  return parts_->first_byte();
 }
 
 std::int64_t ByteModel::num_parameters() const {
@@ -211,16 +279,18 @@ std::string ByteModel::stored_text() const {
 }
 
 LossSum ByteModel::evaluate(const Windows& windows) {
-  const reformer::Loss loss =
-      parts_->model.loss(parts_->workspace, tokens_of(windows, windows.inputs),
-                         tokens_of(windows, windows.labels), parts_->evaluation());
+  const auto inputs = parts_->padded(parts_->tokens_of(windows, windows.inputs));
+  const reformer::Loss loss = parts_->model.loss(
+      parts_->workspace, inputs.tokens, inputs.labels(parts_->tokens_of(windows, windows.labels)),
+      inputs.options(parts_->evaluation()));
   return {loss.sum, loss.count};
 }
 
 LossSum ByteModel::add_gradients(const Windows& windows, double scale, std::int64_t pass) {
   const reformer::Loss loss = parts_->model.loss_and_gradients(
-      parts_->workspace, tokens_of(windows, windows.inputs), tokens_of(windows, windows.labels),
-      static_cast<float>(scale), parts_->training(pass));
+      parts_->workspace, parts_->tokens_of(windows, windows.inputs),
+      parts_->tokens_of(windows, windows.labels), static_cast<float>(scale),
+      parts_->training(pass));
   return {loss.sum, loss.count};
 }
 
@@ -240,13 +310,20 @@ void ByteModel::zero_gradients() {
 std::vector<float> ByteModel::next_byte_logits(std::span<const std::uint8_t> context) {
   const auto length = static_cast<std::size_t>(parts_->options.length);
   const auto seen = context.last(std::min(context.size(), length));
-  const std::vector<std::int32_t> tokens(seen.begin(), seen.end());
-  return parts_->model.next_token_logits(parts_->workspace, tokens, parts_->evaluation());
+  reformer::Tokens tokens(1, std::ssize(seen));
+  std::transform(seen.begin(), seen.end(), tokens.data(),
+                 [&](std::uint8_t byte) { return byte + parts_->first_byte(); });
+  const auto padded = parts_->padded(tokens);
+  std::vector<float> logits = parts_->model.next_token_logits(
+      parts_->workspace, {padded.tokens.data(), static_cast<std::size_t>(padded.tokens.size())},
+      padded.options(parts_->evaluation()));
+  logits.erase(logits.begin(), logits.begin() + parts_->first_byte());
+  return logits;
 }
 
 std::string ByteModel::first_not_finite(const Windows& windows, std::int64_t pass) {
   const std::optional<Index> block = parts_->model.first_non_finite_block(
-      parts_->workspace, tokens_of(windows, windows.inputs),
+      parts_->workspace, parts_->tokens_of(windows, windows.inputs),
       pass > 0 ? parts_->training(pass) : parts_->evaluation());
   if (block && *block < 0) {
     return "in the embedding";
@@ -301,6 +378,111 @@ std::int64_t& ByteModel::optimizer_steps() {
   return std::visit([](auto& any) -> std::int64_t& { return any.steps(); }, parts_->optimizer);
 }
 
+void begin_with_model(Options& options) {
+  using namespace reformer;
+  const std::set<std::string> allowed{"preset",       "init",           "length",
+                                      "axial-shape",  "hashes",         "dropout",
+                                      "init-weights", "init-positions", "attention-dropout"};
+  for (const std::string& name : model_option_names()) {
+    if (options.given.contains(name) && !allowed.contains(name)) {
+      throw OptionError(fmt::format("--{} is decided by the model in --init '{}'; leave it out",
+                                    name, options.init));
+    }
+  }
+  const auto refuse = [&](const std::string& what) {
+    throw OptionError(fmt::format("--init is '{}', {}", options.init, what));
+  };
+  HuggingFaceConfig config = load_huggingface_config(options.init);
+  ModelConfig& model = config.model;
+  if (!model.causal) {
+    refuse("an encoder; allowed: a decoder, which predicts the next byte");
+  }
+  if (model.vocabulary != vocabulary && model.vocabulary != shifted_vocabulary) {
+    refuse(fmt::format("which has {} tokens; allowed: the model of bytes, with {} tokens, or {}",
+                       model.vocabulary, vocabulary, shifted_vocabulary));
+  }
+  // A decoder without a head gets a new one; everything else must fit its own config.
+  config.kind = HuggingFaceClass::language_model;
+  model.language_head = true;
+  check_huggingface_weights(
+      HuggingFaceWeights(options.init), model,
+      [head = load_huggingface_config(options.init).model.language_head](std::string_view name) {
+        return !head && name.starts_with("head.");
+      });
+
+  const Index length = options.length;
+  auto* axial = std::get_if<AxialPositions>(&model.positions);
+  if (options.given.contains("axial-shape")) {
+    if (axial == nullptr || options.axial_shape.size() != 2) {
+      throw OptionError(fmt::format(
+          "--axial-shape is '{}'; allowed: {}", fmt::join(options.axial_shape, ","),
+          axial == nullptr ? "nothing, the model has learned positions" : "two numbers"));
+    }
+    axial->shape = {options.axial_shape[0], options.axial_shape[1]};
+    config.max_positions = std::max(config.max_positions, axial->shape[0] * axial->shape[1]);
+  }
+  const Index longest = *max_length(model.positions);
+  if (length > longest) {
+    throw OptionError(fmt::format(
+        "--length is {}, but the model has {} positions; allowed: up to that{}", length, longest,
+        axial != nullptr ? ", or more with another --axial-shape, whose tables begin anew" : ""));
+  }
+  if (const Index padded = huggingface_padded_length(model, length); padded != length) {
+    throw OptionError(fmt::format(
+        "--length is {}; allowed with --init: what chunks divide, such as {}", length, padded));
+  }
+  for (AttentionPattern& pattern : model.layers) {
+    if (auto* lsh = std::get_if<LshPattern>(&pattern); lsh && options.given.contains("hashes")) {
+      lsh->num_hashes = options.hashes;
+    }
+  }
+  if (const auto factors = huggingface_open_buckets(config, length); !factors.empty()) {
+    for (AttentionPattern& pattern : model.layers) {
+      if (auto* lsh = std::get_if<LshPattern>(&pattern)) {
+        lsh->num_buckets = factors;
+      }
+    }
+  }
+  options.model_config = huggingface_config_text(config, "float32");
+
+  // What is shown, and what a checkpoint says about itself.
+  options.layers.clear();
+  for (const AttentionPattern& pattern : model.layers) {
+    if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
+      options.layers.emplace_back("lsh");
+      options.chunk_length = lsh->chunk_length;
+      options.hashes = lsh->num_hashes;
+      options.buckets.assign(lsh->num_buckets.begin(), lsh->num_buckets.end());
+      if (options.buckets.empty()) {
+        options.buckets = {0};
+      }
+    } else {
+      options.layers.emplace_back("local");
+      options.local_chunk_length = std::get<LocalPattern>(pattern).chunk_length;
+    }
+  }
+  options.width = model.width;
+  options.heads = model.num_heads;
+  options.head_width = model.head_width;
+  options.ff_width = model.feed_forward_width;
+  options.activation = model.activation == Activation::relu   ? "relu"
+                       : model.activation == Activation::gelu ? "gelu"
+                                                              : "gelu-tanh";
+  options.positions = axial != nullptr ? "axial" : "learned";
+  if (axial != nullptr) {
+    options.axial_shape = {axial->shape[0], axial->shape[1]};
+    options.axial_widths = {axial->widths[0], axial->widths[1]};
+  }
+  // What begins anew begins as in HuggingFace.
+  if (!options.given.contains("init-weights")) {
+    options.init_weights = 0.02;
+  }
+  if (!options.given.contains("init-positions")) {
+    options.init_positions = 1;
+  }
+  complete_options(options);
+}
+
 std::string instruction_sets() {
   return Eigen::SimdInstructionSetsInUse();
 }
@@ -312,7 +494,13 @@ Options saved_options(const CheckpointReader& reader, const std::filesystem::pat
         "checkpoint '{}' is not one of this trainer: it has no options", path.string()));
   }
   try {
-    return options_from_json(*found);
+    Options options = options_from_json(*found);
+    const auto config = reader.state().find("model_config");
+    if (config != reader.state().end() && config->is_string()) {
+      options.model_config = config->get<std::string>();
+      reformer::parse_huggingface_config(options.model_config);
+    }
+    return options;
   } catch (const std::runtime_error& error) {
     throw std::runtime_error(fmt::format("checkpoint '{}': {}", path.string(), error.what()));
   }

@@ -60,7 +60,18 @@ class ByteModel {
   /// Draws the initial parameters from the seed of the options.
   void initialize();
 
+  /// Fills the parameters from a folder of HuggingFace's layout; nothing is changed unless it fits.
+  /// @return the parameters the folder has none for, with their shapes: those stay as they are
+  std::vector<std::string> load_huggingface(const std::filesystem::path& folder);
+
+  /// Writes such a folder. @throw std::invalid_argument when that layout cannot express the model
+  void save_huggingface(const std::filesystem::path& folder);
+  /// Throws what `save_huggingface` would throw because of the model.
+  void check_huggingface() const;
+
   int threads() const;
+  /// The token of byte 0; the others follow.
+  std::int32_t first_byte() const;
   std::int64_t num_parameters() const;
 
   /// Peak of a training step, known in advance.
@@ -109,6 +120,13 @@ class ByteModel {
 
 inline constexpr const char* parameter_prefix = "model.";
 inline constexpr const char* checkpoint_name = "checkpoint.bin";
+
+/// Completes the options of a run that begins with the model in the folder `options.init`: what
+/// describes the model is taken from its config, with the options that may differ from it, into
+/// `options.model_config` and, to be shown, into the other options.
+/// @throw OptionError for options that do not go with the model, std::runtime_error when the folder
+///   cannot be read
+void begin_with_model(Options& options);
 
 /// The vector instructions this program was compiled for.
 std::string instruction_sets();

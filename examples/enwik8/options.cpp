@@ -271,10 +271,17 @@ Table<Options> make_training_table() {
           1'000'000);
   t.real("sample-temperature", &Options::sample_temperature, 0, true, infinity, false,
          "of that text, 0: always the most likely byte");
+  t.text("export", "FOLDER", &Options::export_folder,
+         "at the end, write the model here in the layout of HuggingFace", true);
 
   t.group("Model", true);
   t.text("preset", "NAME", &Options::preset,
          fmt::format("defaults for all other options: {}", fmt::join(preset_names(), ", ")));
+  t.text("init", "FOLDER", &Options::init,
+         "begin with the byte model in this folder, config.json and model.safetensors of "
+         "HuggingFace's Reformer, which decides all other options of the model but length, "
+         "axial-shape, hashes and dropout",
+         true);
   t.whole("length", &Options::length, 1, "bytes the model sees at once", 1'000'000'000);
   t.choices("layers", &Options::layers, {"local", "lsh", "exact"},
             "attention of each layer: local, lsh or exact");
@@ -687,8 +694,9 @@ Parsed<Options> parse_options(const std::vector<std::string>& arguments) {
   if (options.resume && options.out.empty()) {
     throw OptionError("--resume needs --out, the folder of the run to continue");
   }
-  // A resumed run is completed from its checkpoint, see merge_for_resume.
-  if (!options.resume) {
+  // A resumed run is completed from its checkpoint, see merge_for_resume, and one that begins with
+  // a model from the model's config, see begin_with_model.
+  if (!options.resume && options.init.empty()) {
     complete_options(options);
   }
   return parsed;
@@ -712,6 +720,16 @@ Parsed<GenerateOptions> parse_generate_options(const std::vector<std::string>& a
     throw OptionError("--prompt and --prompt-file exclude each other; give one");
   }
   return parsed;
+}
+
+std::vector<std::string> model_option_names() {
+  std::vector<std::string> names;
+  for (const Option<Options>& option : training_table()) {
+    if (option.group == "Model") {
+      names.push_back(option.name);
+    }
+  }
+  return names;
 }
 
 json options_to_json(const Options& options) {

@@ -38,9 +38,11 @@ struct Options {
   double save_minutes = 5;          ///< time between checkpoints
   std::int64_t sample_bytes = 400;  ///< length of the text sample at the end
   double sample_temperature = 0.8;  ///< of that text, 0: always the most likely byte
+  std::string export_folder;        ///< the model is written here, too, at the end; empty: nowhere
 
   // The model.
   std::string preset = "quick";
+  std::string init;  ///< folder of the model to begin with; empty: a new one
   std::int64_t length = 1024;
   std::vector<std::string> layers{"local", "lsh", "local"};  ///< local, lsh or exact
   std::int64_t width = 192;
@@ -76,6 +78,10 @@ struct Options {
   double epsilon = 1e-9;
   double weight_decay = 0;
   double clip = 1;  ///< largest norm of the gradient, 0: as it is
+
+  /// The text of config.json of a model that was begun with `init`, which then decides what is not
+  /// an option here. It is saved with the checkpoint, beside the options.
+  std::string model_config;
 
   /// Names of the options that were given by the user, such as "width".
   std::set<std::string> given;
@@ -118,6 +124,9 @@ Options preset_options(const std::string& name);
 /// the rule gives (head_width, ff_width, local_chunk_length, axial_shape, axial_widths).
 /// @throw OptionError
 void complete_options(Options& options);
+
+/// Names of the options that describe the model.
+std::vector<std::string> model_option_names();
 
 /// All options by name, for checkpoints and metrics.
 nlohmann::json options_to_json(const Options& options);

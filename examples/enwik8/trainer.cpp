@@ -168,6 +168,7 @@ class Trainer {
       reader.emplace(folder_ / checkpoint_name);
       const Options saved = saved_options(*reader, folder_ / checkpoint_name);
       options_ = merge_for_resume(options_, options_to_json(saved));
+      options_.model_config = saved.model_config;
       same_limit_ = saved.minutes == options_.minutes && saved.steps == options_.steps;
     } else if (!options_.out.empty()) {
       for (const char* name : {checkpoint_name, metrics_name}) {
@@ -179,9 +180,15 @@ class Trainer {
         }
       }
     }
+    if (!options_.resume && !options_.init.empty()) {
+      begin_with_model(options_);
+    }
     load_data();
     resident_before_model_ = std::max(resident_memory(), corpus_.bytes.size());
     model_ = std::make_unique<ByteModel>(options_, ByteModel::Use::training);
+    if (!options_.export_folder.empty()) {
+      check_export();
+    }
     announce();
     if (reader) {
       restore(*reader);
@@ -190,6 +197,13 @@ class Trainer {
       progress_.message(fmt::format("continuing '{}' after step {}", folder_.string(), step_));
     } else {
       model_->initialize();
+      if (!options_.init.empty()) {
+        const std::vector<std::string> left = model_->load_huggingface(options_.init);
+        progress_.message(
+            fmt::format("beginning with the model in {}; {}", options_.init,
+                        left.empty() ? "nothing is initialised anew"
+                                     : fmt::format("initialised anew: {}", fmt::join(left, ", "))));
+      }
       if (options_.out.empty()) {
         folder_ = new_run_folder(options_.preset);
       } else {
@@ -202,6 +216,16 @@ class Trainer {
       metrics_.emplace(MetricsWriter::start(folder_ / metrics_name, header()));
     }
     since_save_ = Stopwatch();
+  }
+
+  void check_export() const {
+    try {
+      model_->check_huggingface();
+    } catch (const std::invalid_argument& error) {
+      throw OptionError(fmt::format("--export is '{}', but this model cannot be exported: {}",
+                                    options_.export_folder, error.what()));
+    }
+    prepare_output_folder(options_.export_folder);
   }
 
   void load_data() {
@@ -301,6 +325,9 @@ class Trainer {
                {"running", running_.to_json()},
                {"elapsed_seconds", elapsed()},
                {"ending", nullptr}};
+    if (!options_.model_config.empty()) {
+      state["model_config"] = options_.model_config;
+    }
     if (ending_) {
       state["ending"] = {{"begin", ending_->begin}, {"end", ending_->end}};
     }
@@ -589,6 +616,12 @@ class Trainer {
 
   void finish() {
     progress_.finish();
+    if (!options_.export_folder.empty()) {
+      model_->save_huggingface(options_.export_folder);
+      progress_.message(fmt::format(
+          "written for HuggingFace: {}, byte b is token {}", options_.export_folder,
+          model_->first_byte() == 0 ? "b" : fmt::format("b + {}", model_->first_byte())));
+    }
     const Evaluation validation = evaluate("validation", split_.validation, options_.final_bytes);
     metrics_->write({{"type", "validation"},
                      {"final", true},

@@ -24,35 +24,12 @@ struct Case {
   double dropout = 0;
 };
 
-/// Bucket ids of all hashed layers. The model does not show them, so its input is embedded here.
-std::vector<Bucket> buckets_of(Model<double>& model, Workspace& workspace, const Tokens& tokens,
-                               const RunOptions& options) {
-  const Pass pass{workspace, batch, length, options.key, options.training, options.is_real};
-  const ModelConfig& config = model.config();
-  const Index D = config.width;
-  Matrix<double> x(batch * length, D);
-  const auto& embedding = parameter(model, "embedding.weight").value;
-  for (Index row = 0; row < x.rows(); ++row) {
-    x.row(row) = embedding.row(tokens.data()[row]);
-    const Index t = row % length;
-    if (const auto* axial = std::get_if<AxialPositions>(&config.positions)) {
-      const auto& first = parameter(model, "positions.weights.0").value;
-      const auto& second = parameter(model, "positions.weights.1").value;
-      x.row(row).head(first.cols()) += first.row(t / axial->shape[1]);
-      x.row(row).tail(second.cols()) += second.row(t % axial->shape[1]);
-    } else {
-      x.row(row) += parameter(model, "positions.weight").value.row(t);
-    }
-  }
-  Dropout<double>(options.training ? config.dropout : 0.0, options.key, Purpose::embedding_dropout)
-      .apply_tile(view(x), 0, 0, D);
-  using Half = Model<double>::Half;
-  Halves<Half> halves{half_of<Half>(x), half_of<Half>(x)};
-  ReversibleSequence<Model<double>::Block>::Saved saved;
-  model.stack().forward(halves, saved, pass);
+/// Bucket ids of all hashed layers in the model's last pass.
+std::vector<Bucket> buckets_of(const Model<double>& model) {
   std::vector<Bucket> all;
-  for (const auto& layer : saved) {
-    all.insert(all.end(), layer.f.buckets.begin(), layer.f.buckets.end());
+  for (Index i = 0; i < static_cast<Index>(model.config().layers.size()); ++i) {
+    const auto ids = model.buckets(i);
+    all.insert(all.end(), ids.begin(), ids.end());
   }
   return all;
 }
@@ -81,7 +58,8 @@ void expect_gradients(const Case& c) {
   const RunOptions options{.key = {4, 5}, .training = c.dropout > 0, .is_real = is_real};
   const double scale = 1.0 / 30;
 
-  const auto buckets = buckets_of(model, workspace, tokens, options);
+  model.loss(workspace, tokens, labels, options);
+  const auto buckets = buckets_of(model);
   ASSERT_EQ(buckets.size(), static_cast<std::size_t>(batch * length * 2 * (2 + 1)));
   reset_gradients(model, 1);  // they are added to
   const Loss loss = model.loss_and_gradients(workspace, tokens, labels, scale, options);
@@ -91,8 +69,9 @@ void expect_gradients(const Case& c) {
 
   bool flipped = false;
   const auto objective = [&] {
-    flipped = flipped || buckets_of(model, workspace, tokens, options) != buckets;
-    return scale * model.loss(workspace, tokens, labels, options).sum;
+    const double value = scale * model.loss(workspace, tokens, labels, options).sum;
+    flipped = flipped || buckets_of(model) != buckets;
+    return value;
   };
   check_parameter_gradients(c.name, model, objective, {.step = 0x1p-16, .most_elements = 4});
   EXPECT_FALSE(flipped) << c.name << ": a hash flipped under finite differences; this test needs "
@@ -113,6 +92,46 @@ TEST(ModelGradient, IsTheGradientUnderDropout) {
                     .causal = false,
                     .masked = true,
                     .dropout = 0.2});
+}
+
+/// A loss of the caller's own, on a model without a head.
+TEST(ModelGradient, OfTheEncodingIsTheGradient) {
+  for (const bool busy : {false, true}) {
+    ModelConfig config = tiny_config();
+    config.language_head = false;
+    config.causal = !busy;
+    config.dropout = config.attention_dropout = busy ? 0.1 : 0;
+    Model<double> model(config);
+    randomize_parameters(model, 7);
+    fix_rotations(model, 8);
+    Workspace workspace(1);
+    const Tokens tokens = random_tokens(batch, length, config.vocabulary, 9);
+    std::vector<std::uint8_t> is_real(static_cast<std::size_t>(batch * length), 1);
+    is_real[3] = is_real[length + 1] = 0;
+    const RunOptions options{
+        .key = {4, 5}, .training = busy, .is_real = std::span(is_real).first(busy ? 38 : 0)};
+    const auto dz = random_tensor<double>(std::array<Index, 3>{batch, length, 24}, 10);
+
+    const auto z = model.encode(workspace, tokens, options);
+    const auto buckets = buckets_of(model);
+    reset_gradients(model, 1);  // they are added to
+    model.encode_and_gradients(workspace, tokens, options, [&](const Tensor<double, 3>& again) {
+      EXPECT_TRUE(same_bits(again, z));
+      return dz;
+    });
+    model.for_each_parameter([](auto& p) { p.gradient.array() -= 1; });
+    bool flipped = false;
+    const auto objective = [&] {
+      const auto now = model.encode(workspace, tokens, options);
+      flipped = flipped || buckets_of(model) != buckets;
+      double sum = 0;
+      for (Index i = 0; i < now.size(); ++i) sum += now.data()[i] * dz.data()[i];
+      return sum;
+    };
+    check_parameter_gradients(busy ? "encoding, dropout, masked, bidirectional" : "encoding", model,
+                              objective, {.step = 0x1p-16, .most_elements = 4});
+    EXPECT_FALSE(flipped);
+  }
 }
 
 TEST(ModelGradient, OfHalvesOfABatchAddsUpToTheWhole) {

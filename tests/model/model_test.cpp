@@ -137,6 +137,106 @@ TEST(Model, LogitsOfTheLastPositionAreTheSameAlone) {
   }
 }
 
+TEST(Model, LogitsOfTheLastRealPositionLeavePaddingAside) {
+  Model<float> model(tiny_config());
+  randomize_parameters(model, 1);
+  Workspace workspace(1);
+  const Tokens tokens = random_tokens(1, 23, 11, 3);
+  const std::span ids(tokens.data(), 23);
+  std::vector<std::uint8_t> is_real(23, 1);
+  is_real[20] = is_real[22] = 0;
+  const RunOptions options{.key = {4}, .is_real = is_real};
+  const auto all = model.logits(workspace, tokens, options);
+  EXPECT_TRUE(same_bits(model.next_token_logits(workspace, ids, options),
+                        std::vector<float>(&all(0, 21, 0), &all(0, 21, 0) + 11)));
+}
+
+TEST(Model, EncodesWhatTheHeadTurnsIntoLogits) {
+  Model<double> model(tiny_config());
+  randomize_parameters(model, 1);
+  Workspace workspace(1);
+  const Tokens tokens = random_tokens(2, 13, 11, 3);
+  const RunOptions options{.key = {4}};
+  const auto z = model.encode(workspace, tokens, options);
+  ASSERT_EQ(z.dimension(2), 24);
+  Matrix<double> logits = as_matrix(z) * parameter(model, "head.weight").value;
+  logits.rowwise() += parameter(model, "head.bias").value.row(0);
+  EXPECT_TRUE(close(as_matrix(model.logits(workspace, tokens, options)), logits));
+
+  // Without a head, the same up to there.
+  ModelConfig config = tiny_config();
+  config.language_head = false;
+  Model<double> headless(config);
+  EXPECT_EQ(headless.num_parameters(), model.num_parameters() - 24 * 11 - 11);
+  std::vector<const Matrix<double>*> values;
+  model.for_each_parameter([&](const auto& p) { values.push_back(&p.value); });
+  std::size_t next = 0;
+  headless.for_each_parameter([&](auto& p) { p.value = *values[next++]; });
+  EXPECT_TRUE(same_bits(headless.encode(workspace, tokens, options), z));
+  for (const auto& message :
+       {message_of([&] { headless.logits(workspace, tokens); }),
+        message_of([&] { headless.loss(workspace, tokens, tokens); }),
+        message_of([&] { headless.loss_and_gradients(workspace, tokens, tokens, 1, {}); }),
+        message_of([&] { headless.next_token_logits(workspace, std::span(tokens.data(), 3)); })}) {
+    EXPECT_TRUE(contains(message, "the model has no language head, only encode"));
+  }
+  EXPECT_TRUE(contains(message_of([&] {
+                         headless.encode_and_gradients(workspace, tokens, options, [](const auto&) {
+                           return Tensor<double, 3>(2, 13, 12);
+                         });
+                       }),
+                       "the gradient has another shape than z, must be [B, T, 2D]"));
+}
+
+TEST(Model, ShowsItsResidualStreamAndBuckets) {
+  Model<double> model(tiny_config());
+  randomize_parameters(model, 1);
+  fix_rotations(model, 2);
+  Workspace workspace(1);
+  EXPECT_TRUE(contains(message_of([&] { model.buckets(0); }), "a pass must have run"));
+  const Tokens tokens = random_tokens(2, 13, 11, 3);
+  std::vector<Index> visited;
+  Matrix<double> first, second;
+  model.trace(workspace, tokens, {}, [&](Index block, const auto& halves) {
+    visited.push_back(block);
+    first = matrix_of(halves.first);
+    second = matrix_of(halves.second);
+    if (block == -1) {
+      EXPECT_TRUE(same_bits(first, second));
+    }
+  });
+  EXPECT_EQ(visited, (std::vector<Index>{-1, 0, 1, 2, 3}));
+  Matrix<double> both(first.rows(), 24);
+  both << first, second;
+  EXPECT_TRUE(close(as_matrix(model.encode(workspace, tokens)),
+                    naive::layer_norm(both, parameter(model, "layer_norm.weight").value,
+                                      parameter(model, "layer_norm.bias").value, 1e-12)));
+  EXPECT_TRUE(model.buckets(0).empty());
+  ASSERT_EQ(model.buckets(1).size(), 2u * 2 * 2 * 13);
+  EXPECT_LT(*std::max_element(model.buckets(1).begin(), model.buckets(1).end()), 4);
+  EXPECT_TRUE(contains(message_of([&] { model.buckets(4); }), "layer is 4, must be in [0, 4)"));
+}
+
+TEST(Model, FixesTheNumberOfBucketsWhereItIsOpen) {
+  ModelConfig config = tiny_config();
+  config.layers = {LshPattern{4, 1, 0, 2, {4}}, LocalPattern{4}, LshPattern{4}};
+  Model<float> model(config);
+  randomize_parameters(model, 1);
+  model.set_num_buckets({2, 8});
+  EXPECT_EQ(std::get<LshPattern>(model.config().layers[0]).num_buckets, (std::vector<Index>{4}));
+  EXPECT_EQ(std::get<LshPattern>(model.config().layers[2]).num_buckets, (std::vector<Index>{2, 8}));
+  Workspace workspace(1);
+  model.logits(workspace, random_tokens(1, 40, 11, 3));
+  EXPECT_GT(*std::max_element(model.buckets(2).begin(), model.buckets(2).end()), 4);
+  EXPECT_TRUE(contains(message_of([&] {
+                         Model<float> other(config);
+                         other.set_num_buckets({3});
+                       }),
+                       "num_buckets has the factor 3"));
+  EXPECT_TRUE(contains(message_of([&] { model.stack()[1].f().set_num_buckets({2}); }),
+                       "a layer that does not hash"));
+}
+
 TEST(Model, LogitsOfRealTokensDoNotDependOnPadding) {
   Model<float> model(tiny_config());
   randomize_parameters(model, 1);

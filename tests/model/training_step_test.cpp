@@ -194,8 +194,12 @@ std::pair<std::size_t, std::size_t> measured_and_planned(const ModelConfig& conf
   model.zero_gradients();
   Workspace workspace(threads);
   const Tokens tokens = random_tokens(batch, length, config.vocabulary, 2);
-  model.loss_and_gradients(workspace, tokens, next_token_labels(tokens), 1e-3F,
-                           {.training = true, .memory_budget = memory_budget});
+  const RunOptions options{.training = true, .memory_budget = memory_budget};
+  if (config.language_head) {
+    model.loss_and_gradients(workspace, tokens, next_token_labels(tokens), 1e-3F, options);
+  } else {
+    model.encode_and_gradients(workspace, tokens, options, [](const auto& z) { return z; });
+  }
   EXPECT_EQ(workspace.bytes_in_use(), 0u);
   return {workspace.peak_bytes(), model.plan(batch, length, threads, memory_budget).scratch};
 }
@@ -254,16 +258,20 @@ TEST(TrainingStep, TakesTheScratchThatWasPlanned) {
           ModelConfig config = busy_config();
           config.layers = {pattern};
           config.dropout = config.attention_dropout = dropout;
-          for (const ResidualConfig& residual :
-               std::vector<ResidualConfig>{FloatResidual{}, FixedResidual{}}) {
-            config.residual = residual;
-            for (const std::size_t budget : {std::size_t{0}, everything}) {
-              const auto [measured, planned] =
-                  measured_and_planned(config, batch, length, threads, budget);
-              EXPECT_EQ(measured, planned)
-                  << "layer kind " << pattern.index() << ", B=" << batch << " T=" << length
-                  << ", dropout " << dropout << ", " << threads << " threads, residual kind "
-                  << residual.index() << (budget > 0 ? ", everything stored" : "");
+          for (const bool head : {true, false}) {
+            config.language_head = head;
+            for (const ResidualConfig& residual :
+                 std::vector<ResidualConfig>{FloatResidual{}, FixedResidual{}}) {
+              config.residual = residual;
+              for (const std::size_t budget : {std::size_t{0}, everything}) {
+                const auto [measured, planned] =
+                    measured_and_planned(config, batch, length, threads, budget);
+                EXPECT_EQ(measured, planned)
+                    << "layer kind " << pattern.index() << ", B=" << batch << " T=" << length
+                    << ", dropout " << dropout << ", " << threads << " threads, head " << head
+                    << ", residual kind " << residual.index()
+                    << (budget > 0 ? ", everything stored" : "");
+              }
             }
           }
         }

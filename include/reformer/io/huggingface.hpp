@@ -315,6 +315,31 @@ struct PaddedTokens {
   }
 };
 
+/// Pads tokens `[B, T]`, with a mask of real ones `[B*T]` or none, as HuggingFace does.
+inline PaddedTokens huggingface_pad(const HuggingFaceConfig& config, const Tokens& tokens,
+                                    std::span<const std::uint8_t> is_real = {}) {
+  constexpr auto function = "huggingface_pad";
+  const Index B = tokens.dimension(0), T = tokens.dimension(1);
+  check_at_least(function, "length", T, 1);
+  check(is_real.empty() || static_cast<Index>(is_real.size()) == B * T, function, "is_real has ",
+        is_real.size(), " elements, must have B*T = ", B * T);
+  const Index padded = huggingface_padded_length(config.model, T);
+  if (padded == T) return {tokens, {is_real.begin(), is_real.end()}, T};
+  PaddedTokens result{Tokens(B, padded), {}, T};
+  result.is_real.assign(static_cast<std::size_t>(B * padded), 0);
+  result.tokens.setConstant(config.padding_token);
+  for (Index b = 0; b < B; ++b) {
+    std::copy_n(&tokens(b, 0), T, &result.tokens(b, 0));
+    auto* mask = result.is_real.data() + b * padded;
+    if (is_real.empty()) {
+      std::fill_n(mask, T, std::uint8_t{1});
+    } else {
+      std::copy_n(is_real.data() + b * T, T, mask);
+    }
+  }
+  return result;
+}
+
 /// A model that computes what HuggingFace's does.
 ///
 /// The functions take tokens `[B, T]` of any length that has positions, padded to a multiple of the
@@ -348,27 +373,8 @@ class HuggingFaceModel {
   /// What the model is run on. The first length that is hashed fixes the number of buckets where
   /// the config leaves it open; it stays, and is saved.
   PaddedTokens pad(const Tokens& tokens, std::span<const std::uint8_t> is_real = {}) {
-    constexpr auto function = "HuggingFaceModel::pad";
-    const Index B = tokens.dimension(0), T = tokens.dimension(1);
-    check_at_least(function, "length", T, 1);
-    check(is_real.empty() || static_cast<Index>(is_real.size()) == B * T, function, "is_real has ",
-          is_real.size(), " elements, must have B*T = ", B * T);
-    const Index padded = huggingface_padded_length(config_.model, T);
-    fix_num_buckets(padded);
-    if (padded == T) return {tokens, {is_real.begin(), is_real.end()}, T};
-    PaddedTokens result{Tokens(B, padded), {}, T};
-    result.is_real.assign(static_cast<std::size_t>(B * padded), 0);
-    result.tokens.setConstant(config_.padding_token);
-    for (Index b = 0; b < B; ++b) {
-      std::copy_n(&tokens(b, 0), T, &result.tokens(b, 0));
-      auto* mask = result.is_real.data() + b * padded;
-      if (is_real.empty()) {
-        std::fill_n(mask, T, std::uint8_t{1});
-      } else {
-        std::copy_n(is_real.data() + b * T, T, mask);
-      }
-    }
-    return result;
+    fix_num_buckets(huggingface_padded_length(config_.model, tokens.dimension(1)));
+    return huggingface_pad(config_, tokens, is_real);
   }
 
   /// Labels `[B, T]` of HuggingFace, which shifts them by one for a language model, as they are
@@ -427,16 +433,10 @@ class HuggingFaceModel {
   }
 
   void fix_num_buckets(Index length) {
-    for (const AttentionPattern& pattern : config_.model.layers) {
-      const auto* lsh = detail::hashed(pattern, length);
-      if (lsh == nullptr || !lsh->num_buckets.empty()) continue;
-      const auto factors =
-          huggingface_num_buckets(length, lsh->chunk_length, config_.max_positions);
-      check_buckets("HuggingFaceModel", factors);
-      model_->set_num_buckets(factors);
-      config_.model = model_->config();
-      return;
-    }
+    const auto factors = huggingface_open_buckets(config_, length);
+    if (factors.empty()) return;
+    model_->set_num_buckets(factors);
+    config_.model = model_->config();
   }
 
   HuggingFaceConfig config_;

@@ -77,6 +77,18 @@ inline Index huggingface_padded_length(const ModelConfig& config, Index length) 
   return length > shortest ? round_up(length, multiple) : length;
 }
 
+/// The number of buckets, in factors, that a pass at this (padded) length fixes; empty if it hashes
+/// nothing or the config leaves nothing open.
+inline std::vector<Index> huggingface_open_buckets(const HuggingFaceConfig& config, Index length) {
+  for (const AttentionPattern& pattern : config.model.layers) {
+    const auto* lsh = detail::hashed(pattern, length);
+    if (lsh != nullptr && lsh->num_buckets.empty()) {
+      return huggingface_num_buckets(length, lsh->chunk_length, config.max_positions);
+    }
+  }
+  return {};
+}
+
 namespace detail {
 
 inline constexpr std::pair<HuggingFaceClass, std::string_view> huggingface_classes[] = {

@@ -177,14 +177,9 @@ class Model {
     check_labels("Model::loss_and_gradients", tokens, labels);
     for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
     const Pass pass = start(workspace, "Model::loss_and_gradients", tokens, options);
-    store(storage_plan(pass.batch, pass.length, options.memory_budget));
-    embed(tokens, pass, halves_);
-    stack_.forward(halves_, saved_, stored_, pass);
-    gradients_.first.resize(pass.rows(), config_.width);
-    gradients_.second.resize(pass.rows(), config_.width);
+    climb_for_gradients(tokens, pass, options);
     const Loss loss = head_.loss_and_gradients(halves_, labels.data(), scale, gradients_, pass);
-    stack_.reverse(halves_, gradients_, saved_, stored_, pass);
-    embed_backward(tokens, gradients_, pass);
+    descend(tokens, pass);
     return loss;
   }
 
@@ -203,8 +198,7 @@ class Model {
   Tensor<Scalar, 3> encode(Workspace& workspace, const Tokens& tokens,
                            const RunOptions& options = {}) {
     const Pass pass = start(workspace, "Model::encode", tokens, options);
-    embed(tokens, pass, halves_);
-    stack_.forward(halves_, saved_, pass);
+    climb(tokens, pass);
     Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
     head_.encode(halves_, rows_of(z), pass);
     return z;
@@ -218,18 +212,14 @@ class Model {
     constexpr auto function = "Model::encode_and_gradients";
     for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
     const Pass pass = start(workspace, function, tokens, options);
-    embed(tokens, pass, halves_);
-    stack_.forward(halves_, saved_, pass);
+    climb_for_gradients(tokens, pass, options);
     Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
     head_.encode(halves_, rows_of(z), pass);
     Tensor<Scalar, 3> dz = gradient(std::as_const(z));
     check(dz.dimensions() == z.dimensions(), function,
           "the gradient has another shape than z, must be [B, T, 2D]");
-    gradients_.first.resize(pass.rows(), config_.width);
-    gradients_.second.resize(pass.rows(), config_.width);
     head_.encode_backward(halves_, rows_of(dz), gradients_, pass);
-    stack_.reverse(halves_, gradients_, saved_, pass);
-    embed_backward(tokens, gradients_, pass);
+    descend(tokens, pass);
   }
 
   /// Runs the stack and shows the residual stream on its way.
@@ -238,10 +228,7 @@ class Model {
   void trace(Workspace& workspace, const Tokens& tokens, const RunOptions& options,
              const Visit& visit) {
     const Pass pass = start(workspace, "Model::trace", tokens, options);
-    embed(tokens, pass, halves_);
-    const auto show = [&](Index block) { visit(block, std::as_const(halves_)); };
-    show(-1);
-    stack_.forward(halves_, saved_, pass, show);
+    climb(tokens, pass, [&](Index block) { visit(block, std::as_const(halves_)); });
   }
 
   /// Bucket ids `[B, H, R, T]` of a layer in the last pass; empty if it did not hash.
@@ -390,9 +377,32 @@ class Model {
 
   /// A forward pass that no backward pass follows.
   void climb(const Tokens& tokens, const Pass& pass) {
+    climb(tokens, pass, [](Index) {});
+  }
+
+  /// The same, and calls `after(i)` when block i has been applied, i = -1 for the embedding.
+  template <typename After>
+  void climb(const Tokens& tokens, const Pass& pass, const After& after) {
     for (auto& saved : saved_) saved.f.keep_context = false;
     embed(tokens, pass, halves_);
-    stack_.forward(halves_, saved_, pass);
+    after(Index{-1});
+    stack_.forward(halves_, saved_, pass, after);
+  }
+
+  /// Forward pass that leaves what `descend` needs, within the budget; the gradients by the halves
+  /// have their size.
+  void climb_for_gradients(const Tokens& tokens, const Pass& pass, const RunOptions& options) {
+    store(storage_plan(pass.batch, pass.length, options.memory_budget));
+    embed(tokens, pass, halves_);
+    stack_.forward(halves_, saved_, stored_, pass);
+    gradients_.first.resize(pass.rows(), config_.width);
+    gradients_.second.resize(pass.rows(), config_.width);
+  }
+
+  /// Backward pass from the gradients by the halves at the top.
+  void descend(const Tokens& tokens, const Pass& pass) {
+    stack_.reverse(halves_, gradients_, saved_, stored_, pass);
+    embed_backward(tokens, gradients_, pass);
   }
 
   /// dropout(embedding + position), in both halves

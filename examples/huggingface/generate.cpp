@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT
+#include "generate.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <system_error>
+
+#include "enwik8/options.hpp"
+#include "enwik8/sampling.hpp"
+#include "reformer/io/huggingface.hpp"
+#include "tokenizer.hpp"
+
+namespace huggingface {
+namespace {
+
+using Model = reformer::HuggingFaceModel<float>;
+using reformer::Index;
+
+struct Options {
+  std::string model;
+  std::string prompt;
+  std::int64_t length = 200;
+  enwik8::SamplingOptions sampling{.temperature = 0.8, .top_p = 0.95};
+  std::uint64_t seed = 1;
+  int threads = 0;
+};
+
+/// @return the text of `--help`, or nothing
+std::string parse(const std::vector<std::string>& arguments, Options& options) {
+  CLI::App app("Continues a text with a Reformer in the layout of HuggingFace.", "generate");
+  app.set_help_flag();
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  bool help = false;
+  app.add_flag("-h,--help", help, "show this text");
+  app.add_option("--model", options.model, "folder with config.json and model.safetensors")
+      ->type_name("FOLDER");
+  app.add_option("--prompt", options.prompt, "text to continue")->type_name("TEXT");
+  app.add_option("--length", options.length, "tokens to write")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1'000'000'000}))
+      ->capture_default_str();
+  app.add_option(
+         "--temperature", options.sampling.temperature,
+         "below 1 more likely text, above 1 more surprising; 0: always the most likely token")
+      ->check(CLI::Range(0.0, std::numeric_limits<double>::max()))
+      ->capture_default_str();
+  std::int64_t top_k = 0;
+  app.add_option("--top-k", top_k, "choose among the k most likely tokens, 0: all")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1'000'000'000}))
+      ->capture_default_str();
+  app.add_option("--top-p", options.sampling.top_p,
+                 "choose among the most likely tokens whose probabilities sum to this")
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "the same seed writes the same text")
+      ->capture_default_str();
+  app.add_option("--threads", options.threads, "threads, 0 for all")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  try {
+    app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
+    options.sampling.top_k = static_cast<std::size_t>(top_k);
+    if (!help) {
+      enwik8::check_sampling(options.sampling);
+    }
+  } catch (const CLI::ParseError& error) {
+    throw enwik8::OptionError(error.what());
+  } catch (const std::invalid_argument& error) {
+    throw enwik8::OptionError(error.what());
+  }
+  if (help) {
+    return app.help();
+  }
+  if (options.model.empty()) {
+    throw enwik8::OptionError("--model is missing: give a folder with config.json");
+  }
+  return {};
+}
+
+/// The longest context whose padded length has positions.
+Index longest_context(const reformer::ModelConfig& config) {
+  const auto positions = reformer::max_length(config.positions);
+  Index longest = positions.value_or(std::numeric_limits<Index>::max());
+  while (longest > 1 && reformer::huggingface_padded_length(config, longest) > *positions) {
+    --longest;
+  }
+  return longest;
+}
+
+int generate(const Options& options, const enwik8::Console& console) {
+  Model model = Model::load(options.model);
+  const reformer::HuggingFaceConfig& config = model.config();
+  if (config.kind != reformer::HuggingFaceClass::language_model) {
+    throw std::runtime_error(fmt::format(
+        "'{}' is no ReformerModelWithLMHead, so it does not say what comes next", options.model));
+  }
+  const auto tokenizer = tokenizer_of(options.model, config.model.vocabulary);
+  std::vector<std::int32_t> tokens = tokenizer->encode(options.prompt);
+  const auto in_prompt = static_cast<std::ptrdiff_t>(tokens.size());
+  if (tokens.empty()) {
+    tokens.push_back(config.padding_token);  // the model needs something to begin with
+  }
+  reformer::Workspace workspace(options.threads);
+  const auto most = static_cast<std::size_t>(longest_context(config.model));
+  const reformer::RandomStream stream({options.seed}, reformer::Purpose::sampling);
+  const auto text_of = [&] {
+    return tokenizer->decode(std::span(tokens).subspan(in_prompt > 0 ? 0 : 1));
+  };
+  std::string written = text_of();
+  for (std::int64_t i = 0; i < options.length; ++i) {
+    const auto context = std::span(tokens).last(std::min(most, tokens.size()));
+    const auto logits = model.next_token_logits(workspace, context, {.key = {options.seed}});
+    const auto token = enwik8::sample_token(logits, options.sampling,
+                                            stream.uniform(static_cast<std::uint64_t>(i)));
+    tokens.push_back(static_cast<std::int32_t>(token));
+    // At once, because each token takes a while and somebody may be watching. What a token adds may
+    // depend on the ones before it.
+    const std::string text = text_of();
+    const std::string more = text.substr(std::min(written.size(), text.size()));
+    if (std::fwrite(more.data(), 1, more.size(), console.out) != more.size() ||
+        std::fflush(console.out) != 0) {
+      throw std::runtime_error(
+          fmt::format("cannot write the text: {}", std::generic_category().message(errno)));
+    }
+    written = text;
+  }
+  return enwik8::exit_success;
+}
+
+}  // namespace
+
+int run_generate(const std::vector<std::string>& arguments, const enwik8::Console& console) {
+  return enwik8::with_errors_reported("generate", console, [&] {
+    Options options;
+    const std::string help = parse(arguments, options);
+    if (!help.empty()) {
+      fmt::print(console.out, "{}", help);
+      return enwik8::exit_success;
+    }
+    return generate(options, console);
+  });
+}
+
+}  // namespace huggingface

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MIT
+/// Models of HuggingFace in the programs: the trainer's --init and --export, and `generate`.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "enwik8/sampling.hpp"
+#include "examples/run.hpp"
+#include "huggingface/generate.hpp"
+#include "huggingface/tokenizer.hpp"
+#include "reformer/foundation/random.hpp"
+#include "reformer/io/huggingface.hpp"
+#include "support/random_data.hpp"
+
+namespace enwik8::test {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using HuggingFace = reformer::HuggingFaceModel<float>;
+
+const json byte_config = {{"architectures", {"ReformerModelWithLMHead"}},
+                          {"model_type", "reformer"},
+                          {"attn_layers", {"local", "lsh"}},
+                          {"hidden_size", 16},
+                          {"num_attention_heads", 2},
+                          {"attention_head_size", 5},
+                          {"feed_forward_size", 24},
+                          {"axial_pos_shape", {8, 8}},
+                          {"axial_pos_embds_dim", {4, 12}},
+                          {"local_attn_chunk_length", 8},
+                          {"lsh_attn_chunk_length", 16},
+                          {"num_hashes", 2},
+                          {"num_buckets", 4},
+                          {"max_position_embeddings", 64},
+                          {"is_decoder", true},
+                          {"vocab_size", 258}};
+
+/// A folder with a random model of bytes, and one text.
+class HuggingFaceRun : public testing::Test {
+ protected:
+  HuggingFaceRun() { write_model("model", byte_config); }
+
+  void write_model(const std::string& name, const json& config) const {
+    HuggingFace model(reformer::parse_huggingface_config(config.dump()));
+    reformer::test::randomize_parameters(model.model(), 3, 0.1);
+    model.save(folder_ / name);
+  }
+  json changed(const json& changes) const {
+    json config = byte_config;
+    config.update(changes);
+    return config;
+  }
+
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+
+  /// Options of a run that begins with a model.
+  Strings options(const std::string& model, const std::string& out,
+                  const Strings& more = {}) const {
+    tiny(folder_ / "text");
+    return Strings{"--data",          path("text"), "--init",       path(model),
+                   "--length",        "32",         "--batch",      "2",
+                   "--threads",       "1",          "--warmup",     "2",
+                   "--sample-bytes",  "8",          "--eval-every", "0",
+                   "--out",           path(out),    "--steps",      "3",
+                   "--learning-rate", "0.001"} +
+           more;
+  }
+  std::string succeed(const Strings& arguments) const {
+    const Outcome outcome = train(arguments);
+    EXPECT_EQ(outcome.code, exit_success) << outcome.error;
+    return outcome.out;
+  }
+  void refuse(const Strings& arguments, int code, const std::string& part) const {
+    const Outcome outcome = train(arguments);
+    EXPECT_EQ(outcome.code, code) << part;
+    EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
+    EXPECT_TRUE(contains(outcome.error, part));
+    EXPECT_FALSE(fs::exists(folder_ / "refused")) << part;
+  }
+
+  std::vector<float> values(const std::string& name) const {
+    HuggingFace model = HuggingFace::load(folder_ / name);
+    std::vector<float> all;
+    model.model().for_each_parameter(
+        [&](auto& p) { all.insert(all.end(), p.value.data(), p.value.data() + p.size()); });
+    return all;
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(HuggingFaceRun, BeginsWithTheModelAndExportsIt) {
+  // A rate so small that nothing moves by more than this.
+  const std::string out =
+      succeed(options("model", "run", {"--learning-rate", "1e-9", "--export", path("exported")}));
+  EXPECT_TRUE(contains(
+      out, "beginning with the model in " + path("model") + "; nothing is initialised anew"));
+  EXPECT_TRUE(contains(out, "2 layers (local, lsh), width 16, 2 heads, windows of 32 bytes"));
+  EXPECT_TRUE(contains(out, "byte b is token b + 2"));
+  const auto before = values("model"), after = values("exported");
+  ASSERT_EQ(before.size(), after.size());
+  for (std::size_t i = 0; i < before.size(); ++i) ASSERT_NEAR(before[i], after[i], 1e-7) << i;
+  EXPECT_EQ(read_file(folder_ / "exported/config.json"), read_file(folder_ / "model/config.json"));
+
+  succeed(options("model", "learned", {"--export", path("moved")}));
+  EXPECT_NE(values("moved"), before);
+}
+
+TEST_F(HuggingFaceRun, ByteBIsTokenBPlusTwo) {
+  Options given =
+      parse_options({"--init", path("model"), "--length", "64", "--threads", "1"}).options;
+  begin_with_model(given);
+  ByteModel model(given, ByteModel::Use::generation);
+  EXPECT_EQ(model.load_huggingface(path("model")), Strings());
+  EXPECT_EQ(model.first_byte(), 2);
+  HuggingFace expected = HuggingFace::load(folder_ / "model");
+  reformer::Workspace workspace(1);
+  const reformer::RunOptions run{.key = {given.seed, 0}};
+  // At a length that is padded, too.
+  for (const std::int64_t length : {32, 27, 7}) {
+    Windows windows{1, length, {}, {}};
+    reformer::Tokens tokens(1, length), labels(1, length);
+    for (std::int32_t t = 0; t < length; ++t) {
+      windows.inputs.push_back(t * 37 % 256);
+      windows.labels.push_back((t + 1) * 37 % 256);
+      tokens(0, t) = windows.inputs.back() + 2;
+      labels(0, t) = windows.labels.back() + 2;
+    }
+    const reformer::Loss loss = expected.loss(workspace, tokens, labels, run);
+    EXPECT_EQ(model.evaluate(windows).nats, loss.sum) << length;
+    EXPECT_EQ(model.evaluate(windows).bytes, length);
+    const std::vector<std::uint8_t> text(windows.inputs.begin(), windows.inputs.end());
+    const auto logits = expected.next_token_logits(
+        workspace, {tokens.data(), static_cast<std::size_t>(length)}, run);
+    EXPECT_EQ(model.next_byte_logits(text), std::vector<float>(logits.begin() + 2, logits.end()));
+  }
+}
+
+TEST_F(HuggingFaceRun, AResumedRunHasTheBitsOfAStraightOne) {
+  fs::create_directory(folder_ / "once");
+  succeed(options("model", "straight"));
+  Captured out, error;
+  const int code = run_trainer(options("model", "broken"),
+                               {.out = out.file(), .error = error.file(), .terminal = false},
+                               [](std::int64_t step) { return step >= 1; });
+  EXPECT_EQ(code, exit_interrupted);
+  fs::rename(folder_ / "model", folder_ / "elsewhere");  // the checkpoint has everything
+  succeed({"--resume", "--out", path("broken"), "--data", path("text")});
+  EXPECT_TRUE(snapshot_of(folder_ / "broken") == snapshot_of(folder_ / "straight"));
+  EXPECT_EQ(test::generate({"--checkpoint", path("broken"), "--length", "40", "--threads", "1"})
+                .out.size(),
+            40u);
+}
+
+TEST_F(HuggingFaceRun, SaysWhatBeginsAnew) {
+  const std::string out =
+      succeed(options("model", "longer",
+                      {"--length", "128", "--axial-shape", "8,16", "--export", path("exported")}));
+  EXPECT_TRUE(contains(out, "; initialised anew: positions.weights.1 [16, 12]"));
+  EXPECT_TRUE(contains(out, "windows of 128 bytes"));
+  const json config = json::parse(read_file(folder_ / "exported/config.json"));
+  EXPECT_EQ(config["axial_pos_shape"], (json{8, 16}));
+  EXPECT_EQ(config["max_position_embeddings"], 128);
+
+  write_model("headless", changed({{"architectures", {"ReformerModel"}}}));
+  EXPECT_TRUE(contains(succeed(options("headless", "head")),
+                       "initialised anew: head.weight [32, 258], head.bias [1, 258]"));
+}
+
+TEST_F(HuggingFaceRun, RefusesWhatDoesNotFit) {
+  refuse(options("model", "refused", {"--width", "32"}), exit_usage,
+         "--width is decided by the model in --init");
+  refuse(options("model", "refused", {"--layers", "lsh"}), exit_usage, "--layers is decided by");
+  refuse(options("model", "refused", {"--length", "65"}), exit_usage,
+         "--length is 65, but the model has 64 positions; allowed: up to that, or more with "
+         "another --axial-shape");
+  refuse(options("model", "refused", {"--length", "40"}), exit_usage,
+         "--length is 40; allowed with --init: what chunks divide, such as 48");
+  refuse(options("model", "refused", {"--axial-shape", "64"}), exit_usage,
+         "--axial-shape is '64'; allowed: two numbers");
+  refuse(options("none", "refused"), exit_failure, "none/config.json': No such file");
+  write_model("words", changed({{"vocab_size", 320}}));
+  refuse(options("words", "refused"), exit_usage,
+         "which has 320 tokens; allowed: the model of bytes, with 256 tokens, or 258");
+  write_model("encoder",
+              changed({{"architectures", {"ReformerForMaskedLM"}}, {"is_decoder", false}}));
+  refuse(options("encoder", "refused"), exit_usage, "an encoder; allowed: a decoder");
+  fs::create_directory(folder_ / "mixed");
+  fs::copy(folder_ / "model/model.safetensors", folder_ / "mixed");
+  write_file(folder_ / "mixed/config.json",
+             changed({{"hidden_size", 20}, {"axial_pos_embds_dim", {8, 12}}}).dump());
+  refuse(options("mixed", "refused"), exit_failure,
+         "'embeddings.word_embeddings.weight' is [258, 16] in the file and [258, 20] in the model");
+  refuse(tiny(folder_ / "text") + Strings{"--positions", "sinusoidal", "--steps", "1", "--out",
+                                          path("refused"), "--export", path("exported")},
+         exit_usage, "this model cannot be exported");
+}
+
+TEST_F(HuggingFaceRun, AModelTrainedHereIsExported) {
+  succeed(tiny(folder_ / "text") +
+          Strings{"--steps", "1", "--out", path("run"), "--export", path("exported")});
+  HuggingFace model = HuggingFace::load(folder_ / "exported");
+  EXPECT_EQ(model.config().model.vocabulary, 256);
+}
+
+// ---- generate
+
+Outcome generate_text(const Strings& arguments) {
+  Captured out, error;
+  const int code = huggingface::run_generate(arguments, {.out = out.file(), .error = error.file()});
+  return {code, out.text(), error.text()};
+}
+
+class Generate : public HuggingFaceRun {
+ protected:
+  std::string text(const Strings& arguments) const {
+    const Outcome outcome =
+        generate_text(Strings{"--model", path("model"), "--threads", "1"} + arguments);
+    EXPECT_EQ(outcome.code, exit_success) << outcome.error;
+    EXPECT_EQ(outcome.error, "");
+    return outcome.out;
+  }
+};
+
+TEST_F(Generate, SamplesFromTheModel) {
+  // Token by token by hand, beyond the 64 positions.
+  HuggingFace model = HuggingFace::load(folder_ / "model");
+  reformer::Workspace workspace(1);
+  const reformer::RandomStream stream({5}, reformer::Purpose::sampling);
+  std::vector<std::int32_t> tokens = {'a' + 2, 'b' + 2};
+  std::string expected;
+  for (std::uint64_t i = 0; i < 80; ++i) {
+    const auto context = std::span(tokens).last(std::min<std::size_t>(64, tokens.size()));
+    const auto logits = model.next_token_logits(workspace, context, {.key = {5}});
+    const auto token = static_cast<std::int32_t>(
+        sample_token(logits, {.temperature = 1.5, .top_k = 50, .top_p = 0.9}, stream.uniform(i)));
+    tokens.push_back(token);
+    if (token >= 2) expected += static_cast<char>(static_cast<unsigned char>(token - 2));
+  }
+  EXPECT_EQ(text({"--prompt", "ab", "--length", "80", "--temperature", "1.5", "--top-k", "50",
+                  "--top-p", "0.9", "--seed", "5"}),
+            expected);
+}
+
+TEST_F(Generate, TheSeedDecidesAndTheThreadsDoNot) {
+  const std::string one = text({"--length", "30", "--seed", "1"});
+  EXPECT_EQ(text({"--length", "30", "--seed", "1", "--threads", "2"}), one);
+  EXPECT_NE(text({"--length", "30", "--seed", "2"}), one);
+  // Greedy, the seed still draws the rotations; in one window of 8 nothing is hashed.
+  EXPECT_EQ(text({"--length", "6", "--temperature", "0", "--seed", "1"}),
+            text({"--length", "6", "--top-k", "1", "--seed", "2"}));
+}
+
+TEST_F(Generate, RefusesWithOneLine) {
+  const auto refuses = [](const Strings& arguments, int code, const std::string& part) {
+    const Outcome outcome = generate_text(arguments);
+    EXPECT_EQ(outcome.code, code) << part;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
+    EXPECT_TRUE(contains(outcome.error, "generate: "));
+    EXPECT_TRUE(contains(outcome.error, part));
+  };
+  refuses({}, exit_usage, "--model is missing");
+  refuses({"--model", path("model"), "--length", "0"}, exit_usage, "--length");
+  refuses({"--model", path("model"), "--top-p", "2"}, exit_usage, "top_p is 2");
+  refuses({"--model", path("model"), "--temperature", "-1"}, exit_usage, "--temperature");
+  refuses({"--model", path("model"), "--top-k", "-1"}, exit_usage, "--top-k");
+  refuses({"--model", path("model"), "--many"}, exit_usage, "--many");
+  refuses({"--model", path("none")}, exit_failure, "none/config.json': No such file");
+  write_model("words", changed({{"vocab_size", 320}}));
+  refuses({"--model", path("words")}, exit_failure, "has 320 tokens and no spiece.model");
+  write_model("encoder",
+              changed({{"architectures", {"ReformerForMaskedLM"}}, {"is_decoder", false}}));
+  refuses({"--model", path("encoder")}, exit_failure, "is no ReformerModelWithLMHead");
+  write_file(folder_ / "words/spiece.model", "not a model");
+  refuses({"--model", path("words")}, exit_failure, "spiece.model'");
+}
+
+TEST_F(Generate, ShowsHelp) {
+  const Outcome outcome = generate_text({"--help"});
+  EXPECT_EQ(outcome.code, exit_success);
+  for (const char* option :
+       {"--model", "--prompt", "--length", "--temperature", "--top-k", "--top-p", "--seed"}) {
+    EXPECT_TRUE(contains(outcome.out, option));
+  }
+}
+
+TEST(Tokenizer, OfBytesTakesEveryByte) {
+  const huggingface::ByteTokenizer bytes(2);
+  std::string all;
+  for (int b = 0; b < 256; ++b) all += static_cast<char>(static_cast<unsigned char>(b));
+  const auto tokens = bytes.encode(all);
+  EXPECT_EQ(tokens.front(), 2);
+  EXPECT_EQ(tokens.back(), 257);
+  EXPECT_EQ(bytes.decode(tokens), all);
+  EXPECT_EQ(bytes.decode(std::vector<std::int32_t>{0, 'a' + 2, 1, 258}), "a");
+}
+
+}  // namespace
+}  // namespace enwik8::test
