@@ -35,3 +35,6 @@ run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${work_dir}/build -G ${gene
     -D reformer_version=${reformer_version})
 run(${CMAKE_COMMAND} --build ${work_dir}/build)
 run(${work_dir}/build/consume)
+if(EXISTS ${work_dir}/build/consume_io)
+  run(${work_dir}/build/consume_io)
+endif()
