@@ -151,11 +151,16 @@ def series(records, over, least=2):
     groups = {}
     for record in records:
         fixed = {**record["sizes"], "threads": record["threads"], "variant": record["variant"]}
-        fixed["pass"] = record["pass"]
+        fixed |= {"operation": record["operation"], "pass": record["pass"]}
         fixed.pop(over, None)
         groups.setdefault(tuple(sorted(fixed.items())), []).append(record)
     groups = [sorted(g, key=lambda r: value(r, over)) for g in groups.values() if len(g) >= least]
     return sorted(groups, key=lambda g: (-len(g), -sum(r["seconds"] for r in g)))
+
+
+def is_tiny(record):
+    """A case of --check, whose figures mean little."""
+    return record["sizes"]["length"] < 1024
 
 
 def tokens(record):
@@ -181,6 +186,10 @@ def bytes_text(count):
 
 def percent(fraction):
     return f"{100 * fraction:.1f} %"
+
+
+def rounds_text(rounds):
+    return f"{rounds} round" + "s" * (rounds > 1)
 
 
 def sizes_text(record):
@@ -247,12 +256,16 @@ def training_steps(records):
         if (step["variant"], step["threads"], step["sizes"]) not in known:
             steps.append({**step, "pass": "forward+backward", "note": " (with optimizer)"})
     most = max((s["threads"] for s in steps), default=1)
-    return [s for s in steps if s["threads"] == most]
+    steps = [s for s in steps if s["threads"] == most]
+    return [s for s in steps if not is_tiny(s)] or steps
 
 
 def steps_over(records, over, title):
     steps = [r for r in training_steps(records) if over in r["sizes"]]
-    for group in series(steps, over):
+    groups = series(steps, over)
+    if over != "depth":  # one layer is for the comparison at fixed tokens
+        groups = [g for g in groups if g[0]["sizes"]["depth"] > 1] or groups
+    for group in [g for g in groups if len(g) > 2] or groups:
         fixed = {k: v for k, v in group[0]["sizes"].items() if k != over}
         first = group[0]
         rows = [
@@ -281,7 +294,7 @@ def thread_section(records):
     rows = []
     for group in series([r for r in records if "seconds" in r], "threads"):
         one, many = group[0], group[-1]
-        if one["threads"] == 1 and one["operation"] == many["operation"]:
+        if one["threads"] == 1:
             rows.append(
                 [
                     f"{one['operation']}, {one['variant']}",
@@ -310,6 +323,8 @@ def fixed_token_groups(records):
         key = (record["operation"], tokens(record), record["threads"], tuple(others.items()))
         kind = record["sizes"].get("rounds", "exact")
         groups.setdefault(key, {}).setdefault(record["sizes"]["length"], {})[kind] = record
+    if any(key[1] >= 1024 for key in groups):  # without the cases of --check
+        groups = {key: lengths for key, lengths in groups.items() if key[1] >= 1024}
     for key, lengths in sorted(groups.items()):
         kinds = set.union(*(set(kinds) for kinds in lengths.values()))
         if len(lengths) > 1 and "exact" in kinds and len(kinds) > 2:
@@ -343,9 +358,9 @@ def fixed_token_sections(records):
             + [seconds_text(kinds[c]["seconds"]) if c in kinds else "" for c in columns]
             for length, kinds in lengths.items()
         ]
-        header = ["length", "exact"] + [f"LSH, rounds {r}" for r in rounds]
+        header = ["length", "exact"] + [f"LSH, {rounds_text(r)}" for r in rounds]
         name = "one layer, whole step" if operation == "training_step" else "attention alone"
-        sentence = "; ".join(f"{r} rounds: {crossover(lengths, r)}" for r in rounds)
+        sentence = "; ".join(f"{rounds_text(r)}: {crossover(lengths, r)}" for r in rounds)
         yield (
             f"#### {count:,} tokens a step, {name}, forward and backward\n\n"
             + table(header, rows)
@@ -490,7 +505,7 @@ def plot(path, title, x_label, y_label, curves, logarithmic="xy"):
         f'set xlabel "{x_label}"',
         f'set ylabel "{y_label}"',
         "set grid",
-        "set key outside right top",
+        "set key below",
         'set format x "%.0f"',
     ]
     if "x" in logarithmic:
@@ -569,7 +584,7 @@ def plots(records, folder):
         )
     for operation, count, lengths, rounds in fixed_token_groups(records):
         curves = {
-            ("exact" if kind == "exact" else f"LSH, {kind} rounds"): [
+            ("exact" if kind == "exact" else f"LSH, {rounds_text(kind)}"): [
                 (length, kinds[kind]["seconds"]) for length, kinds in lengths.items() if kind in kinds
             ]
             for kind in ["exact", *rounds]

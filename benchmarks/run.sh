@@ -65,11 +65,14 @@ fi
 # As in examples/enwik8/run.sh: threads that wait sleep early, unless the user has chosen.
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000} KMP_BLOCKTIME=${KMP_BLOCKTIME:-1}
 
-status=0
+status=0 measured=$build/measured.json
+rm -f "$measured"
 "$build/benchmarks/reformer_benchmarks" --selection="$selection" --benchmark_filter="$filter" \
-  --benchmark_out="$build/measured.json" --benchmark_out_format=json || status=$?
-((status < 2)) || die "the benchmarks ended with exit code $status; there is no report"
-python3 "$root/benchmarks/report.py" --measured "$build/measured.json" --build "$build" \
+  --benchmark_out="$measured" --benchmark_out_format=json || status=$?
+if ((status > 1)) || [[ ! -s $measured ]]; then
+  die "the benchmarks ended with exit code $status; there is no report"
+fi
+python3 "$root/benchmarks/report.py" --measured "$measured" --build "$build" \
   --command "$command" --out "$out"
 say "report: $out"
 exit "$status"
