@@ -300,7 +300,7 @@ TEST(HuggingFaceNumBuckets, FollowsTheTable) {
   EXPECT_EQ(table["rows"].size(), 288u);
   for (const Json& row : table["rows"]) {
     const auto factors = huggingface_num_buckets(row[0], row[1], row[2]);
-    const Json expected = row[3].is_array() ? row[3] : Json{row[3]};
+    const Json expected = row[3].is_array() ? row[3] : Json::array({row[3]});
     EXPECT_EQ(Json(factors), expected) << row;
   }
 }

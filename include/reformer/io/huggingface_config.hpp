@@ -355,7 +355,7 @@ inline Json function_fields(const HuggingFaceConfig& config) {
   check(axial != nullptr || std::holds_alternative<LearnedPositions>(model.positions), function,
         "positions are sinusoidal, HuggingFace's Reformer has axial and learned ones");
   for (const auto& [kind, name] : huggingface_classes) {
-    if (kind == config.kind) fields["architectures"] = {name};
+    if (kind == config.kind) fields["architectures"] = Json::array({name});
   }
   fields["attention_head_size"] = model.head_width;
   fields["attn_layers"] = kinds;
