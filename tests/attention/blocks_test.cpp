@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <numeric>
 #include <set>
@@ -202,6 +203,90 @@ TEST(ChunkedBlocks, RunMostOfABackwardPassInFewPhases) {
   }
   EXPECT_LE(list.num_phases(), 3);
   EXPECT_GE(largest, 8);
+}
+
+void check_bucket_chunks(Index length, Index num_buckets, Index rounds, const Window& window,
+                         double skew) {
+  const std::string what = reformer::detail::join(
+      "length ", length, ", buckets ", num_buckets, ", rounds ", rounds, ", chunk ",
+      window.chunk_length, ", before ", window.chunks_before, ", after ", window.chunks_after);
+  const Index max_chunks = BucketBlocks::max_chunks(length, window.chunk_length, num_buckets);
+  const Index table = BucketBlocks::table_size(max_chunks);
+  std::vector<std::int32_t> tables(static_cast<std::size_t>(rounds * table), -1);
+  std::vector<std::int32_t> order(static_cast<std::size_t>(rounds * length));
+  std::vector<std::vector<Bucket>> buckets(static_cast<std::size_t>(rounds));
+  const RandomStream stream = random_stream(8);
+  for (Index r = 0; r < rounds; ++r) {
+    auto& round = buckets[static_cast<std::size_t>(r)];
+    for (Index t = 0; t < length; ++t) {
+      const double u = stream.uniform(static_cast<std::uint64_t>(r * length + t));
+      round.push_back(static_cast<Bucket>(std::pow(u, skew) * static_cast<double>(num_buckets)));
+    }
+    std::vector<std::int32_t> ends(static_cast<std::size_t>(num_buckets + 1));
+    sort_by_bucket(round, num_buckets, ends.data(), order.data() + r * length);
+    BucketBlocks::fill_table({ends.data(), static_cast<std::size_t>(num_buckets)}, window,
+                             max_chunks, tables.data() + r * table);
+  }
+  const Positions position(order.begin(), order.end());
+  const LshPattern lsh{.chunk_length = window.chunk_length,
+                       .chunks_before = window.chunks_before,
+                       .chunks_after = window.chunks_after,
+                       .num_hashes = rounds,
+                       .num_buckets = {num_buckets},
+                       .chunking = Chunking::bucket_chunks};
+  const naive::Counts expected = naive::own_bucket_counts(buckets, {}, lsh);
+  for (const Disjoint disjoint : {Disjoint::queries, Disjoint::queries_and_keys}) {
+    const BucketBlocks list(tables.data(), max_chunks, rounds, window, disjoint);
+    ASSERT_EQ(list.num_slots(), rounds * length) << what;
+    ASSERT_EQ(count_pairs(list, length, position), expected) << what;
+    expect_disjoint_phases(list, position, disjoint, what);
+    std::set<Index> ids;
+    for (const Block& b : all_blocks(list)) {
+      EXPECT_TRUE(ids.insert(b.id).second) << what << ": two blocks have id " << b.id;
+      EXPECT_LT(b.id, rounds * max_chunks) << what;
+      EXPECT_LE(b.num_keys, window.max_keys()) << what;
+      EXPECT_LE(b.num_queries, window.chunk_length) << what;
+    }
+  }
+}
+
+TEST(BucketBlocks, HoldEveryPairOfTheWindowAndRunInDisjointPhases) {
+  for (const Index length : {1, 3, 8, 29, 70}) {
+    for (const Index num_buckets : {2, 6, 64}) {
+      for (const Index chunk_length : {1, 4, 7}) {
+        for (const Index before : {0, 1, 2}) {
+          for (const Index after : {0, 1}) {
+            for (const double skew : {1.0, 4.0}) {
+              check_bucket_chunks(length, num_buckets, 2, {chunk_length, before, after}, skew);
+              if (HasFatalFailure()) return;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(BucketBlocks, OfNoSlotsAreNone) {
+  std::vector<std::int32_t> table(static_cast<std::size_t>(BucketBlocks::table_size(5)), -1);
+  const std::vector<std::int32_t> ends(4, 0);
+  BucketBlocks::fill_table(ends, {4, 1, 0}, 5, table.data());
+  const BucketBlocks list(table.data(), 5, 1, {4, 1, 0}, Disjoint::queries_and_keys);
+  EXPECT_EQ(list.num_slots(), 0);
+  EXPECT_TRUE(all_blocks(list).empty());
+}
+
+TEST(BucketBlocks, HaveAsManyPhasesForEveryHead) {
+  // Heads of one group stand in one loop over phases.
+  const auto phases = [](const std::vector<std::int32_t>& ends) {
+    const Index most = 100;
+    std::vector<std::int32_t> table(static_cast<std::size_t>(BucketBlocks::table_size(most)), -1);
+    const Window window{4, 2, 1};
+    BucketBlocks::fill_table(ends, window, most, table.data());
+    return BucketBlocks(table.data(), most, 3, window, Disjoint::queries_and_keys).num_phases();
+  };
+  EXPECT_EQ(phases({0, 0}), phases({3, 5}));
+  EXPECT_EQ(phases({0, 0}), phases({170, 171}));
 }
 
 TEST(TiledBlocks, HoldEveryPairOnceAndRunInDisjointPhases) {

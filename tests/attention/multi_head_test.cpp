@@ -31,20 +31,20 @@ struct Case {
 
   bool shared() const { return shares_query_key(pattern); }
   Index rounds() const {
-    const auto* lsh = std::get_if<LshPattern>(&pattern);
-    return lsh != nullptr && length > lsh->chunk_length ? lsh->num_hashes : 1;
+    const auto* lsh = reformer::detail::hashed(pattern, length);
+    return lsh != nullptr ? lsh->num_hashes : 1;
   }
-  bool hashed() const {
-    const auto* lsh = std::get_if<LshPattern>(&pattern);
-    return lsh != nullptr && length > lsh->chunk_length;
-  }
+  bool hashed() const { return reformer::detail::hashed(pattern, length) != nullptr; }
+  Index order_size() const { return reformer::detail::OrderLayout(pattern, length).size(); }
 
   std::string name() const {
     std::string kind;
     if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
-      kind = reformer::detail::join("lsh attention, chunk ", lsh->chunk_length, " before ",
-                                    lsh->chunks_before, " after ", lsh->chunks_after, " rounds ",
-                                    lsh->num_hashes);
+      kind = reformer::detail::join("lsh attention, ",
+                                    lsh->chunking == Chunking::bucket_chunks ? "bucket " : "",
+                                    lsh->duplicates == Duplicates::once ? "once " : "", "chunk ",
+                                    lsh->chunk_length, " before ", lsh->chunks_before, " after ",
+                                    lsh->chunks_after, " rounds ", lsh->num_hashes);
     } else if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
       kind = reformer::detail::join("local attention, chunk ", local->chunk_length, " before ",
                                     local->chunks_before, " after ", local->chunks_after,
@@ -141,7 +141,7 @@ class Arrays {
         part.maximum += row;
         part.normaliser += row;
         part.key_scale += row;
-        part.order += row * c_.rounds();
+        part.order += (b * c_.heads + h) * c_.order_size();
         run_part(workspace, part, dout, b, h, row);
       }
     }
@@ -164,7 +164,7 @@ class Arrays {
     for (std::vector<Scalar>* x : {&maximum_, &normaliser_, &key_scale_, &delta_}) {
       x->assign(static_cast<std::size_t>(statistics()), nan);
     }
-    order_.assign(static_cast<std::size_t>(statistics() * c_.rounds()), -1);
+    order_.assign(static_cast<std::size_t>(c_.batch * c_.heads * c_.order_size()), -1);
   }
 
   MultiHead<Scalar> group() {
@@ -280,9 +280,22 @@ Matrix<double> expected_out(const Case& c, const Arrays<Scalar>& arrays) {
   return out;
 }
 
+/// Chunks within buckets, of which the tests draw four.
+LshPattern bucket_chunks(Index chunk_length, Index before, Index after, Index rounds,
+                         Duplicates duplicates = Duplicates::each_time) {
+  return {.chunk_length = chunk_length,
+          .chunks_before = before,
+          .chunks_after = after,
+          .num_hashes = rounds,
+          .num_buckets = {num_test_buckets},
+          .chunking = Chunking::bucket_chunks,
+          .duplicates = duplicates};
+}
+
 /// Patterns and shapes: odd lengths, one token, shorter than a chunk, chunks fewer than the window,
 /// longer than the tiles of exact attention, widths that are no multiple of a vector.
 std::vector<Case> shapes() {
+  constexpr auto once = Duplicates::once;
   return {
       {LocalPattern{4, 1, 0, false}, 2, 13, 2, 3},
       {LocalPattern{4, 1, 1, false}, 1, 16, 1, 8},
@@ -307,6 +320,19 @@ std::vector<Case> shapes() {
       {LshPattern{8, 0, 0, 2}, 1, 24, 2, 8},
       {LshPattern{8, 1, 0, 2}, 2, 5, 1, 8},
       {LshPattern{8, 1, 0, 2}, 1, 1, 1, 3},
+      {bucket_chunks(2, 1, 0, 1), 2, 13, 2, 3},
+      {bucket_chunks(3, 1, 0, 2), 2, 37, 2, 8},
+      {bucket_chunks(3, 1, 1, 2), 1, 37, 1, 20},
+      {bucket_chunks(1, 2, 1, 3), 1, 19, 1, 8},
+      {bucket_chunks(16, 1, 0, 2), 1, 131, 1, 64},
+      {bucket_chunks(64, 1, 0, 2), 1, 40, 2, 8},
+      {bucket_chunks(4, 0, 0, 2), 1, 24, 2, 8},
+      {bucket_chunks(8, 1, 0, 2), 1, 1, 1, 3},
+      {bucket_chunks(3, 1, 0, 1, once), 1, 17, 2, 8},
+      {bucket_chunks(3, 1, 1, 3, once), 2, 37, 1, 20},
+      {bucket_chunks(2, 2, 0, 4, once), 1, 41, 2, 3},
+      {bucket_chunks(16, 1, 0, 2, once), 2, 90, 1, 16},
+      {bucket_chunks(8, 1, 0, 2, once), 1, 1, 1, 3},
   };
 }
 
@@ -368,6 +394,9 @@ TEST(AttendBackward, IsTheGradientUnderDropout) {
 TEST(AttendBackward, IsTheGradientInEveryElement) {
   expect_gradients({LshPattern{4, 1, 0, 2}, 2, 14, 2, 5, true, true, 0.25}, 1 << 20);
   expect_gradients({LocalPattern{4, 1, 1, true}, 2, 14, 2, 5, false, true, 0.25}, 1 << 20);
+  expect_gradients({bucket_chunks(3, 1, 0, 2), 2, 14, 2, 5, true, true, 0.25}, 1 << 20);
+  expect_gradients({bucket_chunks(3, 1, 1, 3, Duplicates::once), 1, 23, 2, 5, true, true, 0.25},
+                   1 << 20);
 }
 
 TEST(AttendBackward, InFloatAgreesWithDouble) {

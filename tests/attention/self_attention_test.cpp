@@ -173,6 +173,8 @@ std::vector<AttentionPattern> patterns() {
       LshPattern{5, 1, 0, 3, {2, 4}},
       LshPattern{4, 1, 0, 2, {4}, /*sort_padding=*/true},
       LshPattern{4, 1, 1, 1, {}, /*sort_padding=*/true},
+      LshPattern{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks},
+      LshPattern{3, 1, 1, 3, {2, 4}, false, Chunking::bucket_chunks, Duplicates::once},
       LocalPattern{4, 1, 0, false},
       LocalPattern{8, 1, 1, true},
       ExactPattern{false},
@@ -508,6 +510,7 @@ Step<float> padded_step(Case c, Index padding, std::uint64_t content) {
 TEST(SelfAttention, OfRealTokensDoesNotDependOnPadding) {
   for (const AttentionPattern& pattern : std::vector<AttentionPattern>{
            LshPattern{8, 1, 0, 2, {4}}, LshPattern{4, 1, 1, 3, {4, 2}},
+           LshPattern{4, 1, 1, 2, {4}, false, Chunking::bucket_chunks, Duplicates::once},
            LocalPattern{8, 1, 1, false}, ExactPattern{false}, ExactPattern{true}}) {
     for (const bool causal : {true, false}) {
       const Case c{pattern, 1, 27, causal, false, 0, 0, 20, 2, 16};
@@ -614,6 +617,12 @@ TEST(SelfAttention, RejectsImpossibleConfigurations) {
   EXPECT_TRUE(contains(with_pattern(LshPattern{4, 1, 0, 0, {4}}), "num_hashes is 0"));
   EXPECT_TRUE(contains(with_pattern(LshPattern{4, 1, 0, 2, {5}}), "factor 5"));
   EXPECT_TRUE(contains(with_pattern(LocalPattern{-4, 1, 0, false}), "chunk_length is -4"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{.chunking = Chunking::bucket_chunks}),
+                       "num_buckets is empty, must be given for bucket_chunks"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{4, 1, 0, 2, {4}, true, Chunking::bucket_chunks}),
+                       "sort_padding is true, must be false for bucket_chunks"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{4, 1, 0, 2, {4}, false, {}, Duplicates::once}),
+                       "duplicates count once, which only bucket_chunks can do"));
 }
 
 TEST(SelfAttention, RejectsWrongArguments) {

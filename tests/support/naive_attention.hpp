@@ -104,6 +104,30 @@ inline Counts bucket_counts(const std::vector<std::vector<Bucket>>& buckets, con
   return counts;
 }
 
+/// LSH attention within buckets: query and key are in one bucket, and the chunk of the key, its
+/// rank among the real tokens of the bucket divided by the chunk length, is in the query's window.
+inline Counts own_bucket_counts(const std::vector<std::vector<Bucket>>& buckets, const Rules& rules,
+                                const LshPattern& lsh) {
+  const auto length = static_cast<Index>(buckets.at(0).size());
+  Counts counts = Counts::Zero(length, length);
+  for (const auto& round : buckets) {
+    const auto bucket = [&](Index t) { return round[static_cast<std::size_t>(t)]; };
+    const auto chunk = [&](Index t) {
+      Index rank = 0;
+      for (Index s = 0; s < t; ++s) rank += rules.real(s) && bucket(s) == bucket(t) ? 1 : 0;
+      return rank / lsh.chunk_length;
+    };
+    for (Index i = 0; i < length; ++i) {
+      for (Index j = 0; j < length; ++j) {
+        if (!rules.real(i) || !rules.real(j) || bucket(i) != bucket(j)) continue;
+        const Index away = chunk(j) - chunk(i);
+        if (away >= -lsh.chunks_before && away <= lsh.chunks_after) counts(i, j) += 1;
+      }
+    }
+  }
+  return lsh.duplicates == Duplicates::once ? Counts(counts.cwiseMin(1.0)) : counts;
+}
+
 /// What a layer's pattern shows.
 /// @param buckets  one list `[T]` for each round, of a pattern that hashes at this length
 inline Counts pattern_counts(const AttentionPattern& pattern, Index length, const Rules& rules,
@@ -112,8 +136,9 @@ inline Counts pattern_counts(const AttentionPattern& pattern, Index length, cons
     return chunk_counts(length, local->chunk_length, local->chunks_before, local->chunks_after,
                         local->circular);
   }
-  if (const auto* lsh = std::get_if<LshPattern>(&pattern); lsh && length > lsh->chunk_length) {
-    return bucket_counts(buckets, rules, *lsh);
+  if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
+    if (lsh->chunking == Chunking::bucket_chunks) return own_bucket_counts(buckets, rules, *lsh);
+    if (length > lsh->chunk_length) return bucket_counts(buckets, rules, *lsh);
   }
   return all_counts(length);
 }

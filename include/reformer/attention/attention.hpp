@@ -92,8 +92,8 @@ MultiHead<Scalar> group_of(Workspace& workspace, Scratch& scratch, const Tensor<
   group.normaliser = output.normaliser.data();
   group.key_scale = output.key_scale.data();
   if (const auto* lsh = hashed(options.pattern, group.length)) {
-    group.order =
-        scratch.take<std::int32_t>(group.batch * group.heads * lsh->num_hashes * group.length);
+    group.order = scratch.take<std::int32_t>(group.batch * group.heads *
+                                             OrderLayout(options.pattern, group.length).size());
     order_by_bucket(workspace, group, num_sorted_buckets(*lsh, group.length), buckets.data());
   }
   return group;

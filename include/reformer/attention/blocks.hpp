@@ -12,7 +12,10 @@
 /// backward pass, which adds to the rows of both. Phases go in order, so every sum has one order.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
+#include <cstdint>
+#include <span>
 
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
@@ -62,6 +65,33 @@ inline void check_window(std::string_view function, const Window& window) {
   check_at_least(function, "chunks_after", window.chunks_after, 0);
 }
 
+namespace detail {
+
+/// How a row of chunks is cut into runs: every one may go at the same time, or every second one
+/// when neighbours share keys.
+struct RunsOfChunks {
+  Index length = 1;  // chunks in a run
+  Index turns = 1;   // phases that the runs take
+
+  RunsOfChunks(Index chunks, const Window& window, Disjoint disjoint)
+      : length(std::clamp<Index>(chunks / 16, 1, 8)) {
+    const Index neighbours = window.chunks_before + window.chunks_after;
+    if (disjoint == Disjoint::queries || neighbours == 0) return;
+    length = std::max(length, neighbours);
+    turns = 2;
+  }
+
+  Index number(Index chunks, Index turn) const {
+    return (ceil_div(chunks, length) + turns - 1 - turn) / turns;
+  }
+  Run run(Index chunks, Index turn, Index i) const {
+    const Index first = (turns * i + turn) * length;
+    return {first, std::min(length, chunks - first)};
+  }
+};
+
+}  // namespace detail
+
 /// Chunks of fixed length, the last one of a round ragged; each sees its neighbours (paper, Eq.
 /// (5)).
 ///
@@ -72,21 +102,17 @@ class ChunkedBlocks {
  public:
   /// @param slots  n, slots in a round
   ChunkedBlocks(Index slots, Index rounds, const Window& window, Disjoint disjoint)
-      : slots_(slots), rounds_(rounds), window_(window) {
-    chunks_ = ceil_div(slots, window.chunk_length);
-    const Index neighbours = window.chunks_before + window.chunks_after;
-    const bool alone = disjoint == Disjoint::queries || neighbours == 0;
-    run_ = std::clamp<Index>(chunks_ / 16, 1, 8);
-    if (!alone) {
-      run_ = std::max(run_, neighbours);  // then every second run may go at the same time
-      turns_ = 2;
-      // Chunks whose window leaves the round share tokens with blocks anywhere: each is a phase of
-      // its own.
-      if (window.circular) {
-        crossing_phases_ = neighbours;
-        crossing_ = std::min(chunks_, neighbours);
-        first_inner_ = std::min(crossing_, window.chunks_before);
-      }
+      : slots_(slots),
+        rounds_(rounds),
+        window_(window),
+        chunks_(ceil_div(slots, window.chunk_length)),
+        runs_(chunks_, window, disjoint) {
+    // Chunks whose window leaves the round share tokens with blocks anywhere: each is a phase of
+    // its own.
+    if (runs_.turns > 1 && window.circular) {
+      crossing_phases_ = window.chunks_before + window.chunks_after;
+      crossing_ = std::min(chunks_, crossing_phases_);
+      first_inner_ = std::min(crossing_, window.chunks_before);
     }
   }
 
@@ -95,18 +121,18 @@ class ChunkedBlocks {
 
   Index num_runs(Index phase) const {
     const Index p = phase % phases_per_round();
-    if (p >= turns_) return p - turns_ < crossing_ ? 1 : 0;
-    return (ceil_div(chunks_ - crossing_, run_) + turns_ - 1 - p) / turns_;
+    if (p >= runs_.turns) return p - runs_.turns < crossing_ ? 1 : 0;
+    return runs_.number(chunks_ - crossing_, p);
   }
 
   Run run(Index phase, Index i) const {
     const Index p = phase % phases_per_round(), round = phase / phases_per_round() * chunks_;
-    if (p >= turns_) {
-      const Index s = p - turns_;
+    if (p >= runs_.turns) {
+      const Index s = p - runs_.turns;
       return {round + (s < first_inner_ ? s : chunks_ - crossing_ + s), 1};
     }
-    const Index first = (turns_ * i + p) * run_;
-    return {round + first_inner_ + first, std::min(run_, chunks_ - crossing_ - first)};
+    const Run inner = runs_.run(chunks_ - crossing_, p, i);
+    return {round + first_inner_ + inner.first, inner.count};
   }
 
   Block block(Index chunk) const {
@@ -122,7 +148,7 @@ class ChunkedBlocks {
   }
 
  private:
-  Index phases_per_round() const { return turns_ + crossing_phases_; }
+  Index phases_per_round() const { return runs_.turns + crossing_phases_; }
 
   /// First slot of a chunk, counted over all rounds and around the ring.
   Index start(Index chunk) const {
@@ -135,12 +161,95 @@ class ChunkedBlocks {
 
   Index slots_, rounds_;
   Window window_;
-  Index chunks_ = 0;       // of a round
-  Index run_ = 1;          // chunks in a run
-  Index turns_ = 1;        // phases that the runs of a round take
+  Index chunks_;  // of a round
+  detail::RunsOfChunks runs_;
   Index crossing_ = 0;     // chunks that are phases of their own: the first ones and the last ones
   Index first_inner_ = 0;  // how many of them are at the beginning
   Index crossing_phases_ = 0;  // the same for every number of slots
+};
+
+/// Chunks within buckets: each bucket of a round is cut into chunks of a fixed length, its last one
+/// ragged, and a chunk sees its neighbours in the bucket.
+///
+/// The chunks of a round are listed in a table, because they depend on how many tokens a bucket
+/// has. A block of round r has the number r * max_chunks + (number of the chunk in the round).
+class BucketBlocks {
+ public:
+  /// Most chunks that a round can have.
+  static Index max_chunks(Index length, Index chunk_length, Index num_buckets) {
+    return length / chunk_length + std::min(length, num_buckets);
+  }
+  /// Numbers in the table of one round.
+  static Index table_size(Index max_chunks) { return 3 + 3 * max_chunks; }
+
+  /// Writes the table of a round.
+  /// @param ends  of each bucket, the slot after its last one
+  static void fill_table(std::span<const std::int32_t> ends, const Window& window, Index max_chunks,
+                         std::int32_t* table) {
+    const auto chunk_length = static_cast<std::int32_t>(window.chunk_length);
+    std::int32_t* start = table + 2;
+    std::int32_t* first = start + max_chunks + 1;
+    std::int32_t* last = first + max_chunks;
+    Index chunks = 0;
+    std::int32_t slot = 0;
+    for (const std::int32_t end : ends) {
+      const Index begin = chunks;
+      for (; slot < end; slot = std::min(slot + chunk_length, end)) start[chunks++] = slot;
+      for (Index c = begin; c < chunks; ++c) {
+        first[c] = static_cast<std::int32_t>(std::max(c - window.chunks_before, begin));
+        last[c] = static_cast<std::int32_t>(std::min(c + window.chunks_after, chunks - 1));
+      }
+    }
+    start[chunks] = slot;
+    table[0] = static_cast<std::int32_t>(chunks);
+    table[1] = slot;
+  }
+
+  /// @param tables  of all rounds, one after another
+  BucketBlocks(const std::int32_t* tables, Index max_chunks, Index rounds, const Window& window,
+               Disjoint disjoint)
+      : tables_(tables),
+        max_chunks_(max_chunks),
+        rounds_(rounds),
+        window_(window),
+        disjoint_(disjoint) {}
+
+  Index num_slots() const { return slots() * rounds_; }
+  Index num_phases() const { return rounds_ * turns(); }
+
+  Index num_runs(Index phase) const {
+    const Index chunks = chunks_of(phase / turns());
+    return detail::RunsOfChunks(chunks, window_, disjoint_).number(chunks, phase % turns());
+  }
+
+  Run run(Index phase, Index i) const {
+    const Index round = phase / turns(), chunks = chunks_of(round);
+    const detail::RunsOfChunks runs(chunks, window_, disjoint_);
+    const Run run = runs.run(chunks, phase % turns(), i);
+    return {round * max_chunks_ + run.first, run.count};
+  }
+
+  Block block(Index id) const {
+    const Index round = id / max_chunks_, chunk = id % max_chunks_, before = round * slots();
+    const std::int32_t* start = table(round) + 2;
+    const Index key = start[first_seen(round)[chunk]], end = start[last_seen(round)[chunk] + 1];
+    return {id, before + start[chunk], start[chunk + 1] - start[chunk], before + key, end - key};
+  }
+
+  Index chunks_of(Index round) const { return table(round)[0]; }
+  /// The first and the last chunk that each chunk of a round sees.
+  const std::int32_t* first_seen(Index round) const { return table(round) + 3 + max_chunks_; }
+  const std::int32_t* last_seen(Index round) const { return first_seen(round) + max_chunks_; }
+
+ private:
+  const std::int32_t* table(Index round) const { return tables_ + round * table_size(max_chunks_); }
+  Index slots() const { return tables_[1]; }
+  Index turns() const { return detail::RunsOfChunks(1, window_, disjoint_).turns; }
+
+  const std::int32_t* tables_;
+  Index max_chunks_, rounds_;
+  Window window_;
+  Disjoint disjoint_;
 };
 
 /// All pairs of tiles, or those on and below the diagonal: exact attention without a T x T array.

@@ -10,7 +10,8 @@
 /// c_j is 1 / sqrt(K) for separate keys. For shared queries and keys it is 1 / sqrt(|k_j|^2 + K e),
 /// e = 1e-6, which makes keys unit vectors; the score of a token with itself is then replaced by
 /// `self_score`, so that it attends to itself only when nothing else is there. A key counts as
-/// often as blocks show it, as in trax and HuggingFace.
+/// often as blocks show it, as in trax and HuggingFace; or, of bucket chunks and on request, once:
+/// each of the n blocks that show query i key j then counts it by exp(s_ij) / n.
 ///
 /// The softmax runs over blocks one after another: for each query, the running maximum m, the
 /// normaliser l and the sum o are kept and each block is merged into them. The weight is exp(s - m)
@@ -46,6 +47,17 @@ inline constexpr double self_score = -1e5;
 /// Keeps the length of a zero key positive.
 inline constexpr double key_epsilon = 1e-6;
 
+/// Where the tokens of a head are in the chunks of all rounds, to count how many rounds show a
+/// query a key.
+struct ChunkPlaces {
+  Index rounds = 0;                     // 0: a key counts each time
+  const std::int32_t* chunk = nullptr;  // [rounds, tokens]: chunk of each token
+  Index tokens = 0;
+  const std::int32_t* first = nullptr;  // [rounds, stride]: first chunk that a chunk sees
+  const std::int32_t* last = nullptr;   // [rounds, stride]: and the last one
+  Index stride = 0;
+};
+
 /// One head of one sequence, as the kernel sees it.
 template <typename Scalar>
 struct AttentionHead {
@@ -57,6 +69,7 @@ struct AttentionHead {
   const std::int32_t* order = nullptr;         // [slots]: position in each slot; null: identity
   const std::uint8_t* is_real = nullptr;       // [T]; null: all
   std::uint64_t first_block = 0;               // number of the head's first block, for dropout
+  ChunkPlaces places = {};
   Index slots = 0;
   bool causal = true;
   bool shared = false;  // queries are the keys
@@ -85,13 +98,17 @@ class BlockTiles {
  public:
   static Index padded(Index n) { return round_up(n, simd::width<Scalar>); }
 
-  static Index size(Index queries, Index keys, Index width) {
+  /// @param rounds  as `ChunkPlaces::rounds`
+  static Index size(Index queries, Index keys, Index width, Index rounds) {
     const Index q = padded(queries), w = padded(width);
-    return 5 * q * w + 4 * keys * w + 2 * keys * q + 6 * q + 3 * padded(keys);
+    return 5 * q * w + 4 * keys * w + 2 * keys * q + 6 * q + 3 * padded(keys) +
+           rounds * (2 * q + padded(keys));
   }
 
-  BlockTiles(Scalar* memory, Index max_queries, Index max_keys, Index width)
-      : query_stride(padded(max_queries)), width_stride(padded(width)) {
+  BlockTiles(Scalar* memory, Index max_queries, Index max_keys, Index width, Index rounds)
+      : query_stride(padded(max_queries)),
+        width_stride(padded(width)),
+        key_stride(padded(max_keys)) {
     const Index q = query_stride, w = width_stride;
     const auto take = [&](Index n) {
       Scalar* p = memory;
@@ -118,15 +135,20 @@ class BlockTiles {
     key_position = take(padded(max_keys));
     key_scale = take(padded(max_keys));
     score_dot = take(padded(max_keys));
+    first_seen = take(rounds * q);
+    last_seen = take(rounds * q);
+    key_chunk = take(rounds * key_stride);
   }
 
-  Index query_stride, width_stride;
+  Index query_stride, width_stride, key_stride;
   Scalar *queries, *douts, *query_tile;                                    // [queries, width]
   Scalar *queries_turned, *douts_turned;                                   // [width, queries]
   Scalar *keys, *values, *dkeys, *dvalues;                                 // [keys, width]
   Scalar *scores, *dscores;                                                // [keys, queries]
   Scalar *query_position, *maximum, *normaliser, *delta, *rescale, *mask;  // [queries]
   Scalar *key_position, *key_scale, *score_dot;                            // [keys]
+  Scalar *first_seen, *last_seen;                                          // [rounds, queries]
+  Scalar* key_chunk;                                                       // [rounds, keys]
 
   // Slots that are loaded; no keys and no queries at the beginning of a run.
   Index key_begin = 0, num_keys = 0;
@@ -208,13 +230,53 @@ bool load_queries(const AttentionHead<Scalar>& head, const Block& block,
   return true;
 }
 
+/// Chunks of the block's keys, and those that its queries see, in all rounds.
+template <typename Scalar>
+void load_places(const AttentionHead<Scalar>& head, const Block& block, BlockTiles<Scalar>& tiles) {
+  const ChunkPlaces& places = head.places;
+  for (Index r = 0; r < places.rounds; ++r) {
+    const std::int32_t* chunk = places.chunk + r * places.tokens;
+    for (Index j = 0; j < block.num_keys; ++j) {
+      tiles.key_chunk[r * tiles.key_stride + j] =
+          static_cast<Scalar>(chunk[head.position(block.key_begin + j)]);
+    }
+    for (Index i = 0; i < tiles.query_stride; ++i) {
+      // Lanes beyond the last query see every chunk, so that nothing is divided by 0.
+      const bool inside = i < block.num_queries;
+      const Index c = inside ? chunk[head.position(block.query_begin + i)] : 0;
+      const Index place = r * tiles.query_stride + i;
+      tiles.first_seen[place] =
+          inside ? static_cast<Scalar>(places.first[r * places.stride + c]) : Scalar(-1);
+      tiles.last_seen[place] = inside ? static_cast<Scalar>(places.last[r * places.stride + c])
+                                      : std::numeric_limits<Scalar>::max();
+    }
+  }
+}
+
+/// In how many rounds a vector of queries, from lane i on, sees key j.
+template <typename Scalar>
+simd::Packet<Scalar> times_seen(const BlockTiles<Scalar>& tiles, Index rounds, Index i, Index j) {
+  namespace e = Eigen::internal;
+  const auto none = simd::set(Scalar(0)), once = simd::set(Scalar(1));
+  auto times = none;
+  for (Index r = 0; r < rounds; ++r) {
+    const auto chunk = simd::set(tiles.key_chunk[r * tiles.key_stride + j]);
+    const auto first = simd::load(tiles.first_seen + r * tiles.query_stride + i);
+    const auto last = simd::load(tiles.last_seen + r * tiles.query_stride + i);
+    const auto not_after = e::pselect(e::pcmp_lt(last, chunk), none, once);
+    times = e::padd(times, e::pselect(e::pcmp_lt(chunk, first), none, not_after));
+  }
+  return times;
+}
+
 /// scores `[keys, queries]` = <k_j, q_i>, not scaled or masked yet.
 template <typename Scalar>
 void raw_scores(const Scalar* keys, const Scalar* queries_turned, const Block& block,
                 Index head_width, const BlockTiles<Scalar>& tiles, Scalar* scores) {
   multiply(LeftOperand<Scalar>{keys, tiles.width_stride, 1},
            rows_as_right(queries_turned, tiles.query_stride), head_width,
-           MatrixView<Scalar>{scores, block.num_keys, tiles.query_stride});
+           MatrixView<Scalar>{scores, block.num_keys, BlockTiles<Scalar>::padded(block.num_queries),
+                              tiles.query_stride});
 }
 
 /// Scales and masks the vector of scores of key j with queries at `position`.
@@ -262,6 +324,7 @@ template <typename Scalar>
   const Index K = head.query.columns;
   load_keys(head, block, tiles);
   load_queries(head, block, tiles);
+  load_places(head, block, tiles);
   raw_scores(tiles.keys, tiles.queries_turned, block, K, tiles, tiles.scores);
 
   for (Index i = 0; i < block.num_queries; i += W) {
@@ -279,7 +342,8 @@ template <typename Scalar>
     auto sum = simd::set(Scalar(0));
     for (Index j = 0; j < block.num_keys; ++j) {
       Scalar* place = column + j * tiles.query_stride;
-      const auto p = simd::exp_or_zero<Scalar>(e::psub(simd::load(place), maximum));
+      auto p = simd::exp_or_zero<Scalar>(e::psub(simd::load(place), maximum));
+      if (head.places.rounds > 0) p = e::pdiv(p, times_seen(tiles, head.places.rounds, i, j));
       simd::store(place, p);
       sum = e::padd(sum, p);
     }
@@ -353,6 +417,7 @@ template <typename Scalar>
       tiles.delta[i] = i < nq ? gradient.delta[query_at(i)] : Scalar(0);
     }
   }
+  load_places(head, block, tiles);
   // S = k q^T and dP = v do^T, both [keys, queries]
   raw_scores(tiles.keys, tiles.queries_turned, block, K, tiles, tiles.scores);
   raw_scores(tiles.values, tiles.douts_turned, block, K, tiles, tiles.dscores);
@@ -375,6 +440,7 @@ template <typename Scalar>
       const auto s = masked_score(head, tiles, j, real, simd::load(p_row + i), position);
       auto p = e::pmul(simd::exp_or_zero<Scalar>(e::psub(s, simd::load(tiles.maximum + i))),
                        simd::load(tiles.normaliser + i));
+      if (head.places.rounds > 0) p = e::pdiv(p, times_seen(tiles, head.places.rounds, i, j));
       auto dp = simd::load(d_row + i);
       if (dropout.active()) dp = e::pmul(dp, simd::load(tiles.mask + i));
       auto ds = e::pmul(p, e::psub(dp, simd::load(tiles.delta + i)));

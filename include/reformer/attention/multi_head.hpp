@@ -12,6 +12,29 @@
 
 namespace reformer {
 
+namespace detail {
+
+/// What `MultiHead::order` holds for each head of each sequence, in numbers.
+struct OrderLayout {
+  Index order = 0;       // token in each slot, of all rounds
+  Index max_chunks = 0;  // of bucket chunks: most chunks of a round
+  Index table = 0;       // of bucket chunks: table of each round
+  Index chunk = 0;       // chunk of each token, of all rounds, where keys count once
+
+  OrderLayout(const AttentionPattern& pattern, Index length) {
+    const auto* lsh = hashed(pattern, length);
+    if (lsh == nullptr) return;
+    order = lsh->num_hashes * length;
+    if (lsh->chunking != Chunking::bucket_chunks) return;
+    max_chunks = BucketBlocks::max_chunks(length, lsh->chunk_length, num_buckets(lsh->num_buckets));
+    table = lsh->num_hashes * BucketBlocks::table_size(max_chunks);
+    if (lsh->duplicates == Duplicates::once) chunk = order;
+  }
+  Index size() const { return order + table + chunk; }
+};
+
+}  // namespace detail
+
 /// A group of heads of some sequences: the arrays are `[B*T, H*K]`, heads side by side.
 template <typename Scalar>
 struct MultiHead {
@@ -23,7 +46,7 @@ struct MultiHead {
   MatrixView<Scalar> out;
   // Statistics of each (sequence, head, position), `[B, H, T]`; see `AttentionHead`.
   Scalar *maximum, *normaliser, *key_scale;
-  std::int32_t* order = nullptr;  // [B, H, R * slots of the sequence], room for T slots each
+  std::int32_t* order = nullptr;  // [B, H, numbers of `detail::OrderLayout`], if hashed
   // Dropout draws by the number of the head among all heads of the layer.
   Index first_sequence = 0, first_head = 0, all_heads = 1;
 
@@ -66,7 +89,21 @@ AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index
   head.normaliser = group.normaliser + row;
   head.shared = shares_query_key(*group.pattern);
   head.key_scale = head.shared ? group.key_scale + row : nullptr;
-  head.order = hashed_order ? group.order + row * group.rounds() : nullptr;
+  if (hashed_order) {
+    const OrderLayout layout(*group.pattern, T);
+    head.order = group.order + (b * group.heads + h) * layout.size();
+    if (layout.chunk > 0) {
+      const Index rounds = group.rounds();
+      const std::int32_t* tables = head.order + layout.order;
+      const BucketBlocks blocks(tables, layout.max_chunks, rounds, {}, {});
+      head.places = {rounds,
+                     tables + layout.table,
+                     T,
+                     blocks.first_seen(0),
+                     blocks.last_seen(0),
+                     BucketBlocks::table_size(layout.max_chunks)};
+    }
+  }
   // Padding that is outside the order of a hashed head needs no mask.
   const bool left_out = hashed_order && !sorts_padding(*group.pattern);
   head.is_real = left_out || group.is_real.empty() ? nullptr : group.is_real.data() + b * T;
@@ -78,19 +115,21 @@ AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index
 }
 
 /// Calls `body(head, b, h, list, run, thread)` for all runs of all heads, phase by phase.
-/// @param lists  one for each sequence, all with the same number of phases
-template <BlockList List, typename Scalar, typename Body>
-void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group, std::span<const List> lists,
-                  Index max_blocks, const Body& body) {
-  for (Index phase = 0; phase < lists[0].num_phases(); ++phase) {
+/// @param list_of  the list of a head of a sequence; all have the same number of phases
+template <typename Scalar, typename ListOf, typename Body>
+void for_each_run_of(Workspace& workspace, const MultiHead<Scalar>& group, const ListOf& list_of,
+                     Index max_blocks, const Body& body) {
+  const Index all_heads = group.batch * group.heads;
+  for (Index phase = 0; phase < list_of(0, 0).num_phases(); ++phase) {
     Index most = 0;
-    for (const List& list : lists) most = std::max(most, list.num_runs(phase));
-    const Index all_heads = group.batch * group.heads;
+    for (Index i = 0; i < all_heads; ++i) {
+      most = std::max(most, list_of(i / group.heads, i % group.heads).num_runs(phase));
+    }
     // Heads vary fastest where runs differ in length, so that the last ones to start are short.
     parallel_for(workspace.threads(), all_heads * most, [&](Index task, int thread) {
       const Index i = task / all_heads;
       const Index h = task % group.heads, b = task / group.heads % group.batch;
-      const List& list = lists[static_cast<std::size_t>(b)];
+      const BlockList auto& list = list_of(b, h);
       if (i >= list.num_runs(phase)) return;
       body(head_of(group, list.num_slots(), b, h, max_blocks), b, h, list, list.run(phase, i),
            thread);
@@ -104,10 +143,18 @@ void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group, Disjoint
                   const Body& body) {
   Scratch scratch(workspace);
   const Index T = group.length;
-  const auto batch = static_cast<std::size_t>(group.batch);
   const auto* lsh = hashed(*group.pattern, T);
   const auto* local = std::get_if<LocalPattern>(group.pattern);
-  if (lsh != nullptr || local != nullptr) {
+  if (has_bucket_chunks(*group.pattern)) {
+    const OrderLayout layout(*group.pattern, T);
+    const Window window = window_of(*lsh);
+    const auto list_of = [&](Index b, Index h) {
+      const std::int32_t* order = group.order + (b * group.heads + h) * layout.size();
+      return BucketBlocks(order + layout.order, layout.max_chunks, group.rounds(), window,
+                          disjoint);
+    };
+    for_each_run_of(workspace, group, list_of, group.rounds() * layout.max_chunks, body);
+  } else if (lsh != nullptr || local != nullptr) {
     Window window = lsh != nullptr ? window_of(*lsh) : window_of(*local);
     if (T <= window.chunk_length) window.circular = false;  // one chunk has no neighbours
     auto* lists = scratch.take<ChunkedBlocks>(group.batch);
@@ -115,24 +162,28 @@ void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group, Disjoint
       const Index slots = lsh != nullptr ? slots_of(group, b) : T;
       std::construct_at(lists + b, slots, group.rounds(), window, disjoint);
     }
-    for_each_run(workspace, group, std::span<const ChunkedBlocks>(lists, batch),
-                 group.rounds() * ceil_div(T, window.chunk_length), body);
+    for_each_run_of(
+        workspace, group, [&](Index b, Index) -> const ChunkedBlocks& { return lists[b]; },
+        group.rounds() * ceil_div(T, window.chunk_length), body);
   } else {
-    auto* lists = scratch.take<TiledBlocks>(group.batch);
-    std::uninitialized_fill_n(lists, group.batch, TiledBlocks(T, group.causal, disjoint));
+    const TiledBlocks list(T, group.causal, disjoint);
     const Index tiles = ceil_div(T, TiledBlocks::tile);
-    for_each_run(workspace, group, std::span<const TiledBlocks>(lists, batch), tiles * tiles, body);
+    for_each_run_of(
+        workspace, group, [&](Index, Index) -> const TiledBlocks& { return list; }, tiles* tiles,
+        body);
   }
 }
 
 /// Largest block of a pattern at a length.
 struct BlockSize {
   Index queries, keys;
+  Index rounds = 0;  // as `ChunkPlaces::rounds`
 
   BlockSize(const AttentionPattern& pattern, Index length) {
     if (const auto* lsh = hashed(pattern, length)) {
       queries = lsh->chunk_length;
       keys = window_of(*lsh).max_keys();
+      if (lsh->duplicates == Duplicates::once) rounds = lsh->num_hashes;
     } else if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
       queries = std::min(length, local->chunk_length);
       keys = window_of(*local).max_keys();
@@ -150,10 +201,10 @@ class ThreadTiles {
       : size_(*group.pattern, group.length),
         width_(group.head_width),
         memory_(scratch.per_thread<Scalar>(
-            BlockTiles<Scalar>::size(size_.queries, size_.keys, width_))) {}
+            BlockTiles<Scalar>::size(size_.queries, size_.keys, width_, size_.rounds))) {}
 
   BlockTiles<Scalar> operator[](int thread) const {
-    return {memory_[thread], size_.queries, size_.keys, width_};
+    return {memory_[thread], size_.queries, size_.keys, width_, size_.rounds};
   }
 
  private:
@@ -164,7 +215,8 @@ class ThreadTiles {
 
 }  // namespace detail
 
-/// Positions sorted by bucket, for every head and round of the group.
+/// Positions sorted by bucket, for every head and round of the group, and the tables of bucket
+/// chunks.
 /// @param num_buckets  those whose tokens have a place in the order, see `num_sorted_buckets`
 /// @param buckets      `[B, H, R, T]`
 template <typename Scalar>
@@ -173,10 +225,25 @@ void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, Index
   Scratch scratch(workspace);
   const auto counts = scratch.per_thread<std::int32_t>(num_buckets + 1);
   const Index T = group.length, R = group.rounds(), H = group.heads;
+  const detail::OrderLayout layout(*group.pattern, T);
   parallel_for(workspace.threads(), group.batch * H * R, [&](Index task, int thread) {
-    const Index r = task % R, head = task / R;
-    sort_by_bucket({buckets + task * T, static_cast<std::size_t>(T)}, num_buckets, counts[thread],
-                   group.order + head * R * T + r * detail::slots_of(group, head / H));
+    const Index r = task % R, head = task / R, slots = detail::slots_of(group, head / H);
+    std::int32_t* head_order = group.order + head * layout.size();
+    std::int32_t* order = head_order + r * slots;
+    std::int32_t* ends = counts[thread];
+    sort_by_bucket({buckets + task * T, static_cast<std::size_t>(T)}, num_buckets, ends, order);
+    if (layout.table == 0) return;
+    const Window window = window_of(*detail::hashed(*group.pattern, T));
+    std::int32_t* tables = head_order + layout.order;
+    std::int32_t* table = tables + r * BucketBlocks::table_size(layout.max_chunks);
+    BucketBlocks::fill_table({ends, static_cast<std::size_t>(num_buckets)}, window,
+                             layout.max_chunks, table);
+    if (layout.chunk == 0) return;
+    std::int32_t* chunk_of = tables + layout.table + r * T;
+    const std::int32_t* start = table + 2;
+    for (std::int32_t c = 0; c < table[0]; ++c) {
+      for (Index slot = start[c]; slot < start[c + 1]; ++slot) chunk_of[order[slot]] = c;
+    }
   });
 }
 
@@ -185,18 +252,35 @@ template <typename Scalar>
 void plan_attend(ScratchPlan& scratch, const AttentionPattern& pattern, Index batch, Index length,
                  Index head_width) {
   const detail::BlockSize size(pattern, length);
-  const bool tiled =
-      detail::hashed(pattern, length) == nullptr && !std::holds_alternative<LocalPattern>(pattern);
+  const bool sorted =
+      detail::hashed(pattern, length) != nullptr && !detail::has_bucket_chunks(pattern);
   scratch.scope([&] {
     scratch.per_thread<Scalar>(
-        detail::BlockTiles<Scalar>::size(size.queries, size.keys, head_width));
-    if (tiled) {
-      scratch.take<TiledBlocks>(batch);
-    } else {
+        detail::BlockTiles<Scalar>::size(size.queries, size.keys, head_width, size.rounds));
+    if (sorted || std::holds_alternative<LocalPattern>(pattern)) {
       scratch.take<ChunkedBlocks>(batch);
     }
   });
 }
+
+namespace detail {
+
+/// c of a shared key.
+template <typename Scalar>
+Scalar key_scale_of(Index width, const Scalar* key) {
+  const auto e = static_cast<Scalar>(static_cast<double>(width) * key_epsilon);
+  return 1 / std::sqrt(simd::dot(width, key, key) + e);
+}
+
+/// The weighted sum of values becomes their mean, the normaliser its inverse.
+template <typename Scalar>
+void finish_row(Index width, Scalar* out, Scalar& normaliser) {
+  normaliser = normaliser > 0 ? 1 / normaliser : Scalar(0);
+  const auto inverse = simd::set(normaliser);
+  simd::map(width, out, out, [&](const auto& o) { return Eigen::internal::pmul(o, inverse); });
+}
+
+}  // namespace detail
 
 /// Attention of the group, softmax over everything a query sees, in all rounds. Writes `out`,
 /// `maximum`, `normaliser` and `key_scale`. A query that sees nothing gets zero.
@@ -221,10 +305,7 @@ void attend(Workspace& workspace, const MultiHead<Scalar>& group, const Dropout<
     std::fill_n(out, K, Scalar(0));
     group.maximum[statistic] = std::numeric_limits<Scalar>::lowest();
     group.normaliser[statistic] = 0;
-    if (shared) {
-      const auto e = static_cast<Scalar>(static_cast<double>(K) * key_epsilon);
-      group.key_scale[statistic] = 1 / std::sqrt(simd::dot(K, key, key) + e);
-    }
+    if (shared) group.key_scale[statistic] = detail::key_scale_of(K, key);
   });
   {
     Scratch scratch(workspace);
@@ -237,10 +318,7 @@ void attend(Workspace& workspace, const MultiHead<Scalar>& group, const Dropout<
                          });
   }
   for_each_row([&](Scalar* out, const Scalar*, Index statistic) {
-    Scalar& l = group.normaliser[statistic];
-    l = l > 0 ? 1 / l : Scalar(0);
-    const auto inverse = simd::set(l);
-    simd::map(K, out, out, [&](const auto& o) { return Eigen::internal::pmul(o, inverse); });
+    detail::finish_row(K, out, group.normaliser[statistic]);
   });
 }
 

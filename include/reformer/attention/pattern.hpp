@@ -11,24 +11,43 @@
 
 namespace reformer {
 
-/// LSH attention with shared queries and keys, over chunks of the sequence sorted by bucket, as in
-/// trax and HuggingFace
-/// (`sorted_chunks`). A sequence not longer than one chunk is attended to exactly.
-///
-/// Not strictly causal, in any implementation: where chunks are cut depends on the buckets of later
-/// tokens.
+/// Where hashed attention cuts the tokens of a round, sorted by (bucket, position), into chunks.
+enum class Chunking {
+  /// Across the whole sorted sequence, as in trax and HuggingFace (paper, Eq. (5)). Chunks hold
+  /// tokens of several buckets, and the window is a ring over the chunks of all rounds. A sequence
+  /// not longer than one chunk is attended to exactly. Not strictly causal, in any implementation:
+  /// where chunks are cut depends on the buckets of later tokens.
+  sorted_chunks,
+  /// Within each bucket: a token's chunk is its rank among the tokens of its bucket, the number of
+  /// earlier ones, divided by the chunk length. It sees chunks of its own bucket only, the paper's
+  /// set P_i cut to a window. Strictly causal: a rank counts earlier tokens alone. A token whose
+  /// window holds nothing but itself, in every round, gets its own value. The number of buckets
+  /// must be given, because a rule that follows the length would depend on later tokens; short
+  /// sequences are hashed like others.
+  bucket_chunks,
+};
+
+/// How a key counts that a query sees in several rounds.
+enum class Duplicates {
+  each_time,  ///< once for each round, as in trax and HuggingFace
+  once,  ///< seen in n rounds, each time by 1/n (n is N_ij in the paper); of bucket chunks only
+};
+
+/// LSH attention with shared queries and keys: see `Chunking`.
 struct LshPattern {
   Index chunk_length = 64;
   Index chunks_before = 1;
   Index chunks_after = 0;
   Index num_hashes = 2;
-  /// Factors of the number of buckets, each even; empty: `automatic_num_buckets` of the length at
-  /// hand.
+  /// Factors of the number of buckets, each even; empty, with sorted chunks only:
+  /// `automatic_num_buckets` of the length at hand.
   std::vector<Index> num_buckets = {};
   /// Padding stays in the sorted order, as one more bucket behind all others, and takes up chunks
   /// of the ring, as in HuggingFace; otherwise it is left out of the order. No real token attends
   /// to it either way, but what real tokens see at the ends of a round depends on it.
   bool sort_padding = false;
+  Chunking chunking = Chunking::sorted_chunks;
+  Duplicates duplicates = Duplicates::each_time;
 };
 
 /// Attention within chunks of the sequence and their neighbours, with separate queries and keys.
@@ -54,7 +73,18 @@ namespace detail {
 
 inline const LshPattern* hashed(const AttentionPattern& pattern, Index length) {
   const auto* lsh = std::get_if<LshPattern>(&pattern);
-  return lsh != nullptr && length > lsh->chunk_length ? lsh : nullptr;
+  if (lsh == nullptr) return nullptr;
+  return lsh->chunking == Chunking::bucket_chunks || length > lsh->chunk_length ? lsh : nullptr;
+}
+
+inline bool has_bucket_chunks(const AttentionPattern& pattern) {
+  const auto* lsh = std::get_if<LshPattern>(&pattern);
+  return lsh != nullptr && lsh->chunking == Chunking::bucket_chunks;
+}
+
+inline bool counts_once(const AttentionPattern& pattern) {
+  const auto* lsh = std::get_if<LshPattern>(&pattern);
+  return lsh != nullptr && lsh->duplicates == Duplicates::once;
 }
 
 /// Whether padding has a place in the order, when there is one.
@@ -83,7 +113,8 @@ inline Index num_sorted_buckets(const LshPattern& lsh, Index length) {
 }
 
 inline Window window_of(const LshPattern& lsh) {
-  return {lsh.chunk_length, lsh.chunks_before, lsh.chunks_after, true};
+  return {lsh.chunk_length, lsh.chunks_before, lsh.chunks_after,
+          lsh.chunking == Chunking::sorted_chunks};
 }
 inline Window window_of(const LocalPattern& local) {
   return {local.chunk_length, local.chunks_before, local.chunks_after, local.circular};
@@ -94,7 +125,15 @@ inline void check_pattern(std::string_view function, const AttentionPattern& pat
   if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
     check_window(function, window_of(*lsh));
     check_at_least(function, "num_hashes", lsh->num_hashes, 1);
+    const bool by_bucket = lsh->chunking == Chunking::bucket_chunks;
+    check(!by_bucket || !lsh->num_buckets.empty(), function,
+          "num_buckets is empty, must be given for bucket_chunks, where it may not follow the "
+          "length");
     if (!lsh->num_buckets.empty()) check_buckets(function, lsh->num_buckets);
+    check(!by_bucket || !lsh->sort_padding, function,
+          "sort_padding is true, must be false for bucket_chunks");
+    check(by_bucket || lsh->duplicates == Duplicates::each_time, function,
+          "duplicates count once, which only bucket_chunks can do");
   } else if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
     check_window(function, window_of(*local));
   }

@@ -219,7 +219,8 @@ class SelfAttention {
       if (lsh != nullptr) {
         const Index n = num_sorted_buckets(*lsh, length);
         const Index columns = lsh->num_hashes * rotation_columns(bucket_factors(*lsh, length));
-        scratch.take<std::int32_t>(statistics * lsh->num_hashes);
+        scratch.take<std::int32_t>(sequences * heads *
+                                   detail::OrderLayout(config_.pattern, length).size());
         if (!keep_buckets) scratch.take<Bucket>(statistics * lsh->num_hashes);
         scratch.scope(
             [&] { scratch.per_thread<Scalar>(detail::hash_scratch<Scalar>(K(), columns)); });
@@ -397,7 +398,8 @@ class SelfAttention {
     const auto factors = bucket_factors(*lsh, pass.length);
     const Index rounds = lsh->num_hashes, T = pass.length;
     const Index first = arrays.first_sequence * config_.num_heads + arrays.first_head;
-    arrays.order = scratch.take<std::int32_t>(arrays.batch * arrays.heads * rounds * T);
+    arrays.order = scratch.take<std::int32_t>(arrays.batch * arrays.heads *
+                                              detail::OrderLayout(config_.pattern, T).size());
     Bucket* buckets = saved.buckets.empty()
                           ? scratch.take<Bucket>(arrays.batch * arrays.heads * rounds * T)
                           : saved.buckets.data() + first * rounds * T;
