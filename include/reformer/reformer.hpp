@@ -6,6 +6,7 @@
 #include "reformer/attention/attention.hpp"
 #include "reformer/attention/self_attention.hpp"
 #include "reformer/foundation/tensor.hpp"
+#include "reformer/model/generation.hpp"
 #include "reformer/model/model.hpp"
 #include "reformer/operations/feed_forward.hpp"
 #include "reformer/reversible/sequence.hpp"

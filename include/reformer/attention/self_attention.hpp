@@ -24,6 +24,7 @@
 #include <utility>
 
 #include "reformer/attention/multi_head.hpp"
+#include "reformer/attention/state.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
@@ -66,6 +67,15 @@ class SelfAttention {
     bool keep_context = false;    ///< set before `forward`: keep what follows
     /// Group by group: output [B*T, H*K] of the heads, then their statistics, each [B, H, T].
     std::vector<Scalar> context;
+    /// Set before `forward`, empty: takes over the keys and values from which `decode` goes on.
+    AttentionState<Scalar>* state = nullptr;
+  };
+  /// What `decode` needs; the weights are copied.
+  struct Decoding {
+    AttentionState<Scalar> state;
+    std::optional<Tensor<Scalar, 4>> rotations;
+    KeptWeight<Scalar> query, value, output;
+    std::optional<KeptWeight<Scalar>> key;
   };
 
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
@@ -114,6 +124,9 @@ class SelfAttention {
       Scratch scratch(pass.workspace);
       auto arrays = project_group(scratch, x, group, pass);
       attend_anew(scratch, arrays, rotations, saved, pass);
+      if (saved.state != nullptr) {
+        saved.state->keep(pass.workspace, arrays, saved_buckets_of(arrays, saved, pass));
+      }
       if (saved.keep_context) {
         for_each_context(arrays, saved, [](Index n, const Scalar* now, Scalar* kept) {
           std::copy_n(now, n, kept);
@@ -121,6 +134,59 @@ class SelfAttention {
       }
       add_output(arrays, group, Sign::plus, y, pass);
     });
+  }
+
+  /// A fresh state for `pass.batch` sequences, with the rotations of the pass's key.
+  /// @throw std::invalid_argument for a pattern or a configuration that cannot go on token by token
+  Decoding decoding(const Pass& pass) const {
+    check(config_.causal, "SelfAttention::decoding", "attention is not causal");
+    const auto kept = [&](const Parameter<Scalar>& weight) {
+      return KeptWeight<Scalar>(pass.workspace, view(weight.value), natural);
+    };
+    Decoding decoding{{config_.pattern, pass.batch, config_.num_heads, K()},
+                      rotations_for(pass),
+                      kept(query_),
+                      kept(value_),
+                      kept(output_),
+                      {}};
+    if (!shared_) decoding.key.emplace(kept(key_));
+    return decoding;
+  }
+
+  /// y += f(x) for the next token of each sequence, x and y `[B, D]`, whose keys and values become
+  /// part of the state. The bits of `forward`, if all heads are one group there.
+  /// @param pass  length 1, no mask
+  template <ResidualHalf Half>
+  void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
+    check_rows(x, y, pass);
+    check_equal("SelfAttention::decode", "length", pass.length, "one token,", 1);
+    const Group group{0, pass.batch, 0, config_.num_heads};
+    Scratch scratch(pass.workspace);
+    MultiHead<Scalar> arrays{};
+    arrays.pattern = &config_.pattern;
+    arrays.batch = pass.batch;
+    arrays.length = 1;
+    arrays.heads = arrays.all_heads = config_.num_heads;
+    arrays.head_width = K();
+    const auto query = scratch.matrix<Scalar>(pass.batch, all_width());
+    const auto key = shared_ ? query : scratch.matrix<Scalar>(pass.batch, all_width());
+    const auto value = scratch.matrix<Scalar>(pass.batch, all_width());
+    arrays.query = query;
+    arrays.key = key;
+    arrays.value = value;
+    arrays.out = scratch.matrix<Scalar>(pass.batch, all_width());
+    project(x, group, decoding.query.packed(), decoding.key ? &decoding.key->packed() : nullptr,
+            decoding.value.packed(), query, key, value, pass);
+    Bucket* buckets = nullptr;
+    if (const auto* lsh = detail::hashed(config_.pattern, 1)) {
+      buckets = scratch.take<Bucket>(pass.batch * config_.num_heads * lsh->num_hashes);
+      const MatrixView<const Scalar> all(decoding.rotations->data(), all_width(),
+                                         lsh->num_hashes * rotation_columns(lsh->num_buckets));
+      hash_heads<Scalar>(pass.workspace, arrays.query, pass.batch, config_.num_heads, {}, all,
+                         lsh->num_buckets, buckets);
+    }
+    decoding.state.attend_next(pass.workspace, arrays, buckets);
+    add_output(arrays, group, decoding.output.packed(), Sign::plus, y, pass);
   }
 
   /// y -= f(x) (unless the pass says that it need not), dx += (df/dx)^T dy, parameter gradients +=
@@ -315,8 +381,15 @@ class SelfAttention {
 
   template <typename Half>
   std::size_t saved_buckets(const Half& y, const Saved& saved, const Pass& pass) const {
-    if (is_exact(y) && !saved.keep_context) return 0;
+    if (is_exact(y) && !saved.keep_context && saved.state == nullptr) return 0;
     return bucket_bytes(pass.batch, pass.length) / sizeof(Bucket);
+  }
+  /// Bucket ids of a group, if there are any.
+  const Bucket* saved_buckets_of(const MultiHead<Scalar>& arrays, const Saved& saved,
+                                 const Pass& pass) const {
+    if (saved.buckets.empty()) return nullptr;
+    const Index first = arrays.first_sequence * config_.num_heads + arrays.first_head;
+    return saved.buckets.data() + first * arrays.rounds() * pass.length;
   }
   std::size_t context_size(Index batch, Index length) const {
     return static_cast<std::size_t>(batch * length *
@@ -440,6 +513,16 @@ class SelfAttention {
     const PackedWeight<Scalar> to_value(scratch, workspace, columns_of(value_, group), natural);
     std::optional<PackedWeight<Scalar>> to_key;
     if (!shared_) to_key.emplace(scratch, workspace, columns_of(key_, group), natural);
+    project(x, group, to_query, to_key ? &*to_key : nullptr, to_value, query, key, value, pass);
+  }
+  /// @param to_key  none if it is shared
+  template <typename Half>
+  void project(const Half& x, const Group& group, const PackedWeight<Scalar>& to_query,
+               const PackedWeight<Scalar>* to_key, const PackedWeight<Scalar>& to_value,
+               const MatrixView<Scalar>& query, const MatrixView<Scalar>& key,
+               const MatrixView<Scalar>& value, const Pass& pass) const {
+    Workspace& workspace = pass.workspace;
+    Scratch scratch(workspace);
     const Index D = config_.width;
     const auto normed = scratch.per_thread<Scalar>(detail::tile_rows * D);
     for_each_row_tile(workspace, query.rows, [&](Index row, Index count, int thread) {
@@ -458,6 +541,13 @@ class SelfAttention {
                   const Pass& pass) const {
     Scratch scratch(pass.workspace);
     const PackedWeight<Scalar> to_output(scratch, pass.workspace, output_rows(group), natural);
+    add_output(arrays, group, to_output, sign, y, pass);
+  }
+  template <typename Half>
+  void add_output(const MultiHead<Scalar>& arrays, const Group& group,
+                  const PackedWeight<Scalar>& to_output, Sign sign, Half& y,
+                  const Pass& pass) const {
+    Scratch scratch(pass.workspace);
     const Index D = config_.width;
     const auto memory = scratch.per_thread<Scalar>(detail::tile_rows * D);
     const auto output_dropout = dropout_of_output(pass);

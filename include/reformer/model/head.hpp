@@ -64,6 +64,14 @@ class Head {
     Scratch scratch(pass.workspace);
     const PackedWeight<Scalar> weight(scratch, pass.workspace, view(weight_.value),
                                       Orientation::natural);
+    logits(x, first, weight, out, pass);
+  }
+
+  /// The same with a weight that is packed already.
+  template <ResidualHalf Half>
+  void logits(const Halves<Half>& x, Index first, const PackedWeight<Scalar>& weight,
+              const MatrixView<Scalar>& out, const Pass& pass) const {
+    Scratch scratch(pass.workspace);
     const Index panel = std::min(panel_rows(), out.rows);
     const auto normed = scratch.matrix<Scalar>(panel, 2 * width_);
     for (Index row = 0; row < out.rows; row += panel) {
@@ -71,6 +79,10 @@ class Head {
       panel_logits(x, first + row, weight, normed.middle_rows(0, rows), out.middle_rows(row, rows),
                    pass);
     }
+  }
+
+  KeptWeight<Scalar> kept_weight(Workspace& workspace) const {
+    return {workspace, view(weight_.value), Orientation::natural};
   }
 
   /// Sum of losses over labels `[B*T]` that are not `ignored_label`.

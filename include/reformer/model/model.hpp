@@ -70,6 +70,9 @@ struct MemoryPlan {
   }
 };
 
+template <typename Scalar>
+class Decoder;
+
 /// Reformer model with its parameters.
 template <typename Scalar_>
 class Model {
@@ -295,6 +298,8 @@ class Model {
   }
 
  private:
+  friend class Decoder<Scalar>;
+
   static double deviation(std::string_view name, const Initialization& how) {
     if (name.starts_with("embedding.")) return how.embedding;
     if (name.starts_with("positions.weights.")) return how.axial_positions;
@@ -407,6 +412,12 @@ class Model {
 
   /// dropout(embedding + position), in both halves
   void embed(const Tokens& tokens, const Pass& pass, Halves<Half>& halves) const {
+    embed(tokens, pass, halves, [&](Index row) { return row % pass.length; });
+  }
+  /// @param position  of the token in a row
+  template <typename Position>
+  void embed(const Tokens& tokens, const Pass& pass, Halves<Half>& halves,
+             const Position& position) const {
     const Index D = config_.width;
     halves.first.resize(pass.rows(), D);
     halves.second.resize(pass.rows(), D);
@@ -417,7 +428,7 @@ class Model {
       const MatrixView<Scalar> x(memory[thread], 1, D);
       for (Index row = first; row < first + count; ++row) {
         std::copy_n(embedding_.row(tokens.data()[row]), D, x.data);
-        positions_.add_row(row % pass.length, x.data);
+        positions_.add_row(position(row), x.data);
         dropout.apply_tile(x, row, 0, D);
         halves.first.write(row, 0, D, x.data);
         halves.second.write(row, 0, D, x.data);

@@ -54,6 +54,10 @@ class FeedForward {
   using Scalar = Scalar_;
   static constexpr std::string_view label = "feed-forward";
   struct Saved {};  // everything is recomputed
+  /// What `decode` needs; the weights are copied.
+  struct Decoding {
+    KeptWeight<Scalar> in, out;
+  };
 
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
   FeedForward(const std::string& name, const FeedForwardConfig& config)
@@ -73,15 +77,19 @@ class FeedForward {
     Scratch scratch(pass.workspace);
     const PackedWeight<Scalar> in(scratch, pass.workspace, view(weight_in_.value), natural);
     const PackedWeight<Scalar> out(scratch, pass.workspace, view(weight_out_.value), natural);
-    const Index panel = std::min(panel_rows, pass.rows());
-    const auto normed = scratch.matrix<Scalar>(panel, config_.width);
-    const auto hidden = scratch.matrix<Scalar>(panel, config_.hidden_width);
-    for (Index first = 0; first < pass.rows(); first += panel) {
-      const Index rows = std::min(panel, pass.rows() - first);
-      normalise(x, first, normed.middle_rows(0, rows), pass);
-      hidden_layer(in, first, normed.middle_rows(0, rows), hidden.middle_rows(0, rows), {}, pass);
-      add_output(out, first, hidden.middle_rows(0, rows), Sign::plus, y, pass);
-    }
+    add_rows(x, y, in, out, pass);
+  }
+
+  Decoding decoding(const Pass& pass) const {
+    return {{pass.workspace, view(weight_in_.value), natural},
+            {pass.workspace, view(weight_out_.value), natural}};
+  }
+
+  /// y += f(x) for the next token of each sequence: the bits of `forward`.
+  template <ResidualHalf Half>
+  void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
+    check_arguments(x, y, pass);
+    add_rows(x, y, decoding.in.packed(), decoding.out.packed(), pass);
   }
 
   /// y -= f(x) (unless the pass says that it need not), dx += (df/dx)^T dy, parameter gradients +=
@@ -236,6 +244,22 @@ class FeedForward {
     check_equal("FeedForward", "rows of y", y.rows(), "B*T", pass.rows());
     check_equal("FeedForward", "columns of x", x.columns(), "width", config_.width);
     check_equal("FeedForward", "columns of y", y.columns(), "width", config_.width);
+  }
+
+  /// y += f(x), panel by panel
+  template <typename Half>
+  void add_rows(const Half& x, Half& y, const PackedWeight<Scalar>& in,
+                const PackedWeight<Scalar>& out, const Pass& pass) const {
+    Scratch scratch(pass.workspace);
+    const Index panel = std::min(panel_rows, pass.rows());
+    const auto normed = scratch.matrix<Scalar>(panel, config_.width);
+    const auto hidden = scratch.matrix<Scalar>(panel, config_.hidden_width);
+    for (Index first = 0; first < pass.rows(); first += panel) {
+      const Index rows = std::min(panel, pass.rows() - first);
+      normalise(x, first, normed.middle_rows(0, rows), pass);
+      hidden_layer(in, first, normed.middle_rows(0, rows), hidden.middle_rows(0, rows), {}, pass);
+      add_output(out, first, hidden.middle_rows(0, rows), Sign::plus, y, pass);
+    }
   }
 
   template <typename Half>

@@ -266,10 +266,15 @@ class PackedWeight {
  public:
   PackedWeight(Scratch& scratch, Workspace& workspace, const MatrixView<const Scalar>& weight,
                Orientation orientation)
+      : PackedWeight(scratch.take<Scalar>(size(weight, orientation)), workspace, weight,
+                     orientation) {}
+
+  /// @param packed  memory of `size` elements, written
+  PackedWeight(Scalar* packed, Workspace& workspace, const MatrixView<const Scalar>& weight,
+               Orientation orientation)
       : depth_(orientation == Orientation::natural ? weight.rows : weight.columns),
-        columns_(orientation == Orientation::natural ? weight.columns : weight.rows) {
-    auto* packed = scratch.take<Scalar>(packed_size<Scalar>(depth_, columns_));
-    packed_ = packed;
+        columns_(orientation == Orientation::natural ? weight.columns : weight.rows),
+        packed_(packed) {
     parallel_for(workspace.threads(), ceil_div(columns_, panel_width<Scalar>),
                  [&](Index panel, int) {
                    if (orientation == Orientation::natural) {
@@ -278,6 +283,11 @@ class PackedWeight {
                      pack_transposed_panel(weight, panel, packed);
                    }
                  });
+  }
+
+  static Index size(const MatrixView<const Scalar>& weight, Orientation orientation) {
+    return orientation == Orientation::natural ? packed_size<Scalar>(weight.rows, weight.columns)
+                                               : packed_size<Scalar>(weight.columns, weight.rows);
   }
 
   static void plan(ScratchPlan& scratch, Index depth, Index columns) {
@@ -296,6 +306,25 @@ class PackedWeight {
   Index depth_;
   Index columns_;
   const Scalar* packed_;
+};
+
+/// A packed weight in memory of its own, for many passes with the same values.
+template <typename Scalar>
+class KeptWeight {
+ public:
+  KeptWeight(Workspace& workspace, const MatrixView<const Scalar>& weight, Orientation orientation)
+      : memory_(1, PackedWeight<Scalar>::size(weight, orientation)),
+        packed_(memory_.data(), workspace, weight, orientation) {}
+  KeptWeight(const KeptWeight&) = delete;
+  KeptWeight& operator=(const KeptWeight&) = delete;
+  KeptWeight(KeptWeight&&) noexcept = default;
+  KeptWeight& operator=(KeptWeight&&) noexcept = default;
+
+  const PackedWeight<Scalar>& packed() const { return packed_; }
+
+ private:
+  Matrix<Scalar> memory_;
+  PackedWeight<Scalar> packed_;
 };
 
 namespace detail {

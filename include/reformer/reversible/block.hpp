@@ -65,6 +65,12 @@ class ReversibleBlock {
     typename G::Saved g;
   };
 
+  /// What `decode` keeps, if both branches can go on token by token.
+  struct Decoding {
+    typename F::Decoding f;
+    typename G::Decoding g;
+  };
+
   ReversibleBlock(F f, G g) : f_(std::move(f)), g_(std::move(g)) {}
 
   F& f() { return f_; }
@@ -88,6 +94,22 @@ class ReversibleBlock {
     check_branch("first", f_, x.first, pass);
     if (stored.second) *stored.second = x.second;
     g_.forward(x.first, x.second, saved.g, pass_of(pass, 1));
+    check_branch("second", g_, x.second, pass);
+  }
+
+  /// A fresh state for `pass.batch` sequences and the pass's random key.
+  Decoding decoding(const Pass& pass) const {
+    return {f_.decoding(pass_of(pass, 0)), g_.decoding(pass_of(pass, 1))};
+  }
+
+  /// `forward` for the next token of each sequence, halves `[B, D]`.
+  /// @param pass  length 1
+  /// @throw std::overflow_error as `forward`
+  template <typename Half>
+  void decode(Halves<Half>& x, Decoding& decoding, const Pass& pass) const {
+    f_.decode(x.second, x.first, decoding.f, pass_of(pass, 0));
+    check_branch("first", f_, x.first, pass);
+    g_.decode(x.first, x.second, decoding.g, pass_of(pass, 1));
     check_branch("second", g_, x.second, pass);
   }
 

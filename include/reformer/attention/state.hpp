@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// What causal attention must keep of the tokens it has seen to go on token by token.
+///
+/// | pattern       | kept for each head of each sequence                      | grows with length |
+/// |---------------|----------------------------------------------------------|-------------------|
+/// | local         | keys and values of the last chunks_before + 1 chunks      | no | | bucket
+/// chunks | the same for every round and bucket                       | no                | | exact
+/// | all keys and values                                       | yes               | | sorted
+/// chunks | impossible: a later token changes what earlier ones see   |                   |
+///
+/// Keys and values of a window stand in a ring of (chunks_before + 1) C rows: the token of rank i
+/// among those of the ring is in row i modulo that, where i is its position, or its rank in its
+/// bucket. A query is attended to by the kernel of the forward pass, as a block of one query whose
+/// keys are in the same order, and rounds and tiles are merged in the same order.
+#pragma once
+
+#include <numeric>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "reformer/attention/multi_head.hpp"
+
+namespace reformer {
+
+/// Throws `std::invalid_argument` unless attention by the pattern can go on token by token.
+inline void check_decodable(std::string_view function, const AttentionPattern& pattern) {
+  if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
+    check(!local->circular || (local->chunks_before <= 1 && local->chunks_after == 0), function,
+          "a local layer is circular with chunks_before ", local->chunks_before,
+          " and chunks_after ", local->chunks_after,
+          ", must be at most 1 and 0: else what a token sees depends on the length");
+  }
+  const bool is_sorted =
+      std::holds_alternative<LshPattern>(pattern) && !detail::has_bucket_chunks(pattern);
+  check(!is_sorted, function,
+        "an LSH layer has sorted_chunks, must have bucket_chunks: else what a "
+        "token sees depends on later ones");
+}
+
+/// Keys and values of one layer, of all its heads and sequences.
+template <typename Scalar>
+class AttentionState {
+ public:
+  /// @throw std::invalid_argument for a pattern that cannot go on, see `check_decodable`
+  AttentionState(const AttentionPattern& pattern, Index batch, Index heads, Index head_width)
+      : pattern_((check_decodable("AttentionState", pattern), pattern)),
+        batch_(batch),
+        heads_(heads),
+        width_(head_width),
+        shared_(shares_query_key(pattern)) {
+    if (const auto* lsh = std::get_if<LshPattern>(&pattern_)) {
+      window_ = window_of(*lsh);
+      rounds_ = lsh->num_hashes;
+      buckets_ = num_buckets(lsh->num_buckets);
+    } else if (const auto* local = std::get_if<LocalPattern>(&pattern_)) {
+      window_ = window_of(*local);
+    } else {
+      lists_.resize(static_cast<std::size_t>(batch * heads));
+      return;
+    }
+    capacity_ = (window_.chunks_before + 1) * window_.chunk_length;
+    const Index rings = batch * heads * rounds_ * buckets_;
+    keys_.resize(rings * capacity_, width_);
+    values_.resize(rings * capacity_, width_);
+    if (shared_) key_scale_.resize(static_cast<std::size_t>(rings * capacity_));
+    if (detail::counts_once(pattern_)) {
+      places_.resize(static_cast<std::size_t>(rings * capacity_ * rounds_));
+    }
+    count_.assign(static_cast<std::size_t>(rings), 0);
+  }
+
+  /// Forgets everything.
+  void clear() {
+    std::fill(count_.begin(), count_.end(), 0);
+    for (List& list : lists_) list = {};
+  }
+
+  /// Bytes of keys, values and what belongs to them.
+  std::size_t bytes() const {
+    std::size_t scalars = static_cast<std::size_t>(keys_.size() + values_.size());
+    scalars += key_scale_.size();
+    for (const List& list : lists_) {
+      scalars += list.keys.size() + list.values.size() + list.key_scale.size();
+    }
+    return scalars * sizeof(Scalar) + places_.size() * sizeof(Place) +
+           count_.size() * sizeof(Index);
+  }
+
+  /// Takes over the keys and values of a prompt's real tokens, after `attend`.
+  /// @param group    heads of the layer whose state is empty
+  /// @param buckets  `[B, H, R, T]` of the group, if hashed
+  void keep(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
+    const Index T = group.length;
+    Scratch scratch(workspace);
+    const auto memory = scratch.per_thread<Index>(2 * rounds_ * buckets_ + rounds_);
+    const auto place_memory = scratch.per_thread<Place>(rounds_);
+    parallel_for(workspace.threads(), group.batch * group.heads, [&](Index task, int thread) {
+      const Index b = task / group.heads, h = task % group.heads;
+      const Index head = (group.first_sequence + b) * heads_ + group.first_head + h;
+      const auto key = group.part(group.key, b, h), value = group.part(group.value, b, h);
+      const Scalar* scale = shared_ ? group.key_scale + task * T : nullptr;
+      const Bucket* ids = buckets != nullptr ? buckets + task * rounds_ * T : nullptr;
+      const auto bucket_of = [&](Index r, Index t) { return ids != nullptr ? ids[r * T + t] : 0; };
+      const auto is_real = [&](Index t) {
+        return group.is_real.empty() || group.is_real[static_cast<std::size_t>(b * T + t)] != 0;
+      };
+      if (!lists_.empty()) {
+        for (Index t = 0; t < T; ++t) {
+          if (!is_real(t)) continue;
+          list_of(head).append(width_, key.row(t), value.row(t),
+                               scale != nullptr ? scale + t : nullptr);
+        }
+        return;
+      }
+      // Only tokens that a later one can still see are copied.
+      Index *seen = memory[thread], *all = seen + rounds_ * buckets_,
+            *rank = all + rounds_ * buckets_;
+      std::fill_n(seen, 2 * rounds_ * buckets_, Index{0});
+      for (Index r = 0; r < rounds_; ++r) {
+        for (Index t = 0; t < T; ++t) {
+          if (is_real(t)) ++all[r * buckets_ + bucket_of(r, t)];
+        }
+      }
+      for (Index t = 0; t < T; ++t) {
+        if (!is_real(t)) continue;
+        for (Index r = 0; r < rounds_; ++r) {
+          rank[r] = seen[r * buckets_ + bucket_of(r, t)]++;
+          place_memory[thread][r] = {bucket_of(r, t), rank[r] / window_.chunk_length};
+        }
+        for (Index r = 0; r < rounds_; ++r) {
+          const Index ring = r * buckets_ + bucket_of(r, t);
+          if (rank[r] + capacity_ < all[ring]) continue;
+          insert(ring_of(head, r, bucket_of(r, t)), rank[r], key.row(t), value.row(t),
+                 scale != nullptr ? scale[t] : Scalar(0), place_memory[thread]);
+        }
+      }
+      for (Index i = 0; i < rounds_ * buckets_; ++i) {
+        count_[static_cast<std::size_t>(head * rounds_ * buckets_ + i)] = all[i];
+      }
+    });
+  }
+
+  /// Attention of one further token of each sequence, whose key and value are then part of the
+  /// state.
+  /// @param group    all heads, length 1; `out` is written
+  /// @param buckets  `[B, H, R]`, if hashed
+  void attend_next(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
+    const Index rows = lists_.empty() ? capacity_ : TiledBlocks::tile + 1;
+    const Index place_rounds = places_.empty() ? 0 : rounds_;
+    Scratch scratch(workspace);
+    const Tiles tiles{rows, place_rounds,
+                      scratch.per_thread<Scalar>(2 * rows + detail::BlockTiles<Scalar>::size(
+                                                                1, rows, width_, place_rounds)),
+                      scratch.per_thread<std::int32_t>(rows + place_rounds * rows +
+                                                       2 * (window_.chunks_before + 1)),
+                      scratch.per_thread<Place>(rounds_)};
+    parallel_for(workspace.threads(), batch_ * heads_, [&](Index head, int thread) {
+      const Index b = head / heads_, h = head % heads_;
+      const auto part = [&](const auto& x) { return group.part(x, b, h); };
+      Query query{part(group.query).data, part(group.out).data,
+                  std::numeric_limits<Scalar>::lowest(), 0};
+      const Scalar *key = part(group.key).data, *value = part(group.value).data;
+      const Scalar scale = shared_ ? detail::key_scale_of(width_, key) : Scalar(0);
+      std::fill_n(query.out, width_, Scalar(0));
+      if (lists_.empty()) {
+        attend_rings(tiles, thread, head, buckets != nullptr ? buckets + head * rounds_ : nullptr,
+                     query, key, value, scale);
+      } else {
+        list_of(head).append(width_, key, value, shared_ ? &scale : nullptr);
+        attend_list(tiles, thread, list_of(head), query);
+      }
+      detail::finish_row(width_, query.out, query.normaliser);
+    });
+  }
+
+ private:
+  /// Where a token is in one round.
+  struct Place {
+    Index bucket, chunk;
+  };
+
+  /// Keys and values of one head, without an end.
+  struct List {
+    std::vector<Scalar> keys, values, key_scale;
+
+    void append(Index width, const Scalar* key, const Scalar* value, const Scalar* scale) {
+      keys.insert(keys.end(), key, key + width);
+      values.insert(values.end(), value, value + width);
+      if (scale != nullptr) key_scale.push_back(*scale);
+    }
+  };
+
+  /// One query with its running softmax.
+  struct Query {
+    const Scalar* row;
+    Scalar* out;
+    Scalar maximum, normaliser;
+  };
+
+  /// Memory of each thread.
+  struct Tiles {
+    Index rows, place_rounds;
+    PerThread<Scalar> scalars;
+    PerThread<std::int32_t> integers;
+    PerThread<Place> places;
+  };
+
+  List& list_of(Index head) { return lists_[static_cast<std::size_t>(head)]; }
+  Index ring_of(Index head, Index round, Index bucket) const {
+    return (head * rounds_ + round) * buckets_ + bucket;
+  }
+
+  void insert(Index ring, Index rank, const Scalar* key, const Scalar* value, Scalar scale,
+              const Place* places) {
+    const Index row = ring * capacity_ + rank % capacity_;
+    std::copy_n(key, width_, &keys_(row, 0));
+    std::copy_n(value, width_, &values_(row, 0));
+    if (shared_) key_scale_[static_cast<std::size_t>(row)] = scale;
+    if (!places_.empty()) {
+      std::copy_n(places, rounds_, places_.begin() + row * rounds_);
+    }
+  }
+
+  /// Merges the keys in the first `count` rows of `head.order` into the query's softmax.
+  /// @param own  slot of the query in the order: that of its own key, or one behind all keys
+  void merge(const Tiles& tiles, int thread, AttentionHead<Scalar>& head, Index count, Index own,
+             Query& query) const {
+    Scalar* memory = tiles.scalars[thread];
+    head.maximum = memory;
+    head.normaliser = memory + tiles.rows;
+    head.query = {query.row, tiles.rows, width_, 0};  // one row, wherever the query stands
+    head.out = {query.out, tiles.rows, width_, 0};
+    head.shared = shared_;
+    head.causal = false;  // all keys are earlier ones
+    const Index row = head.position(own);
+    head.maximum[row] = query.maximum;
+    head.normaliser[row] = query.normaliser;
+    detail::BlockTiles<Scalar> block_tiles(memory + 2 * tiles.rows, 1, tiles.rows, width_,
+                                           tiles.place_rounds);
+    detail::attend_block(head, Block{0, own, 1, 0, count}, Dropout<Scalar>(0, {}, {}), block_tiles);
+    query.maximum = head.maximum[row];
+    query.normaliser = head.normaliser[row];
+  }
+
+  void attend_rings(const Tiles& tiles, int thread, Index head, const Bucket* buckets, Query& query,
+                    const Scalar* key, const Scalar* value, Scalar scale) {
+    Place* places = tiles.places[thread];
+    const auto ring_at = [&](Index r) { return ring_of(head, r, places[r].bucket); };
+    for (Index r = 0; r < rounds_; ++r) {
+      places[r].bucket = buckets != nullptr ? buckets[r] : 0;
+      places[r].chunk = count_[static_cast<std::size_t>(ring_at(r))] / window_.chunk_length;
+    }
+    std::int32_t* order = tiles.integers[thread];
+    for (Index r = 0; r < rounds_; ++r) {
+      const Index ring = ring_at(r), rank = count_[static_cast<std::size_t>(ring)]++;
+      insert(ring, rank, key, value, scale, places);
+      const Index first =
+          std::max<Index>(0, places[r].chunk - window_.chunks_before) * window_.chunk_length;
+      const Index count = rank - first + 1;
+      for (Index i = 0; i < count; ++i)
+        order[i] = static_cast<std::int32_t>((first + i) % capacity_);
+      AttentionHead<Scalar> part;
+      part.key = {&keys_(ring * capacity_, 0), capacity_, width_};
+      part.value = {&values_(ring * capacity_, 0), capacity_, width_};
+      if (shared_) part.key_scale = key_scale_.data() + ring * capacity_;
+      part.order = order;
+      part.slots = count;
+      if (!places_.empty()) {
+        part.places = places_of(ring, places, count, order, tiles.integers[thread] + capacity_);
+      }
+      merge(tiles, thread, part, count, count - 1, query);
+    }
+  }
+
+  /// Chunks of the ring's keys in all rounds, counted from the first one that the query sees: the
+  /// query is in number `chunks_before`, and a key that it does not see in one behind.
+  ChunkPlaces places_of(Index ring, const Place* query, Index count, const std::int32_t* order,
+                        std::int32_t* memory) const {
+    const Index before = window_.chunks_before;
+    std::int32_t* chunk = memory + 2 * (before + 1);
+    std::int32_t *first = memory, *last = memory + before + 1;
+    first[before] = 0;
+    last[before] = static_cast<std::int32_t>(before);
+    for (Index i = 0; i < count; ++i) {
+      const Place* key = places_.data() + (ring * capacity_ + order[i]) * rounds_;
+      for (Index r = 0; r < rounds_; ++r) {
+        const Index away = key[r].bucket == query[r].bucket ? query[r].chunk - key[r].chunk : -1;
+        const bool sees = away >= 0 && away <= before;
+        chunk[r * capacity_ + order[i]] =
+            static_cast<std::int32_t>(sees ? before - away : before + 1);
+      }
+    }
+    return {rounds_, chunk, capacity_, first, last, 0};
+  }
+
+  void attend_list(const Tiles& tiles, int thread, const List& list, Query& query) const {
+    constexpr Index tile = TiledBlocks::tile;
+    std::int32_t* order = tiles.integers[thread];
+    std::iota(order, order + tile + 1, 0);
+    const auto length = static_cast<Index>(list.values.size()) / width_;
+    for (Index first = 0; first < length; first += tile) {
+      const Index count = std::min(tile, length - first);
+      AttentionHead<Scalar> part;
+      part.key = {list.keys.data() + first * width_, count, width_};
+      part.value = {list.values.data() + first * width_, count, width_};
+      if (shared_) part.key_scale = list.key_scale.data() + first;
+      part.order = order;
+      part.slots = tile + 1;
+      merge(tiles, thread, part, count, first + count == length ? count - 1 : tile, query);
+    }
+  }
+
+  AttentionPattern pattern_;
+  Index batch_, heads_, width_;
+  bool shared_;
+  // Rings, of local attention and of bucket chunks: [B, H, rounds, buckets, capacity].
+  Window window_;
+  Index rounds_ = 1, buckets_ = 1, capacity_ = 0;
+  Matrix<Scalar> keys_, values_;
+  std::vector<Scalar> key_scale_;
+  std::vector<Place> places_;  // [.., rounds], where keys count once
+  std::vector<Index> count_;   // tokens seen by each ring
+  std::vector<List> lists_;    // [B, H], of exact attention
+};
+
+}  // namespace reformer

@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: MIT
+/// Which attention is strictly causal, and decoding token by token: against the forward pass over
+/// the whole sequence, bit for bit, wherever the prompt ends.
+#include "reformer/model/decoding.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "model/tiny_model.hpp"
+#include "reformer/attention/attention.hpp"
+#include "reformer/model/generation.hpp"
+#include "support/compare.hpp"
+#include "support/errors.hpp"
+#include "support/random_data.hpp"
+
+namespace reformer::test {
+namespace {
+
+LshPattern bucket_chunks(Index chunk_length, Index before, Index rounds, std::vector<Index> buckets,
+                         Duplicates duplicates = Duplicates::each_time) {
+  return {.chunk_length = chunk_length,
+          .chunks_before = before,
+          .num_hashes = rounds,
+          .num_buckets = std::move(buckets),
+          .chunking = Chunking::bucket_chunks,
+          .duplicates = duplicates};
+}
+
+/// Every kind of attention whose result for a token must not depend on later ones.
+std::map<std::string, AttentionPattern> causal_patterns() {
+  return {{"local", LocalPattern{4, 1, 0, false}},
+          {"local, two chunks back", LocalPattern{3, 2, 0, false}},
+          {"local, circular", LocalPattern{4, 1, 0, true}},
+          {"local, chunks after", LocalPattern{4, 1, 1, false}},
+          {"exact", ExactPattern{false}},
+          {"exact, shared", ExactPattern{true}},
+          {"bucket chunks", bucket_chunks(4, 1, 1, {4})},
+          {"bucket chunks, factors", bucket_chunks(4, 1, 2, {2, 4})},
+          {"bucket chunks, two back", bucket_chunks(3, 2, 3, {4})},
+          {"bucket chunks, none back", bucket_chunks(5, 0, 2, {2})},
+          {"bucket chunks, long", bucket_chunks(64, 1, 2, {4})},
+          {"bucket chunks, once", bucket_chunks(4, 1, 2, {4}, Duplicates::once)},
+          {"bucket chunks, two back, once", bucket_chunks(2, 2, 4, {2}, Duplicates::once)}};
+}
+
+ModelConfig config_of(const std::vector<AttentionPattern>& layers,
+                      const ResidualConfig& residual = FloatResidual{}) {
+  ModelConfig config = tiny_config();
+  config.positions = SinusoidalPositions{};
+  config.layers = layers;
+  config.residual = residual;
+  return config;
+}
+
+template <typename Scalar>
+Model<Scalar> model_of(const ModelConfig& config) {
+  Model<Scalar> model(config);
+  randomize_parameters(model, 1);
+  return model;
+}
+
+template <typename Scalar>
+Tensor<Scalar, 3> logits_of(Model<Scalar>& model, const Tokens& tokens, int threads = 1) {
+  Workspace workspace(threads);
+  return model.logits(workspace, tokens, {.key = {7}});
+}
+
+template <typename Scalar>
+std::span<const Scalar> row_of(const Tensor<Scalar, 3>& logits, Index b, Index t) {
+  return {&logits(b, t, 0), static_cast<std::size_t>(logits.dimension(2))};
+}
+template <typename Scalar>
+std::span<const Scalar> row_of(const Matrix<Scalar>& logits, Index b) {
+  return {&logits(b, 0), static_cast<std::size_t>(logits.cols())};
+}
+
+/// How many of the positions before `cut` change when the tokens from `cut` on do.
+template <typename Scalar>
+Index changed_before(Model<Scalar>& model, Index length, Index cut) {
+  const Tokens tokens = random_tokens(1, length, 11, 3);
+  Tokens other = tokens;
+  for (Index t = cut; t < length; ++t)
+    other(0, t) = (other(0, t) + 1 + static_cast<int>(t % 9)) % 11;
+  const auto a = logits_of(model, tokens), b = logits_of(model, other);
+  EXPECT_FALSE(same_bits(row_of(a, 0, cut), row_of(b, 0, cut))) << "the change has no effect";
+  Index changed = 0;
+  for (Index t = 0; t < cut; ++t) changed += same_bits(row_of(a, 0, t), row_of(b, 0, t)) ? 0 : 1;
+  return changed;
+}
+
+const std::vector<ResidualConfig>& residuals() {
+  static const std::vector<ResidualConfig> all = {FloatResidual{}, FixedResidual{}};
+  return all;
+}
+
+TEST(Causality, NoTokenSeesLaterOnesInAnyBit) {
+  for (const auto& [name, pattern] : causal_patterns()) {
+    for (const ResidualConfig& residual : residuals()) {
+      auto model = model_of<float>(config_of({pattern, pattern}, residual));
+      auto exact = model_of<double>(config_of({pattern, pattern}, residual));
+      for (const Index length : {9, 40, 131}) {
+        for (const Index cut : {Index{1}, length / 2, length - 1}) {
+          EXPECT_EQ(changed_before(model, length, cut), 0)
+              << name << ", length " << length << ", changed from " << cut;
+          EXPECT_EQ(changed_before(exact, length, cut), 0)
+              << name << " in double, length " << length << ", changed from " << cut;
+        }
+      }
+    }
+  }
+}
+
+TEST(Causality, NoTokenSeesHowManyAreLater) {
+  for (const auto& [name, pattern] : causal_patterns()) {
+    auto model = model_of<float>(config_of({pattern, pattern}));
+    const Tokens tokens = random_tokens(1, 140, 11, 3);
+    const auto whole = logits_of(model, tokens);
+    for (const Index length : {1, 3, 4, 5, 17, 129}) {
+      Tokens start(1, length);
+      std::copy_n(tokens.data(), length, start.data());
+      const auto logits = logits_of(model, start);
+      for (Index t = 0; t < length; ++t) {
+        ASSERT_TRUE(same_bits(row_of(logits, 0, t), row_of(whole, 0, t)))
+            << name << ", length " << length << ", token " << t;
+      }
+    }
+  }
+}
+
+TEST(Causality, SortedChunksLeak) {
+  // The reason for bucket chunks: later tokens move the places where earlier ones are cut.
+  for (const Index rounds : {1, 4}) {
+    LshPattern sorted{.chunk_length = 8, .num_hashes = rounds, .num_buckets = {8}};
+    LshPattern by_bucket = sorted;
+    by_bucket.chunking = Chunking::bucket_chunks;
+    auto leaking = model_of<float>(config_of({sorted, sorted}));
+    auto causal = model_of<float>(config_of({by_bucket, by_bucket}));
+    const Index changed = changed_before(leaking, 256, 150);
+    EXPECT_GT(changed, 75) << rounds << " rounds";
+    EXPECT_EQ(changed_before(causal, 256, 150), 0) << rounds << " rounds";
+    RecordProperty("changed_of_150_" + std::to_string(rounds), static_cast<int>(changed));
+  }
+}
+
+TEST(Causality, ATokenAloneInItsBucketsGetsItsOwnValue) {
+  Workspace workspace(1);
+  const AttentionOptions options{.pattern = bucket_chunks(4, 1, 2, {4})};
+  const auto x = random_tensor<double, 4>({1, 3, 1, 8}, 1);
+  const auto value = random_tensor<double, 4>({1, 3, 1, 8}, 2);
+  Tensor<Bucket, 4> buckets(1, 1, 2, 3);
+  buckets.setValues({{{{0, 1, 0}, {2, 1, 3}}}});  // token 1 is alone, token 2 is with token 0 once
+  const auto output = attention(workspace, x, x, value, options, buckets);
+  for (Index j = 0; j < 8; ++j) {
+    for (const Index t : {0, 1}) EXPECT_DOUBLE_EQ(output.out(0, t, 0, j), value(0, t, 0, j)) << t;
+    EXPECT_DOUBLE_EQ(output.out(0, 2, 0, j), value(0, 0, 0, j)) << "its own weight must vanish";
+  }
+}
+
+/// Holds every step after a prompt against the rows of the forward pass.
+template <typename Scalar>
+void expect_the_forward_pass(const std::string& name, const ModelConfig& config, Index length,
+                             const std::vector<Index>& prompts, int threads = 1) {
+  const Index batch = 2;
+  auto model = model_of<Scalar>(config);
+  const Tokens tokens = random_tokens(batch, length, config.vocabulary, 5);
+  const auto expected = logits_of(model, tokens);
+  Workspace workspace(threads);
+  Decoder<Scalar> decoder(workspace, model, batch, {7});
+  EXPECT_FALSE(decoder.recomputes()) << name;
+  for (const Index prompt : prompts) {
+    const auto compare = [&](const Matrix<Scalar>& logits, Index t) {
+      for (Index b = 0; b < batch; ++b) {
+        ASSERT_EQ(decoder.length(b), t + 1);
+        ASSERT_TRUE(same_bits(row_of(logits, b), row_of(expected, b, t)))
+            << name << ", prompt of " << prompt << ", token " << t << ", sequence " << b << ", "
+            << threads << " threads";
+      }
+    };
+    Tokens start(batch, prompt);
+    for (Index b = 0; b < batch; ++b) std::copy_n(&tokens(b, 0), prompt, &start(b, 0));
+    compare(decoder.prefill(workspace, start), prompt - 1);
+    for (Index t = prompt; t < length; ++t) {
+      const std::vector<std::int32_t> next = {tokens(0, t), tokens(1, t)};
+      compare(decoder.step(workspace, next), t);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+    EXPECT_EQ(workspace.bytes_in_use(), 0u);
+  }
+}
+
+TEST(Decoder, GivesTheBitsOfTheForwardPassWhereverThePromptEnds) {
+  std::vector<Index> everywhere;
+  for (Index prompt = 1; prompt <= 33; ++prompt) everywhere.push_back(prompt);
+  for (const auto& [name, pattern] : causal_patterns()) {
+    for (const ResidualConfig& residual : residuals()) {
+      const ModelConfig config = config_of({pattern, pattern}, residual);
+      expect_the_forward_pass<float>(name, config, 33, everywhere);
+      expect_the_forward_pass<double>(name + " in double", config, 33, everywhere);
+    }
+    expect_the_forward_pass<float>(name, config_of({pattern}), 300, {1, 128, 129, 140, 257});
+  }
+}
+
+TEST(Decoder, GivesTheBitsOfTheForwardPassInDeepModelsOnAnyThreads) {
+  std::vector<AttentionPattern> layers;
+  for (const auto& [name, pattern] : causal_patterns()) layers.push_back(pattern);
+  for (const int threads : thread_counts) {
+    expect_the_forward_pass<float>("all kinds", config_of(layers), 50, {1, 20, 50}, threads);
+  }
+  ModelConfig config = config_of(layers);
+  config.width = 40;
+  config.head_width = 20;
+  config.num_heads = 3;
+  config.feed_forward_width = 600;  // a product deeper than a block of products
+  config.vocabulary = 300;
+  config.positions = AxialPositions{{9, 9}, {10, 30}};
+  expect_the_forward_pass<float>("all kinds", config, 50, {7}, 2);
+  config.positions = LearnedPositions{50};
+  expect_the_forward_pass<double>("all kinds in double", config, 50, {31}, 2);
+}
+
+TEST(Decoder, StaysCloseWhereTheForwardPassWorksOnGroupsOfHeads) {
+  // Then the forward pass adds the outputs of groups to the half one after another.
+  const auto deviation = [](auto scalar, Index length) {
+    using Scalar = decltype(scalar);
+    ModelConfig config = config_of({LocalPattern{16}, bucket_chunks(16, 1, 2, {8})});
+    config.num_heads = 2;
+    config.head_width = 64;
+    auto model = model_of<Scalar>(config);
+    const Tokens tokens = random_tokens(1, length, config.vocabulary, 5);
+    const auto expected = logits_of(model, tokens, 2);
+    Workspace workspace(2);
+    Decoder<Scalar> decoder(workspace, model, 1, {7});
+    Tokens start(1, length - 40);
+    std::copy_n(tokens.data(), length - 40, start.data());
+    decoder.prefill(workspace, start);
+    double largest = 0;
+    for (Index t = length - 40; t < length; ++t) {
+      const auto& logits = decoder.step(workspace, std::array{tokens(0, t)});
+      for (Index v = 0; v < config.vocabulary; ++v) {
+        largest =
+            std::max(largest, static_cast<double>(std::abs(logits(0, v) - expected(0, t, v))));
+      }
+    }
+    return largest;
+  };
+  const double in_float = deviation(0.0F, 8300), in_double = deviation(0.0, 4200);
+  EXPECT_LE(in_float, 1e-5);
+  EXPECT_LE(in_double, 1e-12);
+  EXPECT_GT(in_float, 0) << "then this is no case of groups";
+}
+
+TEST(Decoder, WritesTheGreedyTextOfTheForwardPass) {
+  constexpr Index length = 4096;
+  for (const ResidualConfig& residual : residuals()) {
+    const ModelConfig config =
+        config_of({LocalPattern{16}, bucket_chunks(16, 1, 2, {8}), LocalPattern{16},
+                   bucket_chunks(8, 1, 3, {4, 2}, Duplicates::once)},
+                  residual);
+    auto model = model_of<float>(config);
+    Workspace workspace(2);
+    Decoder<float> decoder(workspace, model, 1, {7});
+    std::vector<std::int32_t> text = {1, 2, 3};
+    const auto written = generate(workspace, decoder, {text},
+                                  {.max_tokens = length, .sampling = {.temperature = 0}})[0];
+    ASSERT_EQ(static_cast<Index>(written.size()), length);
+    text.insert(text.end(), written.begin(), written.end());
+    Tokens tokens(1, static_cast<Index>(text.size()));
+    std::copy(text.begin(), text.end(), tokens.data());
+    const auto logits = logits_of(model, tokens, 2);
+    std::set<std::int32_t> used;
+    for (Index i = 0; i < length; ++i) {
+      const auto row = row_of(logits, 0, i + 2);
+      const auto best = std::max_element(row.begin(), row.end()) - row.begin();
+      ASSERT_EQ(written[static_cast<std::size_t>(i)], best) << "token " << i;
+      used.insert(written[static_cast<std::size_t>(i)]);
+    }
+    EXPECT_GT(used.size(), 2u) << "a text of nothing but repetition shows little";
+  }
+}
+
+TEST(Decoder, TakesPromptsOfDifferentLengths) {
+  std::vector<AttentionPattern> layers;
+  for (const auto& [name, pattern] : causal_patterns()) layers.push_back(pattern);
+  auto model = model_of<float>(config_of(layers));
+  Workspace workspace(2);
+  const std::vector<Index> lengths = {13, 1, 20};
+  const Tokens prompts = random_tokens(3, 20, 11, 5), later = random_tokens(3, 15, 11, 6);
+  Decoder<float> together(workspace, model, 3, {7});
+  for (int i = 0; i < 2; ++i) {  // the second time over what the first one left
+    std::vector<Matrix<float>> all = {together.prefill(workspace, prompts, lengths)};
+    for (Index t = 0; t < 15; ++t) {
+      all.push_back(together.step(workspace, std::array{later(0, t), later(1, t), later(2, t)}));
+    }
+    for (Index b = 0; b < 3; ++b) {
+      Decoder<float> alone(workspace, model, 1, {7});
+      Tokens prompt(1, lengths[static_cast<std::size_t>(b)]);
+      std::copy_n(&prompts(b, 0), prompt.size(), prompt.data());
+      EXPECT_TRUE(same_bits(row_of(all[0], b), row_of(alone.prefill(workspace, prompt), 0))) << b;
+      for (Index t = 0; t < 15; ++t) {
+        const auto& logits = alone.step(workspace, std::array{later(b, t)});
+        ASSERT_TRUE(same_bits(row_of(all[static_cast<std::size_t>(t + 1)], b), row_of(logits, 0)))
+            << "sequence " << b << ", token " << t;
+      }
+    }
+  }
+}
+
+TEST(Decoder, RunsModelsWithSortedChunksOverTheWholeSequence) {
+  const LshPattern sorted{.chunk_length = 4, .num_hashes = 2, .num_buckets = {4}};
+  auto model = model_of<float>(config_of({LocalPattern{4}, sorted}));
+  Workspace workspace(1);
+  Decoder<float> decoder(workspace, model, 1, {7});
+  EXPECT_TRUE(decoder.recomputes());
+  const Tokens tokens = random_tokens(1, 30, 11, 5);
+  const auto whole = logits_of(model, tokens);
+  Tokens start(1, 9);
+  std::copy_n(tokens.data(), 9, start.data());
+  const Matrix<float>* logits = &decoder.prefill(workspace, start);
+  Index differ = 0;
+  for (Index t = 8; t < 30; ++t) {
+    const std::span<const std::int32_t> so_far(tokens.data(), static_cast<std::size_t>(t + 1));
+    ASSERT_TRUE(
+        same_bits(row_of(*logits, 0), model.next_token_logits(workspace, so_far, {.key = {7}})))
+        << t;
+    differ += same_bits(row_of(*logits, 0), row_of(whole, 0, t)) ? 0 : 1;
+    if (t + 1 < 30) logits = &decoder.step(workspace, std::array{tokens(0, t + 1)});
+  }
+  EXPECT_GT(differ, 5) << "a longer pass gives other rows";
+}
+
+TEST(Decoder, KeepsAsMuchAtEveryPosition) {
+  const auto bytes = [](const AttentionPattern& pattern, Index length) {
+    auto model = model_of<float>(config_of({pattern}));
+    Workspace workspace(1);
+    Decoder<float> decoder(workspace, model, 1);
+    decoder.prefill(workspace, random_tokens(1, length, 11, 1));
+    decoder.step(workspace, std::array{1});
+    return decoder.state_bytes();
+  };
+  const AttentionPattern local = LocalPattern{4}, buckets = bucket_chunks(4, 1, 2, {4});
+  // 2 heads of width 5, keys and values; scales of keys; counts of tokens
+  EXPECT_EQ(bytes(local, 5), 2 * (8 * 10 * 4 + 8));
+  EXPECT_EQ(bytes(buckets, 5), 2 * 2 * 4 * (8 * (10 * 4 + 4) + 8));
+  EXPECT_EQ(bytes(local, 500), bytes(local, 5));
+  EXPECT_EQ(bytes(buckets, 500), bytes(buckets, 5));
+  EXPECT_EQ(bytes(ExactPattern{}, 99), 2 * 100 * 10 * 4);
+}
+
+TEST(Decoder, SaysWhatIsImpossible) {
+  Workspace workspace(1);
+  const auto with = [&](auto change) {
+    ModelConfig config = config_of({LocalPattern{4}, bucket_chunks(4, 1, 2, {4})});
+    change(config);
+    return message_of([&] {
+      auto model = model_of<float>(config);
+      Decoder<float> decoder(workspace, model, 1);
+      decoder.prefill(workspace, random_tokens(1, 5, 11, 1));
+      decoder.step(workspace, std::array{1});
+      decoder.step(workspace, std::array{1});
+    });
+  };
+  EXPECT_EQ(with([](ModelConfig&) {}), "NOTHING WAS THROWN");
+  EXPECT_TRUE(contains(with([](auto& c) { c.causal = false; }), "the model is not causal"));
+  EXPECT_TRUE(contains(with([](auto& c) { c.language_head = false; }), "no language head"));
+  EXPECT_TRUE(contains(with([](auto& c) { c.positions = LearnedPositions{6}; }),
+                       "Decoder::step: length is 7, but there are positions for at most 6"));
+  EXPECT_TRUE(contains(with([](auto& c) {
+                         c.layers[0] = LocalPattern{4, 2, 0, true};
+                       }),
+                       "circular with chunks_before 2"));
+  EXPECT_TRUE(contains(with([](auto& c) {
+                         c.layers[0] = LocalPattern{4, 0, 1, true};
+                       }),
+                       "circular with chunks_before 0 and chunks_after 1"));
+  EXPECT_TRUE(contains(with([](auto& c) { std::get<LshPattern>(c.layers[1]).num_buckets.clear(); }),
+                       "num_buckets is empty"));
+
+  auto model = model_of<float>(config_of({LocalPattern{4}}));
+  EXPECT_TRUE(contains(message_of([&] { Decoder<float>(workspace, model, 0); }), "batch is 0"));
+  Decoder<float> decoder(workspace, model, 2);
+  const Tokens two = random_tokens(2, 5, 11, 1);
+  const auto prefill = [&](const Tokens& tokens, std::vector<Index> lengths) {
+    return message_of([&] { decoder.prefill(workspace, tokens, lengths); });
+  };
+  EXPECT_TRUE(contains(prefill(random_tokens(1, 5, 11, 1), {}), "dimension 0 is 1"));
+  EXPECT_TRUE(contains(prefill(Tokens(2, 0), {}), "length is 0"));
+  EXPECT_TRUE(contains(prefill(two, {5}), "lengths has 1 elements"));
+  EXPECT_TRUE(contains(prefill(two, {5, 6}), "length 1 is 6, must be in [1, 5]"));
+  decoder.prefill(workspace, two);
+  EXPECT_TRUE(contains(message_of([&] { decoder.step(workspace, std::array{1}); }),
+                       "tokens is 1, must equal batch = 2"));
+  EXPECT_TRUE(contains(message_of([&] {
+                         decoder.step(workspace, std::array{1, 11});
+                       }),
+                       "token 1 is 11, must be in [0, 11)"));
+}
+
+}  // namespace
+}  // namespace reformer::test
