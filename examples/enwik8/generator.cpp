@@ -13,7 +13,6 @@
 #include "checkpoint.hpp"
 #include "model_io.hpp"
 #include "options.hpp"
-#include "text.hpp"
 
 namespace enwik8 {
 namespace {
@@ -44,17 +43,22 @@ int generate(const GenerateOptions& options, const Console& console) {
   reader.read_into(model.parameters(), parameter_prefix);
 
   const auto write_byte = [&](std::uint8_t byte) {
+    if (options.stop.find(static_cast<char>(byte)) != std::string::npos) {
+      return false;
+    }
     // At once, because each byte takes a while and somebody may be watching.
     if (std::fputc(byte, console.out) == EOF || std::fflush(console.out) != 0) {
       throw std::runtime_error(
           fmt::format("cannot write the text: {}", std::generic_category().message(errno)));
     }
+    return true;
   };
-  generate_text(model, std::vector<std::uint8_t>(prompt.begin(), prompt.end()), options.length,
-                {.temperature = options.temperature,
-                 .top_k = static_cast<std::size_t>(options.top_k),
-                 .top_p = options.top_p},
-                options.seed, write_byte);
+  model.write_text(std::vector<std::uint8_t>(prompt.begin(), prompt.end()), options.length,
+                   {.temperature = options.temperature,
+                    .top_k = options.top_k,
+                    .top_p = options.top_p,
+                    .repetition_penalty = options.repetition_penalty},
+                   options.seed, write_byte);
   return exit_success;
 }
 

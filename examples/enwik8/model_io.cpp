@@ -29,8 +29,11 @@ constexpr Index vocabulary = 256;
 constexpr Index shifted_vocabulary = 258;
 
 reformer::AttentionPattern pattern_of(const Options& options, const std::string& layer) {
-  if (layer == "lsh") {
+  if (layer == "lsh" || layer == "bucket") {
     reformer::LshPattern lsh{.chunk_length = options.chunk_length, .num_hashes = options.hashes};
+    if (layer == "bucket") {
+      lsh.chunking = reformer::Chunking::bucket_chunks;
+    }
     if (options.buckets != std::vector<std::int64_t>{0}) {
       lsh.num_buckets.assign(options.buckets.begin(), options.buckets.end());
     }
@@ -319,6 +322,33 @@ std::vector<float> ByteModel::next_byte_logits(std::span<const std::uint8_t> con
       padded.options(parts_->evaluation()));
   logits.erase(logits.begin(), logits.begin() + parts_->first_byte());
   return logits;
+}
+
+void ByteModel::write_text(std::span<const std::uint8_t> prompt, std::int64_t length,
+                           const reformer::SamplingOptions& sampling, std::uint64_t seed,
+                           const std::function<bool(std::uint8_t)>& each) {
+  if (parts_->first_byte() > 0) {  // HuggingFace pads its input, so each token takes a whole pass
+    std::vector<std::uint8_t> text(prompt.begin(), prompt.end());
+    const reformer::RandomStream stream({seed}, reformer::Purpose::sampling);
+    for (std::int64_t i = 0; i < length; ++i) {
+      const std::vector<float> logits = next_byte_logits(text);
+      text.push_back(static_cast<std::uint8_t>(
+          reformer::sample_token(std::span<const float>(logits), sampling,
+                                 stream.uniform(static_cast<std::uint64_t>(i)))));
+      if (!each(text.back())) {
+        return;
+      }
+    }
+    return;
+  }
+  reformer::Decoder<float> decoder(parts_->workspace, parts_->model, 1, parts_->evaluation().key);
+  reformer::generate(
+      parts_->workspace, decoder, {{prompt.begin(), prompt.end()}},
+      {.max_tokens = length,
+       .sampling = sampling,
+       .seed = seed,
+       .max_context = parts_->options.length},
+      [&](Index, std::int32_t token) { return each(static_cast<std::uint8_t>(token)); });
 }
 
 std::string ByteModel::first_not_finite(const Windows& windows, std::int64_t pass) {

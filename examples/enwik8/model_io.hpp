@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,6 +19,7 @@
 
 #include "checkpoint.hpp"
 #include "options.hpp"
+#include "reformer/model/sampling.hpp"
 #include "windows.hpp"
 
 namespace enwik8 {
@@ -99,6 +101,15 @@ class ByteModel {
   /// Logits of the byte after `context`, which has at least one byte; bytes further back than the
   /// length of the options are not looked at.
   std::vector<float> next_byte_logits(std::span<const std::uint8_t> context);
+
+  /// Continues `prompt`, which has at least one byte, byte by byte. Bytes further back than the
+  /// length of the options are not looked at: whenever the text is that long, its last half is read
+  /// anew.
+  /// @param seed  byte i of the text is drawn with number i of this seed
+  /// @param each  is given each byte at once; false, or what it throws, ends the text
+  void write_text(std::span<const std::uint8_t> prompt, std::int64_t length,
+                  const reformer::SamplingOptions& sampling, std::uint64_t seed,
+                  const std::function<bool(std::uint8_t)>& each);
 
   /// Where a pass ceases to be finite, such as "in layer 2 (lsh)".
   /// @param pass  as for `add_gradients`, or 0 for an evaluation

@@ -283,20 +283,22 @@ Table<Options> make_training_table() {
          "axial-shape, hashes and dropout",
          true);
   t.whole("length", &Options::length, 1, "bytes the model sees at once", 1'000'000'000);
-  t.choices("layers", &Options::layers, {"local", "lsh", "exact"},
-            "attention of each layer: local, lsh or exact");
+  t.choices("layers", &Options::layers, {"local", "lsh", "bucket", "exact"},
+            "attention of each layer: local, lsh (chunks across buckets), bucket (chunks within "
+            "buckets, strictly causal) or exact");
   t.whole("width", &Options::width, 1, "numbers for each byte in each half of the model", 1 << 20);
   t.whole("heads", &Options::heads, 1, "attention heads", 1 << 16);
   t.whole("head-width", &Options::head_width, 0, "0: width / heads", 1 << 20);
   t.whole("ff-width", &Options::ff_width, 0, "of the feed-forward layers, 0: 4 * width", 1 << 24);
   t.choice("activation", &Options::activation, {"relu", "gelu", "gelu-tanh"},
            "of the feed-forward layers");
-  t.whole("chunk-length", &Options::chunk_length, 1, "of lsh layers", 1 << 24);
+  t.whole("chunk-length", &Options::chunk_length, 1, "of lsh and bucket layers", 1 << 24);
   t.whole("local-chunk-length", &Options::local_chunk_length, 0,
           "of local layers, 0: as --chunk-length", 1 << 24);
-  t.whole("hashes", &Options::hashes, 1, "hash rounds of lsh layers", 1 << 10);
+  t.whole("hashes", &Options::hashes, 1, "hash rounds of lsh and bucket layers", 1 << 10);
   t.wholes("buckets", &Options::buckets,
-           "of lsh layers: an even number, or even factors such as 16,32; 0: by length");
+           "of lsh and bucket layers: an even number, or even factors such as 16,32; 0: by the "
+           "length at hand, or with bucket layers the power of two up to length / chunk-length");
   t.choice("positions", &Options::positions, {"axial", "learned", "sinusoidal"},
            "encoding of positions");
   t.wholes("axial-shape", &Options::axial_shape,
@@ -350,6 +352,9 @@ Table<GenerateOptions> make_generate_table() {
   t.whole("top-k", &GenerateOptions::top_k, 0, "choose among the k most likely bytes, 0: all");
   t.real("top-p", &GenerateOptions::top_p, 0, false, 1, true,
          "choose among the most likely bytes whose probabilities sum to this");
+  t.real("repetition-penalty", &GenerateOptions::repetition_penalty, 0, false, infinity, false,
+         "above 1: bytes that have occurred become less likely");
+  t.text("stop", "BYTES", &GenerateOptions::stop, "end the text before any of these bytes");
   t.seed("seed", &GenerateOptions::seed, "the same seed writes the same text");
   t.whole("threads", &GenerateOptions::threads, 0, "threads, 0 for all", 4096);
   return std::move(t.table);
@@ -658,6 +663,15 @@ void complete_options(Options& options) {
       std::any_of(options.buckets.begin(), options.buckets.end(),
                   [](std::int64_t factor) { return factor % 2 != 0; })) {
     refuse_option(options, "buckets", "an even number, even factors such as 16,32, or 0");
+  }
+  if (options.buckets == std::vector<std::int64_t>{0} &&
+      std::find(options.layers.begin(), options.layers.end(), "bucket") != options.layers.end()) {
+    // A bucket of a full window holds one to two chunks on average.
+    std::int64_t buckets = 2;
+    while (buckets < 32768 && 2 * buckets * options.chunk_length <= options.length) {
+      buckets *= 2;
+    }
+    options.buckets = {buckets};
   }
   if (options.positions == "axial") {
     complete_axial(options);

@@ -44,16 +44,16 @@ struct Options {
   std::string preset = "quick";
   std::string init;  ///< folder of the model to begin with; empty: a new one
   std::int64_t length = 1024;
-  std::vector<std::string> layers{"local", "lsh", "local"};  ///< local, lsh or exact
+  std::vector<std::string> layers{"local", "lsh", "local"};  ///< local, lsh, bucket or exact
   std::int64_t width = 192;
   std::int64_t heads = 3;
   std::int64_t head_width = 0;                ///< 0: width / heads
   std::int64_t ff_width = 0;                  ///< 0: 4 * width
   std::string activation = "relu";            ///< relu, gelu or gelu-tanh
-  std::int64_t chunk_length = 64;             ///< of LSH layers
+  std::int64_t chunk_length = 64;             ///< of lsh and bucket layers
   std::int64_t local_chunk_length = 0;        ///< of local layers, 0: as chunk_length
   std::int64_t hashes = 2;                    ///< rounds
-  std::vector<std::int64_t> buckets{0};       ///< one number or factors, 0: by the library's rule
+  std::vector<std::int64_t> buckets{0};       ///< one number or factors, 0: by a rule
   std::string positions = "sinusoidal";       ///< axial, learned or sinusoidal
   std::vector<std::int64_t> axial_shape{0};   ///< two factors, 0: near the square root of length
   std::vector<std::int64_t> axial_widths{0};  ///< two summands, 0: a quarter and the rest
@@ -96,6 +96,8 @@ struct GenerateOptions {
   double temperature = 0.8;
   std::int64_t top_k = 0;
   double top_p = 0.95;
+  double repetition_penalty = 1;
+  std::string stop;  ///< bytes before which the text ends
   std::uint64_t seed = 1;
   std::int64_t threads = 0;
 
@@ -121,7 +123,8 @@ std::vector<std::string> preset_names();
 Options preset_options(const std::string& name);
 
 /// Checks what concerns more than one option, and replaces the zeros that stand for a rule by what
-/// the rule gives (head_width, ff_width, local_chunk_length, axial_shape, axial_widths).
+/// the rule gives (head_width, ff_width, local_chunk_length, axial_shape, axial_widths, and buckets
+/// if there are bucket layers).
 /// @throw OptionError
 void complete_options(Options& options);
 

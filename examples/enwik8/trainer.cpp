@@ -31,7 +31,6 @@
 #include "reformer/training/clipping.hpp"
 #include "reformer/version.hpp"
 #include "stopwatch.hpp"
-#include "text.hpp"
 #include "windows.hpp"
 #include "words.hpp"
 
@@ -521,10 +520,9 @@ class Trainer {
     const auto text = split_.validation.first(static_cast<std::size_t>(
         std::min(std::ssize(split_.validation), prompt_bytes + options_.sample_bytes / 2)));
     const Stopwatch watch;
-    for (int i = 0; i < repetitions; ++i) {
-      model_->next_byte_logits(text);
-    }
-    sample_seconds_ = watch.seconds() / repetitions * static_cast<double>(options_.sample_bytes);
+    constexpr int bytes = 8 * repetitions;
+    model_->write_text(text, bytes, {}, options_.seed, [](std::uint8_t) { return true; });
+    sample_seconds_ = watch.seconds() / bytes * static_cast<double>(options_.sample_bytes);
     update_costs();
     if (cost_samples_++ == 0 && costs_.final > limit_seconds() / 3) {
       progress_.message(fmt::format(
@@ -663,14 +661,14 @@ class Trainer {
     const auto prompt = split_.validation.first(
         static_cast<std::size_t>(std::min(prompt_bytes, std::ssize(split_.validation))));
     std::vector<std::uint8_t> text;
-    generate_text(*model_, prompt, options_.sample_bytes,
-                  {.temperature = options_.sample_temperature}, options_.seed,
-                  [&](std::uint8_t byte) {
-                    if (stop_requested_(step_)) {
-                      throw Interrupted();
-                    }
-                    text.push_back(byte);
-                  });
+    model_->write_text(prompt, options_.sample_bytes, {.temperature = options_.sample_temperature},
+                       options_.seed, [&](std::uint8_t byte) {
+                         if (stop_requested_(step_)) {
+                           throw Interrupted();
+                         }
+                         text.push_back(byte);
+                         return true;
+                       });
     metrics_->write({{"type", "sample"},
                      {"final", true},
                      {"step", step_},

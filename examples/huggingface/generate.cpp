@@ -13,8 +13,8 @@
 #include <system_error>
 
 #include "enwik8/options.hpp"
-#include "enwik8/sampling.hpp"
 #include "reformer/io/huggingface.hpp"
+#include "reformer/model/sampling.hpp"
 #include "tokenizer.hpp"
 
 namespace huggingface {
@@ -27,7 +27,7 @@ struct Options {
   std::string model;
   std::string prompt;
   std::int64_t length = 200;
-  enwik8::SamplingOptions sampling{.temperature = 0.8, .top_p = 0.95};
+  reformer::SamplingOptions sampling{.temperature = 0.8, .top_p = 0.95};
   std::uint64_t seed = 1;
   int threads = 0;
 };
@@ -64,9 +64,9 @@ std::string parse(const std::vector<std::string>& arguments, Options& options) {
       ->capture_default_str();
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
-    options.sampling.top_k = static_cast<std::size_t>(top_k);
+    options.sampling.top_k = top_k;
     if (!help) {
-      enwik8::check_sampling(options.sampling);
+      reformer::check_config("sampling", options.sampling);
     }
   } catch (const CLI::ParseError& error) {
     throw enwik8::OptionError(error.what());
@@ -115,9 +115,9 @@ int generate(const Options& options, const enwik8::Console& console) {
   for (std::int64_t i = 0; i < options.length; ++i) {
     const auto context = std::span(tokens).last(std::min(most, tokens.size()));
     const auto logits = model.next_token_logits(workspace, context, {.key = {options.seed}});
-    const auto token = enwik8::sample_token(logits, options.sampling,
-                                            stream.uniform(static_cast<std::uint64_t>(i)));
-    tokens.push_back(static_cast<std::int32_t>(token));
+    const auto token = reformer::sample_token(std::span<const float>(logits), options.sampling,
+                                              stream.uniform(static_cast<std::uint64_t>(i)));
+    tokens.push_back(token);
     // At once, because each token takes a while and somebody may be watching. What a token adds may
     // depend on the ones before it.
     const std::string text = text_of();

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
 #include <string>
 
 #include "examples/run.hpp"
@@ -63,6 +64,23 @@ TEST_F(Generator, TheMostLikelyByteNeedsNoSeed) {
   EXPECT_EQ(text(common + Strings{"--temperature", "0", "--seed", "9"}), greedy);
   EXPECT_EQ(text(common + Strings{"--top-k", "1"}), greedy);
   EXPECT_EQ(text(common + Strings{"--top-p", "1e-9"}), greedy);
+}
+
+TEST_F(Generator, StopsWhereItIsTold) {
+  const Strings common{"--prompt", "abc", "--length", "200", "--temperature", "1.5"};
+  const std::string whole = text(common);
+  const auto end = whole.find_first_of("e ");
+  ASSERT_NE(end, std::string::npos);
+  EXPECT_EQ(text(common + Strings{"--stop", "e "}), whole.substr(0, end));
+}
+
+TEST_F(Generator, PenalisesRepetition) {
+  const auto different = [&](const char* penalty) {
+    const std::string written =
+        text({"--length", "60", "--temperature", "0", "--repetition-penalty", penalty});
+    return std::set<char>(written.begin(), written.end()).size();
+  };
+  EXPECT_GT(different("9"), different("1"));
 }
 
 TEST_F(Generator, ReadsThePromptFromAFile) {

@@ -4,7 +4,6 @@
 
 #include <cmath>
 
-#include "enwik8/sampling.hpp"
 #include "examples/run.hpp"
 #include "huggingface/generate.hpp"
 #include "huggingface/tokenizer.hpp"

@@ -131,15 +131,25 @@ TEST(ByteModel, ForecastsItsMemory) {
 }
 
 TEST(ByteModel, LooksBackOneWindowAtMost) {
-  ByteModel model(tiny_options(), ByteModel::Use::generation);
-  model.initialize();
-  std::vector<std::uint8_t> text(40, 'a');
-  const auto logits = model.next_byte_logits(text);
-  EXPECT_EQ(logits.size(), 256u);
-  text[7] = 'b';
-  EXPECT_EQ(model.next_byte_logits(text), logits) << "33 bytes back";
-  text[8] = 'b';
-  EXPECT_NE(model.next_byte_logits(text), logits) << "32 bytes back";
+  for (const char* layers : {"local,lsh,exact", "local,bucket,exact"}) {
+    ByteModel model(tiny_options({"--layers", layers}), ByteModel::Use::generation);
+    model.initialize();
+    std::vector<std::uint8_t> prompt(40, 'a');
+    const auto written = [&] {
+      std::vector<std::uint8_t> text;
+      model.write_text(prompt, 100, {.temperature = 5}, 1, [&](std::uint8_t byte) {
+        text.push_back(byte);
+        return text.size() < 90;
+      });
+      EXPECT_EQ(text.size(), 90u);
+      return text;
+    };
+    const auto text = written();
+    prompt[7] = 'b';
+    EXPECT_EQ(written(), text) << layers << ", 33 bytes back";
+    prompt[8] = 'b';
+    EXPECT_NE(written(), text) << layers << ", 32 bytes back";
+  }
 }
 
 TEST(ByteModel, NamesWhereItCeasesToBeFinite) {

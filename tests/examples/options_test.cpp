@@ -115,7 +115,7 @@ TEST(Options, RefusesSizesThatAreZeroNegativeOrNoNumbers) {
   EXPECT_TRUE(contains(error_of("--threads -1"), "allowed: a whole number from 0 to"));
   EXPECT_EQ(error_of("--optimizer sgd"), "--optimizer is 'sgd'; allowed: adam, adafactor");
   EXPECT_EQ(error_of("--layers local,conv"),
-            "--layers is 'local,conv'; allowed: a comma list of local, lsh, exact");
+            "--layers is 'local,conv'; allowed: a comma list of local, lsh, bucket, exact");
   EXPECT_TRUE(contains(error_of("--layers local,"), "--layers is 'local,'"));
 }
 
@@ -134,6 +134,12 @@ TEST(Options, RefusesCombinationsThatDoNotFit) {
             "--axial-widths is '30,30'; allowed: two numbers whose sum is --width 64, or 0");
   EXPECT_TRUE(contains(error_of("--buckets 5"), "allowed: an even number"));
   EXPECT_TRUE(contains(error_of("--buckets 4,5"), "allowed: an even number"));
+  // The number of buckets of bucket layers is part of the configuration.
+  EXPECT_EQ(parse("--layers bucket,lsh --length 1000 --chunk-length 64").buckets, Numbers{8});
+  EXPECT_EQ(parse("--layers bucket --length 1024 --chunk-length 64").buckets, Numbers{16});
+  EXPECT_EQ(parse("--layers bucket --length 9 --chunk-length 64").buckets, Numbers{2});
+  EXPECT_EQ(parse("--layers bucket --buckets 4,8").buckets, (Numbers{4, 8}));
+  EXPECT_EQ(parse("--layers local,lsh").buckets, Numbers{0});
   EXPECT_NO_THROW(parse("--length 1000 --axial-shape 30,33 --positions learned"));
 }
 
