@@ -22,6 +22,7 @@ struct Case {
   PositionConfig positions = AxialPositions{{5, 9}, {5, 7}};
   bool causal = true, masked = false;
   double dropout = 0;
+  std::vector<AttentionPattern> layers = tiny_layers();
 };
 
 /// Bucket ids of all hashed layers in the model's last pass.
@@ -37,6 +38,7 @@ std::vector<Bucket> buckets_of(const Model<double>& model) {
 void expect_gradients(const Case& c) {
   ModelConfig config = tiny_config();
   config.positions = c.positions;
+  config.layers = c.layers;
   config.causal = c.causal;
   config.dropout = config.attention_dropout = c.dropout;
   Model<double> model(config);
@@ -60,7 +62,11 @@ void expect_gradients(const Case& c) {
 
   model.loss(workspace, tokens, labels, options);
   const auto buckets = buckets_of(model);
-  ASSERT_EQ(buckets.size(), static_cast<std::size_t>(batch * length * 2 * (2 + 1)));
+  Index rounds = 0;
+  for (const AttentionPattern& pattern : c.layers) {
+    if (const auto* lsh = std::get_if<LshPattern>(&pattern)) rounds += lsh->num_hashes;
+  }
+  ASSERT_EQ(buckets.size(), static_cast<std::size_t>(batch * length * 2 * rounds));
   reset_gradients(model, 1);  // they are added to
   const Loss loss = model.loss_and_gradients(workspace, tokens, labels, scale, options);
   model.for_each_parameter([](auto& p) { p.gradient.array() -= 1; });
@@ -132,6 +138,18 @@ TEST(ModelGradient, OfTheEncodingIsTheGradient) {
                               objective, {.step = 0x1p-16, .most_elements = 4});
     EXPECT_FALSE(flipped);
   }
+}
+
+TEST(ModelGradient, IsTheGradientOfBucketChunks) {
+  const std::vector<AttentionPattern> layers = {
+      LshPattern{3, 1, 0, 2, {4}, false, Chunking::bucket_chunks}, LocalPattern{4, 1, 0, false},
+      LshPattern{2, 1, 1, 3, {2, 2}, false, Chunking::bucket_chunks, Duplicates::once}};
+  expect_gradients({.name = "bucket chunks", .layers = layers});
+  expect_gradients({.name = "bucket chunks, bidirectional, masked, dropout",
+                    .causal = false,
+                    .masked = true,
+                    .dropout = 0.2,
+                    .layers = layers});
 }
 
 TEST(ModelGradient, OfHalvesOfABatchAddsUpToTheWhole) {

@@ -38,8 +38,14 @@ ModelConfig busy_config() {
   config.head_width = 16;
   config.feed_forward_width = 300;
   config.positions = AxialPositions{{16, 20}, {8, 16}};
-  config.layers = {LocalPattern{16, 1, 1, true}, LshPattern{16, 1, 0, 2, {8, 4}},
-                   ExactPattern{true}, LshPattern{32, 1, 1, 1, {}}, ExactPattern{false}};
+  config.layers = {
+      LocalPattern{16, 1, 1, true},
+      LshPattern{16, 1, 0, 2, {8, 4}},
+      ExactPattern{true},
+      LshPattern{32, 1, 1, 1, {}},
+      ExactPattern{false},
+      LshPattern{16, 1, 1, 2, {8}, false, Chunking::bucket_chunks},
+      LshPattern{8, 2, 0, 3, {4, 2}, false, Chunking::bucket_chunks, Duplicates::once}};
   config.causal = false;
   config.dropout = config.attention_dropout = 0.1;
   return config;
@@ -231,7 +237,8 @@ TEST(TrainingStep, TakesScratchLinearInLength) {
   // Few and narrow layers with wide heads: from 8192 tokens on, a group is one head of one
   // sequence, and its arrays are much larger than panels and tiles.
   for (const AttentionPattern& pattern : std::vector<AttentionPattern>{
-           LocalPattern{16, 1, 0, false}, LshPattern{16, 1, 0, 2, {32, 8}}}) {
+           LocalPattern{16, 1, 0, false}, LshPattern{16, 1, 0, 2, {32, 8}},
+           LshPattern{16, 1, 0, 2, {32, 8}, false, Chunking::bucket_chunks}}) {
     ModelConfig config = tiny_config();
     config.width = 4;
     config.head_width = 64;

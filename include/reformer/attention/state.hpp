@@ -156,7 +156,10 @@ class AttentionState {
                       scratch.per_thread<std::int32_t>(rows + place_rounds * rows +
                                                        2 * (window_.chunks_before + 1)),
                       scratch.per_thread<Place>(rounds_)};
-    parallel_for(workspace.threads(), batch_ * heads_, [&](Index head, int thread) {
+    // Few keys are done before other threads have woken up.
+    const Index keys = lists_.empty() ? rounds_ * capacity_ : list_of(0).rows(width_);
+    const bool alone = 2 * batch_ * heads_ * keys * width_ < (Index{1} << 19);
+    parallel_for(alone ? 1 : workspace.threads(), batch_ * heads_, [&](Index head, int thread) {
       const Index b = head / heads_, h = head % heads_;
       const auto part = [&](const auto& x) { return group.part(x, b, h); };
       Query query{part(group.query).data, part(group.out).data,
@@ -185,6 +188,7 @@ class AttentionState {
   struct List {
     std::vector<Scalar> keys, values, key_scale;
 
+    Index rows(Index width) const { return static_cast<Index>(values.size()) / width; }
     void append(Index width, const Scalar* key, const Scalar* value, const Scalar* scale) {
       keys.insert(keys.end(), key, key + width);
       values.insert(values.end(), value, value + width);
@@ -299,7 +303,7 @@ class AttentionState {
     constexpr Index tile = TiledBlocks::tile;
     std::int32_t* order = tiles.integers[thread];
     std::iota(order, order + tile + 1, 0);
-    const auto length = static_cast<Index>(list.values.size()) / width_;
+    const Index length = list.rows(width_);
     for (Index first = 0; first < length; first += tile) {
       const Index count = std::min(tile, length - first);
       AttentionHead<Scalar> part;
