@@ -47,6 +47,14 @@ Work work(const Sizes& s, const AttentionPattern& pattern, bool backward, bool s
           array * (backward ? 3 + 6 : 3)};
 }
 
+/// Chunks within buckets of two chunks on average.
+LshPattern bucket_chunks(const Sizes& s, Index rounds) {
+  return {.chunk_length = s.chunk,
+          .num_hashes = rounds,
+          .num_buckets = automatic_num_buckets(s.length / 4, s.chunk),
+          .chunking = Chunking::bucket_chunks};
+}
+
 /// One head of one sequence of `[B, T, H, K]`.
 template <typename Scalar>
 Matrix<Scalar> head_of(const Tensor<float, 4>& x, Index b, Index h) {
@@ -144,6 +152,7 @@ const Registration registration([] {
                              int threads) {
     add_case(from, s, "lsh", LshPattern{.chunk_length = s.chunk, .num_hashes = rounds}, rounds,
              threads);
+    add_case(from, s, "bucket", bucket_chunks(s, rounds), rounds, threads);
     add_case(from, s, "local", LocalPattern{.chunk_length = s.chunk}, 0, threads);
     if (exact) add_case(from, s, "exact", ExactPattern{}, 0, threads);
     if (naive) add_case(from, s, "naive", ExactPattern{}, 0, threads);

@@ -20,7 +20,8 @@ enum class Chunking {
   sorted_chunks,
   /// Within each bucket: a token's chunk is its rank among the tokens of its bucket, the number of
   /// earlier ones, divided by the chunk length. It sees chunks of its own bucket only, the paper's
-  /// set P_i cut to a window. Strictly causal: a rank counts earlier tokens alone. A token whose
+  /// set P_i (Eq. (4)) cut to a window. Strictly causal: a rank counts earlier tokens alone. A
+  /// token whose
   /// window holds nothing but itself, in every round, gets its own value. The number of buckets
   /// must be given, because a rule that follows the length would depend on later tokens; short
   /// sequences are hashed like others.
@@ -30,7 +31,8 @@ enum class Chunking {
 /// How a key counts that a query sees in several rounds.
 enum class Duplicates {
   each_time,  ///< once for each round, as in trax and HuggingFace
-  once,  ///< seen in n rounds, each time by 1/n (n is N_ij in the paper); of bucket chunks only
+  once,  ///< seen in n rounds, each time by 1/n (N_ij of the paper, appendix A); of bucket chunks
+         ///< only
 };
 
 /// LSH attention with shared queries and keys: see `Chunking`.

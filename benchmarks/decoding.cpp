@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+// What a generated token costs at different positions: a table of time and state, for a model of
+// local layers and bucket chunks, beside running it over the whole sequence again, and beside a
+// model of exact attention that keeps all keys and values.
+//
+//     decoding [--positions LIST] [--exact-positions LIST] [--threads N]
+//
+// The state at a position is made by decoding up to there; for exact attention by a prompt of that
+// length. Before anything is timed, the last of 2,048 decoded rows of logits is compared with the
+// forward pass, bit for bit. Time is the median of 512 steps.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <map>
+#include <reformer/reformer.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace reformer::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr Index steps = 512, recomputed_until = Index{1} << 18;
+
+ModelConfig config_of(const std::vector<AttentionPattern>& layers) {
+  return {.width = 128,
+          .num_heads = 2,
+          .head_width = 64,
+          .feed_forward_width = 512,
+          .positions = SinusoidalPositions{},
+          .layers = layers};
+}
+
+ModelConfig causal_config() {
+  return config_of(
+      {LocalPattern{.chunk_length = 64}, LshPattern{.chunk_length = 64,
+                                                    .num_hashes = 2,
+                                                    .num_buckets = {8},
+                                                    .chunking = Chunking::bucket_chunks}});
+}
+
+/// The text that is decoded: random bytes.
+std::int32_t token_at(Index t) {
+  return static_cast<std::int32_t>(
+      RandomStream({1}, Purpose::data).bits(static_cast<std::uint64_t>(t))[0] % 256);
+}
+
+Tokens text(Index length) {
+  Tokens tokens(1, length);
+  for (Index t = 0; t < length; ++t) tokens(0, t) = token_at(t);
+  return tokens;
+}
+
+double seconds_of(const auto& action) {
+  const auto start = Clock::now();
+  action();
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Median time of the next steps.
+double step_seconds(Workspace& workspace, Decoder<float>& decoder) {
+  std::vector<double> times;
+  for (Index i = 0; i < steps; ++i) {
+    const std::int32_t token = token_at(decoder.length(0));
+    times.push_back(seconds_of([&] { decoder.step(workspace, std::span(&token, 1)); }));
+  }
+  std::nth_element(times.begin(), times.begin() + steps / 2, times.end());
+  return times[steps / 2];
+}
+
+void verify(Workspace& workspace, Model<float>& model) {
+  constexpr Index length = 2048, prompt = 100;
+  Decoder<float> decoder(workspace, model);
+  decoder.prefill(workspace, text(prompt));
+  for (Index t = prompt; t + 1 < length; ++t) {
+    decoder.step(workspace, std::array{token_at(t)});
+  }
+  const auto& row = decoder.step(workspace, std::array{token_at(length - 1)});
+  const Tokens whole = text(length);
+  const auto expected =
+      model.next_token_logits(workspace, std::span(whole.data(), static_cast<std::size_t>(length)));
+  if (!std::equal(expected.begin(), expected.end(), row.data())) {
+    throw std::runtime_error("decoded logits differ from those of the forward pass");
+  }
+}
+
+void print(Index position, const char* how, double seconds, std::size_t state) {
+  std::printf("| %lld | %s | %.1f | %.0f | %.2f |\n", static_cast<long long>(position), how,
+              1e6 * seconds, 1 / seconds, static_cast<double>(state) / 1e6);
+  std::fflush(stdout);
+}
+
+void decode(Workspace& workspace, Model<float>& model, const std::vector<Index>& positions) {
+  Decoder<float> decoder(workspace, model);
+  decoder.prefill(workspace, text(1));
+  for (const Index position : positions) {
+    while (decoder.length(0) < position) {
+      decoder.step(workspace, std::array{token_at(decoder.length(0))});
+    }
+    print(position, "decoding", step_seconds(workspace, decoder), decoder.state_bytes());
+  }
+}
+
+void recompute(Workspace& workspace, Model<float>& model, const std::vector<Index>& positions) {
+  for (const Index position : positions) {
+    if (position > recomputed_until) continue;
+    const Tokens tokens = text(position);
+    const std::span<const std::int32_t> row(tokens.data(), static_cast<std::size_t>(position));
+    if (position < 10'000) model.next_token_logits(workspace, row);  // warms up
+    print(position, "recomputing", seconds_of([&] { model.next_token_logits(workspace, row); }), 0);
+  }
+}
+
+void decode_exactly(Workspace& workspace, const std::vector<Index>& positions) {
+  Model<float> model(config_of({ExactPattern{}, ExactPattern{}}));
+  model.initialize(1);
+  verify(workspace, model);
+  for (const Index position : positions) {
+    Decoder<float> decoder(workspace, model);
+    decoder.prefill(workspace, text(position));
+    print(position, "exact attention", step_seconds(workspace, decoder), decoder.state_bytes());
+  }
+}
+
+std::vector<Index> list_of(const std::string& text) {
+  std::vector<Index> numbers;
+  for (std::size_t at = 0; at < text.size();) {
+    std::size_t end = 0;
+    numbers.push_back(std::stol(text.substr(at), &end));
+    if (numbers.back() < 1) throw std::invalid_argument("positions must be at least 1");
+    at += end + 1;
+  }
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
+}
+
+int run(const std::vector<std::string>& arguments) {
+  std::map<std::string, std::string> options{{"--positions", "1024,16384,262144,1048576"},
+                                             {"--exact-positions", "1024,16384,65536"},
+                                             {"--threads", "1"}};
+  for (std::size_t i = 0; i < arguments.size(); i += 2) {
+    if (!options.contains(arguments[i]) || i + 1 == arguments.size()) {
+      throw std::invalid_argument(
+          "usage: decoding [--positions LIST] [--exact-positions LIST] [--threads N]");
+    }
+    options[arguments[i]] = arguments[i + 1];
+  }
+  Workspace workspace(std::stoi(options["--threads"]));
+  Model<float> model(causal_config());
+  model.initialize(1);
+  verify(workspace, model);
+  std::printf("| position | how | us a token | tokens/s | state, MB |\n|---|---|---|---|---|\n");
+  const auto positions = list_of(options["--positions"]);
+  decode(workspace, model, positions);
+  recompute(workspace, model, positions);
+  decode_exactly(workspace, list_of(options["--exact-positions"]));
+  return 0;
+}
+
+}  // namespace
+}  // namespace reformer::bench
+
+int main(int argc, char** argv) {
+  try {
+    return reformer::bench::run({argv + 1, argv + argc});
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "decoding: %s\n", error.what());
+    return 2;
+  }
+}
