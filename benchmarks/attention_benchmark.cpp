@@ -47,11 +47,11 @@ Work work(const Sizes& s, const AttentionPattern& pattern, bool backward, bool s
           array * (backward ? 3 + 6 : 3)};
 }
 
-/// Chunks within buckets of two chunks on average.
-LshPattern bucket_chunks(const Sizes& s, Index rounds) {
+/// Chunks within buckets.
+LshPattern bucket_chunks(const Sizes& s, Index rounds, const std::vector<Index>& num_buckets) {
   return {.chunk_length = s.chunk,
           .num_hashes = rounds,
-          .num_buckets = automatic_num_buckets(s.length / 4, s.chunk),
+          .num_buckets = num_buckets,
           .chunking = Chunking::bucket_chunks};
 }
 
@@ -138,6 +138,10 @@ const Registration registration([] {
       Case which{"attention", variant, backward ? forward_backward : forward,
                  sizes_of(s.batch, s.length, rounds), threads};
       which.sizes.emplace_back("heads", s.heads);
+      const auto* lsh = std::get_if<LshPattern>(&pattern);
+      if (lsh != nullptr && lsh->chunking == Chunking::bucket_chunks) {
+        which.sizes.emplace_back("buckets", num_buckets(bucket_factors(*lsh, s.length)));
+      }
       // Those that take long are given fewer runs.
       const double flop = work(s, pattern, backward, true).flop;
       if (flop > 1e11) which.seconds = flop / 2e11;
@@ -152,7 +156,10 @@ const Registration registration([] {
                              int threads) {
     add_case(from, s, "lsh", LshPattern{.chunk_length = s.chunk, .num_hashes = rounds}, rounds,
              threads);
-    add_case(from, s, "bucket", bucket_chunks(s, rounds), rounds, threads);
+    // Buckets of two chunks on average.
+    add_case(from, s, "bucket",
+             bucket_chunks(s, rounds, automatic_num_buckets(s.length / 4, s.chunk)), rounds,
+             threads);
     add_case(from, s, "local", LocalPattern{.chunk_length = s.chunk}, 0, threads);
     if (exact) add_case(from, s, "exact", ExactPattern{}, 0, threads);
     if (naive) add_case(from, s, "naive", ExactPattern{}, 0, threads);
@@ -167,6 +174,12 @@ const Registration registration([] {
   all_kinds(Selection::quick, {1, 65536, 8, 64, 64}, 4, false, false, all);
   all_kinds(Selection::all, {1, 65536, 8, 64, 64}, 4, true, false, all);
   all_kinds(Selection::all, {1, 262144, 8, 64, 64}, 4, false, false, all);
+
+  // Buckets of 512 to 8 tokens on average.
+  for (const auto& buckets : std::vector<std::vector<Index>>{{8}, {16}, {64}, {8, 16}, {16, 32}}) {
+    const Sizes s{1, 4096, 8, 64, 64};
+    add_case(Selection::quick, s, "bucket", bucket_chunks(s, 4, buckets), 4, all);
+  }
 
   // The same number of tokens at every length (the paper's figure 5).
   const auto fixed_tokens = [&](Selection from, Index tokens) {

@@ -15,7 +15,10 @@ using naive::counts_of;
 inline double pairs_of(const AttentionPattern& pattern, Index length) {
   const auto T = static_cast<double>(length);
   if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
-    return T * static_cast<double>(std::min(window_of(*lsh).max_keys(), length) * lsh->num_hashes);
+    const Index tokens = lsh->chunking == Chunking::bucket_chunks
+                             ? ceil_div(length, num_buckets(lsh->num_buckets))
+                             : length;
+    return T * static_cast<double>(std::min(window_of(*lsh).max_keys(), tokens) * lsh->num_hashes);
   }
   if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
     return T * static_cast<double>(std::min(window_of(*local).max_keys(), length));
