@@ -461,6 +461,10 @@ TEST(SaveHuggingFace, TakesAModelThatWasMadeHere) {
                        "the local layers differ"));
   EXPECT_TRUE(contains(message([](ModelConfig& c) { c.layers.push_back(LshPattern{9}); }),
                        "the LSH layers differ"));
+  EXPECT_TRUE(contains(message([](ModelConfig& c) {
+                         std::get<LshPattern>(c.layers[1]).chunking = Chunking::bucket_chunks;
+                       }),
+                       "a layer has bucket_chunks"));
   config.layers = {LshPattern{8}};
   Model<float> other(config);
   EXPECT_TRUE(contains(message_of([&] {

@@ -141,7 +141,8 @@ void check_attention(std::string_view function, Workspace& workspace,
 
 /// Attention by the pattern of the options; see kernel.hpp for the formula.
 /// @param key      the same tensor as `query` for patterns that share them
-/// @param buckets  of LSH attention longer than a chunk, from `lsh_buckets`; ignored otherwise
+/// @param buckets  of LSH attention, from `lsh_buckets`; ignored otherwise, and for sorted chunks
+/// in sequences not longer than one
 /// @throw std::invalid_argument for shapes, patterns or buckets that do not fit
 template <typename Scalar>
 AttentionOutput<Scalar> attention(Workspace& workspace, const Tensor<Scalar, 4>& query,

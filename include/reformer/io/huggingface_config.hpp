@@ -332,6 +332,8 @@ inline Json function_fields(const HuggingFaceConfig& config) {
   std::optional<LocalPattern> local;
   for (const AttentionPattern& pattern : model.layers) {
     if (const auto* l = std::get_if<LshPattern>(&pattern)) {
+      check(l->chunking == Chunking::sorted_chunks, function,
+            "a layer has bucket_chunks, HuggingFace's Reformer has sorted_chunks only");
       check(
           !lsh || (lsh->chunk_length == l->chunk_length && lsh->chunks_before == l->chunks_before &&
                    lsh->chunks_after == l->chunks_after && lsh->num_hashes == l->num_hashes &&
