@@ -233,7 +233,8 @@ TEST_F(Generate, SamplesFromTheModel) {
     const auto context = std::span(tokens).last(std::min<std::size_t>(64, tokens.size()));
     const auto logits = model.next_token_logits(workspace, context, {.key = {5}});
     const auto token = static_cast<std::int32_t>(
-        sample_token(logits, {.temperature = 1.5, .top_k = 50, .top_p = 0.9}, stream.uniform(i)));
+        reformer::sample_token(std::span<const float>(logits),
+                               {.temperature = 1.5, .top_k = 50, .top_p = 0.9}, stream.uniform(i)));
     tokens.push_back(token);
     if (token >= 2) expected += static_cast<char>(static_cast<unsigned char>(token - 2));
   }
