@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 // The duplication task of the paper (section 5): sequences 0 w 0 w, where w is drawn anew. The
-// second w can be foreseen only by looking back to the first one. Prints, for a model of local
-// layers with one layer of another kind, the share of symbols of the second w that are foreseen.
+// second w can be foreseen only by looking back to the first one. Prints, for a model of one layer,
+// the share of symbols of the second w that are foreseen.
 //
 //     duplication --attention bucket | lsh | local | exact [--length N] [--steps N] [--seed N]
-//                 [--buckets N] [--hashes N] [--once] [--minutes M] [--threads N]
+//                 [--buckets N] [--hashes N] [--once yes | no] [--minutes M] [--rate R]
+//                 [--threads N]
 //
-// Both w and steps are new in every batch, so training accuracy is accuracy on unseen data.
+// Every batch is new, so accuracy on the next one is accuracy on unseen data.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -95,10 +96,10 @@ int run(const std::vector<std::string>& arguments) {
                       .num_heads = 2,
                       .head_width = 32,
                       .feed_forward_width = 128,
-                      .positions = AxialPositions{{32, (length + 31) / 32}, {32, 32}},
-                      .layers = {LocalPattern{.chunk_length = chunk_length}, kinds.at(kind)}});
+                      .positions = LearnedPositions{length},
+                      .layers = {kinds.at(kind)}});
   const auto seed = static_cast<std::uint64_t>(number("--seed"));
-  model.initialize(seed, {.weights = 0.08, .embedding = 0.3, .axial_positions = 0.3});
+  model.initialize(seed, {.weights = 0.08, .embedding = 0.3, .learned_positions = 0.3});
   Adam<float> adam({.beta2 = 0.98});
   Workspace workspace(static_cast<int>(number("--threads")));
   const double rate = std::stod(options["--rate"]), minutes = std::stod(options["--minutes"]);
