@@ -253,6 +253,8 @@ TEST(Decoder, StaysCloseWhereTheForwardPassWorksOnGroupsOfHeads) {
   const double in_float = deviation(0.0F, 8300), in_double = deviation(0.0, 4200);
   EXPECT_LE(in_float, 1e-5);
   EXPECT_LE(in_double, 1e-12);
+  RecordProperty("largest_deviation_float", reformer::detail::join(in_float));
+  RecordProperty("largest_deviation_double", reformer::detail::join(in_double));
   EXPECT_GT(in_float, 0) << "then this is no case of groups";
 }
 
