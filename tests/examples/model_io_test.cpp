@@ -137,7 +137,7 @@ TEST(ByteModel, LooksBackOneWindowAtMost) {
     std::vector<std::uint8_t> prompt(40, 'a');
     const auto written = [&] {
       std::vector<std::uint8_t> text;
-      model.write_text(prompt, 100, {.temperature = 5}, 1, [&](std::uint8_t byte) {
+      model.write_text(prompt, 100, {.temperature = 0.02}, 1, [&](std::uint8_t byte) {
         text.push_back(byte);
         return text.size() < 90;
       });
@@ -145,10 +145,14 @@ TEST(ByteModel, LooksBackOneWindowAtMost) {
       return text;
     };
     const auto text = written();
+    const auto logits = model.next_byte_logits(prompt);
     prompt[7] = 'b';
     EXPECT_EQ(written(), text) << layers << ", 33 bytes back";
+    EXPECT_EQ(model.next_byte_logits(prompt), logits) << layers << ", 33 bytes back";
     prompt[8] = 'b';
-    EXPECT_NE(written(), text) << layers << ", 32 bytes back";
+    EXPECT_NE(model.next_byte_logits(prompt), logits) << layers << ", 32 bytes back";
+    prompt[39] = 'b';  // what is further back hardly matters before training
+    EXPECT_NE(written(), text) << layers << ", the last byte";
   }
 }
 
