@@ -343,15 +343,17 @@ TYPED_TEST(Product, WeightGradientIsAddedWithTheSameBitsForAnyThreads) {
                                       {1100, 29, 5},
                                       {70, 257, 130},
                                       {0, 4, 4}}) {
-    const auto x = random_matrix<TypeParam>(rows, in + 2, 1);
-    const auto dy = random_matrix<TypeParam>(rows, out + 1, 2);
+    // One row more than is used, because an empty matrix has no memory to point into.
+    const auto x = random_matrix<TypeParam>(rows + 1, in + 2, 1);
+    const auto dy = random_matrix<TypeParam>(rows + 1, out + 1, 2);
     const auto before = random_matrix<TypeParam>(in, out, 3);
-    const MatrixView<const TypeParam> x_part = view(x).middle_columns(1, in);
-    const MatrixView<const TypeParam> dy_part = view(dy).middle_columns(1, out);
+    const MatrixView<const TypeParam> x_part = view(x).middle_rows(0, rows).middle_columns(1, in);
+    const MatrixView<const TypeParam> dy_part =
+        view(dy).middle_rows(0, rows).middle_columns(1, out);
     const Matrix<double> expected =
         before.template cast<double>() +
-        naive::multiply(x.middleCols(1, in).transpose().template cast<double>(),
-                        dy.middleCols(1, out).template cast<double>());
+        naive::multiply(x.block(0, 1, rows, in).transpose().template cast<double>(),
+                        dy.block(0, 1, rows, out).template cast<double>());
     Matrix<TypeParam> first;
     for (const int threads : thread_counts) {
       Workspace workspace(threads);
