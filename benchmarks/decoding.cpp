@@ -11,12 +11,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <exception>
 #include <map>
 #include <reformer/reformer.hpp>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "table_program.hpp"
 
 namespace reformer::bench {
 namespace {
@@ -136,17 +137,7 @@ std::vector<Index> list_of(const std::string& text) {
   return numbers;
 }
 
-int run(const std::vector<std::string>& arguments) {
-  std::map<std::string, std::string> options{{"--positions", "1024,16384,262144,1048576"},
-                                             {"--exact-positions", "1024,16384,65536"},
-                                             {"--threads", "1"}};
-  for (std::size_t i = 0; i < arguments.size(); i += 2) {
-    if (!options.contains(arguments[i]) || i + 1 == arguments.size()) {
-      throw std::invalid_argument(
-          "usage: decoding [--positions LIST] [--exact-positions LIST] [--threads N]");
-    }
-    options[arguments[i]] = arguments[i + 1];
-  }
+void run(TableOptions options) {
   Workspace workspace(std::stoi(options["--threads"]));
   Model<float> model(causal_config());
   model.initialize(1);
@@ -156,17 +147,16 @@ int run(const std::vector<std::string>& arguments) {
   decode(workspace, model, positions);
   recompute(workspace, model, positions);
   decode_exactly(workspace, list_of(options["--exact-positions"]));
-  return 0;
 }
 
 }  // namespace
 }  // namespace reformer::bench
 
 int main(int argc, char** argv) {
-  try {
-    return reformer::bench::run({argv + 1, argv + argc});
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "decoding: %s\n", error.what());
-    return 2;
-  }
+  using namespace reformer::bench;
+  return run_table_program(argc, argv,
+                           {{"--positions", "1024,16384,262144,1048576"},
+                            {"--exact-positions", "1024,16384,65536"},
+                            {"--threads", "1"}},
+                           run);
 }

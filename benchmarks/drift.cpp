@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
-#include <exception>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -20,6 +19,8 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "table_program.hpp"
 
 namespace reformer::bench {
 namespace {
@@ -199,15 +200,7 @@ void table(const std::string& title, const std::string& text, Workspace& workspa
   std::printf("\n");
 }
 
-int run(const std::vector<std::string>& arguments) {
-  std::map<std::string, std::string> options{
-      {"--data", ""}, {"--steps", "200"}, {"--threads", "0"}};
-  for (std::size_t i = 0; i < arguments.size(); i += 2) {
-    if (!options.contains(arguments[i]) || i + 1 == arguments.size()) {
-      throw std::invalid_argument("usage: drift --data FILE [--steps N] [--threads N]");
-    }
-    options[arguments[i]] = arguments[i + 1];
-  }
+void run(TableOptions options) {
   std::ifstream file(options["--data"], std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   if (static_cast<Index>(text.size()) < length) {
@@ -219,17 +212,13 @@ int run(const std::vector<std::string>& arguments) {
   table("Freshly initialised:", text, workspace, 0);
   if (steps > 0)
     table(detail::join("After ", steps, " steps of training:"), text, workspace, steps);
-  return 0;
 }
 
 }  // namespace
 }  // namespace reformer::bench
 
 int main(int argc, char** argv) {
-  try {
-    return reformer::bench::run({argv + 1, argv + argc});
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "drift: %s\n", error.what());
-    return 2;
-  }
+  using namespace reformer::bench;
+  return run_table_program(argc, argv, {{"--data", ""}, {"--steps", "200"}, {"--threads", "0"}},
+                           run);
 }

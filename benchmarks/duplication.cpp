@@ -11,12 +11,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <exception>
 #include <map>
 #include <reformer/reformer.hpp>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "table_program.hpp"
 
 namespace reformer::bench {
 namespace {
@@ -62,17 +63,7 @@ double accuracy(Workspace& workspace, Model<float>& model, const Task& task,
   return static_cast<double>(right) / static_cast<double>(all);
 }
 
-int run(const std::vector<std::string>& arguments) {
-  std::map<std::string, std::string> options{
-      {"--attention", "bucket"}, {"--length", "1024"}, {"--steps", "100000"}, {"--seed", "1"},
-      {"--buckets", "16"},       {"--hashes", "2"},    {"--once", "no"},      {"--minutes", "1"},
-      {"--threads", "1"},        {"--rate", "0.001"}};
-  for (std::size_t i = 0; i < arguments.size(); i += 2) {
-    if (!options.contains(arguments[i]) || i + 1 == arguments.size()) {
-      throw std::invalid_argument(detail::join("'", arguments[i], "' is no option with a value"));
-    }
-    options[arguments[i]] = arguments[i + 1];
-  }
+void run(TableOptions options) {
   const auto number = [&](const char* name) { return Index{std::stol(options[name])}; };
   const Index length = number("--length");
   LshPattern lsh{.chunk_length = chunk_length,
@@ -128,17 +119,23 @@ int run(const std::vector<std::string>& arguments) {
     adam.step(workspace, model, rate * std::min(1.0, static_cast<double>(step) / 200),
               norm > 1 ? 1 / norm : 1.0);
   }
-  return 0;
 }
 
 }  // namespace
 }  // namespace reformer::bench
 
 int main(int argc, char** argv) {
-  try {
-    return reformer::bench::run({argv + 1, argv + argc});
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "duplication: %s\n", error.what());
-    return 2;
-  }
+  using namespace reformer::bench;
+  return run_table_program(argc, argv,
+                           {{"--attention", "bucket"},
+                            {"--length", "1024"},
+                            {"--steps", "100000"},
+                            {"--seed", "1"},
+                            {"--buckets", "16"},
+                            {"--hashes", "2"},
+                            {"--once", "no"},
+                            {"--minutes", "1"},
+                            {"--threads", "1"},
+                            {"--rate", "0.001"}},
+                           run);
 }
