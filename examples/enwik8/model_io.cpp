@@ -331,14 +331,15 @@ void ByteModel::write_text(std::span<const std::uint8_t> prompt, std::int64_t le
     std::vector<std::uint8_t> text(prompt.begin(), prompt.end());
     const reformer::RandomStream stream({seed}, reformer::Purpose::sampling);
     std::vector<std::uint8_t> occurred(std::size_t{vocabulary}, 0);
+    for (const std::uint8_t byte : text) {
+      occurred[byte] = 1;
+    }
     for (std::int64_t i = 0; i < length; ++i) {
-      for (const std::uint8_t byte : text) {
-        occurred[byte] = 1;
-      }
       const std::vector<float> logits = next_byte_logits(text);
       text.push_back(static_cast<std::uint8_t>(
           reformer::sample_token(std::span<const float>(logits), sampling,
                                  stream.uniform(static_cast<std::uint64_t>(i)), occurred)));
+      occurred[text.back()] = 1;
       if (!each(text.back())) {
         return;
       }

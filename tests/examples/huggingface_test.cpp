@@ -2,7 +2,9 @@
 /// Models of HuggingFace in the programs: the trainer's --init and --export, and `generate`.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "examples/run.hpp"
 #include "huggingface/generate.hpp"
@@ -133,6 +135,33 @@ TEST_F(HuggingFaceRun, ByteBIsTokenBPlusTwo) {
     const auto logits = expected.next_token_logits(
         workspace, {tokens.data(), static_cast<std::size_t>(length)}, run);
     EXPECT_EQ(model.next_byte_logits(text), std::vector<float>(logits.begin() + 2, logits.end()));
+  }
+}
+
+TEST_F(HuggingFaceRun, WritesTextWithAWholePassForEachByte) {
+  Options given =
+      parse_options({"--init", path("model"), "--length", "64", "--threads", "1"}).options;
+  begin_with_model(given);
+  ByteModel model(given, ByteModel::Use::generation);
+  model.load_huggingface(path("model"));
+  for (const double penalty : {1.0, 1e6}) {
+    const reformer::SamplingOptions sampling{.temperature = 0, .repetition_penalty = penalty};
+    std::vector<std::uint8_t> text = {'a', 'b'};
+    std::set<std::uint8_t> seen(text.begin(), text.end());
+    model.write_text(text, 20, sampling, 1, [&](std::uint8_t byte) {
+      auto logits = model.next_byte_logits(text);
+      for (const std::uint8_t old : seen) {
+        float& logit = logits[old];
+        logit = static_cast<float>(logit > 0 ? logit / penalty : logit * penalty);
+      }
+      EXPECT_EQ(byte, std::max_element(logits.begin(), logits.end()) - logits.begin())
+          << "byte " << text.size() << ", penalty " << penalty;
+      text.push_back(byte);
+      seen.insert(byte);
+      return text.size() < 12;
+    });
+    EXPECT_EQ(text.size(), 12u);  // the callback has ended it
+    if (penalty > 1) EXPECT_EQ(seen.size(), text.size());
   }
 }
 
