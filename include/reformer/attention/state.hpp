@@ -2,12 +2,12 @@
 /// @file
 /// What causal attention must keep of the tokens it has seen to go on token by token.
 ///
-/// | pattern       | kept for each head of each sequence                      | grows with length |
-/// |---------------|----------------------------------------------------------|-------------------|
-/// | local         | keys and values of the last chunks_before + 1 chunks      | no | | bucket
-/// chunks | the same for every round and bucket                       | no                | | exact
-/// | all keys and values                                       | yes               | | sorted
-/// chunks | impossible: a later token changes what earlier ones see   |                   |
+/// | pattern       | kept for each head of each sequence            | grows with length |
+/// |---------------|------------------------------------------------|-------------------|
+/// | local         | keys, values of the last chunks_before + 1 chunks | no             |
+/// | bucket chunks | the same for every round and bucket            | no                |
+/// | exact         | all keys and values                            | yes               |
+/// | sorted chunks | impossible: later tokens change what earlier ones see |            |
 ///
 /// Keys and values of a window stand in a ring of (chunks_before + 1) C rows: the token of rank i
 /// among those of the ring is in row i modulo that, where i is its position, or its rank in its

@@ -4,9 +4,8 @@
 ///
 ///     offset   size
 ///          0      8  n, little-endian
-///          8      n  header: a JSON object {"name": {"dtype", "shape", "data_offsets": [begin,
-///          end]},
-///                    ..., "__metadata__": {"key": "text", ...}}, padded with spaces
+///          8      n  header: a JSON object, padded with spaces, {"name": {"dtype", "shape",
+///                    "data_offsets": [begin, end]}, ..., "__metadata__": {"key": "text", ...}}
 ///      8 + n         data: row-major little-endian tensors, offsets count from here
 ///
 /// A reader looks at the whole header before it touches data. Accepted is only what has one

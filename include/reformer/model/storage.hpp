@@ -6,12 +6,11 @@
 /// inner values are needed for the gradients. Some of that can be bought back with memory, layer by
 /// layer:
 ///
-/// | what is stored              | bytes a token    | what the backward pass need not compute |
-/// |-----------------------------|------------------|-----------------------------------------|
-/// | input of the attention half | D scalars        | output projection, H K D                |
-/// | input of the feed-forward half | D scalars     | second product, F D                     |
-/// | context                     | H K + 3 H scalars, bucket ids | attention between the
-/// projections, 2 H K times the keys seen |
+/// | what is stored        | a token                       | what need not be computed       |
+/// |-----------------------|-------------------------------|---------------------------------|
+/// | attention's input     | D scalars                     | output projection, H K D        |
+/// | feed-forward's input  | D scalars                     | second product, F D             |
+/// | context               | H K + 3 H scalars, bucket ids | attention, 2 H K times the keys |
 ///
 /// The rest, the products before, is needed for the gradients anyway.
 #pragma once
