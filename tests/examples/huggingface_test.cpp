@@ -161,7 +161,9 @@ TEST_F(HuggingFaceRun, WritesTextWithAWholePassForEachByte) {
       return text.size() < 12;
     });
     EXPECT_EQ(text.size(), 12u);  // the callback has ended it
-    if (penalty > 1) EXPECT_EQ(seen.size(), text.size());
+    if (penalty > 1) {
+      EXPECT_EQ(seen.size(), text.size());
+    }
   }
 }
 
