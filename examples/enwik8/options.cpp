@@ -16,6 +16,8 @@
 #include <system_error>
 #include <utility>
 
+#include "presets.hpp"
+
 namespace enwik8 {
 namespace {
 
@@ -45,7 +47,6 @@ using Table = std::vector<Option<Values>>;
 }
 
 // ---- values
-// --------------------------------------------------------------------------------------
 
 /// Reads all of `text` as a number, or nothing.
 template <typename Number>
@@ -238,7 +239,6 @@ std::string as_text(const json& value) {
 }
 
 // ---- the tables
-// ----------------------------------------------------------------------------------
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
@@ -370,96 +370,7 @@ const Table<GenerateOptions>& generate_table() {
   return table;
 }
 
-// ---- the presets
-// ---------------------------------------------------------------------------------
-
-Options quick_preset() {
-  return {};
-}
-
-Options small_preset() {
-  Options options;
-  options.preset = "small";
-  options.minutes = 120;
-  options.length = 4096;
-  options.batch = 2;
-  options.layers = {"local", "lsh", "local", "lsh", "local", "lsh"};
-  options.width = 384;
-  options.heads = 6;
-  options.activation = "gelu-tanh";
-  options.learning_rate = 1e-3;
-  options.warmup = 200;
-  options.eval_bytes = 131072;
-  options.save_minutes = 10;
-  return options;
-}
-
-Options base_preset() {
-  Options options;
-  options.preset = "base";
-  options.minutes = 0;
-  options.steps = 50'000;
-  options.length = 16384;
-  options.batch = 1;
-  options.layers = {"local", "local", "lsh", "local", "local", "local", "lsh", "local"};
-  options.width = 512;
-  options.heads = 8;
-  options.local_chunk_length = 128;
-  options.chunk_length = 128;
-  options.activation = "gelu-tanh";
-  options.learning_rate = 5e-4;
-  options.warmup = 1000;
-  options.dropout = 0.1;
-  options.eval_every = 500;
-  options.eval_bytes = 262144;
-  options.save_minutes = 15;
-  return options;
-}
-
-/// The published configuration (trax, reformer_enwik8.gin, and google/reformer-enwik8), with its
-/// learning rate 0.03125 / sqrt(step) after 2,000 steps of warm-up, which is 7e-4 at its highest.
-Options paper_preset() {
-  Options options;
-  options.preset = "paper";
-  options.minutes = 0;
-  options.steps = 100'000;
-  options.length = 65536;
-  options.batch = 8;
-  options.layers = {"local", "local", "lsh",   "local", "local", "local",
-                    "lsh",   "local", "local", "local", "lsh",   "local"};
-  options.width = 1024;
-  options.heads = 8;
-  options.head_width = 128;
-  options.ff_width = 4096;
-  options.activation = "relu";
-  options.chunk_length = 256;
-  options.local_chunk_length = 128;
-  options.hashes = 2;
-  options.buckets = {512};
-  options.positions = "axial";
-  options.axial_shape = {128, 512};
-  options.axial_widths = {256, 768};
-  options.init_weights = options.init_embedding = 0.02;
-  options.init_positions = 1;
-  options.dropout = 0.2;
-  options.attention_dropout = 0.1;
-  options.learning_rate = 0.03125 / 44.721359549995796;  // sqrt(2000)
-  options.schedule = "rsqrt";
-  options.warmup = 2000;
-  options.log_every = 1;
-  options.eval_every = 200;
-  options.eval_bytes = 524288;
-  options.save_minutes = 30;
-  return options;
-}
-
-const std::vector<std::pair<std::string, Options (*)()>> presets{{"quick", &quick_preset},
-                                                                 {"small", &small_preset},
-                                                                 {"base", &base_preset},
-                                                                 {"paper", &paper_preset}};
-
 // ---- the command line
-// ----------------------------------------------------------------------------
 
 /// The values of a command line as they were written, "true" for flags.
 using Given = std::map<std::string, std::string>;
@@ -552,11 +463,9 @@ std::string help_text(const std::string& program, const std::string& description
 
 /// What distinguishes the presets, as a table.
 std::string preset_table() {
-  std::vector<Options> all;
   std::string text = fmt::format("Presets:\n  {:<20}", "");
-  for (const auto& [name, make] : presets) {
-    all.push_back(make());
-    text += fmt::format("{:>12}", name);
+  for (const Options& options : presets()) {
+    text += fmt::format("{:>12}", options.preset);
   }
   text += '\n';
   std::string layers;
@@ -565,7 +474,7 @@ std::string preset_table() {
       continue;
     }
     std::vector<std::string> row;
-    for (const Options& options : all) {
+    for (const Options& options : presets()) {
       const json value = option.get(options);
       row.push_back(value.is_number_float() ? fmt::format("{:.3g}", value.get<double>())
                                             : as_text(value));
@@ -574,8 +483,8 @@ std::string preset_table() {
       continue;
     }
     if (option.name == "layers") {  // too long for a column
-      for (std::size_t i = 0; i < all.size(); ++i) {
-        layers += fmt::format("  layers of {:<10}{}\n", presets[i].first, row[i]);
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        layers += fmt::format("  layers of {:<10}{}\n", presets()[i].preset, row[i]);
       }
       continue;
     }
@@ -630,16 +539,16 @@ void complete_axial(Options& options) {
 
 std::vector<std::string> preset_names() {
   std::vector<std::string> names;
-  for (const auto& preset : presets) {
-    names.push_back(preset.first);
+  for (const Options& options : presets()) {
+    names.push_back(options.preset);
   }
   return names;
 }
 
 Options preset_options(const std::string& name) {
-  for (const auto& [preset, make] : presets) {
-    if (preset == name) {
-      return make();
+  for (const Options& options : presets()) {
+    if (options.preset == name) {
+      return options;
     }
   }
   refuse("preset", name, fmt::format("{}", fmt::join(preset_names(), ", ")));

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+#include "presets.hpp"
+
+namespace enwik8 {
+namespace {
+
+Options quick_preset() {
+  return {};
+}
+
+Options small_preset() {
+  Options options;
+  options.preset = "small";
+  options.minutes = 120;
+  options.length = 4096;
+  options.batch = 2;
+  options.layers = {"local", "lsh", "local", "lsh", "local", "lsh"};
+  options.width = 384;
+  options.heads = 6;
+  options.activation = "gelu-tanh";
+  options.learning_rate = 1e-3;
+  options.warmup = 200;
+  options.eval_bytes = 131072;
+  options.save_minutes = 10;
+  return options;
+}
+
+Options base_preset() {
+  Options options;
+  options.preset = "base";
+  options.minutes = 0;
+  options.steps = 50'000;
+  options.length = 16384;
+  options.batch = 1;
+  options.layers = {"local", "local", "lsh", "local", "local", "local", "lsh", "local"};
+  options.width = 512;
+  options.heads = 8;
+  options.local_chunk_length = 128;
+  options.chunk_length = 128;
+  options.activation = "gelu-tanh";
+  options.learning_rate = 5e-4;
+  options.warmup = 1000;
+  options.dropout = 0.1;
+  options.eval_every = 500;
+  options.eval_bytes = 262144;
+  options.save_minutes = 15;
+  return options;
+}
+
+/// The published configuration (trax, reformer_enwik8.gin, and google/reformer-enwik8), with its
+/// learning rate 0.03125 / sqrt(step) after 2,000 steps of warm-up, which is 7e-4 at its highest.
+Options paper_preset() {
+  Options options;
+  options.preset = "paper";
+  options.minutes = 0;
+  options.steps = 100'000;
+  options.length = 65536;
+  options.batch = 8;
+  options.layers = {"local", "local", "lsh",   "local", "local", "local",
+                    "lsh",   "local", "local", "local", "lsh",   "local"};
+  options.width = 1024;
+  options.heads = 8;
+  options.head_width = 128;
+  options.ff_width = 4096;
+  options.activation = "relu";
+  options.chunk_length = 256;
+  options.local_chunk_length = 128;
+  options.hashes = 2;
+  options.buckets = {512};
+  options.positions = "axial";
+  options.axial_shape = {128, 512};
+  options.axial_widths = {256, 768};
+  options.init_weights = options.init_embedding = 0.02;
+  options.init_positions = 1;
+  options.dropout = 0.2;
+  options.attention_dropout = 0.1;
+  options.learning_rate = 0.03125 / 44.721359549995796;  // sqrt(2000)
+  options.schedule = "rsqrt";
+  options.warmup = 2000;
+  options.log_every = 1;
+  options.eval_every = 200;
+  options.eval_bytes = 524288;
+  options.save_minutes = 30;
+  return options;
+}
+
+}  // namespace
+
+const std::vector<Options>& presets() {
+  static const std::vector<Options> all{quick_preset(), small_preset(), base_preset(),
+                                        paper_preset()};
+  return all;
+}
+
+}  // namespace enwik8
