@@ -366,8 +366,8 @@ struct WeightGradientTile {
   static constexpr Index block_out = 256;
   static constexpr Index strip = register_rows<Scalar>;
   static constexpr Index strip_stride = round_up(strip, simd::width<Scalar>);
-  static Index packed(Index depth) { return packed_size<Scalar>(depth, block_out); }
   static Index turned(Index depth) { return depth * strip_stride; }
+  static Index packed(Index depth) { return packed_size<Scalar>(depth, 1); }
 };
 
 }  // namespace detail
@@ -376,8 +376,8 @@ template <typename Scalar>
 void plan_weight_gradient(ScratchPlan& scratch, Index rows) {
   const Index depth = std::min(rows, detail::depth_block);
   scratch.scope([&] {
-    scratch.per_thread<Scalar>(detail::WeightGradientTile<Scalar>::packed(depth));
     scratch.per_thread<Scalar>(detail::WeightGradientTile<Scalar>::turned(depth));
+    scratch.per_thread<Scalar>(detail::WeightGradientTile<Scalar>::packed(depth));
   });
 }
 
@@ -393,19 +393,21 @@ void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const Sca
   constexpr Index strip = Tile::strip, strip_stride = Tile::strip_stride;
   const Index depth = std::min(x.rows, detail::depth_block);
   Scratch scratch(workspace);
-  const auto packed = scratch.per_thread<Scalar>(Tile::packed(depth));
   const auto turned = scratch.per_thread<Scalar>(Tile::turned(depth));
+  const auto packed = scratch.per_thread<Scalar>(Tile::packed(depth));
   const Index blocks_in = ceil_div(dweight.rows, block_in);
   const Index blocks_out = ceil_div(dweight.columns, block_out);
   parallel_for(workspace.threads(), blocks_in * blocks_out, [&](Index task, int thread) {
     const Index i0 = task % blocks_in * block_in, i1 = std::min(i0 + block_in, dweight.rows);
     const Index j = task / blocks_in * block_out;
     const Index columns = std::min(block_out, dweight.columns - j);
+    // Rows of dy are read where they are, but for a last panel that vectors would read beyond.
+    const Index whole = columns / simd::width<Scalar> * simd::width<Scalar>;
     for (Index row = 0; row < x.rows; row += depth) {
       const Index rows = std::min(depth, x.rows - row);
       const auto dy_part = dy.middle_rows(row, rows).middle_columns(j, columns);
-      for (Index panel = 0; panel * panel_width<Scalar> < columns; ++panel) {
-        pack_panel(dy_part, panel, packed[thread]);
+      if (whole < columns) {
+        pack_panel(dy_part.middle_columns(whole, columns - whole), 0, packed[thread]);
       }
       // The columns of x that one register tile needs, side by side: else each row is a new page.
       for (Index i = i0; i < i1; i += strip) {
@@ -415,9 +417,14 @@ void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const Sca
         for (Index p = 0; p < rows; ++p) {
           simd::copy(copied, x.row(row + p) + i, turned[thread] + p * strip_stride);
         }
-        multiply(LeftOperand<Scalar>{turned[thread], 1, strip_stride},
-                 packed_as_right<Scalar>(packed[thread], rows), rows,
-                 {&dweight(i, j), count, columns, dweight.stride}, Write::accumulate);
+        const LeftOperand<Scalar> left{turned[thread], 1, strip_stride};
+        const auto tile = dweight.middle_rows(i, count).middle_columns(j, columns);
+        multiply(left, rows_as_right(dy_part.data, dy_part.stride), rows,
+                 tile.middle_columns(0, whole), Write::accumulate);
+        if (whole < columns) {
+          multiply(left, packed_as_right<Scalar>(packed[thread], rows), rows,
+                   tile.middle_columns(whole, columns - whole), Write::accumulate);
+        }
       }
     }
   });
