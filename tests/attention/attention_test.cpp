@@ -151,6 +151,57 @@ TEST(Attention, IsTheDefinitionAndItsGradient) {
   }
 }
 
+/// Output and gradients of a large case, with buckets that do not depend on the scalar type.
+template <typename Scalar>
+struct LargeCase {
+  // In float all heads are one group of 2 MiB arrays, in double each sequence is two.
+  static constexpr std::array<Index, 4> shape = {2, 100, 3, 1300};
+  AttentionOutput<Scalar> output;
+  AttentionGradients<Scalar> gradients;
+
+  explicit LargeCase(const AttentionOptions& options) {
+    Workspace workspace(2);
+    const bool shared = shares_query_key(options.pattern);
+    const auto query = random_tensor<Scalar>(shape, 1);
+    const auto separate_key = random_tensor<Scalar>(shape, 2);
+    const auto& key = shared ? query : separate_key;
+    const auto value = random_tensor<Scalar>(shape, 3), dout = random_tensor<Scalar>(shape, 4);
+    Tensor<Bucket, 4> buckets(shape[0], shape[2], 2, shape[1]);
+    for (Index i = 0; i < buckets.size(); ++i) {
+      const Index t = i % shape[1], b = i / (buckets.size() / shape[0]);
+      const bool real = options.is_real[static_cast<std::size_t>(b * shape[1] + t)] != 0;
+      buckets.data()[i] = static_cast<Bucket>(real ? i * 7 % 8 : 8);
+    }
+    output = attention<Scalar>(workspace, query, key, value, options, buckets);
+    gradients =
+        attention_backward<Scalar>(workspace, query, key, value, options, output, dout, buckets);
+  }
+};
+
+TEST(Attention, InGroupsOfHeadsIsThatOfAllHeadsTogether) {
+  const auto group_of = [](auto scalar) {
+    const auto& [batch, length, heads, width] = LargeCase<decltype(scalar)>::shape;
+    return head_group_size<decltype(scalar)>(batch, length, heads, width);
+  };
+  ASSERT_EQ(group_of(0.0F), std::pair(Index{1}, Index{3}));
+  ASSERT_EQ(group_of(0.0), std::pair(Index{1}, Index{2}));
+  std::vector<std::uint8_t> is_real(200, 1);
+  is_real[7] = is_real[150] = is_real[199] = 0;
+  for (const AttentionPattern& pattern : patterns()) {
+    const AttentionOptions options{
+        .pattern = pattern, .dropout = 0.2, .key = {3}, .is_real = is_real};
+    const LargeCase<float> together(options);
+    const LargeCase<double> apart(options);
+    const auto name = name_of(options);
+    // Scores are sums of 1,300 products.
+    EXPECT_TRUE(close(together.output.out, apart.output.out, 4)) << name;
+    EXPECT_TRUE(close(together.output.normaliser, apart.output.normaliser, 4)) << name;
+    EXPECT_TRUE(close(together.gradients.dquery, apart.gradients.dquery, 4)) << name;
+    EXPECT_TRUE(close(together.gradients.dkey, apart.gradients.dkey, 4)) << name;
+    EXPECT_TRUE(close(together.gradients.dvalue, apart.gradients.dvalue, 4)) << name;
+  }
+}
+
 /// Calls with one argument wrong, in float.
 class AttentionErrors : public testing::Test {
  protected:

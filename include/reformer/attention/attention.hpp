@@ -11,6 +11,8 @@
 /// | rotations         | [H, K, R, columns] | see hashing.hpp               |
 #pragma once
 
+#include <atomic>
+
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/foundation/pass.hpp"
 
@@ -68,35 +70,145 @@ Tensor<Bucket, 4> lsh_buckets(Workspace& workspace, const Tensor<Scalar, 4>& x,
 
 namespace detail {
 
-/// Views of the tensors as a group of all heads and sequences, with the order of hashed attention
-/// in `scratch`.
+/// A tensor `[B, T, H, K]` as a matrix `[B*T, H*K]`.
 template <typename Scalar>
-MultiHead<Scalar> group_of(Workspace& workspace, Scratch& scratch, const Tensor<Scalar, 4>& query,
-                           const Tensor<Scalar, 4>& key, const Tensor<Scalar, 4>& value,
-                           const AttentionOptions& options, const Tensor<Bucket, 4>& buckets,
-                           AttentionOutput<Scalar>& output) {
-  MultiHead<Scalar> group{};
-  group.pattern = &options.pattern;
-  group.batch = query.dimension(0);
-  group.length = query.dimension(1);
-  group.heads = group.all_heads = query.dimension(2);
-  group.head_width = query.dimension(3);
-  group.causal = options.causal;
-  group.is_real = options.is_real;
-  const Index rows = group.batch * group.length, width = group.heads * group.head_width;
-  group.query = {query.data(), rows, width};
-  group.key = {key.data(), rows, width};
-  group.value = {value.data(), rows, width};
-  group.out = {output.out.data(), rows, width};
-  group.maximum = output.maximum.data();
-  group.normaliser = output.normaliser.data();
-  group.key_scale = output.key_scale.data();
-  if (const auto* lsh = hashed(options.pattern, group.length)) {
-    group.order = scratch.take<std::int32_t>(group.batch * group.heads *
-                                             OrderLayout(options.pattern, group.length).size());
-    order_by_bucket(workspace, group, num_sorted_buckets(*lsh, group.length), buckets.data());
+MatrixView<Scalar> side_by_side(Tensor<Scalar, 4>& x) {
+  return {x.data(), x.dimension(0) * x.dimension(1), x.dimension(2) * x.dimension(3)};
+}
+template <typename Scalar>
+MatrixView<const Scalar> side_by_side(const Tensor<Scalar, 4>& x) {
+  return {x.data(), x.dimension(0) * x.dimension(1), x.dimension(2) * x.dimension(3)};
+}
+
+template <typename Scalar>
+void copy_rows(Workspace& workspace, const MatrixView<const Scalar>& from,
+               const MatrixView<Scalar>& to) {
+  for_each_row_tile(workspace, from.rows, [&](Index first, Index count, int) {
+    for (Index i = first; i < first + count; ++i) {
+      simd::copy(from.columns, from.row(i), to.row(i));
+    }
+  });
+}
+
+/// A group's part of the tensors. Attention takes rows of a head in any order; where they are far
+/// apart, because other heads lie between them, it works on copies.
+template <typename Scalar>
+class TensorGroup {
+ public:
+  TensorGroup(Workspace& workspace, const HeadGroup& group, Index head_width)
+      : workspace_(workspace),
+        scratch_(workspace),
+        group_(group),
+        first_column_(group.first_head * head_width),
+        columns_(group.heads * head_width) {}
+
+  template <typename Element>
+  MatrixView<Element> part(const MatrixView<Element>& x) const {
+    return x.middle_rows(group_.first_row(), group_.rows()).middle_columns(first_column_, columns_);
   }
-  return group;
+  /// A part to read.
+  MatrixView<const Scalar> input(const Tensor<Scalar, 4>& x) {
+    const auto there = part(side_by_side(x));
+    if (there.columns == there.stride) return there;
+    const auto copy = scratch_.template matrix<Scalar>(there.rows, there.columns);
+    copy_rows<Scalar>(workspace_, there, copy);
+    return copy;
+  }
+  /// A place to write; `store` brings it to the tensor.
+  MatrixView<Scalar> output(Tensor<Scalar, 4>& x) {
+    const auto there = part(side_by_side(x));
+    return there.columns == there.stride
+               ? there
+               : scratch_.template matrix<Scalar>(there.rows, there.columns);
+  }
+  void store(const MatrixView<Scalar>& values, Tensor<Scalar, 4>& x) {
+    const auto there = part(side_by_side(x));
+    if (there.data != values.data) copy_rows<Scalar>(workspace_, values, there);
+  }
+
+  /// Inputs and statistics of the group, with the order of hashed attention.
+  MultiHead<Scalar> heads(const Tensor<Scalar, 4>& query, const Tensor<Scalar, 4>& key,
+                          const Tensor<Scalar, 4>& value, const AttentionOptions& options,
+                          const Tensor<Bucket, 4>& buckets, AttentionOutput<Scalar>& output) {
+    const Index T = group_.length, all_heads = query.dimension(2);
+    const Index first = group_.first_sequence * all_heads + group_.first_head;
+    MultiHead<Scalar> arrays{};
+    arrays.pattern = &options.pattern;
+    arrays.batch = group_.batch;
+    arrays.length = T;
+    arrays.heads = group_.heads;
+    arrays.head_width = query.dimension(3);
+    arrays.causal = options.causal;
+    if (!options.is_real.empty()) {
+      arrays.is_real = options.is_real.subspan(static_cast<std::size_t>(group_.first_row()),
+                                               static_cast<std::size_t>(group_.rows()));
+    }
+    arrays.query = input(query);
+    arrays.key = shares_query_key(options.pattern) ? arrays.query : input(key);
+    arrays.value = input(value);
+    arrays.maximum = output.maximum.data() + first * T;
+    arrays.normaliser = output.normaliser.data() + first * T;
+    arrays.key_scale = output.key_scale.data() + first * T;
+    arrays.first_sequence = group_.first_sequence;
+    arrays.first_head = group_.first_head;
+    arrays.all_heads = all_heads;
+    if (const auto* lsh = hashed(options.pattern, T)) {
+      arrays.order = scratch_.template take<std::int32_t>(group_.batch * group_.heads *
+                                                          OrderLayout(options.pattern, T).size());
+      order_by_bucket(workspace_, arrays, num_sorted_buckets(*lsh, T),
+                      buckets.data() + first * lsh->num_hashes * T);
+    }
+    return arrays;
+  }
+
+  /// delta `[B, H, T]` of the group: <dout, out>.
+  Scalar* delta(const MatrixView<const Scalar>& dout, const MatrixView<const Scalar>& out) {
+    const Index T = group_.length, H = group_.heads, K = columns_ / H;
+    auto* result = scratch_.template take<Scalar>(group_.rows() * H);
+    for_each_row_tile(workspace_, out.rows, [&](Index first, Index count, int) {
+      for (Index t = first; t < first + count; ++t) {
+        for (Index h = 0; h < H; ++h) {
+          result[(t / T * H + h) * T + t % T] =
+              simd::dot(K, dout.row(t) + h * K, out.row(t) + h * K);
+        }
+      }
+    });
+    return result;
+  }
+
+ private:
+  Workspace& workspace_;
+  Scratch scratch_;
+  HeadGroup group_;
+  Index first_column_, columns_;
+};
+
+/// Throws for a bucket id that is none, or that is not the padding bucket for padding.
+inline void check_buckets(std::string_view function, Workspace& workspace, const LshPattern& lsh,
+                          std::span<const std::uint8_t> is_real, const Tensor<Bucket, 4>& buckets) {
+  const Index T = buckets.dimension(3), rounds = buckets.dimension(1) * buckets.dimension(2);
+  const Index n = num_buckets(bucket_factors(lsh, T));
+  const auto is_bad = [&](Index round, Index t) {
+    const bool real =
+        is_real.empty() || is_real[static_cast<std::size_t>(round / rounds * T + t)] != 0;
+    const Index id = buckets.data()[round * T + t];
+    return real ? id >= n : id != n;
+  };
+  std::atomic<Index> first_bad = buckets.size();  // nothing may be thrown by a thread
+  parallel_for(workspace.threads(), buckets.dimension(0) * rounds, [&](Index round, int) {
+    Index t = 0;
+    while (t < T && !is_bad(round, t)) ++t;
+    if (t == T) return;
+    Index known = first_bad.load();
+    while (round * T + t < known && !first_bad.compare_exchange_weak(known, round * T + t)) {
+    }
+  });
+  const Index bad = first_bad.load();
+  if (bad == buckets.size()) return;
+  const bool real =
+      is_real.empty() || is_real[static_cast<std::size_t>(bad / T / rounds * T + bad % T)] != 0;
+  check(false, function, "bucket ", bad, " is ", buckets.data()[bad], ", must be ",
+        real ? "less than " : "the padding bucket ", n, real ? "" : " for padding");
 }
 
 template <typename Scalar>
@@ -124,17 +236,7 @@ void check_attention(std::string_view function, Workspace& workspace,
                                    : 0;
   check(lsh == nullptr || buckets.size() == ids, function, "buckets has ", buckets.size(),
         " elements, must have B*H*R*T = ", ids);
-  if (lsh != nullptr) {
-    const Index T = query.dimension(1), n = num_buckets(bucket_factors(*lsh, T));
-    for (Index i = 0; i < ids; ++i) {
-      const Index id = buckets.data()[i], t = i % T;
-      const bool real =
-          options.is_real.empty() ||
-          options.is_real[static_cast<std::size_t>(i / (ids / query.dimension(0)) * T + t)] != 0;
-      check(real ? id < n : id == n, function, "bucket ", i, " is ", id, ", must be ",
-            real ? "less than " : "the padding bucket ", n, real ? "" : " for padding");
-    }
-  }
+  if (lsh != nullptr) check_buckets(function, workspace, *lsh, options.is_real, buckets);
 }
 
 }  // namespace detail
@@ -150,13 +252,18 @@ AttentionOutput<Scalar> attention(Workspace& workspace, const Tensor<Scalar, 4>&
                                   const AttentionOptions& options,
                                   const Tensor<Bucket, 4>& buckets = {}) {
   detail::check_attention("attention", workspace, query, key, value, options, buckets);
-  const Index B = query.dimension(0), T = query.dimension(1), H = query.dimension(2);
+  const Index B = query.dimension(0), T = query.dimension(1), H = query.dimension(2),
+              K = query.dimension(3);
   AttentionOutput<Scalar> output{Tensor<Scalar, 4>(query.dimensions()), Tensor<Scalar, 3>(B, H, T),
                                  Tensor<Scalar, 3>(B, H, T), Tensor<Scalar, 3>(B, H, T)};
-  Scratch scratch(workspace);
-  const auto group =
-      detail::group_of(workspace, scratch, query, key, value, options, buckets, output);
-  attend(workspace, group, {options.dropout, options.key, Purpose::attention_dropout});
+  const Dropout<Scalar> dropout(options.dropout, options.key, Purpose::attention_dropout);
+  for_each_head_group<Scalar>(B, T, H, K, [&](const HeadGroup& heads) {
+    detail::TensorGroup<Scalar> group(workspace, heads, K);
+    auto arrays = group.heads(query, key, value, options, buckets, output);
+    arrays.out = group.output(output.out);
+    attend(workspace, arrays, dropout);
+    group.store(arrays.out, output.out);
+  });
   return output;
 }
 
@@ -178,26 +285,24 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
   AttentionGradients<Scalar> gradients{
       Tensor<Scalar, 4>(query.dimensions()), {}, Tensor<Scalar, 4>(query.dimensions())};
   if (!shared) gradients.dkey = Tensor<Scalar, 4>(query.dimensions());
-  Scratch scratch(workspace);
-  // A group can be written to, but the backward pass only reads it.
+  const Dropout<Scalar> dropout(options.dropout, options.key, Purpose::attention_dropout);
+  const Index B = query.dimension(0), T = query.dimension(1), H = query.dimension(2),
+              K = query.dimension(3);
+  // Statistics can be written to, but the backward pass only reads them.
   auto& readable = const_cast<AttentionOutput<Scalar>&>(output);
-  const auto group =
-      detail::group_of(workspace, scratch, query, key, value, options, buckets, readable);
-  const Index T = group.length, H = group.heads, K = group.head_width;
-  auto* delta = scratch.take<Scalar>(group.batch * H * T);
-  for (Index row = 0; row < group.out.rows; ++row) {
-    for (Index h = 0; h < H; ++h) {
-      delta[(row / T * H + h) * T + row % T] =
-          simd::dot(K, group.out.row(row) + h * K, dout.data() + (row * H + h) * K);
-    }
-  }
-  const auto matrix = [&](Tensor<Scalar, 4>& x) {
-    return MatrixView<Scalar>(x.data(), group.out.rows, group.out.columns);
-  };
-  attend_backward<Scalar>(
-      workspace, group, {options.dropout, options.key, Purpose::attention_dropout},
-      {dout.data(), group.out.rows, group.out.columns}, delta, matrix(gradients.dquery),
-      matrix(shared ? gradients.dquery : gradients.dkey), matrix(gradients.dvalue));
+  for_each_head_group<Scalar>(B, T, H, K, [&](const HeadGroup& heads) {
+    detail::TensorGroup<Scalar> group(workspace, heads, K);
+    const auto arrays = group.heads(query, key, value, options, buckets, readable);
+    const auto dout_part = group.input(dout);
+    const auto* delta = group.delta(dout_part, group.part(detail::side_by_side(output.out)));
+    const auto dquery = group.output(gradients.dquery);
+    const auto dkey = shared ? dquery : group.output(gradients.dkey);
+    const auto dvalue = group.output(gradients.dvalue);
+    attend_backward<Scalar>(workspace, arrays, dropout, dout_part, delta, dquery, dkey, dvalue);
+    group.store(dquery, gradients.dquery);
+    if (!shared) group.store(dkey, gradients.dkey);
+    group.store(dvalue, gradients.dvalue);
+  });
   return gradients;
 }
 

@@ -35,6 +35,38 @@ struct OrderLayout {
 
 }  // namespace detail
 
+/// Heads of sequences that are worked on at a time, out of arrays `[B*T, H*K]`.
+struct HeadGroup {
+  Index length;
+  Index first_sequence, batch, first_head, heads;
+
+  Index first_row() const { return first_sequence * length; }
+  Index rows() const { return batch * length; }
+};
+
+/// Sequences and heads in a group, by shape alone: about 2 MiB for each of its arrays, or one head
+/// of one sequence.
+template <typename Scalar>
+std::pair<Index, Index> head_group_size(Index batch, Index length, Index heads, Index head_width) {
+  const Index bytes_per_head = length * head_width * static_cast<Index>(sizeof(Scalar));
+  const Index fit = std::max<Index>(1, (Index{1} << 21) / bytes_per_head);
+  const Index together = std::min(fit, heads);
+  const Index sequences = together < heads ? 1 : std::max<Index>(1, fit / together);
+  return {std::min(sequences, batch), together};
+}
+
+/// Calls `body(group)` for all groups, one after another.
+template <typename Scalar, typename Body>
+void for_each_head_group(Index batch, Index length, Index heads, Index head_width,
+                         const Body& body) {
+  const auto [sequences, together] = head_group_size<Scalar>(batch, length, heads, head_width);
+  for (Index b = 0; b < batch; b += sequences) {
+    for (Index h = 0; h < heads; h += together) {
+      body(HeadGroup{length, b, std::min(sequences, batch - b), h, std::min(together, heads - h)});
+    }
+  }
+}
+
 /// A group of heads of some sequences: the arrays are `[B*T, H*K]`, heads side by side.
 template <typename Scalar>
 struct MultiHead {

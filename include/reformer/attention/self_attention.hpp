@@ -120,7 +120,7 @@ class SelfAttention {
     saved.buckets.resize(saved_buckets(y, saved, pass));
     if (saved.keep_context) saved.context.resize(context_size(pass.batch, pass.length));
     const auto rotations = rotations_for(pass);
-    for_each_group(pass, [&](const Group& group) {
+    for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
       auto arrays = project_group(scratch, x, group, pass);
       attend_anew(scratch, arrays, rotations, saved, pass);
@@ -160,7 +160,7 @@ class SelfAttention {
   void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     check_rows(x, y, pass);
     check_equal("SelfAttention::decode", "length", pass.length, "one token,", 1);
-    const Group group{0, pass.batch, 0, config_.num_heads};
+    const HeadGroup group{1, 0, pass.batch, 0, config_.num_heads};
     Scratch scratch(pass.workspace);
     MultiHead<Scalar> arrays{};
     arrays.pattern = &config_.pattern;
@@ -210,7 +210,7 @@ class SelfAttention {
     });
     const bool hash_again = is_exact(y) && !saved.keep_context;
     const auto rotations = hash_again ? rotations_for(pass) : std::nullopt;
-    for_each_group(pass, [&](const Group& group) {
+    for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
       auto arrays = project_group(scratch, x, group, pass);
       if (saved.keep_context) {
@@ -224,7 +224,7 @@ class SelfAttention {
       if (pass.subtract) add_output(arrays, group, Sign::minus, y, pass);
       auto* delta = scratch.take<Scalar>(group.batch * group.heads * pass.length);
       output_backward(arrays, group, dy, delta, pass);
-      const auto dquery = scratch.matrix<Scalar>(group.rows(pass), group.heads * K());
+      const auto dquery = scratch.matrix<Scalar>(group.rows(), group.heads * K());
       const auto dkey = shared_ ? dquery : scratch.matrix<Scalar>(dquery.rows, dquery.columns);
       const auto dvalue = scratch.matrix<Scalar>(dquery.rows, dquery.columns);
       attend_backward<Scalar>(pass.workspace, arrays, dropout_of_weights(pass), arrays.out, delta,
@@ -269,7 +269,7 @@ class SelfAttention {
   /// Scratch of `forward` and of `reverse`.
   /// @param keep_buckets  whether bucket ids are in `Saved`
   void plan(ScratchPlan& scratch, Index batch, Index length, bool keep_buckets) const {
-    const auto group = group_size(batch, length);
+    const auto group = head_group_size<Scalar>(batch, length, config_.num_heads, K());
     const Index sequences = group.first, heads = group.second;
     const Index D = config_.width, rows = sequences * length, width = heads * K();
     const Index panel = std::min(panel_rows, rows), statistics = sequences * heads * length;
@@ -328,13 +328,6 @@ class SelfAttention {
   static constexpr auto natural = Orientation::natural;
   static constexpr auto transposed = Orientation::transposed;
 
-  /// A group of sequences and heads that is worked on at a time.
-  struct Group {
-    Index first_sequence, batch, first_head, heads;
-    Index first_row(const Pass& pass) const { return first_sequence * pass.length; }
-    Index rows(const Pass& pass) const { return batch * pass.length; }
-  };
-
   Index K() const { return config_.head_width; }
   /// Numbers that `attend` leaves for each query: maximum, normaliser, and scale of a shared key.
   Index num_statistics() const { return shared_ ? 3 : 2; }
@@ -351,25 +344,9 @@ class SelfAttention {
     check_equal("SelfAttention", "columns of y", y.columns(), "width", config_.width);
   }
 
-  /// Groups are chosen by shape alone: about 2 MiB for each array, or one head of one sequence.
   template <typename Body>
   void for_each_group(const Pass& pass, const Body& body) const {
-    const auto [sequences, heads] = group_size(pass.batch, pass.length);
-    for (Index b = 0; b < pass.batch; b += sequences) {
-      for (Index h = 0; h < config_.num_heads; h += heads) {
-        body(Group{b, std::min(sequences, pass.batch - b), h,
-                   std::min(heads, config_.num_heads - h)});
-      }
-    }
-  }
-
-  /// Sequences and heads worked on at a time.
-  std::pair<Index, Index> group_size(Index batch, Index length) const {
-    const Index bytes_per_head = length * K() * static_cast<Index>(sizeof(Scalar));
-    const Index fit = std::max<Index>(1, (Index{1} << 21) / bytes_per_head);
-    const Index heads = std::min(fit, config_.num_heads);
-    const Index sequences = heads < config_.num_heads ? 1 : std::max<Index>(1, fit / heads);
-    return {std::min(sequences, batch), heads};
+    for_each_head_group<Scalar>(pass.batch, pass.length, config_.num_heads, K(), body);
   }
 
   Dropout<Scalar> dropout_of_weights(const Pass& pass) const {
@@ -428,9 +405,9 @@ class SelfAttention {
 
   /// Queries, keys and values of a group, and memory for what `attend` writes.
   template <typename Half>
-  MultiHead<Scalar> project_group(Scratch& scratch, const Half& x, const Group& group,
+  MultiHead<Scalar> project_group(Scratch& scratch, const Half& x, const HeadGroup& group,
                                   const Pass& pass) const {
-    const Index rows = group.rows(pass), width = group.heads * K();
+    const Index rows = group.rows(), width = group.heads * K();
     const auto query = scratch.matrix<Scalar>(rows, width);
     const auto key = shared_ ? query : scratch.matrix<Scalar>(rows, width);
     const auto value = scratch.matrix<Scalar>(rows, width);
@@ -444,7 +421,7 @@ class SelfAttention {
     arrays.head_width = K();
     arrays.causal = config_.causal;
     if (!pass.is_real.empty()) {
-      arrays.is_real = pass.is_real.subspan(static_cast<std::size_t>(group.first_row(pass)),
+      arrays.is_real = pass.is_real.subspan(static_cast<std::size_t>(group.first_row()),
                                             static_cast<std::size_t>(rows));
     }
     arrays.query = query;
@@ -495,16 +472,17 @@ class SelfAttention {
     attend(pass.workspace, arrays, dropout_of_weights(pass));
   }
 
-  MatrixView<const Scalar> columns_of(const Parameter<Scalar>& weight, const Group& group) const {
+  MatrixView<const Scalar> columns_of(const Parameter<Scalar>& weight,
+                                      const HeadGroup& group) const {
     return view(weight.value).middle_columns(group.first_head * K(), group.heads * K());
   }
-  MatrixView<const Scalar> output_rows(const Group& group) const {
+  MatrixView<const Scalar> output_rows(const HeadGroup& group) const {
     return view(output_.value).middle_rows(group.first_head * K(), group.heads * K());
   }
 
   /// q, k, v = LN(x) W_q, LN(x) W_k, LN(x) W_v of the group's heads
   template <typename Half>
-  void project(const Half& x, const Group& group, const MatrixView<Scalar>& query,
+  void project(const Half& x, const HeadGroup& group, const MatrixView<Scalar>& query,
                const MatrixView<Scalar>& key, const MatrixView<Scalar>& value,
                const Pass& pass) const {
     Workspace& workspace = pass.workspace;
@@ -517,7 +495,7 @@ class SelfAttention {
   }
   /// @param to_key  none if it is shared
   template <typename Half>
-  void project(const Half& x, const Group& group, const PackedWeight<Scalar>& to_query,
+  void project(const Half& x, const HeadGroup& group, const PackedWeight<Scalar>& to_query,
                const PackedWeight<Scalar>* to_key, const PackedWeight<Scalar>& to_value,
                const MatrixView<Scalar>& query, const MatrixView<Scalar>& key,
                const MatrixView<Scalar>& value, const Pass& pass) const {
@@ -527,7 +505,7 @@ class SelfAttention {
     const auto normed = scratch.per_thread<Scalar>(detail::tile_rows * D);
     for_each_row_tile(workspace, query.rows, [&](Index row, Index count, int thread) {
       const MatrixView<Scalar> tile(normed[thread], count, D);
-      norm_.forward(x, group.first_row(pass) + row, tile);
+      norm_.forward(x, group.first_row() + row, tile);
       const auto left = rows_as_left(tile);
       multiply(left, to_query.from_column(0), D, query.middle_rows(row, count));
       if (to_key) multiply(left, to_key->from_column(0), D, key.middle_rows(row, count));
@@ -537,14 +515,14 @@ class SelfAttention {
 
   /// y +-= dropout(out W_o) of the group
   template <typename Half>
-  void add_output(const MultiHead<Scalar>& arrays, const Group& group, Sign sign, Half& y,
+  void add_output(const MultiHead<Scalar>& arrays, const HeadGroup& group, Sign sign, Half& y,
                   const Pass& pass) const {
     Scratch scratch(pass.workspace);
     const PackedWeight<Scalar> to_output(scratch, pass.workspace, output_rows(group), natural);
     add_output(arrays, group, to_output, sign, y, pass);
   }
   template <typename Half>
-  void add_output(const MultiHead<Scalar>& arrays, const Group& group,
+  void add_output(const MultiHead<Scalar>& arrays, const HeadGroup& group,
                   const PackedWeight<Scalar>& to_output, Sign sign, Half& y,
                   const Pass& pass) const {
     Scratch scratch(pass.workspace);
@@ -555,14 +533,14 @@ class SelfAttention {
       const MatrixView<Scalar> tile(memory[thread], count, D);
       multiply(rows_as_left(arrays.out).from_row(row), to_output.from_column(0), arrays.out.columns,
                tile);
-      const Index first = group.first_row(pass) + row;
+      const Index first = group.first_row() + row;
       output_dropout.apply_tile(tile, first, 0, D);
       for (Index i = 0; i < count; ++i) accumulate(y, sign, first + i, 0, D, tile.row(i));
     });
   }
 
   /// dW_o += out^T df, delta = <dout, out>, and out is overwritten by dout = df W_o^T.
-  void output_backward(const MultiHead<Scalar>& arrays, const Group& group,
+  void output_backward(const MultiHead<Scalar>& arrays, const HeadGroup& group,
                        const MatrixView<const Scalar>& dy, Scalar* delta, const Pass& pass) {
     Workspace& workspace = pass.workspace;
     Scratch scratch(workspace);
@@ -579,12 +557,12 @@ class SelfAttention {
     for (Index first = 0; first < arrays.out.rows; first += panel) {
       const Index rows = std::min(panel, arrays.out.rows - first);
       const auto out = arrays.out.middle_rows(first, rows);
-      MatrixView<const Scalar> dout = dy.middle_rows(group.first_row(pass) + first, rows);
+      MatrixView<const Scalar> dout = dy.middle_rows(group.first_row() + first, rows);
       if (output_dropout.active()) {
         for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
           const auto tile = dropped.middle_rows(row, count);
           for (Index i = 0; i < count; ++i) std::copy_n(dout.row(row + i), D, tile.row(i));
-          output_dropout.apply_tile(tile, group.first_row(pass) + first + row, 0, D);
+          output_dropout.apply_tile(tile, group.first_row() + first + row, 0, D);
         });
         dout = dropped.middle_rows(0, rows);
       }
@@ -606,7 +584,7 @@ class SelfAttention {
 
   /// Gradients of the projections and of the layer norm.
   template <typename Half>
-  void projections_backward(const Half& x, const Group& group, const MatrixView<Scalar>& dquery,
+  void projections_backward(const Half& x, const HeadGroup& group, const MatrixView<Scalar>& dquery,
                             const MatrixView<Scalar>& dkey, const MatrixView<Scalar>& dvalue,
                             const MatrixView<Scalar>& dx, const Pass& pass) {
     Workspace& workspace = pass.workspace;
@@ -625,7 +603,7 @@ class SelfAttention {
     };
     for (Index first = 0; first < dquery.rows; first += panel) {
       const Index rows = std::min(panel, dquery.rows - first);
-      const Index first_row = group.first_row(pass) + first;
+      const Index first_row = group.first_row() + first;
       const auto normed = normed_panel.middle_rows(0, rows);
       for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
         norm_.forward(x, first_row + row, normed.middle_rows(row, count));
