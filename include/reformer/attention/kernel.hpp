@@ -273,7 +273,7 @@ simd::Packet<Scalar> times_seen(const BlockTiles<Scalar>& tiles, Index rounds, I
 template <typename Scalar>
 void raw_scores(const Scalar* keys, const Scalar* queries_turned, const Block& block,
                 Index head_width, const BlockTiles<Scalar>& tiles, Scalar* scores) {
-  multiply(LeftOperand<Scalar>{keys, tiles.width_stride, 1},
+  multiply(rows_as_left(keys, tiles.width_stride),
            rows_as_right(queries_turned, tiles.query_stride), head_width,
            MatrixView<Scalar>{scores, block.num_keys, BlockTiles<Scalar>::padded(block.num_queries),
                               tiles.query_stride});
@@ -358,7 +358,7 @@ template <typename Scalar>
                     tiles.scores + j * tiles.query_stride);
     }
   }
-  multiply(LeftOperand<Scalar>{tiles.scores, 1, tiles.query_stride},
+  multiply(columns_as_left<Scalar>(tiles.scores, tiles.query_stride),
            rows_as_right<Scalar>(tiles.values, tiles.width_stride), block.num_keys,
            MatrixView<Scalar>{tiles.query_tile, block.num_queries, K, tiles.width_stride});
 
@@ -454,9 +454,9 @@ template <typename Scalar>
     tiles.score_dot[j] = e::predux(dot);
   }
 
-  const LeftOperand<Scalar> weights{tiles.scores, tiles.query_stride, 1};
-  const LeftOperand<Scalar> dscores{tiles.dscores, tiles.query_stride, 1};
-  const LeftOperand<Scalar> dscores_turned{tiles.dscores, 1, tiles.query_stride};
+  const auto weights = rows_as_left<Scalar>(tiles.scores, tiles.query_stride);
+  const auto dscores = rows_as_left<Scalar>(tiles.dscores, tiles.query_stride);
+  const auto dscores_turned = columns_as_left<Scalar>(tiles.dscores, tiles.query_stride);
   // dv += P^T do
   multiply(weights, rows_as_right<Scalar>(tiles.douts, w), nq,
            MatrixView<Scalar>{tiles.dvalues, nk, K, w}, Write::accumulate);

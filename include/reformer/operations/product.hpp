@@ -2,8 +2,8 @@
 /// @file
 /// Matrix products of a tile, on one thread: C = A B or C += A B.
 ///
-/// One register kernel serves every product of the library. A is read by broadcasts at any pair of
-/// strides, so a transposed A costs nothing. B is read in panels of `panel_width` columns: either
+/// One register kernel serves every product of the library. A is read by broadcasts, by rows or by
+/// columns, so a transposed A costs nothing. B is read in panels of `panel_width` columns: either
 /// rows of a small matrix in cache, or a large matrix packed once by `pack` and shared by all
 /// threads.
 ///
@@ -25,23 +25,36 @@ namespace reformer {
 template <typename Scalar>
 inline constexpr Index panel_width = 2 * simd::width<Scalar>;
 
-/// A `[m, k]`: element (i, p) is `data[i * row_stride + p * depth_stride]`.
+/// A `[m, k]`: element (i, p) is `data[i * stride + p]`, or by columns `data[p * stride + i]`.
 template <typename Scalar>
 struct LeftOperand {
   const Scalar* data;
-  Index row_stride;
-  Index depth_stride;
+  Index stride;
+  bool by_columns;
 
-  LeftOperand from_row(Index i) const { return {data + i * row_stride, row_stride, depth_stride}; }
+  LeftOperand from(Index i, Index p) const {
+    return {by_columns ? data + p * stride + i : data + i * stride + p, stride, by_columns};
+  }
+  LeftOperand from_row(Index i) const { return from(i, 0); }
 };
 
+/// A row-major matrix as A.
+template <typename Scalar>
+LeftOperand<Scalar> rows_as_left(const Scalar* data, Index stride) {
+  return {data, stride, false};
+}
 template <typename Element>
 auto rows_as_left(const MatrixView<Element>& a) {
-  return LeftOperand<std::remove_const_t<Element>>{a.data, a.stride, 1};
+  return rows_as_left<std::remove_const_t<Element>>(a.data, a.stride);
+}
+/// A row-major matrix, transposed, as A.
+template <typename Scalar>
+LeftOperand<Scalar> columns_as_left(const Scalar* data, Index stride) {
+  return {data, stride, true};
 }
 template <typename Element>
 auto columns_as_left(const MatrixView<Element>& a) {
-  return LeftOperand<std::remove_const_t<Element>>{a.data, 1, a.stride};
+  return columns_as_left<std::remove_const_t<Element>>(a.data, a.stride);
 }
 
 /// B `[k, n]` in panels: element (p, j) is `data[(j / w) * panel_stride + p * row_stride + j % w]`,
@@ -153,66 +166,113 @@ inline constexpr Index depth_block = 512;
 template <typename Scalar>
 inline constexpr int register_rows = simd::width<Scalar> * sizeof(Scalar) == 64 ? 14 : 6;
 
-/// Rows of B fetched ahead of their use: a panel comes from the second cache.
-inline constexpr Index prefetch_distance = 8;
+/// What the register kernel multiplies: A and B from where it starts, C where it writes.
+template <typename Scalar>
+struct TileOperands {
+  LeftOperand<Scalar> a;
+  const Scalar* b;
+  Index b_stride;
+  Index depth;
+  Scalar* c;
+  Index c_stride;
+  bool accumulate;
+};
 
-/// The register kernel: `Rows` rows by `Vectors` vectors of C.
-template <typename Scalar, int Rows, int Vectors>
-[[gnu::noinline]] void register_tile(LeftOperand<Scalar> a, const Scalar* b, Index b_stride,
-                                     Index depth, Scalar* c, Index c_stride, bool accumulate) {
+/// The register kernel: `count` tiles, one below the other, of `Rows` rows by `Vectors` vectors of
+/// C. A stands in its type as it lies, so that the inner loop has no addresses to compute.
+template <typename Scalar, int Rows, int Vectors, bool ByColumns>
+[[gnu::noinline]] void register_tiles(const TileOperands<Scalar>& operands, Index count) {
   constexpr Index W = simd::width<Scalar>;
   using Packet = simd::Packet<Scalar>;
-  // Every loop over `sums` is unrolled: else the compiler keeps them in memory.
-  Packet sums[Rows][Vectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) sums[i][v] = simd::set(Scalar(0));
-  }
-  if (depth >= 256) {  // else C comes while the last product is added
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 2
-      for (int v = 0; v < Vectors; ++v) __builtin_prefetch(c + i * c_stride + v * W, 1);
-    }
-  }
-  for (Index p = 0; p < depth; ++p, b += b_stride) {
-    Packet bp[Vectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) {
-      bp[v] = simd::load(b + v * W);
-      __builtin_prefetch(b + prefetch_distance * b_stride + v * W);
-    }
-    const Scalar* ap = a.data + p * a.depth_stride;
+  const Index a_stride = operands.a.stride, b_stride = operands.b_stride;
+  const Index c_stride = operands.c_stride, depth = operands.depth;
+  const Scalar* a = operands.a.data;
+  Scalar* c = operands.c;
+  for (; count > 0; --count, a += ByColumns ? Rows : Rows * a_stride, c += Rows * c_stride) {
+    // Every loop over `sums` is unrolled: else the compiler keeps them in memory.
+    Packet sums[Rows][Vectors];
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
-      const Packet x = simd::set(ap[i * a.row_stride]);
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; ++v) {
-        sums[i][v] = Eigen::internal::pmadd(x, bp[v], sums[i][v]);
+        sums[i][v] = simd::set(Scalar(0));
+        __builtin_prefetch(c + i * c_stride + v * W, 1);
       }
     }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < Rows; ++i) {
+    const Scalar* b = operands.b;
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) {
-      Scalar* place = c + i * c_stride + v * W;
-      if (accumulate) sums[i][v] = Eigen::internal::padd(simd::load(place), sums[i][v]);
-      simd::store(place, sums[i][v]);
+    for (Index p = 0; p < depth; ++p, b += b_stride) {
+      Packet bp[Vectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) {
+        bp[v] = simd::load(b + v * W);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < Rows; ++i) {
+        const Packet x = simd::set(ByColumns ? a[p * a_stride + i] : a[i * a_stride + p]);
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) {
+          sums[i][v] = Eigen::internal::pmadd(x, bp[v], sums[i][v]);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) {
+        Scalar* place = c + i * c_stride + v * W;
+        if (operands.accumulate) sums[i][v] = Eigen::internal::padd(simd::load(place), sums[i][v]);
+        simd::store(place, sums[i][v]);
+      }
     }
   }
 }
 
+/// The register kernels by how A lies and by the number of rows.
 template <typename Scalar, int Vectors>
-struct RegisterTiles {
-  using Function = void (*)(LeftOperand<Scalar>, const Scalar*, Index, Index, Scalar*, Index, bool);
-  template <int... I>
+struct RegisterKernels {
+  using Function = void (*)(const TileOperands<Scalar>&, Index);
+  template <bool ByColumns, int... I>
   static constexpr auto make(std::integer_sequence<int, I...>) {
-    return std::array<Function, sizeof...(I)>{register_tile<Scalar, I + 1, Vectors>...};
+    return std::array<Function, sizeof...(I)>{register_tiles<Scalar, I + 1, Vectors, ByColumns>...};
   }
-  static constexpr auto by_rows = make(std::make_integer_sequence<int, register_rows<Scalar>>{});
+  using Heights = std::make_integer_sequence<int, register_rows<Scalar>>;
+  static constexpr std::array by_rows{make<false>(Heights{}), make<true>(Heights{})};
 };
+
+/// One panel of C = A B, with A in pieces of nearly equal height.
+template <typename Scalar, int Vectors>
+void multiply_panel(TileOperands<Scalar> operands, Index rows, Index columns) {
+  constexpr Index W = simd::width<Scalar>;
+  const Index pieces = ceil_div(rows, Index{register_rows<Scalar>});
+  const Index low = rows / pieces, taller = rows - low * pieces;
+  const auto& kernels = RegisterKernels<Scalar, Vectors>::by_rows[operands.a.by_columns ? 1 : 0];
+  for (const auto& [height, count] : {std::pair{low + 1, taller}, {low, pieces - taller}}) {
+    if (count == 0) continue;
+    const auto kernel = kernels[static_cast<std::size_t>(height - 1)];
+    if (columns == Vectors * W) {
+      kernel(operands, count);
+    } else {  // whole vectors would reach beyond C
+      alignas(64) Scalar buffer[register_rows<Scalar> * Vectors * W];
+      auto tile = operands;
+      tile.c = buffer;
+      tile.c_stride = Vectors * W;
+      for (Index piece = 0; piece < count; ++piece) {
+        tile.a = operands.a.from_row(piece * height);
+        Scalar* c = operands.c + piece * height * operands.c_stride;
+        for (Index r = 0; operands.accumulate && r < height; ++r) {
+          std::copy_n(c + r * operands.c_stride, columns, buffer + r * tile.c_stride);
+        }
+        kernel(tile, 1);
+        for (Index r = 0; r < height; ++r) {
+          std::copy_n(buffer + r * tile.c_stride, columns, c + r * operands.c_stride);
+        }
+      }
+    }
+    operands.a = operands.a.from_row(count * height);
+    operands.c += count * height * operands.c_stride;
+  }
+}
 
 }  // namespace detail
 
@@ -222,35 +282,22 @@ template <typename Scalar>
 void multiply(const LeftOperand<Scalar>& a, const RightOperand<Scalar>& b, Index depth,
               const MatrixView<Scalar>& c, Write write = Write::assign) {
   constexpr Index w = panel_width<Scalar>;
-  const Index pieces = ceil_div(c.rows, Index{detail::register_rows<Scalar>});
-  const Index low = pieces > 0 ? c.rows / pieces : 0, taller = c.rows - low * pieces;
+  if (c.rows == 0) return;
   for (Index p0 = 0; p0 == 0 || p0 < depth; p0 += detail::depth_block) {
-    const Index block = std::min(detail::depth_block, depth - p0);
-    const bool accumulate = write == Write::accumulate || p0 > 0;
     for (Index j = 0; j < c.columns; j += w) {
       const Index columns = std::min(w, c.columns - j);
-      const Scalar* panel = b.data + (j / w) * b.panel_stride + p0 * b.row_stride;
-      Index i = 0;
-      for (Index piece = 0; piece < pieces; ++piece) {  // pieces of nearly equal height
-        const auto height = static_cast<std::size_t>(piece < taller ? low + 1 : low);
-        const LeftOperand<Scalar> tile{a.data + i * a.row_stride + p0 * a.depth_stride,
-                                       a.row_stride, a.depth_stride};
-        const auto kernel = columns > simd::width<Scalar>
-                                ? detail::RegisterTiles<Scalar, 2>::by_rows[height - 1]
-                                : detail::RegisterTiles<Scalar, 1>::by_rows[height - 1];
-        if (columns % simd::width<Scalar> == 0) {
-          kernel(tile, panel, b.row_stride, block, c.row(i) + j, c.stride, accumulate);
-        } else {  // whole vectors would reach beyond C
-          alignas(64) Scalar buffer[detail::register_rows<Scalar> * w];
-          const MatrixView<Scalar> part(c.row(i) + j, static_cast<Index>(height), columns,
-                                        c.stride);
-          for (Index r = 0; accumulate && r < part.rows; ++r) {
-            std::copy_n(part.row(r), columns, buffer + r * w);
-          }
-          kernel(tile, panel, b.row_stride, block, buffer, w, accumulate);
-          for (Index r = 0; r < part.rows; ++r) std::copy_n(buffer + r * w, columns, part.row(r));
-        }
-        i += static_cast<Index>(height);
+      const detail::TileOperands<Scalar> operands{
+          a.from(0, p0),
+          b.data + (j / w) * b.panel_stride + p0 * b.row_stride,
+          b.row_stride,
+          std::min(detail::depth_block, depth - p0),
+          c.data + j,
+          c.stride,
+          write == Write::accumulate || p0 > 0};
+      if (columns > simd::width<Scalar>) {
+        detail::multiply_panel<Scalar, 2>(operands, c.rows, columns);
+      } else {
+        detail::multiply_panel<Scalar, 1>(operands, c.rows, columns);
       }
     }
   }
@@ -417,7 +464,7 @@ void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const Sca
         for (Index p = 0; p < rows; ++p) {
           simd::copy(copied, x.row(row + p) + i, turned[thread] + p * strip_stride);
         }
-        const LeftOperand<Scalar> left{turned[thread], 1, strip_stride};
+        const auto left = columns_as_left<Scalar>(turned[thread], strip_stride);
         const auto tile = dweight.middle_rows(i, count).middle_columns(j, columns);
         multiply(left, rows_as_right(dy_part.data, dy_part.stride), rows,
                  tile.middle_columns(0, whole), Write::accumulate);
