@@ -22,12 +22,8 @@ void multiply_into(Workspace& workspace, const Matrix<float>& a, const Matrix<fl
                    Orientation orientation, Matrix<float>& c) {
   Scratch scratch(workspace);
   const PackedWeight<float> packed(scratch, workspace, view(weight), orientation);
-  parallel_product(
-      workspace, view(a), packed,
-      [&](Index i, Index j, Index m, Index n, int) {
-        return view(c).middle_rows(i, m).middle_columns(j, n);
-      },
-      [](const auto&...) {});
+  parallel_product<float>(workspace, view(a), packed.whole(), view(c), Write::assign,
+                          [](const auto&...) {});
 }
 
 void product(Run& run, const Sizes& s, bool backward) {

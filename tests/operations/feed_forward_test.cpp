@@ -154,14 +154,15 @@ TYPED_TEST(FeedForwardTest, NamesItsParametersInOrder) {
                         prefix + "output.weight 6x4", prefix + "output.bias 1x4"}));
 }
 
-// Rows: alone, a few, several tiles, more than the panel of 512. Widths: below, at and beyond whole
-// vectors and column tiles.
+// Rows: alone, a few, several tiles, more than the panels of 512 and 1,024. Widths: below, at and
+// beyond whole vectors, column tiles, and blocks of 512 hidden columns.
 struct Shape {
   Index rows, width, hidden;
 };
 const std::vector<Shape>& shapes() {
-  static const std::vector<Shape> all = {{1, 1, 1},   {1, 5, 3},    {5, 7, 13},   {5, 16, 32},
-                                         {70, 19, 5}, {3, 261, 35}, {3, 20, 270}, {513, 9, 11}};
+  static const std::vector<Shape> all = {{1, 1, 1},    {1, 5, 3},    {5, 7, 13},   {5, 16, 32},
+                                         {70, 19, 5},  {3, 261, 35}, {3, 20, 270}, {513, 9, 11},
+                                         {1025, 3, 5}, {9, 6, 512},  {4, 10, 1041}};
   return all;
 }
 
@@ -244,9 +245,17 @@ TEST(FeedForwardGradient, WithDropoutAgreesWithFiniteDifferences) {
 
 TEST(FeedForwardGradient, OverSeveralPanelsAgreesWithFiniteDifferences) {
   for (const double dropout : {0.0, 0.25}) {
-    Example<double> example(513, {5, 6, Activation::gelu, dropout, 1e-2}, 1);
-    check_reverse("FeedForward of 513 rows, dropout " + std::to_string(dropout), example,
+    Example<double> example(1025, {5, 6, Activation::gelu, dropout, 1e-2}, 1);
+    check_reverse("FeedForward of 1025 rows, dropout " + std::to_string(dropout), example,
                   {.most_elements = 4});
+  }
+}
+
+TEST(FeedForwardGradient, OverSeveralBlocksOfHiddenColumnsAgreesWithFiniteDifferences) {
+  for (const double dropout : {0.0, 0.25}) {
+    Example<double> example(3, {4, 1041, Activation::gelu, dropout, 1e-2}, 1);
+    check_reverse("FeedForward of 1041 hidden columns, dropout " + std::to_string(dropout), example,
+                  {.most_elements = 40});
   }
 }
 
@@ -273,7 +282,7 @@ TYPED_TEST(FeedForwardTest, ReverseAddsToEveryGradient) {
 
 // Chunks of positions are computed one after another: each row must come out as if it were alone.
 TYPED_TEST(FeedForwardTest, RowsAloneGiveTheBitsOfRowsTogether) {
-  constexpr Index rows = 530, width = 21, hidden = 37;
+  constexpr Index rows = 1042, width = 21, hidden = 530;
   for (const Activation activation : activations) {
     Example<TypeParam> example(rows, {width, hidden, activation, 0, 1e-5});
     reset_gradients(example.branch);
@@ -284,10 +293,11 @@ TYPED_TEST(FeedForwardTest, RowsAloneGiveTheBitsOfRowsTogether) {
                                        {63, 1},
                                        {511, 1},
                                        {512, 1},
-                                       {529, 1},
+                                       {1024, 1},
+                                       {1041, 1},
                                        {60, 13},
                                        {500, 30},
-                                       {3, 527}}) {
+                                       {3, 1030}}) {
       const Matrix<TypeParam> x = example.x.middleRows(first, count);
       const Matrix<TypeParam> y = example.y.middleRows(first, count);
       const Matrix<TypeParam> dy = example.dy.middleRows(first, count);
@@ -371,9 +381,9 @@ TYPED_TEST(FeedForwardTest, ScratchDoesNotGrowWithRows) {
     example.reverse(example.y);
     return std::array<std::size_t, 2>{forward, example.workspace.peak_bytes()};
   };
-  const auto small = peaks(512), large = peaks(4 * 512 + 1);
+  const auto small = peaks(1024), large = peaks(4 * 1024 + 1);
   EXPECT_EQ(large, small);
-  EXPECT_LT(small[0], sizeof(TypeParam) * 4 * 512 * 64) << "that is the whole hidden array";
+  EXPECT_LT(small[0], sizeof(TypeParam) * 4 * 1024 * 64) << "that is the whole hidden array";
   EXPECT_GT(small[0], 0U);
 }
 

@@ -303,34 +303,25 @@ TYPED_TEST(Product, ParallelProductFinishesEachTileOnceWithTheSameBits) {
                                              Orientation::natural);
         Matrix<TypeParam> y = Matrix<TypeParam>::Zero(rows, columns);
         Matrix<double> finished = Matrix<double>::Zero(rows, columns);
-        parallel_product(
-            workspace, view(a), packed,
-            [&](Index i, Index j, Index m, Index n, int) {
-              return view(y).middle_rows(i, m).middle_columns(j, n);
-            },
-            [&](const MatrixView<TypeParam>& tile, Index i, Index j) {
-              EXPECT_EQ(tile.data, &y(i, j));
-              finished.block(i, j, tile.rows, tile.columns).array() += 1;
-            });
+        parallel_product<TypeParam>(workspace, view(std::as_const(a)), packed.whole(), view(y),
+                                    Write::assign,
+                                    [&](const MatrixView<TypeParam>& tile, Index i, Index j) {
+                                      EXPECT_EQ(tile.data, &y(i, j));
+                                      finished.block(i, j, tile.rows, tile.columns).array() += 1;
+                                    });
         EXPECT_TRUE((finished.array() == 1).all());
         EXPECT_TRUE(close(y, expected));
         if (threads == 1) first = y;
         EXPECT_TRUE(same_bits(y, first)) << threads << " threads";
 
-        // Through scratch of the thread, as when the product is added somewhere else.
-        const auto memory = scratch.per_thread<TypeParam>(64 * 256);
+        // In blocks of the depth, as when the left operand is made block by block.
         Matrix<TypeParam> sum = Matrix<TypeParam>::Ones(rows, columns);
-        parallel_product(
-            workspace, view(a), packed,
-            [&](Index, Index, Index m, Index n, int thread) {
-              return MatrixView<TypeParam>(memory[thread], m, n);
-            },
-            [&](const MatrixView<TypeParam>& tile, Index i, Index j) {
-              for (Index r = 0; r < tile.rows; ++r) {
-                simd::add(tile.columns, tile.row(r), &sum(i + r, j));
-              }
-            });
-        EXPECT_TRUE(same_bits(sum, Matrix<TypeParam>(y.array() + TypeParam(1))));
+        for (const auto& [from, depth] : {std::pair<Index, Index>{0, 20}, {20, 13}}) {
+          const auto part = view(std::as_const(a)).middle_columns(from, depth);
+          parallel_product<TypeParam>(workspace, part, packed.middle_depth(from, depth), view(sum),
+                                      Write::accumulate, [](const auto&...) {});
+        }
+        EXPECT_TRUE(close(sum, Matrix<double>(expected.array() + 1)));
       }
     }
   }

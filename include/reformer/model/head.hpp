@@ -185,14 +185,10 @@ class Head {
                     const MatrixView<Scalar>& normed, const MatrixView<Scalar>& out,
                     const Pass& pass) const {
     normalize(x, first, normed, pass);
-    parallel_product(
-        pass.workspace, MatrixView<const Scalar>(normed), weight,
-        [&](Index i, Index j, Index m, Index n, int) {
-          return out.middle_rows(i, m).middle_columns(j, n);
-        },
-        [&](const MatrixView<Scalar>& tile, Index, Index j) {
-          add_bias(tile, bias_.value.data() + j);
-        });
+    parallel_product<Scalar>(pass.workspace, normed, weight.whole(), out, Write::assign,
+                             [&](const MatrixView<Scalar>& tile, Index, Index j) {
+                               add_bias(tile, bias_.value.data() + j);
+                             });
   }
 
   template <bool with_gradients, typename Half>
@@ -241,14 +237,11 @@ class Head {
       if constexpr (with_gradients) {
         accumulate_bias_gradient<Scalar>(workspace, logits, bias_.gradient.data());
         accumulate_weight_gradient<Scalar>(workspace, normed, logits, view(weight_.gradient));
-        parallel_product(
-            workspace, MatrixView<const Scalar>(logits), *weight_transposed,
-            [&](Index i, Index j, Index m, Index n, int) {
-              return normed.middle_rows(i, m).middle_columns(j, n);
-            },
-            [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-              dropout.apply_tile(tile, first + i, j, D2);
-            });
+        parallel_product<Scalar>(workspace, logits, weight_transposed->whole(), normed,
+                                 Write::assign,
+                                 [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+                                   dropout.apply_tile(tile, first + i, j, D2);
+                                 });
         normalize_backward(x, first, normed, row_of_x, *dx, pass);
       }
     }

@@ -10,10 +10,11 @@
 /// | W_1, b_1   | [D, F], [F] |
 /// | W_2, b_2   | [F, D], [D] |
 ///
-/// The hidden array [B*T, F] never exists: a panel of at most 512 rows is carried through both
-/// products and added to the residual half. Work inside a panel is cut into tiles, so threads share
-/// it whatever its size; each weight gradient is summed by the thread that owns the tile of it.
-/// Nothing is saved for the backward pass.
+/// The hidden array [B*T, F] never exists: a panel of rows is carried through both products, 512
+/// hidden columns at a time, so that a block of it is still in cache when the second product reads
+/// it. Work inside a panel is cut into tiles, so threads share it whatever its size; each weight
+/// gradient is summed by the thread that owns the tile of it. Nothing is saved for the backward
+/// pass.
 #pragma once
 
 #include <string_view>
@@ -107,83 +108,83 @@ class FeedForward {
     check_gradients("FeedForward", *this);
     Workspace& workspace = pass.workspace;
     Scratch scratch(workspace);
-    const auto in_value = view(std::as_const(weight_in_.value));
-    const auto out_value = view(std::as_const(weight_out_.value));
-    // One packed weight at a time, packed again for each panel: four of them would be most of the
-    // memory at short lengths, and packing one takes 1/1024 of the time of a product with 512 rows.
+    // One block of a weight at a time, packed again for each panel: packing takes a thirtieth of
+    // the time of its product, and all of them would be most of the memory at short lengths.
     const auto with = [&](const MatrixView<const Scalar>& weight, Orientation orientation,
                           const auto& body) {
-      Scratch packed(workspace);
-      body(PackedWeight<Scalar>(packed, workspace, weight, orientation));
+      Scratch memory(workspace);
+      body(PackedWeight<Scalar>(memory, workspace, weight, orientation).whole());
     };
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
-    const Index D = config_.width, F = config_.hidden_width;
-    const Index panel = std::min(panel_rows, pass.rows());
+    const Index D = config_.width;
+    const Index panel = std::min(reverse_rows, pass.rows());
     const auto normed_panel = scratch.matrix<Scalar>(panel, D);
     const auto dnormed_panel = scratch.matrix<Scalar>(panel, D);
-    const auto hidden_panel = scratch.matrix<Scalar>(panel, F);
-    const auto slope_panel = scratch.matrix<Scalar>(panel, F);
+    const auto hidden_panel = scratch.matrix<Scalar>(panel, block_columns());
+    const auto slope_panel = scratch.matrix<Scalar>(panel, block_columns());
+    const auto sum_panel = pass.subtract ? scratch.matrix<Scalar>(panel, D) : MatrixView<Scalar>{};
+    const auto dout_panel =
+        output_dropout.active() ? scratch.matrix<Scalar>(panel, D) : MatrixView<Scalar>{};
 
     for (Index first = 0; first < pass.rows(); first += panel) {
       const Index rows = std::min(panel, pass.rows() - first);
       const auto normed = normed_panel.middle_rows(0, rows);
       const auto dnormed = dnormed_panel.middle_rows(0, rows);
-      const auto hidden = hidden_panel.middle_rows(0, rows);
-      const auto slope = slope_panel.middle_rows(0, rows);
-
-      // The forward pass of the panel: the hidden values serve both to subtract and to
-      // differentiate.
       normalise(x, first, normed, pass);
-      with(in_value, natural, [&](const PackedWeight<Scalar>& in) {
-        hidden_layer(in, first, normed, hidden, slope, pass);
-      });
-      if (pass.subtract) {
-        with(out_value, natural, [&](const PackedWeight<Scalar>& out) {
-          add_output(out, first, hidden, Sign::minus, y, pass);
-        });
-      }
 
       // f = dropout(h W_2 + b_2); without dropout the gradient is read where it is
       MatrixView<const Scalar> dout = dy.middle_rows(first, rows);
       if (output_dropout.active()) {
         for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
-          const auto tile = dnormed.middle_rows(row, count);
+          const auto tile = dout_panel.middle_rows(row, count);
           for (Index i = 0; i < count; ++i) std::copy_n(dout.row(row + i), D, tile.row(i));
           output_dropout.apply_tile(tile, first + row, 0, D);
         });
-        dout = dnormed;
+        dout = dout_panel.middle_rows(0, rows);
       }
       accumulate_bias_gradient(workspace, dout, bias_out_.gradient.data());
-      accumulate_weight_gradient<Scalar>(workspace, hidden, dout, view(weight_out_.gradient));
 
-      // h = act(u), u = dropout(LN(x) W_1 + b_1): du = act'(u) (df W_2^T), in place of `hidden`
-      with(out_value, transposed, [&](const PackedWeight<Scalar>& out) {
-        parallel_product(
-            workspace, dout, out,
-            [&](Index i, Index j, Index m, Index n, int) {
-              return hidden.middle_rows(i, m).middle_columns(j, n);
-            },
-            [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-              for (Index r = 0; r < tile.rows; ++r) {
-                simd::update(
-                    tile.columns, slope.row(i + r) + j, tile.row(r),
-                    [](const auto& a, const auto& b) { return Eigen::internal::pmul(a, b); });
-              }
-              hidden_dropout.apply_tile(tile, first + i, j, F);
-            });
-      });
-      accumulate_bias_gradient<Scalar>(workspace, hidden, bias_in_.gradient.data());
-      accumulate_weight_gradient<Scalar>(workspace, normed, hidden, view(weight_in_.gradient));
+      for_each_block([&](Index column, Index count, Write write, bool is_last) {
+        const auto hidden = hidden_panel.middle_rows(0, rows).middle_columns(0, count);
+        const auto slope = slope_panel.middle_rows(0, rows).middle_columns(0, count);
+        const auto in_value = view(std::as_const(weight_in_.value)).middle_columns(column, count);
+        const auto out_value = view(std::as_const(weight_out_.value)).middle_rows(column, count);
 
-      // LN(x): dLN = du W_1^T, then through the normalisation
-      with(in_value, transposed, [&](const PackedWeight<Scalar>& in) {
-        parallel_product(
-            workspace, MatrixView<const Scalar>(hidden), in,
-            [&](Index i, Index j, Index m, Index n, int) {
-              return dnormed.middle_rows(i, m).middle_columns(j, n);
-            },
-            [](const auto&...) {});
+        // The forward pass: the hidden values serve both to subtract and to differentiate.
+        with(in_value, natural, [&](const WeightBlock<Scalar>& in) {
+          hidden_layer(in, first, column, normed, hidden, slope, pass);
+        });
+        if (pass.subtract) {
+          with(out_value, natural, [&](const WeightBlock<Scalar>& out) {
+            add_output(out, first, hidden, sum_panel.middle_rows(0, rows), write, is_last,
+                       Sign::minus, y, pass);
+          });
+        }
+        accumulate_weight_gradient<Scalar>(workspace, hidden, dout,
+                                           view(weight_out_.gradient).middle_rows(column, count));
+
+        // h = act(u), u = dropout(LN(x) W_1 + b_1): du = act'(u) (df W_2^T), in place of h
+        with(out_value, transposed, [&](const WeightBlock<Scalar>& out) {
+          parallel_product<Scalar>(
+              workspace, dout, out, hidden, Write::assign,
+              [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+                for (Index r = 0; r < tile.rows; ++r) {
+                  simd::update(
+                      tile.columns, slope.row(i + r) + j, tile.row(r),
+                      [](const auto& a, const auto& b) { return Eigen::internal::pmul(a, b); });
+                }
+                hidden_dropout.apply_tile(tile, first + i, column + j, config_.hidden_width);
+              });
+        });
+        accumulate_bias_gradient<Scalar>(workspace, hidden, bias_in_.gradient.data() + column);
+        accumulate_weight_gradient<Scalar>(workspace, normed, hidden,
+                                           view(weight_in_.gradient).middle_columns(column, count));
+
+        // dLN = du W_1^T
+        with(in_value, transposed, [&](const WeightBlock<Scalar>& in) {
+          parallel_product<Scalar>(workspace, hidden, in, dnormed, write, [](const auto&...) {});
+        });
       });
       norm_.backward(x, first, dnormed, dx, pass);
     }
@@ -193,22 +194,20 @@ class FeedForward {
   /// @param subtract  as `reverse` will find it in its pass
   void plan(ScratchPlan& scratch, Index rows, bool subtract) const {
     const Index D = config_.width, F = config_.hidden_width;
-    const Index panel = std::min(panel_rows, rows);
     scratch.scope([&] {
+      const Index panel = std::min(forward_rows, rows);
       PackedWeight<Scalar>::plan(scratch, D, F);
       PackedWeight<Scalar>::plan(scratch, F, D);
-      scratch.matrix<Scalar>(panel, D);
-      scratch.matrix<Scalar>(panel, F);
-      scratch.per_thread<Scalar>(detail::tile_rows * detail::tile_columns);
+      for (int i = 0; i < 2; ++i) scratch.matrix<Scalar>(panel, D);
+      scratch.matrix<Scalar>(panel, block_columns());
     });
     scratch.scope([&] {
-      for (int i = 0; i < 2; ++i) scratch.matrix<Scalar>(panel, D);
-      for (int i = 0; i < 2; ++i) scratch.matrix<Scalar>(panel, F);
-      scratch.scope([&] { PackedWeight<Scalar>::plan(scratch, D, F); });
-      scratch.scope([&] {
-        PackedWeight<Scalar>::plan(scratch, F, D);
-        if (subtract) scratch.per_thread<Scalar>(detail::tile_rows * detail::tile_columns);
-      });
+      const Index panel = std::min(reverse_rows, rows);
+      const int wide = 2 + (subtract ? 1 : 0) + (config_.dropout > 0 ? 1 : 0);
+      for (int i = 0; i < wide; ++i) scratch.matrix<Scalar>(panel, D);
+      for (int i = 0; i < 2; ++i) scratch.matrix<Scalar>(panel, block_columns());
+      scratch.scope([&] { PackedWeight<Scalar>::plan(scratch, D, block_columns()); });
+      scratch.scope([&] { PackedWeight<Scalar>::plan(scratch, block_columns(), D); });
       plan_weight_gradient<Scalar>(scratch, panel);
       norm_.plan_backward(scratch, panel);
     });
@@ -229,7 +228,10 @@ class FeedForward {
   }
 
  private:
-  static constexpr Index panel_rows = 512;
+  // Forward, both weights stay packed; `reverse` packs four blocks for each panel and column block,
+  // which larger panels make rarer.
+  static constexpr Index forward_rows = 512;
+  static constexpr Index reverse_rows = 1024;
   static constexpr auto natural = Orientation::natural;
   static constexpr auto transposed = Orientation::transposed;
 
@@ -246,19 +248,41 @@ class FeedForward {
     check_equal("FeedForward", "columns of y", y.columns(), "width", config_.width);
   }
 
+  Index block_columns() const { return std::min(detail::depth_block, config_.hidden_width); }
+
+  /// Calls `body(first, count, write, is_last)` for blocks of hidden columns; `write` is how the
+  /// block's part of a sum over hidden columns meets the parts before it.
+  ///
+  /// Blocks are as deep as `multiply` sums in registers: the bits are those of an undivided
+  /// product.
+  template <typename Body>
+  void for_each_block(const Body& body) const {
+    const Index F = config_.hidden_width;
+    for (Index column = 0; column < F; column += detail::depth_block) {
+      const Index count = std::min(detail::depth_block, F - column);
+      body(column, count, column == 0 ? Write::assign : Write::accumulate, column + count == F);
+    }
+  }
+
   /// y += f(x), panel by panel
   template <typename Half>
   void add_rows(const Half& x, Half& y, const PackedWeight<Scalar>& in,
                 const PackedWeight<Scalar>& out, const Pass& pass) const {
     Scratch scratch(pass.workspace);
-    const Index panel = std::min(panel_rows, pass.rows());
-    const auto normed = scratch.matrix<Scalar>(panel, config_.width);
-    const auto hidden = scratch.matrix<Scalar>(panel, config_.hidden_width);
+    const Index panel = std::min(forward_rows, pass.rows());
+    const auto normed_panel = scratch.matrix<Scalar>(panel, config_.width);
+    const auto sum_panel = scratch.matrix<Scalar>(panel, config_.width);
+    const auto hidden_panel = scratch.matrix<Scalar>(panel, block_columns());
     for (Index first = 0; first < pass.rows(); first += panel) {
       const Index rows = std::min(panel, pass.rows() - first);
-      normalise(x, first, normed.middle_rows(0, rows), pass);
-      hidden_layer(in, first, normed.middle_rows(0, rows), hidden.middle_rows(0, rows), {}, pass);
-      add_output(out, first, hidden.middle_rows(0, rows), Sign::plus, y, pass);
+      const auto normed = normed_panel.middle_rows(0, rows);
+      normalise(x, first, normed, pass);
+      for_each_block([&](Index column, Index count, Write write, bool is_last) {
+        const auto hidden = hidden_panel.middle_rows(0, rows).middle_columns(0, count);
+        hidden_layer(in.middle_columns(column, count), first, column, normed, hidden, {}, pass);
+        add_output(out.middle_depth(column, count), first, hidden, sum_panel.middle_rows(0, rows),
+                   write, is_last, Sign::plus, y, pass);
+      });
     }
   }
 
@@ -270,19 +294,17 @@ class FeedForward {
     });
   }
 
-  /// hidden = act(u), u = dropout(normed W_1 + b_1); slope = act'(u) unless it is empty.
-  void hidden_layer(const PackedWeight<Scalar>& in, Index first,
+  /// hidden = act(u), u = dropout(normed W_1 + b_1), of a block of hidden columns that starts at
+  /// `column`; slope = act'(u) unless it is empty.
+  void hidden_layer(const WeightBlock<Scalar>& in, Index first, Index column,
                     const MatrixView<const Scalar>& normed, const MatrixView<Scalar>& hidden,
                     const MatrixView<Scalar>& slope, const Pass& pass) const {
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
-    parallel_product(
-        pass.workspace, normed, in,
-        [&](Index i, Index j, Index m, Index n, int) {
-          return hidden.middle_rows(i, m).middle_columns(j, n);
-        },
+    parallel_product<Scalar>(
+        pass.workspace, normed, in, hidden, Write::assign,
         [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-          add_bias(tile, bias_in_.value.data() + j);
-          hidden_dropout.apply_tile(tile, first + i, j, config_.hidden_width);
+          add_bias(tile, bias_in_.value.data() + column + j);
+          hidden_dropout.apply_tile(tile, first + i, column + j, config_.hidden_width);
           for (Index r = 0; r < tile.rows; ++r) {
             if (slope.rows > 0) {
               activation_derivative(config_.activation, tile.columns, tile.row(r),
@@ -293,26 +315,22 @@ class FeedForward {
         });
   }
 
-  /// y +-= dropout(hidden W_2 + b_2)
+  /// sum = or += hidden W_2 of a block of hidden columns; after the last one
+  /// y +-= dropout(sum + b_2), which destroys sum.
   template <typename Half>
-  void add_output(const PackedWeight<Scalar>& out, Index first,
-                  const MatrixView<const Scalar>& hidden, Sign sign, Half& y,
-                  const Pass& pass) const {
+  void add_output(const WeightBlock<Scalar>& out, Index first,
+                  const MatrixView<const Scalar>& hidden, const MatrixView<Scalar>& sum,
+                  Write write, bool is_last, Sign sign, Half& y, const Pass& pass) const {
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
-    Scratch scratch(pass.workspace);
-    const auto memory = scratch.per_thread<Scalar>(detail::tile_rows * detail::tile_columns);
-    parallel_product(
-        pass.workspace, hidden, out,
-        [&](Index, Index, Index m, Index n, int thread) {
-          return MatrixView<Scalar>(memory[thread], m, n);
-        },
-        [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-          add_bias(tile, bias_out_.value.data() + j);
-          output_dropout.apply_tile(tile, first + i, j, config_.width);
-          for (Index r = 0; r < tile.rows; ++r) {
-            accumulate(y, sign, first + i + r, j, tile.columns, tile.row(r));
-          }
-        });
+    parallel_product<Scalar>(pass.workspace, hidden, out, sum, write,
+                             [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+                               if (!is_last) return;
+                               add_bias(tile, bias_out_.value.data() + j);
+                               output_dropout.apply_tile(tile, first + i, j, config_.width);
+                               for (Index r = 0; r < tile.rows; ++r) {
+                                 accumulate(y, sign, first + i + r, j, tile.columns, tile.row(r));
+                               }
+                             });
   }
 
   FeedForwardConfig config_;

@@ -303,6 +303,18 @@ void multiply(const LeftOperand<Scalar>& a, const RightOperand<Scalar>& b, Index
   }
 }
 
+/// A part of a packed weight `[depth, columns]`.
+template <typename Scalar>
+struct WeightBlock {
+  RightOperand<Scalar> operand;
+  Index depth, columns;
+
+  /// The part of B that starts at `column`, a multiple of the panel width.
+  RightOperand<Scalar> from_column(Index column) const {
+    return operand.from_panel(column / panel_width<Scalar>);
+  }
+};
+
 /// Whether a weight `[in, out]` stands in a product as itself or transposed.
 enum class Orientation { natural, transposed };
 
@@ -344,10 +356,16 @@ class PackedWeight {
   Index depth() const { return depth_; }
   Index columns() const { return columns_; }
 
-  /// The part of B that starts at `column`, a multiple of the panel width.
-  RightOperand<Scalar> from_column(Index column) const {
-    return packed_as_right(packed_, depth_).from_panel(column / panel_width<Scalar>);
+  WeightBlock<Scalar> whole() const { return {packed_as_right(packed_, depth_), depth_, columns_}; }
+  /// Some of the columns, from a multiple of the panel width on.
+  WeightBlock<Scalar> middle_columns(Index first, Index count) const {
+    return {whole().from_column(first), depth_, count};
   }
+  /// Some of the rows of B.
+  WeightBlock<Scalar> middle_depth(Index first, Index count) const {
+    return {whole().operand.from_depth(first), count, columns_};
+  }
+  RightOperand<Scalar> from_column(Index column) const { return whole().from_column(column); }
 
  private:
   Index depth_;
@@ -381,25 +399,22 @@ inline constexpr Index tile_rows = 64;
 inline constexpr Index tile_columns = 256;
 }  // namespace detail
 
-/// Calls `finish(tile, first_row, first_column)` for every tile of A B; tiles are computed in
-/// parallel.
-///
-/// The product itself is written to `out(first_row, first_column, rows, columns, thread)`, a
-/// function that returns the place for a tile: part of a matrix, or scratch of the thread when
-/// `finish` adds it somewhere else.
-/// @param a  `[rows, weight.depth()]`, row-major
-template <typename Scalar, typename Out, typename Finish>
+/// out = or += A B, in parallel tiles; calls `finish(tile, first_row, first_column)` when a tile of
+/// out is there.
+/// @param a  `[rows, weight.depth]`, row-major
+template <typename Scalar, typename Finish>
 void parallel_product(Workspace& workspace, const MatrixView<const Scalar>& a,
-                      const PackedWeight<Scalar>& weight, const Out& out, const Finish& finish) {
+                      const WeightBlock<Scalar>& weight, const MatrixView<Scalar>& out, Write write,
+                      const Finish& finish) {
   const Index row_tiles = ceil_div(a.rows, detail::tile_rows);
-  const Index column_tiles = ceil_div(weight.columns(), detail::tile_columns);
-  parallel_for(workspace.threads(), row_tiles * column_tiles, [&](Index task, int thread) {
+  const Index column_tiles = ceil_div(weight.columns, detail::tile_columns);
+  parallel_for(workspace.threads(), row_tiles * column_tiles, [&](Index task, int) {
     const Index i = task % row_tiles * detail::tile_rows;
     const Index j = task / row_tiles * detail::tile_columns;
     const Index rows = std::min(detail::tile_rows, a.rows - i);
-    const Index columns = std::min(detail::tile_columns, weight.columns() - j);
-    const MatrixView<Scalar> tile = out(i, j, rows, columns, thread);
-    multiply(rows_as_left(a).from_row(i), weight.from_column(j), weight.depth(), tile);
+    const Index columns = std::min(detail::tile_columns, weight.columns - j);
+    const auto tile = out.middle_rows(i, rows).middle_columns(j, columns);
+    multiply(rows_as_left(a).from_row(i), weight.from_column(j), weight.depth, tile, write);
     finish(tile, i, j);
   });
 }
