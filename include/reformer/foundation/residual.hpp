@@ -27,6 +27,18 @@
 
 namespace reformer {
 
+namespace detail {
+/// Element (row, column) of a matrix whose rows are visited in order: those a few rows on are
+/// fetched.
+template <typename Values>
+auto* run_of_row(Values& values, Index row, Index column, Index count) {
+  if (row + simd::rows_ahead < values.rows()) {
+    simd::prefetch(count, &values(row + simd::rows_ahead, column));
+  }
+  return &values(row, column);
+}
+}  // namespace detail
+
 /// A half of the residual stream, `[B*T, D]`, behind three operations on a run of elements of one
 /// row.
 template <typename Half>
@@ -116,15 +128,15 @@ class FloatHalf {
 
   /// out[j] = element (row, column + j), j < count
   void read(Index row, Index column, Index count, Scalar* out) const {
-    std::copy_n(&values_(row, column), count, out);
+    std::copy_n(detail::run_of_row(values_, row, column, count), count, out);
   }
   /// element (row, column + j) += f[j]
   void add(Index row, Index column, Index count, const Scalar* f) {
-    simd::add(count, f, &values_(row, column));
+    simd::add(count, f, detail::run_of_row(values_, row, column, count));
   }
   /// element (row, column + j) -= f[j]
   void subtract(Index row, Index column, Index count, const Scalar* f) {
-    simd::subtract(count, f, &values_(row, column));
+    simd::subtract(count, f, detail::run_of_row(values_, row, column, count));
   }
   /// element (row, column + j) = x[j]
   void write(Index row, Index column, Index count, const Scalar* x) {
@@ -180,7 +192,7 @@ class FixedHalf {
 
   /// out[j] = element (row, column + j), rounded to the scalar type
   void read(Index row, Index column, Index count, Scalar* out) const {
-    const Integer* y = &values_(row, column);
+    const Integer* y = detail::run_of_row(values_, row, column, count);
     for (Index j = 0; j < count; ++j) out[j] = static_cast<Scalar>(y[j]) * unit_;
   }
   /// element (row, column + j) += f[j], rounded to a unit
@@ -224,7 +236,8 @@ class FixedHalf {
 
   template <Sign sign>
   void update(Index row, Index column, Index count, const Scalar* f) {
-    if (!add_run<sign>(count, f, per_unit_, &values_(row, column))) [[unlikely]] {
+    if (!add_run<sign>(count, f, per_unit_, detail::run_of_row(values_, row, column, count)))
+        [[unlikely]] {
       record<sign>(row, column, count, f);
     }
   }

@@ -67,6 +67,17 @@ void copy(Index n, const Scalar* x, Scalar* y) {
   for (; i < n; ++i) y[i] = x[i];
 }
 
+/// How many rows ahead `prefetch` is best called in a loop over rows of one or two kilobytes.
+inline constexpr Index rows_ahead = 3;
+
+/// Asks for x[0 ... n - 1] to be in cache soon. Processors do so by themselves for memory that is
+/// read in order, but not beyond the end of a page, and a page holds a row or two.
+template <typename T>
+void prefetch(Index n, const T* x) {
+  constexpr Index line = 64 / static_cast<Index>(sizeof(T));
+  for (Index i = 0; i < n; i += line) __builtin_prefetch(x + i);
+}
+
 /// y[i] = f(x[i]) for vectors; `f` maps packets to a packet.
 template <typename Scalar, typename F>
 void map(Index n, const Scalar* x, Scalar* y, const F& f) {

@@ -163,6 +163,9 @@ class LayerNorm {
       for (Index i = row; i < row + count; ++i) {
         x.read(first + i, 0, width(), rows_of_x[thread]);
         backward_row(rows_of_x[thread], dout.row(i), partial.scale(row), partial.bias(row));
+        if (first + i + simd::rows_ahead < dx.rows) {
+          simd::prefetch(width(), dx.row(first + i + simd::rows_ahead));
+        }
         simd::add(width(), dout.row(i), dx.row(first + i));
       }
     });
