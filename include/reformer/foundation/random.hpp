@@ -75,17 +75,18 @@ class RandomStream {
     return (static_cast<double>(b[0] >> 5) * 67108864.0 + static_cast<double>(b[1] >> 6)) * 0x1p-53;
   }
 
-  /// Element `i` of the standard normal numbers (Box-Muller; elements 2j and 2j + 1 share a block).
-  double normal(std::uint64_t i) const {
-    const auto b = bits(i / 2);
+  /// Elements 2j and 2j + 1 of the standard normal numbers (Box-Muller).
+  std::array<double, 2> normals(std::uint64_t j) const {
+    const auto b = bits(j);
     const auto unit = [](std::uint32_t high, std::uint32_t low) {
       return (static_cast<double>(high >> 5) * 67108864.0 + static_cast<double>(low >> 6) + 0.5) *
              0x1p-53;
     };
     const double radius = std::sqrt(-2 * std::log(unit(b[0], b[1])));
     const double angle = 2 * std::numbers::pi * unit(b[2], b[3]);
-    return radius * (i % 2 == 0 ? std::cos(angle) : std::sin(angle));
+    return {radius * std::cos(angle), radius * std::sin(angle)};
   }
+  double normal(std::uint64_t i) const { return normals(i / 2)[i % 2]; }
 
  private:
   std::array<std::uint32_t, 2> key_;
@@ -96,8 +97,10 @@ class RandomStream {
 /// Fills with `deviation * normal`, element i from element i of the stream.
 template <typename Scalar>
 void fill_normal(Scalar* values, Index count, double deviation, const RandomStream& stream) {
-  for (Index i = 0; i < count; ++i) {
-    values[i] = static_cast<Scalar>(deviation * stream.normal(static_cast<std::uint64_t>(i)));
+  for (Index i = 0; i < count; i += 2) {
+    const auto [even, odd] = stream.normals(static_cast<std::uint64_t>(i / 2));
+    values[i] = static_cast<Scalar>(deviation * even);
+    if (i + 1 < count) values[i + 1] = static_cast<Scalar>(deviation * odd);
   }
 }
 
