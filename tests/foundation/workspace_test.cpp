@@ -52,6 +52,24 @@ TEST(Workspace, ThreadsAreThoseAskedForOrThoseOfOpenMp) {
   EXPECT_GE(default_threads(), 1);
 }
 
+TEST(Workspace, ReservedMemoryIsTheOnlyBlockOfTheFirstPass) {
+  Workspace workspace(1);
+  workspace.reserve(6 * megabyte);
+  const int before = aligned_allocations;
+  {
+    Scratch scratch(workspace);
+    for (int i = 0; i < 6; ++i) scratch.take<std::uint8_t>(megabyte);
+    workspace.reserve(20 * megabyte);  // too late: scratch is in use
+    EXPECT_EQ(workspace.bytes_in_use(), std::size_t{6 * megabyte});
+  }
+  workspace.reserve(5 * megabyte);  // there is more
+  EXPECT_EQ(aligned_allocations, before);
+  EXPECT_EQ(workspace.peak_bytes(), std::size_t{6 * megabyte});
+  workspace.reserve(7 * megabyte);
+  EXPECT_EQ(aligned_allocations, before + 1);
+  EXPECT_EQ(aligned_alive, 1);
+}
+
 TEST(Workspace, ArraysAreAlignedAndDoNotOverlap) {
   Workspace workspace(1);
   Scratch scratch(workspace);

@@ -180,6 +180,7 @@ class Model {
     check_labels("Model::loss_and_gradients", tokens, labels);
     for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
     const Pass pass = start(workspace, "Model::loss_and_gradients", tokens, options);
+    reserve(pass, options);
     climb_for_gradients(tokens, pass, options);
     const Loss loss = head_.loss_and_gradients(halves_, labels.data(), scale, gradients_, pass);
     descend(tokens, pass);
@@ -215,6 +216,7 @@ class Model {
     constexpr auto function = "Model::encode_and_gradients";
     for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
     const Pass pass = start(workspace, function, tokens, options);
+    reserve(pass, options);
     climb_for_gradients(tokens, pass, options);
     Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
     head_.encode(halves_, rows_of(z), pass);
@@ -315,6 +317,12 @@ class Model {
     check_length(function, config_.positions, pass.length);
     embedding_.check_tokens(function, tokens);
     return pass;
+  }
+
+  void reserve(const Pass& pass, const RunOptions& options) {
+    Workspace& workspace = pass.workspace;
+    workspace.reserve(
+        plan(pass.batch, pass.length, workspace.threads(), options.memory_budget).scratch);
   }
 
   void check_head(std::string_view function) const {
