@@ -53,8 +53,10 @@ NUMBERS = {
     "flop",
     "recomputed_flop",
     "fma_peak",
+    "fma_rate_beside",
     "bandwidth",
     "of_peak",
+    "of_rate_beside",
     "of_bandwidth",
 }
 
@@ -235,13 +237,14 @@ def operation_sections(records):
                 seconds_text(r["seconds"]),
                 f"{(r['flop'] + r['recomputed_flop']) / r['seconds'] * 1e-9:.1f}",
                 percent(r["of_peak"]),
+                percent(r["of_rate_beside"]),
                 percent(r["of_bandwidth"]),
                 bytes_text(r["scratch_bytes"]),
                 bytes_text(r["resident_peak_bytes"]),
             ]
             for r in mine
         ]
-        header = ["variant", "pass", "sizes", "threads", "time", "GFLOP/s", "of FMA peak"]
+        header = ["variant", "pass", "sizes", "threads", "time", "GFLOP/s", "of FMA peak", "beside"]
         header += ["floor, of bandwidth", "scratch", "resident peak"]
         if rows:
             yield f"### {operation}\n\n" + table(header, rows)
@@ -274,6 +277,7 @@ def steps_over(records, over, title):
                 seconds_text(r["seconds"]),
                 f"{r['seconds'] / tokens(r) * 1e6:.1f}",
                 percent(r["of_peak"]),
+                percent(r["of_rate_beside"]),
                 percent(r["of_peak"] * r["flop"] / (r["flop"] + r["recomputed_flop"])),
                 bytes_text(r["residual_bytes"]),
                 bytes_text(r["bucket_bytes"]),
@@ -284,8 +288,8 @@ def steps_over(records, over, title):
             ]
             for r in group
         ]
-        header = [over, "time", "µs per token", "of FMA peak", "useful", "floor", "bucket ids"]
-        header += ["scratch", "counted / floor", "resident / floor", "resident peak"]
+        header = [over, "time", "µs per token", "of FMA peak", "beside", "useful", "floor"]
+        header += ["bucket ids", "scratch", "counted / floor", "resident / floor", "resident peak"]
         text = ", ".join(f"{k} {v:,}" for k, v in fixed.items())
         yield f"#### {title}: {first['variant']}, {text}\n\n" + table(header, rows)
 
@@ -421,6 +425,15 @@ def targets(records):
         what = f"training step, length {length:,}: of FMA peak, recomputation counted"
         yield row(
             what, "≥ 75 %", [step(length)], lambda r: r["of_peak"], percent, 0.75, at_least=True
+        )
+        yield row(
+            f"the same, length {length:,}, of the FMA rate measured beside its runs",
+            "≥ 75 %",
+            [step(length)],
+            lambda r: r["of_rate_beside"],
+            percent,
+            0.75,
+            at_least=True,
         )
     if threads > 1:
         for length in (4096, 16384):

@@ -9,6 +9,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <chrono>
 #include <functional>
 #include <reformer/reformer.hpp>
 #include <set>
@@ -23,9 +24,30 @@ namespace reformer::bench {
 /// How much is run; each selection contains the ones before it.
 enum class Selection { check, quick, all };
 
-/// FLOP per second of fused multiply-adds on registers only: nothing can exceed it here. Measured
-/// again by each call; the best of the process so far.
-double fma_peak(int threads);
+using Clock = std::chrono::steady_clock;
+
+/// FLOP per second of fused multiply-adds on registers only: nothing can exceed it here. A
+/// processor changes its clock under such load, by a fifth within seconds; so there are two
+/// figures.
+class FmaPeak {
+ public:
+  /// Measures at once.
+  explicit FmaPeak(int threads);
+
+  void measure();
+  /// Measures unless that was done a moment ago.
+  void measure_if_old();
+
+  /// The best burst of the process so far, of this number of threads.
+  double best() const { return best_; }
+  /// The mean of what this object measured: beside the runs of a case.
+  double beside() const { return sum_ / measures_; }
+
+ private:
+  int threads_;
+  double best_ = 0, sum_ = 0, measures_ = 0;
+  Clock::time_point last_;
+};
 
 /// Bytes per second of an update in place of an array far larger than caches, read and write
 /// counted. Measured by the first call.
