@@ -397,6 +397,17 @@ namespace detail {
 /// reuse operands.
 inline constexpr Index tile_rows = 64;
 inline constexpr Index tile_columns = 256;
+
+/// Columns of a tile: fewer where threads would have nothing to do. No bit depends on it.
+template <typename Scalar>
+Index columns_of_tile(int threads, Index row_tiles, Index columns) {
+  Index width = tile_columns;
+  while (width > panel_width<Scalar> && row_tiles * ceil_div(columns, width) < threads) {
+    width /= 2;
+  }
+  return width;
+}
+
 }  // namespace detail
 
 /// out = or += A B, in parallel tiles; calls `finish(tile, first_row, first_column)` when a tile of
@@ -407,12 +418,14 @@ void parallel_product(Workspace& workspace, const MatrixView<const Scalar>& a,
                       const WeightBlock<Scalar>& weight, const MatrixView<Scalar>& out, Write write,
                       const Finish& finish) {
   const Index row_tiles = ceil_div(a.rows, detail::tile_rows);
-  const Index column_tiles = ceil_div(weight.columns, detail::tile_columns);
+  const Index width =
+      detail::columns_of_tile<Scalar>(workspace.threads(), row_tiles, weight.columns);
+  const Index column_tiles = ceil_div(weight.columns, width);
   parallel_for(workspace.threads(), row_tiles * column_tiles, [&](Index task, int) {
     const Index i = task % row_tiles * detail::tile_rows;
-    const Index j = task / row_tiles * detail::tile_columns;
+    const Index j = task / row_tiles * width;
     const Index rows = std::min(detail::tile_rows, a.rows - i);
-    const Index columns = std::min(detail::tile_columns, weight.columns - j);
+    const Index columns = std::min(width, weight.columns - j);
     const auto tile = out.middle_rows(i, rows).middle_columns(j, columns);
     multiply(rows_as_left(a).from_row(i), weight.from_column(j), weight.depth, tile, write);
     finish(tile, i, j);
@@ -425,7 +438,6 @@ namespace detail {
 template <typename Scalar>
 struct WeightGradientTile {
   static constexpr Index block_in = 266;
-  static constexpr Index block_out = 256;
   static constexpr Index strip = register_rows<Scalar>;
   static constexpr Index strip_stride = round_up(strip, simd::width<Scalar>);
   static Index turned(Index depth) { return depth * strip_stride; }
@@ -451,13 +463,15 @@ void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const Sca
                                 const MatrixView<const Scalar>& dy,
                                 const MatrixView<Scalar>& dweight) {
   using Tile = detail::WeightGradientTile<Scalar>;
-  constexpr Index block_in = Tile::block_in, block_out = Tile::block_out;
+  constexpr Index block_in = Tile::block_in;
   constexpr Index strip = Tile::strip, strip_stride = Tile::strip_stride;
   const Index depth = std::min(x.rows, detail::depth_block);
   Scratch scratch(workspace);
   const auto turned = scratch.per_thread<Scalar>(Tile::turned(depth));
   const auto packed = scratch.per_thread<Scalar>(Tile::packed(depth));
   const Index blocks_in = ceil_div(dweight.rows, block_in);
+  const Index block_out =
+      detail::columns_of_tile<Scalar>(workspace.threads(), blocks_in, dweight.columns);
   const Index blocks_out = ceil_div(dweight.columns, block_out);
   parallel_for(workspace.threads(), blocks_in * blocks_out, [&](Index task, int thread) {
     const Index i0 = task % blocks_in * block_in, i1 = std::min(i0 + block_in, dweight.rows);
