@@ -130,8 +130,28 @@ def report_of(measured, build, command):
             "eigen": context["eigen"],
             "threads": int(context["threads"]),
         },
-        "records": with_best_peak([record_of(entry) for entry in measured["benchmarks"]]),
+        "records": [record_of(entry) for entry in measured["benchmarks"]],
     }
+
+
+def added_to(old, new):
+    """The new report with what the old one has of other cases."""
+    for what, before, now in (
+        ("commit", old["commit"], new["commit"]),
+        ("build", old["build"], new["build"]),
+        ("machine", old["machine"], new["machine"]),
+    ):
+        if before != now:
+            sys.exit(f"error: --add: {what} is {now}, but the report there has {before}")
+
+    def name(record):
+        return [record[key] for key in ("operation", "variant", "pass", "threads", "sizes")]
+
+    measured = [name(record) for record in new["records"]]
+    kept = [record for record in old["records"] if name(record) not in measured]
+    records = kept + new["records"]
+    records.sort(key=lambda record: record["operation"])
+    return {**new, "command": f"{old['command']}\n{new['command']}", "records": records}
 
 
 # ---- choosing records ---------------------------------------------------------------------------
@@ -616,7 +636,7 @@ def tables_of(report, figures):
     machine, build = report["machine"], report["build"]
     peaks = {r["threads"]: (r["fma_peak"], r["bandwidth"]) for r in records if "seconds" in r}
     facts = [
-        ("command", f"`{report['command']}`"),
+        *(("command", "`" + line.replace("|", "\\|") + "`") for line in report["command"].split("\n")),
         ("commit", report["commit"]),
         ("date", report["date"]),
         ("processor", f"{machine['processor']}, {machine['processors']} visible"),
@@ -667,11 +687,15 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, required=True)
     parser.add_argument("--command", required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--add", action="store_true")
     options = parser.parse_args()
 
     report = report_of(json.loads(options.measured.read_text()), options.build, options.command)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "report.json"
+    if options.add and path.exists():
+        report = added_to(json.loads(path.read_text()), report)
+    report["records"] = with_best_peak(report["records"])
     if path.exists():  # plots of another selection would stay
         for figure in json.loads(path.read_text()).get("figures", []):
             (options.out / pathlib.Path(figure).name).unlink(missing_ok=True)

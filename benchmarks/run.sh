@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../scripts/setup.sh"
 usage() {
   cat <<'END'
 Usage: benchmarks/run.sh [--check | --quick | --all] [--out FOLDER] [--compiler gcc | clang]
-                         [--filter REGEX]
+                         [--filter REGEX] [--add]
 
   --check            the smallest sizes: some seconds; says only whether everything works
   --quick            a selection of ten minutes (the default)
@@ -17,13 +17,18 @@ Usage: benchmarks/run.sh [--check | --quick | --all] [--out FOLDER] [--compiler 
   --out FOLDER       where the report goes; default: report/ in the build folder
   --compiler NAME    gcc or clang; default: the compiler in CXX, or the system's
   --filter REGEX     only the cases whose name it matches, for instance '^training_step/'
+  --add              keep what the report in FOLDER has of other cases; same commit and compiler
 
 The number of threads is OpenMP's (OMP_NUM_THREADS).
 END
 }
 
-selection=quick out='' compiler='' filter=.
-command="benchmarks/run.sh $*"
+selection=quick out='' compiler='' filter=. add=''
+command=benchmarks/run.sh
+for argument in "$@"; do
+  [[ $argument =~ ^[A-Za-z0-9_./=-]+$ ]] || argument=${argument@Q}
+  command+=" $argument"
+done
 while (($#)); do
   case $1 in
     --check | --quick | --all) selection=${1#--} ;;
@@ -32,6 +37,7 @@ while (($#)); do
       declare "${1#--}=$2"
       shift
       ;;
+    --add) add=--add ;;
     -h | --help)
       usage
       exit
@@ -73,6 +79,6 @@ if ((status > 1)) || [[ ! -s $measured ]]; then
   die "the benchmarks ended with exit code $status; there is no report"
 fi
 python3 "$root/benchmarks/report.py" --measured "$measured" --build "$build" \
-  --command "$command" --out "$out"
+  --command "$command" --out "$out" $add
 say "report: $out"
 exit "$status"
