@@ -275,7 +275,9 @@ TEST_F(AttentionErrors, OfBucketsNameTheirNumberOrValue) {
   EXPECT_TRUE(contains(hashed_message({}), "buckets has 0 elements, must have B*H*R*T = 228"));
   Tensor<Bucket, 4> bad = buckets;
   bad(1, 2, 0, 7) = 9;
-  EXPECT_TRUE(contains(hashed_message(bad), "is 9"));
+  EXPECT_TRUE(contains(hashed_message(bad), "bucket 197 is 9, must be less than 8"));
+  bad(0, 1, 0, 5) = 10;  // of several, whichever thread meets it, the first
+  EXPECT_TRUE(contains(hashed_message(bad), "bucket 43 is 10"));
 }
 
 TEST_F(AttentionErrors, OfBucketsThatDoNotKnowThePadding) {

@@ -184,31 +184,30 @@ class TensorGroup {
 };
 
 /// Throws for a bucket id that is none, or that is not the padding bucket for padding.
-inline void check_buckets(std::string_view function, Workspace& workspace, const LshPattern& lsh,
-                          std::span<const std::uint8_t> is_real, const Tensor<Bucket, 4>& buckets) {
-  const Index T = buckets.dimension(3), rounds = buckets.dimension(1) * buckets.dimension(2);
-  const Index n = num_buckets(bucket_factors(lsh, T));
-  const auto is_bad = [&](Index round, Index t) {
-    const bool real =
-        is_real.empty() || is_real[static_cast<std::size_t>(round / rounds * T + t)] != 0;
-    const Index id = buckets.data()[round * T + t];
-    return real ? id >= n : id != n;
+/// @param most   number of buckets, which is the id of the padding bucket
+/// @param count  of ids, in rows of `length` tokens; the same number of rows for each sequence
+inline void check_buckets(std::string_view function, Workspace& workspace, Index batch,
+                          Index length, Index most, std::span<const std::uint8_t> is_real,
+                          const Bucket* buckets, Index count) {
+  const auto is_real_at = [&](Index i) {
+    return is_real.empty() ||
+           is_real[static_cast<std::size_t>(i / (count / batch) * length + i % length)] != 0;
   };
-  std::atomic<Index> first_bad = buckets.size();  // nothing may be thrown by a thread
-  parallel_for(workspace.threads(), buckets.dimension(0) * rounds, [&](Index round, int) {
-    Index t = 0;
-    while (t < T && !is_bad(round, t)) ++t;
-    if (t == T) return;
-    Index known = first_bad.load();
-    while (round * T + t < known && !first_bad.compare_exchange_weak(known, round * T + t)) {
+  std::atomic<Index> first_bad = count;  // nothing may be thrown by a thread
+  parallel_for(workspace.threads(), count / length, [&](Index row, int) {
+    for (Index i = row * length; i < (row + 1) * length; ++i) {
+      if (is_real_at(i) ? buckets[i] < most : buckets[i] == most) continue;
+      Index known = first_bad.load();
+      while (i < known && !first_bad.compare_exchange_weak(known, i)) {
+      }
+      return;
     }
   });
   const Index bad = first_bad.load();
-  if (bad == buckets.size()) return;
-  const bool real =
-      is_real.empty() || is_real[static_cast<std::size_t>(bad / T / rounds * T + bad % T)] != 0;
-  check(false, function, "bucket ", bad, " is ", buckets.data()[bad], ", must be ",
-        real ? "less than " : "the padding bucket ", n, real ? "" : " for padding");
+  if (bad == count) return;
+  const bool real = is_real_at(bad);
+  check(false, function, "bucket ", bad, " is ", buckets[bad], ", must be ",
+        real ? "less than " : "the padding bucket ", most, real ? "" : " for padding");
 }
 
 template <typename Scalar>
@@ -236,7 +235,11 @@ void check_attention(std::string_view function, Workspace& workspace,
                                    : 0;
   check(lsh == nullptr || buckets.size() == ids, function, "buckets has ", buckets.size(),
         " elements, must have B*H*R*T = ", ids);
-  if (lsh != nullptr) check_buckets(function, workspace, *lsh, options.is_real, buckets);
+  if (lsh != nullptr) {
+    const Index length = query.dimension(1);
+    check_buckets(function, workspace, query.dimension(0), length,
+                  num_buckets(bucket_factors(*lsh, length)), options.is_real, buckets.data(), ids);
+  }
 }
 
 }  // namespace detail

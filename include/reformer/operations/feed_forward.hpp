@@ -108,8 +108,8 @@ class FeedForward {
     check_gradients("FeedForward", *this);
     Workspace& workspace = pass.workspace;
     Scratch scratch(workspace);
-    // One block of a weight at a time, packed again for each panel: packing takes a thirtieth of
-    // the time of its product, and all of them would be most of the memory at short lengths.
+    // One block of a weight at a time, packed again for each panel: that is little beside a product
+    // with all its rows, and all of them would be most of the memory at short lengths.
     const auto with = [&](const MatrixView<const Scalar>& weight, Orientation orientation,
                           const auto& body) {
       Scratch memory(workspace);
