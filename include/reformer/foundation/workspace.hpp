@@ -38,8 +38,8 @@ class Workspace {
   std::size_t peak_bytes() const { return peak_; }
   void reset_peak() { peak_ = used_; }
 
-  /// Takes memory for a pass that is known to need `bytes`. Without it the first pass finds out step
-  /// by step, in blocks that together are larger. Does nothing while scratch is in use.
+  /// Takes memory for a pass that is known to need `bytes`. Without it the first pass finds out
+  /// step by step, in blocks that together are larger. Does nothing while scratch is in use.
   void reserve(std::size_t bytes) {
     if (used_ > 0 || (blocks_.size() == 1 && blocks_[0].size >= bytes)) return;
     blocks_.clear();
