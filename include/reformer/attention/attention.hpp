@@ -291,13 +291,14 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
   const Dropout<Scalar> dropout(options.dropout, options.key, Purpose::attention_dropout);
   const Index B = query.dimension(0), T = query.dimension(1), H = query.dimension(2),
               K = query.dimension(3);
-  // Statistics can be written to, but the backward pass only reads them.
+  // A group can be written to, but the backward pass only reads output and statistics.
   auto& readable = const_cast<AttentionOutput<Scalar>&>(output);
   for_each_head_group<Scalar>(B, T, H, K, [&](const HeadGroup& heads) {
     detail::TensorGroup<Scalar> group(workspace, heads, K);
-    const auto arrays = group.heads(query, key, value, options, buckets, readable);
+    auto arrays = group.heads(query, key, value, options, buckets, readable);
+    arrays.out = group.part(detail::side_by_side(readable.out));
     const auto dout_part = group.input(dout);
-    const auto* delta = group.delta(dout_part, group.part(detail::side_by_side(output.out)));
+    const auto* delta = group.delta(dout_part, arrays.out);
     const auto dquery = group.output(gradients.dquery);
     const auto dkey = shared ? dquery : group.output(gradients.dkey);
     const auto dvalue = group.output(gradients.dvalue);

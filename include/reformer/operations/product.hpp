@@ -398,11 +398,12 @@ namespace detail {
 inline constexpr Index tile_rows = 64;
 inline constexpr Index tile_columns = 256;
 
-/// Columns of a tile: fewer where threads would have nothing to do. No bit depends on it.
-template <typename Scalar>
-Index columns_of_tile(int threads, Index row_tiles, Index columns) {
+/// Columns of a tile: fewer where threads would have nothing to do. No bit depends on it: it stays
+/// a multiple of every panel width, and of the 8 numbers that dropout draws together.
+inline Index columns_of_tile(int threads, Index row_tiles, Index columns) {
+  constexpr Index least = 32;
   Index width = tile_columns;
-  while (width > panel_width<Scalar> && row_tiles * ceil_div(columns, width) < threads) {
+  while (width > least && row_tiles * ceil_div(columns, width) < threads) {
     width /= 2;
   }
   return width;
@@ -418,8 +419,7 @@ void parallel_product(Workspace& workspace, const MatrixView<const Scalar>& a,
                       const WeightBlock<Scalar>& weight, const MatrixView<Scalar>& out, Write write,
                       const Finish& finish) {
   const Index row_tiles = ceil_div(a.rows, detail::tile_rows);
-  const Index width =
-      detail::columns_of_tile<Scalar>(workspace.threads(), row_tiles, weight.columns);
+  const Index width = detail::columns_of_tile(workspace.threads(), row_tiles, weight.columns);
   const Index column_tiles = ceil_div(weight.columns, width);
   parallel_for(workspace.threads(), row_tiles * column_tiles, [&](Index task, int) {
     const Index i = task % row_tiles * detail::tile_rows;
@@ -470,8 +470,7 @@ void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const Sca
   const auto turned = scratch.per_thread<Scalar>(Tile::turned(depth));
   const auto packed = scratch.per_thread<Scalar>(Tile::packed(depth));
   const Index blocks_in = ceil_div(dweight.rows, block_in);
-  const Index block_out =
-      detail::columns_of_tile<Scalar>(workspace.threads(), blocks_in, dweight.columns);
+  const Index block_out = detail::columns_of_tile(workspace.threads(), blocks_in, dweight.columns);
   const Index blocks_out = ceil_div(dweight.columns, block_out);
   parallel_for(workspace.threads(), blocks_in * blocks_out, [&](Index task, int thread) {
     const Index i0 = task % blocks_in * block_in, i1 = std::min(i0 + block_in, dweight.rows);
