@@ -230,6 +230,34 @@ TEST(SortByBucket, KeepsOneBucketInOrderAndLeavesPaddingOut) {
   EXPECT_EQ(sorted(std::vector<Bucket>(40, max_buckets - 1), max_buckets), all);
 }
 
+TEST(SortIntoChunks, HasTheTokensOfEachChunkInOrderOfPositions) {
+  const RandomStream stream = random_stream(10);
+  for (const Index chunk_length : {1, 4, 7, 64}) {
+    for (const std::size_t length : {0U, 1U, 17U, 300U}) {
+      constexpr Index number = 6;
+      std::vector<Bucket> buckets(length);
+      for (std::size_t t = 0; t < length; ++t) {
+        buckets[t] = static_cast<Bucket>(stream.uniform(t) * static_cast<double>(number + 1));
+      }
+      auto expected = sorted(buckets, number);
+      const auto real = static_cast<Index>(expected.size());
+      for (Index first = 0; first < real; first += chunk_length) {
+        std::sort(expected.begin() + first,
+                  expected.begin() + std::min(first + chunk_length, real));
+      }
+      const Index chunks = ceil_div(static_cast<Index>(length), chunk_length);
+      std::vector<std::int32_t> counts(static_cast<std::size_t>(number + 1 + chunks), -7);
+      counts.push_back(-8);
+      std::vector<std::int32_t> order(expected.size() + 1, -9);
+      sort_into_chunks(buckets, number, chunk_length, counts.data(), order.data());
+      EXPECT_EQ(order.back(), -9) << "written beyond the tokens outside the padding bucket";
+      EXPECT_EQ(counts.back(), -8) << "written beyond the scratch";
+      order.pop_back();
+      EXPECT_EQ(order, expected) << "chunks of " << chunk_length << ", length " << length;
+    }
+  }
+}
+
 TEST(AutomaticNumBuckets, FollowsItsRule) {
   using Factors = std::vector<Index>;
   EXPECT_EQ(automatic_num_buckets(1, 64), Factors({2}));

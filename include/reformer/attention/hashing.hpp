@@ -181,20 +181,49 @@ void hash_heads(Workspace& workspace, const MatrixView<const Scalar>& x, Index b
   });
 }
 
-/// Stable counting sort: positions ordered by (bucket, position), without those in bucket
-/// `num_buckets`, which is the padding's when there are N.
-/// @param buckets  `[T]`, at most `num_buckets`
-/// @param counts   scratch, `[num_buckets + 1]`
-/// @param order    written; as long as there are tokens in the other buckets
-inline void sort_by_bucket(std::span<const Bucket> buckets, Index num_buckets, std::int32_t* counts,
-                           std::int32_t* order) {
+namespace detail {
+
+/// Calls `body(t, slot)` for positions t, ascending, with their place in the order by (bucket,
+/// position), except those in bucket `num_buckets`.
+/// @param counts  scratch, `[num_buckets + 1]`; left as the end of each bucket
+template <typename Body>
+void for_each_slot(std::span<const Bucket> buckets, Index num_buckets, std::int32_t* counts,
+                   const Body& body) {
   std::fill_n(counts, num_buckets + 1, 0);
   for (const Bucket b : buckets) ++counts[b];
   std::int32_t start = 0;
   for (Index b = 0; b < num_buckets; ++b) start += std::exchange(counts[b], start);
   for (std::size_t t = 0; t < buckets.size(); ++t) {
-    if (buckets[t] < num_buckets) order[counts[buckets[t]]++] = static_cast<std::int32_t>(t);
+    if (buckets[t] < num_buckets) body(static_cast<std::int32_t>(t), counts[buckets[t]]++);
   }
+}
+
+}  // namespace detail
+
+/// Stable counting sort: positions ordered by (bucket, position), without those in bucket
+/// `num_buckets`, which is the padding's when there are N.
+/// @param buckets  `[T]`, at most `num_buckets`
+/// @param counts   scratch, `[num_buckets + 1]`; left as the end of each bucket
+/// @param order    written; as long as there are tokens in the other buckets
+inline void sort_by_bucket(std::span<const Bucket> buckets, Index num_buckets, std::int32_t* counts,
+                           std::int32_t* order) {
+  detail::for_each_slot(buckets, num_buckets, counts,
+                        [&](std::int32_t t, std::int32_t slot) { order[slot] = t; });
+}
+
+/// The same order cut into chunks, each of them in order of positions. Attention depends on which
+/// tokens share a chunk, not on their order in it, and ascending positions tell it what causality
+/// hides.
+/// @param counts  scratch, `[num_buckets + 1 + ceil(T / chunk_length)]`
+inline void sort_into_chunks(std::span<const Bucket> buckets, Index num_buckets, Index chunk_length,
+                             std::int32_t* counts, std::int32_t* order) {
+  std::int32_t* in_chunk = counts + num_buckets + 1;
+  const auto length = static_cast<std::uint32_t>(chunk_length);
+  std::fill_n(in_chunk, ceil_div(static_cast<Index>(buckets.size()), chunk_length), 0);
+  detail::for_each_slot(buckets, num_buckets, counts, [&](std::int32_t t, std::int32_t slot) {
+    const std::uint32_t chunk = static_cast<std::uint32_t>(slot) / length;
+    order[chunk * length + static_cast<std::uint32_t>(in_chunk[chunk]++)] = t;
+  });
 }
 
 }  // namespace reformer

@@ -34,6 +34,7 @@
 #include <limits>
 
 #include "reformer/attention/blocks.hpp"
+#include "reformer/attention/staircase.hpp"
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/operations/dropout.hpp"
 #include "reformer/operations/product.hpp"
@@ -269,14 +270,67 @@ simd::Packet<Scalar> times_seen(const BlockTiles<Scalar>& tiles, Index rounds, I
   return times;
 }
 
-/// scores `[keys, queries]` = <k_j, q_i>, not scaled or masked yet.
+/// What the block's queries see, after keys and queries are loaded.
 template <typename Scalar>
-void raw_scores(const Scalar* keys, const Scalar* queries_turned, const Block& block,
+Staircase staircase_of(const AttentionHead<Scalar>& head, const Block& block,
+                       const BlockTiles<Scalar>& tiles) {
+  return {tiles.query_position, block.num_queries, tiles.key_position,
+          block.num_keys,       head.causal,       head.is_real == nullptr};
+}
+
+/// scores `[keys, queries]` = <k_j, q_i>, not scaled or masked yet; only what is seen.
+template <typename Scalar>
+void raw_scores(const Scalar* keys, const Scalar* queries_turned, const Staircase& stairs,
                 Index head_width, const BlockTiles<Scalar>& tiles, Scalar* scores) {
-  multiply(rows_as_left(keys, tiles.width_stride),
-           rows_as_right(queries_turned, tiles.query_stride), head_width,
-           MatrixView<Scalar>{scores, block.num_keys, BlockTiles<Scalar>::padded(block.num_queries),
-                              tiles.query_stride});
+  const Index together = stairs.strips_in(panel_width<Scalar>);
+  for (Index s = 0; s < stairs.num_strips(); s += together) {
+    const Index last = std::min(s + together, stairs.num_strips()) - 1;
+    const Index i = stairs.strip_begin(s);
+    const Index columns = BlockTiles<Scalar>::padded(stairs.strip_end(last)) - i;
+    for (Index g = 0; g < stairs.num_runs(); ++g) {
+      const Index j = stairs.run_begin(g);
+      multiply(rows_as_left(keys + j * tiles.width_stride, tiles.width_stride),
+               rows_as_right(queries_turned + i, tiles.query_stride), head_width,
+               MatrixView<Scalar>{scores + j * tiles.query_stride + i, stairs.seen_end(g, last) - j,
+                                  columns, tiles.query_stride});
+    }
+  }
+}
+
+/// out rows of strip s of the queries = or += sum_j w_ji x_j, over the keys that the strip sees.
+/// @param weights  `[keys, queries]`
+/// @param x        `[keys, width]`
+template <typename Scalar>
+void sum_over_keys(const Scalar* weights, const Scalar* x, const Staircase& stairs,
+                   Index head_width, const BlockTiles<Scalar>& tiles, Scalar* out, Write write) {
+  for (Index s = 0; s < stairs.num_strips(); ++s) {
+    const Index i = stairs.strip_begin(s), rows = stairs.strip_end(s) - i;
+    for (Index g = 0; g < stairs.num_runs(); ++g) {
+      const Index j = stairs.run_begin(g);
+      multiply(
+          columns_as_left(weights + j * tiles.query_stride + i, tiles.query_stride),
+          rows_as_right(x + j * tiles.width_stride, tiles.width_stride), stairs.seen_end(g, s) - j,
+          MatrixView<Scalar>{out + i * tiles.width_stride, rows, head_width, tiles.width_stride},
+          g > 0 ? Write::accumulate : write);
+    }
+  }
+}
+
+/// out row j of the keys += sum_i w_ji x_i, over the queries that see the key.
+/// @param weights  `[keys, queries]`
+/// @param x        `[queries, width]`
+template <typename Scalar>
+void sum_over_queries(const Scalar* weights, const Scalar* x, const Staircase& stairs,
+                      Index num_queries, Index head_width, const BlockTiles<Scalar>& tiles,
+                      Scalar* out) {
+  stairs.for_each_step([&](Index first, Index last, Index, Index s) {
+    const Index i = stairs.strip_begin(s);
+    multiply(rows_as_left(weights + first * tiles.query_stride + i, tiles.query_stride),
+             rows_as_right(x + i * tiles.width_stride, tiles.width_stride), num_queries - i,
+             MatrixView<Scalar>{out + first * tiles.width_stride, last - first, head_width,
+                                tiles.width_stride},
+             Write::accumulate);
+  });
 }
 
 /// Scales and masks the vector of scores of key j with queries at `position`.
@@ -311,6 +365,45 @@ std::uint64_t dropout_row(const AttentionHead<Scalar>& head, const Block& block,
          static_cast<std::uint64_t>(j * round_up(block.num_queries, 8));
 }
 
+/// Softmax of the vector of queries from lane i on, in strip s: scores become exp(s - m), and
+/// maximum, normaliser and the factor of what was summed before are brought up to date.
+template <typename Scalar>
+void soften(const AttentionHead<Scalar>& head, const Staircase& stairs, Index s, Index i,
+            BlockTiles<Scalar>& tiles) {
+  namespace e = Eigen::internal;
+  const auto position = simd::load(tiles.query_position + i);
+  const auto old_maximum = simd::load(tiles.maximum + i);
+  auto maximum = old_maximum;
+  const auto place = [&](Index j) { return tiles.scores + j * tiles.query_stride + i; };
+  for (Index g = 0; g < stairs.num_runs(); ++g) {
+    Index j = stairs.run_begin(g);
+    for (; j < stairs.earlier_end(g, s); ++j) {
+      const auto score = e::pmul(simd::load(place(j)), simd::set(tiles.key_scale[j]));
+      simd::store(place(j), score);
+      maximum = e::pmax(maximum, score);
+    }
+    for (; j < stairs.seen_end(g, s); ++j) {
+      const auto score =
+          masked_score(head, tiles, j, key_is_real(head, tiles, j), simd::load(place(j)), position);
+      simd::store(place(j), score);
+      maximum = e::pmax(maximum, score);
+    }
+  }
+  auto sum = simd::set(Scalar(0));
+  for (Index g = 0; g < stairs.num_runs(); ++g) {
+    for (Index j = stairs.run_begin(g); j < stairs.seen_end(g, s); ++j) {
+      auto p = simd::exp_or_zero<Scalar>(e::psub(simd::load(place(j)), maximum));
+      if (head.places.rounds > 0) p = e::pdiv(p, times_seen(tiles, head.places.rounds, i, j));
+      simd::store(place(j), p);
+      sum = e::padd(sum, p);
+    }
+  }
+  const auto rescale = simd::exp_or_zero<Scalar>(e::psub(old_maximum, maximum));
+  simd::store(tiles.rescale + i, rescale);
+  simd::store(tiles.maximum + i, maximum);
+  simd::store(tiles.normaliser + i, e::pmadd(simd::load(tiles.normaliser + i), rescale, sum));
+}
+
 }  // namespace detail
 
 namespace detail {
@@ -325,42 +418,24 @@ template <typename Scalar>
   load_keys(head, block, tiles);
   load_queries(head, block, tiles);
   load_places(head, block, tiles);
-  raw_scores(tiles.keys, tiles.queries_turned, block, K, tiles, tiles.scores);
+  const Staircase stairs = staircase_of(head, block, tiles);
+  raw_scores(tiles.keys, tiles.queries_turned, stairs, K, tiles, tiles.scores);
 
-  for (Index i = 0; i < block.num_queries; i += W) {
-    const auto position = simd::load(tiles.query_position + i);
-    const auto old_maximum = simd::load(tiles.maximum + i);
-    auto maximum = old_maximum;
-    Scalar* column = tiles.scores + i;
-    for (Index j = 0; j < block.num_keys; ++j) {
-      Scalar* place = column + j * tiles.query_stride;
-      const auto s =
-          masked_score(head, tiles, j, key_is_real(head, tiles, j), simd::load(place), position);
-      simd::store(place, s);
-      maximum = e::pmax(maximum, s);
+  for (Index s = 0; s < stairs.num_strips(); ++s) {
+    for (Index i = stairs.strip_begin(s); i < stairs.strip_end(s); i += W) {
+      soften(head, stairs, s, i, tiles);
     }
-    auto sum = simd::set(Scalar(0));
-    for (Index j = 0; j < block.num_keys; ++j) {
-      Scalar* place = column + j * tiles.query_stride;
-      auto p = simd::exp_or_zero<Scalar>(e::psub(simd::load(place), maximum));
-      if (head.places.rounds > 0) p = e::pdiv(p, times_seen(tiles, head.places.rounds, i, j));
-      simd::store(place, p);
-      sum = e::padd(sum, p);
-    }
-    const auto rescale = simd::exp_or_zero<Scalar>(e::psub(old_maximum, maximum));
-    simd::store(tiles.rescale + i, rescale);
-    simd::store(tiles.maximum + i, maximum);
-    simd::store(tiles.normaliser + i, e::pmadd(simd::load(tiles.normaliser + i), rescale, sum));
   }
   if (dropout.active()) {
-    for (Index j = 0; j < block.num_keys; ++j) {
-      dropout.apply(dropout_row(head, block, j), block.num_queries,
-                    tiles.scores + j * tiles.query_stride);
-    }
+    stairs.for_each_step([&](Index first, Index last, Index, Index s) {
+      const Index i = stairs.strip_begin(s);
+      for (Index j = first; j < last; ++j) {
+        dropout.apply(dropout_row(head, block, j) + static_cast<std::uint64_t>(i),
+                      block.num_queries - i, tiles.scores + j * tiles.query_stride + i);
+      }
+    });
   }
-  multiply(columns_as_left<Scalar>(tiles.scores, tiles.query_stride),
-           rows_as_right<Scalar>(tiles.values, tiles.width_stride), block.num_keys,
-           MatrixView<Scalar>{tiles.query_tile, block.num_queries, K, tiles.width_stride});
+  sum_over_keys(tiles.scores, tiles.values, stairs, K, tiles, tiles.query_tile, Write::assign);
 
   for (Index i = 0; i < block.num_queries; ++i) {
     const Index t = head.position(block.query_begin + i);
@@ -389,6 +464,55 @@ void store_key_gradients(const AttentionHead<Scalar>& head,
   scatter_add_rows(tiles.dvalues, tiles.width_stride, count, key_at, gradient.dvalue);
 }
 
+/// P and dS c of key j in place of S and dP, and `score_dot` = sum_i dS_ij s_ij.
+/// @param begin     first query that may see the key
+/// @param unmasked  first query that needs no mask
+template <typename Scalar>
+void differentiate_softmax(const AttentionHead<Scalar>& head, const Block& block,
+                           const Dropout<Scalar>& dropout, Index begin, Index unmasked, Index j,
+                           BlockTiles<Scalar>& tiles) {
+  namespace e = Eigen::internal;
+  constexpr Index W = simd::width<Scalar>;
+  const Index nq = block.num_queries;
+  const bool real = key_is_real(head, tiles, j);
+  const auto zero = simd::set(Scalar(0));
+  const auto scale = simd::set(tiles.key_scale[j]);
+  const auto key_position = simd::set(tiles.key_position[j]);
+  Scalar* p_row = tiles.scores + j * tiles.query_stride;
+  Scalar* d_row = tiles.dscores + j * tiles.query_stride;
+  if (dropout.active()) {
+    std::fill(tiles.mask + begin, tiles.mask + tiles.query_stride, Scalar(1));
+    dropout.apply(dropout_row(head, block, j) + static_cast<std::uint64_t>(begin), nq - begin,
+                  tiles.mask + begin);
+  }
+  auto dot = zero;
+  const auto differentiate = [&](Index i, auto masked) {
+    const auto position = simd::load(tiles.query_position + i);
+    const auto raw = simd::load(p_row + i);
+    auto s_i = e::pmul(raw, scale);
+    if constexpr (masked) s_i = masked_score(head, tiles, j, real, raw, position);
+    auto p = e::pmul(simd::exp_or_zero<Scalar>(e::psub(s_i, simd::load(tiles.maximum + i))),
+                     simd::load(tiles.normaliser + i));
+    if (head.places.rounds > 0) p = e::pdiv(p, times_seen(tiles, head.places.rounds, i, j));
+    auto dp = simd::load(d_row + i);
+    if (dropout.active()) dp = e::pmul(dp, simd::load(tiles.mask + i));
+    auto ds = e::pmul(p, e::psub(dp, simd::load(tiles.delta + i)));
+    if constexpr (masked) {
+      // The score of a pair that does not exist, or of a token with itself, is a constant.
+      if (head.shared) ds = e::pselect(e::pcmp_eq(position, key_position), zero, ds);
+      s_i = e::pselect(e::pcmp_eq(p, zero), zero, s_i);
+    }
+    dot = e::pmadd(ds, s_i, dot);
+    if (dropout.active()) p = e::pmul(p, simd::load(tiles.mask + i));
+    simd::store(p_row + i, p);
+    simd::store(d_row + i, e::pmul(ds, scale));
+  };
+  Index i = begin;
+  for (; i < unmasked; i += W) differentiate(i, std::true_type{});
+  for (; i < nq; i += W) differentiate(i, std::false_type{});
+  tiles.score_dot[j] = e::predux(dot);
+}
+
 /// Adds one block's part of the gradients: those of the queries to their rows, those of the keys to
 /// the window's, which go to their rows when the keys leave it.
 template <typename Scalar>
@@ -396,8 +520,6 @@ template <typename Scalar>
                                              const AttentionHeadGradient<Scalar>& gradient,
                                              const Block& block, const Dropout<Scalar>& dropout,
                                              BlockTiles<Scalar>& tiles) {
-  namespace e = Eigen::internal;
-  constexpr Index W = simd::width<Scalar>;
   const Index K = head.query.columns, w = tiles.width_stride;
   const Index nq = block.num_queries, nk = block.num_keys;
   const auto query_at = [&](Index i) { return head.position(block.query_begin + i); };
@@ -418,62 +540,39 @@ template <typename Scalar>
     }
   }
   load_places(head, block, tiles);
+  const Staircase stairs = staircase_of(head, block, tiles);
   // S = k q^T and dP = v do^T, both [keys, queries]
-  raw_scores(tiles.keys, tiles.queries_turned, block, K, tiles, tiles.scores);
-  raw_scores(tiles.values, tiles.douts_turned, block, K, tiles, tiles.dscores);
+  raw_scores(tiles.keys, tiles.queries_turned, stairs, K, tiles, tiles.scores);
+  raw_scores(tiles.values, tiles.douts_turned, stairs, K, tiles, tiles.dscores);
 
   // P and dS c in their places
-  const auto zero = simd::set(Scalar(0));
-  for (Index j = 0; j < nk; ++j) {
-    const bool real = key_is_real(head, tiles, j);
-    const auto scale = simd::set(tiles.key_scale[j]);
-    const auto key_position = simd::set(tiles.key_position[j]);
-    Scalar* p_row = tiles.scores + j * tiles.query_stride;
-    Scalar* d_row = tiles.dscores + j * tiles.query_stride;
-    if (dropout.active()) {
-      std::fill_n(tiles.mask, tiles.query_stride, Scalar(1));
-      dropout.apply(dropout_row(head, block, j), nq, tiles.mask);
+  stairs.for_each_step([&](Index first, Index last, Index g, Index s) {
+    const Index begin = stairs.strip_begin(s);
+    const Index masked_end = head.is_real != nullptr ? nq : stairs.strip_end(s);
+    for (Index j = first; j < last; ++j) {
+      const Index unmasked = j < stairs.earlier_end(g, s) ? begin : masked_end;
+      differentiate_softmax(head, block, dropout, begin, unmasked, j, tiles);
     }
-    auto dot = zero;
-    for (Index i = 0; i < nq; i += W) {
-      const auto position = simd::load(tiles.query_position + i);
-      const auto s = masked_score(head, tiles, j, real, simd::load(p_row + i), position);
-      auto p = e::pmul(simd::exp_or_zero<Scalar>(e::psub(s, simd::load(tiles.maximum + i))),
-                       simd::load(tiles.normaliser + i));
-      if (head.places.rounds > 0) p = e::pdiv(p, times_seen(tiles, head.places.rounds, i, j));
-      auto dp = simd::load(d_row + i);
-      if (dropout.active()) dp = e::pmul(dp, simd::load(tiles.mask + i));
-      auto ds = e::pmul(p, e::psub(dp, simd::load(tiles.delta + i)));
-      // The score of a pair that does not exist, or of a token with itself, is a constant.
-      if (head.shared) ds = e::pselect(e::pcmp_eq(position, key_position), zero, ds);
-      dot = e::pmadd(ds, e::pselect(e::pcmp_eq(p, zero), zero, s), dot);
-      if (dropout.active()) p = e::pmul(p, simd::load(tiles.mask + i));
-      simd::store(p_row + i, p);
-      simd::store(d_row + i, e::pmul(ds, scale));
-    }
-    tiles.score_dot[j] = e::predux(dot);
-  }
+  });
 
-  const auto weights = rows_as_left<Scalar>(tiles.scores, tiles.query_stride);
-  const auto dscores = rows_as_left<Scalar>(tiles.dscores, tiles.query_stride);
-  const auto dscores_turned = columns_as_left<Scalar>(tiles.dscores, tiles.query_stride);
   // dv += P^T do
-  multiply(weights, rows_as_right<Scalar>(tiles.douts, w), nq,
-           MatrixView<Scalar>{tiles.dvalues, nk, K, w}, Write::accumulate);
+  sum_over_queries(tiles.scores, tiles.douts, stairs, nq, K, tiles, tiles.dvalues);
   // dk_j += sum_i dS_ij c_j q_i - c_j^2 (sum_i dS_ij s_ij) k_j
-  multiply(dscores, rows_as_right<Scalar>(tiles.query_rows, w), nq,
-           MatrixView<Scalar>{tiles.dkeys, nk, K, w}, Write::accumulate);
-  for (Index j = 0; head.shared && j < nk; ++j) {
-    const Scalar c = tiles.key_scale[j];
-    simd::add_scaled(K, -c * c * tiles.score_dot[j], tiles.keys + j * w, tiles.dkeys + j * w);
+  sum_over_queries(tiles.dscores, tiles.query_rows, stairs, nq, K, tiles, tiles.dkeys);
+  if (head.shared) {
+    stairs.for_each_step([&](Index first, Index last, Index, Index) {
+      for (Index j = first; j < last; ++j) {
+        const Scalar c = tiles.key_scale[j];
+        simd::add_scaled(K, -c * c * tiles.score_dot[j], tiles.keys + j * w, tiles.dkeys + j * w);
+      }
+    });
   }
   // dq += (dS c) k
-  const auto keys = rows_as_right<Scalar>(tiles.keys, w);
   if (tiles.query_rows != tiles.queries) {  // the queries are keys of the window
     Scalar* dqueries = tiles.dkeys + (tiles.query_rows - tiles.keys);
-    multiply(dscores_turned, keys, nk, MatrixView<Scalar>{dqueries, nq, K, w}, Write::accumulate);
+    sum_over_keys(tiles.dscores, tiles.keys, stairs, K, tiles, dqueries, Write::accumulate);
   } else {
-    multiply(dscores_turned, keys, nk, MatrixView<Scalar>{tiles.query_tile, nq, K, w});
+    sum_over_keys(tiles.dscores, tiles.keys, stairs, K, tiles, tiles.query_tile, Write::assign);
     scatter_add_rows(tiles.query_tile, w, nq, query_at, gradient.dquery);
   }
 }

@@ -33,6 +33,11 @@ struct OrderLayout {
   Index size() const { return order + table + chunk; }
 };
 
+/// Numbers of scratch for sorting a round.
+inline Index sort_scratch(const LshPattern& lsh, Index num_buckets, Index length) {
+  return num_buckets + 1 + ceil_div(length, lsh.chunk_length);
+}
+
 }  // namespace detail
 
 /// Heads of sequences that are worked on at a time, out of arrays `[B*T, H*K]`.
@@ -254,18 +259,23 @@ class ThreadTiles {
 template <typename Scalar>
 void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, Index num_buckets,
                      const Bucket* buckets) {
-  Scratch scratch(workspace);
-  const auto counts = scratch.per_thread<std::int32_t>(num_buckets + 1);
   const Index T = group.length, R = group.rounds(), H = group.heads;
+  const LshPattern& lsh = *detail::hashed(*group.pattern, T);
   const detail::OrderLayout layout(*group.pattern, T);
+  Scratch scratch(workspace);
+  const auto counts = scratch.per_thread<std::int32_t>(detail::sort_scratch(lsh, num_buckets, T));
   parallel_for(workspace.threads(), group.batch * H * R, [&](Index task, int thread) {
     const Index r = task % R, head = task / R, slots = detail::slots_of(group, head / H);
     std::int32_t* head_order = group.order + head * layout.size();
     std::int32_t* order = head_order + r * slots;
     std::int32_t* ends = counts[thread];
-    sort_by_bucket({buckets + task * T, static_cast<std::size_t>(T)}, num_buckets, ends, order);
-    if (layout.table == 0) return;
-    const Window window = window_of(*detail::hashed(*group.pattern, T));
+    const std::span ids(buckets + task * T, static_cast<std::size_t>(T));
+    if (layout.table == 0) {
+      sort_into_chunks(ids, num_buckets, lsh.chunk_length, ends, order);
+      return;
+    }
+    sort_by_bucket(ids, num_buckets, ends, order);
+    const Window window = window_of(lsh);
     std::int32_t* tables = head_order + layout.order;
     std::int32_t* table = tables + r * BucketBlocks::table_size(layout.max_chunks);
     BucketBlocks::fill_table({ends, static_cast<std::size_t>(num_buckets)}, window,

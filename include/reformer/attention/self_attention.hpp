@@ -290,7 +290,8 @@ class SelfAttention {
         if (!keep_buckets) scratch.take<Bucket>(statistics * lsh->num_hashes);
         scratch.scope(
             [&] { scratch.per_thread<Scalar>(detail::hash_scratch<Scalar>(K(), columns)); });
-        scratch.scope([&] { scratch.per_thread<std::int32_t>(n + 1); });
+        scratch.scope(
+            [&] { scratch.per_thread<std::int32_t>(detail::sort_scratch(*lsh, n, length)); });
       }
       plan_attend<Scalar>(scratch, config_.pattern, sequences, length, K());
       scratch.scope([&] {  // add_output

@@ -206,6 +206,8 @@ template <typename Scalar, int Rows, int Vectors, bool ByColumns>
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; ++v) {
         bp[v] = simd::load(b + v * W);
+        // Rows of B are pages apart in a weight gradient, where no processor looks ahead by itself.
+        if constexpr (ByColumns) __builtin_prefetch(b + 16 * b_stride + v * W);
       }
 #pragma GCC unroll 16
       for (int i = 0; i < Rows; ++i) {
