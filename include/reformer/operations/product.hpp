@@ -178,6 +178,13 @@ struct TileOperands {
   bool accumulate;
 };
 
+/// Hides where a pointer comes from. Otherwise compilers compute the addresses of all rows of a
+/// tile before its loop, more than there are registers, and read them from memory again behind it.
+template <typename T>
+void keep_in_step(T*& row) {
+  asm volatile("" : "+r"(row));
+}
+
 /// The register kernel: `count` tiles, one below the other, of `Rows` rows by `Vectors` vectors of
 /// C. A stands in its type as it lies, so that the inner loop has no addresses to compute.
 template <typename Scalar, int Rows, int Vectors, bool ByColumns>
@@ -191,13 +198,15 @@ template <typename Scalar, int Rows, int Vectors, bool ByColumns>
   for (; count > 0; --count, a += ByColumns ? Rows : Rows * a_stride, c += Rows * c_stride) {
     // Every loop over `sums` is unrolled: else the compiler keeps them in memory.
     Packet sums[Rows][Vectors];
+    const Scalar* ahead = c;
 #pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) {
+    for (int i = 0; i < Rows; ++i, ahead += c_stride) {
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; ++v) {
         sums[i][v] = simd::set(Scalar(0));
-        __builtin_prefetch(c + i * c_stride + v * W, 1);
+        __builtin_prefetch(ahead + v * W, 1);
       }
+      keep_in_step(ahead);
     }
     const Scalar* b = operands.b;
 #pragma GCC unroll 2
@@ -218,14 +227,23 @@ template <typename Scalar, int Rows, int Vectors, bool ByColumns>
         }
       }
     }
+    if (operands.accumulate) {
+      Scalar* row = c;
 #pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) {
+      for (int i = 0; i < Rows; ++i, row += c_stride) {
 #pragma GCC unroll 2
-      for (int v = 0; v < Vectors; ++v) {
-        Scalar* place = c + i * c_stride + v * W;
-        if (operands.accumulate) sums[i][v] = Eigen::internal::padd(simd::load(place), sums[i][v]);
-        simd::store(place, sums[i][v]);
+        for (int v = 0; v < Vectors; ++v) {
+          sums[i][v] = Eigen::internal::padd(simd::load(row + v * W), sums[i][v]);
+        }
+        keep_in_step(row);
       }
+    }
+    Scalar* row = c;
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i, row += c_stride) {
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) simd::store(row + v * W, sums[i][v]);
+      keep_in_step(row);
     }
   }
 }
