@@ -21,8 +21,9 @@
 #include <utility>
 #include <vector>
 
-#include "reformer/attention/kernel.hpp"
+#include "reformer/attention/tiles.hpp"
 #include "reformer/foundation/check.hpp"
+#include "reformer/foundation/random.hpp"
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/operations/product.hpp"
 

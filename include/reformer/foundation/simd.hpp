@@ -72,10 +72,11 @@ inline constexpr Index rows_ahead = 3;
 
 /// Asks for x[0 ... n - 1] to be in cache soon. Processors do so by themselves for memory that is
 /// read in order, but not beyond the end of a page, and a page holds a row or two.
-template <typename T>
+/// @tparam locality  3: into the first cache; 1: not into the first, where it could be gone again
+template <int locality = 3, typename T>
 void prefetch(Index n, const T* x) {
   constexpr Index line = 64 / static_cast<Index>(sizeof(T));
-  for (Index i = 0; i < n; i += line) __builtin_prefetch(x + i);
+  for (Index i = 0; i < n; i += line) __builtin_prefetch(x + i, 0, locality);
 }
 
 /// y[i] = f(x[i]) for vectors; `f` maps packets to a packet.

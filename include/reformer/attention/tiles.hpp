@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// A head as the attention kernel sees it, and the tiles into which its rows are gathered.
+///
+/// A thread works on one block after another. The keys and values that a block shares with the one
+/// before stay where they are, and while one block is computed, rows of the next are fetched.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "reformer/attention/blocks.hpp"
+#include "reformer/foundation/workspace.hpp"
+#include "reformer/operations/product.hpp"
+
+namespace reformer {
+
+/// Where the tokens of a head are in the chunks of all rounds, to count how many rounds show a
+/// query a key.
+struct ChunkPlaces {
+  Index rounds = 0;                     // 0: a key counts each time
+  const std::int32_t* chunk = nullptr;  // [rounds, tokens]: chunk of each token
+  Index tokens = 0;
+  const std::int32_t* first = nullptr;  // [rounds, stride]: first chunk that a chunk sees
+  const std::int32_t* last = nullptr;   // [rounds, stride]: and the last one
+  Index stride = 0;
+};
+
+/// One head of one sequence, as the kernel sees it.
+template <typename Scalar>
+struct AttentionHead {
+  MatrixView<const Scalar> query, key, value;  // [T, K]
+  MatrixView<Scalar> out;                      // [T, K]: sum o while running, o / l when finished
+  Scalar* maximum = nullptr;                   // [T]: m
+  Scalar* normaliser = nullptr;                // [T]: l while running, 1 / l when finished
+  const Scalar* key_scale = nullptr;           // [T]: c; null: 1 / sqrt(K)
+  const std::int32_t* order = nullptr;         // [slots]: position in each slot; null: identity
+  const std::uint8_t* is_real = nullptr;       // [T]; null: all
+  std::uint64_t first_block = 0;               // number of the head's first block, for dropout
+  ChunkPlaces places = {};
+  Index slots = 0;
+  bool causal = true;
+  bool shared = false;  // queries are the keys
+
+  Index position(Index slot) const {
+    slot = slot < 0 ? slot % slots + slots : slot;
+    slot = slot >= slots ? slot % slots : slot;
+    return order != nullptr ? order[slot] : slot;
+  }
+};
+
+/// Gradients of one head.
+template <typename Scalar>
+struct AttentionHeadGradient {
+  MatrixView<const Scalar> dout;            // [T, K]
+  const Scalar* delta;                      // [T]: <do, o>
+  MatrixView<Scalar> dquery, dkey, dvalue;  // [T, K], accumulated; dkey is dquery when shared
+};
+
+namespace detail {
+
+/// Rows that the next block of a run will gather or add to, fetched a few at a time between the
+/// products of the block before. In the order of buckets they are anywhere in arrays that no cache
+/// near the processor holds.
+template <typename Scalar>
+class RowsAhead {
+ public:
+  RowsAhead() = default;
+  explicit RowsAhead(const AttentionHead<Scalar>& head) : head_(&head) {}
+
+  /// Rows of x at the positions of slots `[begin, end)`.
+  void add(const MatrixView<const Scalar>& x, Index begin, Index end) {
+    if (head_->order != nullptr) parts_[num_parts_++] = {x, begin, end};
+  }
+
+  void fetch_some() {
+    constexpr Index rows = 8;
+    for (Index k = 0; k < num_parts_; ++k) {
+      auto& [x, slot, end] = parts_[k];
+      for (const Index stop = std::min(slot + rows, end); slot < stop; ++slot) {
+        simd::prefetch<1>(x.columns, x.row(head_->position(slot)));
+      }
+    }
+  }
+
+ private:
+  struct Part {
+    MatrixView<const Scalar> x;
+    Index slot, end;
+  };
+  static constexpr Index max_parts = 5;
+
+  const AttentionHead<Scalar>* head_ = nullptr;
+  Index num_parts_ = 0;
+  Part parts_[max_parts] = {};
+};
+
+/// Scratch of one thread for blocks of at most `queries` x `keys`, and what of the last block it
+/// still holds.
+template <typename Scalar>
+class BlockTiles {
+ public:
+  static Index padded(Index n) { return round_up(n, simd::width<Scalar>); }
+
+  /// @param rounds  as `ChunkPlaces::rounds`
+  static Index size(Index queries, Index keys, Index width, Index rounds) {
+    const Index q = padded(queries), w = padded(width);
+    return 5 * q * w + 4 * keys * w + 2 * keys * q + 6 * q + 3 * padded(keys) +
+           rounds * (2 * q + padded(keys));
+  }
+
+  BlockTiles(Scalar* memory, Index max_queries, Index max_keys, Index width, Index rounds)
+      : query_stride(padded(max_queries)),
+        width_stride(padded(width)),
+        key_stride(padded(max_keys)) {
+    const Index q = query_stride, w = width_stride;
+    const auto take = [&](Index n) {
+      Scalar* p = memory;
+      memory += n;
+      return p;
+    };
+    queries = take(q * w);
+    douts = take(q * w);
+    query_tile = take(q * w);
+    queries_turned = take(w * q);
+    douts_turned = take(w * q);
+    keys = take(max_keys * w);
+    values = take(max_keys * w);
+    dkeys = take(max_keys * w);
+    dvalues = take(max_keys * w);
+    scores = take(max_keys * q);
+    dscores = take(max_keys * q);
+    query_position = take(q);
+    maximum = take(q);
+    normaliser = take(q);
+    delta = take(q);
+    rescale = take(q);
+    mask = take(q);
+    key_position = take(padded(max_keys));
+    key_scale = take(padded(max_keys));
+    score_dot = take(padded(max_keys));
+    first_seen = take(rounds * q);
+    last_seen = take(rounds * q);
+    key_chunk = take(rounds * key_stride);
+  }
+
+  Index query_stride, width_stride, key_stride;
+  Scalar *queries, *douts, *query_tile;                                    // [queries, width]
+  Scalar *queries_turned, *douts_turned;                                   // [width, queries]
+  Scalar *keys, *values, *dkeys, *dvalues;                                 // [keys, width]
+  Scalar *scores, *dscores;                                                // [keys, queries]
+  Scalar *query_position, *maximum, *normaliser, *delta, *rescale, *mask;  // [queries]
+  Scalar *key_position, *key_scale, *score_dot;                            // [keys]
+  Scalar *first_seen, *last_seen;                                          // [rounds, queries]
+  Scalar* key_chunk;                                                       // [rounds, keys]
+
+  // Slots that are loaded; no keys and no queries at the beginning of a run.
+  Index key_begin = 0, num_keys = 0;
+  Index query_begin = 0, num_queries = 0;
+  Scalar* query_rows = nullptr;  // [queries, width]: `queries`, or rows of `keys`
+  RowsAhead<Scalar> ahead;
+};
+
+/// out row i = x row position(i), padded with zeros to whole vectors.
+template <typename Scalar, typename Position>
+void gather_rows(const MatrixView<const Scalar>& x, Index count, Index stride,
+                 const Position& position, Scalar* out) {
+  for (Index i = 0; i < count; ++i) {
+    Scalar* row = out + i * stride;
+    simd::copy(x.columns, x.row(position(i)), row);
+    std::fill(row + x.columns, row + stride, Scalar(0));
+  }
+}
+
+/// Moves the window of keys to those of the block: what stays is moved to the front, what is new
+/// is gathered.
+/// @return the number of keys that stayed
+template <typename Scalar>
+Index load_keys(const AttentionHead<Scalar>& head, const Block& block, BlockTiles<Scalar>& tiles) {
+  const Index gone = block.key_begin - tiles.key_begin;
+  const Index kept = gone >= 0 ? std::clamp<Index>(tiles.num_keys - gone, 0, block.num_keys) : 0;
+  if (kept > 0 && gone > 0) {
+    for (Scalar* rows : {tiles.keys, tiles.values}) {
+      simd::copy(kept * tiles.width_stride, rows + gone * tiles.width_stride, rows);
+    }
+    simd::copy(kept, tiles.key_position + gone, tiles.key_position);
+    simd::copy(kept, tiles.key_scale + gone, tiles.key_scale);
+  }
+  tiles.key_begin = block.key_begin;
+  tiles.num_keys = block.num_keys;
+
+  const auto constant_scale =
+      static_cast<Scalar>(1 / std::sqrt(static_cast<double>(head.key.columns)));
+  for (Index j = kept; j < block.num_keys; ++j) {
+    const Index t = head.position(block.key_begin + j);
+    tiles.key_position[j] = static_cast<Scalar>(t);
+    tiles.key_scale[j] = head.key_scale != nullptr ? head.key_scale[t] : constant_scale;
+  }
+  const auto key_at = [&](Index j) { return head.position(block.key_begin + kept + j); };
+  const Index start = kept * tiles.width_stride, count = block.num_keys - kept;
+  gather_rows(head.key, count, tiles.width_stride, key_at, tiles.keys + start);
+  gather_rows(head.value, count, tiles.width_stride, key_at, tiles.values + start);
+  return kept;
+}
+
+/// Positions, running values and rows of the block's queries, unless they are there.
+/// @return whether they were not
+template <typename Scalar>
+bool load_queries(const AttentionHead<Scalar>& head, const Block& block,
+                  BlockTiles<Scalar>& tiles) {
+  const auto query_at = [&](Index i) { return head.position(block.query_begin + i); };
+  const Index offset = block.query_begin - block.key_begin;
+  // Queries that are keys of the block are not gathered twice.
+  const bool among_keys =
+      head.shared && offset >= 0 && offset + block.num_queries <= block.num_keys;
+  tiles.query_rows = among_keys ? tiles.keys + offset * tiles.width_stride : tiles.queries;
+  if (tiles.query_begin == block.query_begin && tiles.num_queries == block.num_queries) {
+    return false;
+  }
+  tiles.query_begin = block.query_begin;
+  tiles.num_queries = block.num_queries;
+  // Lanes beyond the last query get values that stay finite: sums over vectors run through them.
+  for (Index i = 0; i < tiles.query_stride; ++i) {
+    const bool inside = i < block.num_queries;
+    const Index t = inside ? query_at(i) : 0;
+    tiles.query_position[i] = inside ? static_cast<Scalar>(t) : Scalar(-1);
+    tiles.maximum[i] = inside ? head.maximum[t] : Scalar(0);
+    tiles.normaliser[i] = inside ? head.normaliser[t] : Scalar(0);
+  }
+  if (!among_keys) {
+    gather_rows(head.query, block.num_queries, tiles.width_stride, query_at, tiles.queries);
+  }
+  transpose<Scalar>({tiles.query_rows, block.num_queries, head.query.columns, tiles.width_stride},
+                    tiles.queries_turned, tiles.query_stride);
+  return true;
+}
+
+/// Chunks of the block's keys, and those that its queries see, in all rounds.
+template <typename Scalar>
+void load_places(const AttentionHead<Scalar>& head, const Block& block, BlockTiles<Scalar>& tiles) {
+  const ChunkPlaces& places = head.places;
+  for (Index r = 0; r < places.rounds; ++r) {
+    const std::int32_t* chunk = places.chunk + r * places.tokens;
+    for (Index j = 0; j < block.num_keys; ++j) {
+      tiles.key_chunk[r * tiles.key_stride + j] =
+          static_cast<Scalar>(chunk[head.position(block.key_begin + j)]);
+    }
+    for (Index i = 0; i < tiles.query_stride; ++i) {
+      // Lanes beyond the last query see every chunk, so that nothing is divided by 0.
+      const bool inside = i < block.num_queries;
+      const Index c = inside ? chunk[head.position(block.query_begin + i)] : 0;
+      const Index place = r * tiles.query_stride + i;
+      tiles.first_seen[place] =
+          inside ? static_cast<Scalar>(places.first[r * places.stride + c]) : Scalar(-1);
+      tiles.last_seen[place] = inside ? static_cast<Scalar>(places.last[r * places.stride + c])
+                                      : std::numeric_limits<Scalar>::max();
+    }
+  }
+}
+
+/// out rows of x `[count, columns]` are added to rows position(i) of out.
+template <typename Scalar, typename Position>
+void scatter_add_rows(const Scalar* x, Index x_stride, Index count, const Position& position,
+                      const MatrixView<Scalar>& out) {
+  for (Index i = 0; i < count; ++i) simd::add(out.columns, x + i * x_stride, out.row(position(i)));
+}
+
+/// Keys of the next block that are not keys of this one, their values, and rows of its queries.
+template <typename Scalar>
+RowsAhead<Scalar> rows_ahead(const AttentionHead<Scalar>& head, const Block& block,
+                             const Block& next, const MatrixView<const Scalar>& query_rows) {
+  RowsAhead<Scalar> ahead(head);
+  const Index first = std::max(next.key_begin, block.key_begin + block.num_keys);
+  ahead.add(head.key, first, next.key_begin + next.num_keys);
+  ahead.add(head.value, first, next.key_begin + next.num_keys);
+  ahead.add(query_rows, next.query_begin, next.query_begin + next.num_queries);
+  return ahead;
+}
+
+}  // namespace detail
+
+}  // namespace reformer
