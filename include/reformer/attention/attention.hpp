@@ -132,26 +132,14 @@ class TensorGroup {
                           const Tensor<Bucket, 4>& buckets, AttentionOutput<Scalar>& output) {
     const Index T = group_.length, all_heads = query.dimension(2);
     const Index first = group_.first_sequence * all_heads + group_.first_head;
-    MultiHead<Scalar> arrays{};
-    arrays.pattern = &options.pattern;
-    arrays.batch = group_.batch;
-    arrays.length = T;
-    arrays.heads = group_.heads;
-    arrays.head_width = query.dimension(3);
-    arrays.causal = options.causal;
-    if (!options.is_real.empty()) {
-      arrays.is_real = options.is_real.subspan(static_cast<std::size_t>(group_.first_row()),
-                                               static_cast<std::size_t>(group_.rows()));
-    }
+    auto arrays = without_arrays<Scalar>(group_, options.pattern, all_heads, query.dimension(3),
+                                         options.causal, options.is_real);
     arrays.query = input(query);
     arrays.key = shares_query_key(options.pattern) ? arrays.query : input(key);
     arrays.value = input(value);
     arrays.maximum = output.maximum.data() + first * T;
     arrays.normaliser = output.normaliser.data() + first * T;
     arrays.key_scale = output.key_scale.data() + first * T;
-    arrays.first_sequence = group_.first_sequence;
-    arrays.first_head = group_.first_head;
-    arrays.all_heads = all_heads;
     if (const auto* lsh = hashed(options.pattern, T)) {
       arrays.order = scratch_.template take<std::int32_t>(group_.batch * group_.heads *
                                                           OrderLayout(options.pattern, T).size());

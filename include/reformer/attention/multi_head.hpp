@@ -100,6 +100,30 @@ struct MultiHead {
   }
 };
 
+/// What `MultiHead` says of a group; its arrays are still to be set.
+/// @param all_heads  heads of the layer
+/// @param is_real    `[B*T]` of all sequences, or empty
+template <typename Scalar>
+MultiHead<Scalar> without_arrays(const HeadGroup& group, const AttentionPattern& pattern,
+                                 Index all_heads, Index head_width, bool causal,
+                                 std::span<const std::uint8_t> is_real) {
+  MultiHead<Scalar> result{};
+  result.pattern = &pattern;
+  result.batch = group.batch;
+  result.length = group.length;
+  result.heads = group.heads;
+  result.head_width = head_width;
+  result.causal = causal;
+  if (!is_real.empty()) {
+    result.is_real = is_real.subspan(static_cast<std::size_t>(group.first_row()),
+                                     static_cast<std::size_t>(group.rows()));
+  }
+  result.first_sequence = group.first_sequence;
+  result.first_head = group.first_head;
+  result.all_heads = all_heads;
+  return result;
+}
+
 namespace detail {
 
 /// Slots of a round of sequence b: its tokens, without padding unless that is sorted too.

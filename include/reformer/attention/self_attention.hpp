@@ -162,12 +162,7 @@ class SelfAttention {
     check_equal("SelfAttention::decode", "length", pass.length, "one token,", 1);
     const HeadGroup group{1, 0, pass.batch, 0, config_.num_heads};
     Scratch scratch(pass.workspace);
-    MultiHead<Scalar> arrays{};
-    arrays.pattern = &config_.pattern;
-    arrays.batch = pass.batch;
-    arrays.length = 1;
-    arrays.heads = arrays.all_heads = config_.num_heads;
-    arrays.head_width = K();
+    auto arrays = arrays_of(group, pass);
     const auto query = scratch.matrix<Scalar>(pass.batch, all_width());
     const auto key = shared_ ? query : scratch.matrix<Scalar>(pass.batch, all_width());
     const auto value = scratch.matrix<Scalar>(pass.batch, all_width());
@@ -404,6 +399,11 @@ class SelfAttention {
     return rotations_;
   }
 
+  MultiHead<Scalar> arrays_of(const HeadGroup& group, const Pass& pass) const {
+    return without_arrays<Scalar>(group, config_.pattern, config_.num_heads, K(), config_.causal,
+                                  pass.is_real);
+  }
+
   /// Queries, keys and values of a group, and memory for what `attend` writes.
   template <typename Half>
   MultiHead<Scalar> project_group(Scratch& scratch, const Half& x, const HeadGroup& group,
@@ -414,17 +414,7 @@ class SelfAttention {
     const auto value = scratch.matrix<Scalar>(rows, width);
     const Index statistics = group.batch * group.heads * pass.length;
 
-    MultiHead<Scalar> arrays{};
-    arrays.pattern = &config_.pattern;
-    arrays.batch = group.batch;
-    arrays.length = pass.length;
-    arrays.heads = group.heads;
-    arrays.head_width = K();
-    arrays.causal = config_.causal;
-    if (!pass.is_real.empty()) {
-      arrays.is_real = pass.is_real.subspan(static_cast<std::size_t>(group.first_row()),
-                                            static_cast<std::size_t>(rows));
-    }
+    auto arrays = arrays_of(group, pass);
     arrays.query = query;
     arrays.key = key;
     arrays.value = value;
@@ -432,9 +422,6 @@ class SelfAttention {
     arrays.maximum = scratch.take<Scalar>(statistics);
     arrays.normaliser = scratch.take<Scalar>(statistics);
     arrays.key_scale = shared_ ? scratch.take<Scalar>(statistics) : nullptr;
-    arrays.first_sequence = group.first_sequence;
-    arrays.first_head = group.first_head;
-    arrays.all_heads = config_.num_heads;
 
     project(x, group, query, key, value, pass);
     return arrays;
