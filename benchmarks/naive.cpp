@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "reformer/attention/kernel.hpp"
 #include "support/naive_attention.hpp"
 
 namespace reformer::bench::naive {
