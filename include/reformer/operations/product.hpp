@@ -211,12 +211,18 @@ template <typename Scalar, int Rows, int Vectors, bool ByColumns>
     const Scalar* b = operands.b;
 #pragma GCC unroll 2
     for (Index p = 0; p < depth; ++p, b += b_stride) {
+      // In a weight gradient the rows of A and B are pages apart, where no processor looks ahead by
+      // itself.
+      constexpr Index rows_ahead = 16;
+      if constexpr (ByColumns) {
+        __builtin_prefetch(a + (p + rows_ahead) * a_stride);
+        __builtin_prefetch(a + (p + rows_ahead) * a_stride + Rows - 1);
+      }
       Packet bp[Vectors];
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; ++v) {
         bp[v] = simd::load(b + v * W);
-        // Rows of B are pages apart in a weight gradient, where no processor looks ahead by itself.
-        if constexpr (ByColumns) __builtin_prefetch(b + 16 * b_stride + v * W);
+        if constexpr (ByColumns) __builtin_prefetch(b + rows_ahead * b_stride + v * W);
       }
 #pragma GCC unroll 16
       for (int i = 0; i < Rows; ++i) {
@@ -453,26 +459,14 @@ void parallel_product(Workspace& workspace, const MatrixView<const Scalar>& a,
 }
 
 namespace detail {
-
-/// The tile of a weight gradient that a task owns, and its scratch for a depth of positions.
-template <typename Scalar>
-struct WeightGradientTile {
-  static constexpr Index block_in = 266;
-  static constexpr Index strip = register_rows<Scalar>;
-  static constexpr Index strip_stride = round_up(strip, simd::width<Scalar>);
-  static Index turned(Index depth) { return depth * strip_stride; }
-  static Index packed(Index depth) { return packed_size<Scalar>(depth, 1); }
-};
-
+/// Rows of a weight gradient that a task owns: 19 register tiles of 14.
+inline constexpr Index gradient_rows = 266;
 }  // namespace detail
 
 template <typename Scalar>
 void plan_weight_gradient(ScratchPlan& scratch, Index rows) {
   const Index depth = std::min(rows, detail::depth_block);
-  scratch.scope([&] {
-    scratch.per_thread<Scalar>(detail::WeightGradientTile<Scalar>::turned(depth));
-    scratch.per_thread<Scalar>(detail::WeightGradientTile<Scalar>::packed(depth));
-  });
+  scratch.scope([&] { scratch.per_thread<Scalar>(packed_size<Scalar>(depth, 1)); });
 }
 
 /// Weight gradient: dW `[in, out]` += x^T dy, with x `[rows, in]` and dy `[rows, out]`.
@@ -482,13 +476,10 @@ template <typename Scalar>
 void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const Scalar>& x,
                                 const MatrixView<const Scalar>& dy,
                                 const MatrixView<Scalar>& dweight) {
-  using Tile = detail::WeightGradientTile<Scalar>;
-  constexpr Index block_in = Tile::block_in;
-  constexpr Index strip = Tile::strip, strip_stride = Tile::strip_stride;
+  constexpr Index block_in = detail::gradient_rows;
   const Index depth = std::min(x.rows, detail::depth_block);
   Scratch scratch(workspace);
-  const auto turned = scratch.per_thread<Scalar>(Tile::turned(depth));
-  const auto packed = scratch.per_thread<Scalar>(Tile::packed(depth));
+  const auto packed = scratch.per_thread<Scalar>(packed_size<Scalar>(depth, 1));
   const Index blocks_in = ceil_div(dweight.rows, block_in);
   const Index block_out = detail::columns_of_tile(workspace.threads(), blocks_in, dweight.columns);
   const Index blocks_out = ceil_div(dweight.columns, block_out);
@@ -504,22 +495,13 @@ void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const Sca
       if (whole < columns) {
         pack_panel(dy_part.middle_columns(whole, columns - whole), 0, packed[thread]);
       }
-      // The columns of x that one register tile needs, side by side: else each row is a new page.
-      for (Index i = i0; i < i1; i += strip) {
-        const Index count = std::min(strip, i1 - i);
-        // Copying whole vectors takes a few elements more than are used.
-        const Index copied = i + strip_stride <= x.columns ? strip_stride : count;
-        for (Index p = 0; p < rows; ++p) {
-          simd::copy(copied, x.row(row + p) + i, turned[thread] + p * strip_stride);
-        }
-        const auto left = columns_as_left<Scalar>(turned[thread], strip_stride);
-        const auto tile = dweight.middle_rows(i, count).middle_columns(j, columns);
-        multiply(left, rows_as_right(dy_part.data, dy_part.stride), rows,
-                 tile.middle_columns(0, whole), Write::accumulate);
-        if (whole < columns) {
-          multiply(left, packed_as_right<Scalar>(packed[thread], rows), rows,
-                   tile.middle_columns(whole, columns - whole), Write::accumulate);
-        }
+      const auto left = columns_as_left<Scalar>(x.row(row) + i0, x.stride);
+      const auto tile = dweight.middle_rows(i0, i1 - i0).middle_columns(j, columns);
+      multiply(left, rows_as_right(dy_part.data, dy_part.stride), rows,
+               tile.middle_columns(0, whole), Write::accumulate);
+      if (whole < columns) {
+        multiply(left, packed_as_right<Scalar>(packed[thread], rows), rows,
+                 tile.middle_columns(whole, columns - whole), Write::accumulate);
       }
     }
   });
