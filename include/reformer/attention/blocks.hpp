@@ -4,7 +4,7 @@
 ///
 /// For one head of one sequence, tokens are laid out in `slots`: R rounds of n slots each (R = 1
 /// unless hashed). A block is a range of query slots and the range of key slots they may see; the
-/// kernel applies causality and padding inside.
+/// kernel applies causality and padding inside. The queries of a block stand in order of positions.
 ///
 /// Blocks are worked on in runs, one after another, so that a block finds the keys it shares with
 /// the one before in cache. A list cuts its runs into phases. Runs of one phase may go at the same

@@ -164,8 +164,8 @@ std::uint64_t dropout_row(const AttentionHead<Scalar>& head, const Block& block,
 /// Softmax of the vector of queries from lane i on, in strip s: scores become exp(s - m), and
 /// maximum, normaliser and the factor of what was summed before are brought up to date.
 template <typename Scalar>
-void soften(const AttentionHead<Scalar>& head, const Staircase& stairs, Index s, Index i,
-            BlockTiles<Scalar>& tiles) {
+void update_softmax(const AttentionHead<Scalar>& head, const Staircase& stairs, Index s, Index i,
+                    BlockTiles<Scalar>& tiles) {
   namespace e = Eigen::internal;
   const auto position = simd::load(tiles.query_position + i);
   const auto old_maximum = simd::load(tiles.maximum + i);
@@ -216,7 +216,7 @@ template <typename Scalar>
   for (Index s = 0; s < stairs.num_strips(); ++s) {
     for (Index i = stairs.strip_begin(s); i < stairs.strip_end(s); i += W) {
       tiles.ahead.fetch_some();
-      soften(head, stairs, s, i, tiles);
+      update_softmax(head, stairs, s, i, tiles);
     }
   }
   if (dropout.active()) {
