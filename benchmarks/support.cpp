@@ -219,6 +219,9 @@ void Run::measure(const Work& work, const Workspace* workspace,
     state_.SetIterationTime(times.back());
     peak.measure_if_old();
   }
+  // A case without an estimate is run for a time, which one run may fill.
+  constexpr std::size_t least = 3;
+  while (case_.seconds == 0 && times.size() < least) times.push_back(times_of(1, operation)[0]);
   peak.measure();
   std::sort(times.begin(), times.end());
   const double seconds = 0.5 * (times[(times.size() - 1) / 2] + times[times.size() / 2]);
