@@ -214,14 +214,17 @@ void Run::measure(const Work& work, const Workspace* workspace,
   if (case_.seconds < minute) operation();
   FmaPeak peak(case_.threads);
   std::vector<double> times;
-  for ([[maybe_unused]] auto _ : state_) {
+  const auto run_once = [&] {
     times.push_back(times_of(1, operation)[0]);
-    state_.SetIterationTime(times.back());
     peak.measure_if_old();
+  };
+  for ([[maybe_unused]] auto _ : state_) {
+    run_once();
+    state_.SetIterationTime(times.back());
   }
   // A case without an estimate is run for a time, which one run may fill.
   constexpr std::size_t least = 3;
-  while (case_.seconds == 0 && times.size() < least) times.push_back(times_of(1, operation)[0]);
+  while (case_.seconds == 0 && times.size() < least) run_once();
   peak.measure();
   std::sort(times.begin(), times.end());
   const double seconds = 0.5 * (times[(times.size() - 1) / 2] + times[times.size() / 2]);

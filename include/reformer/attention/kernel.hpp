@@ -20,7 +20,8 @@
 ///
 /// Scores are held transposed, keys by queries: then maxima and sums are elementwise over vectors
 /// of queries, keys and values stand in the products as they are gathered, and only the block's
-/// queries have to be turned.
+/// queries have to be turned. Pairs that causality hides are left out, by strips of queries: see
+/// staircase.hpp.
 ///
 /// Backward, with delta_i = <do_i, o_i>:
 ///
@@ -29,9 +30,10 @@
 ///     keys only)
 #pragma once
 
-#include <cmath>
+#include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "reformer/attention/staircase.hpp"
 #include "reformer/attention/tiles.hpp"
@@ -275,8 +277,7 @@ void differentiate_softmax(const AttentionHead<Scalar>& head, const Block& block
   const auto differentiate = [&](Index i, auto masked) {
     const auto position = simd::load(tiles.query_position + i);
     const auto raw = simd::load(p_row + i);
-    auto s_i = e::pmul(raw, scale);
-    if constexpr (masked) s_i = masked_score(head, tiles, j, real, raw, position);
+    auto s_i = masked ? masked_score(head, tiles, j, real, raw, position) : e::pmul(raw, scale);
     auto p = e::pmul(simd::exp_or_zero<Scalar>(e::psub(s_i, simd::load(tiles.maximum + i))),
                      simd::load(tiles.normaliser + i));
     if (head.places.rounds > 0) p = e::pdiv(p, times_seen(tiles, head.places.rounds, i, j));
