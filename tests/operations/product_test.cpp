@@ -333,6 +333,8 @@ TYPED_TEST(Product, WeightGradientIsAddedWithTheSameBitsForAnyThreads) {
                                       {513, 3, 129},
                                       {1100, 29, 5},
                                       {70, 257, 130},
+                                      {33, 540, 70},  // several tiles of rows
+                                      {33, 70, 540},  // and of columns
                                       {0, 4, 4}}) {
     // One row more than is used, because an empty matrix has no memory to point into.
     const auto x = random_matrix<TypeParam>(rows + 1, in + 2, 1);
