@@ -16,7 +16,7 @@ int main() {
        .layers = {LocalPattern{.chunk_length = 16}, LshPattern{.chunk_length = 16}}});
   model.initialize(/*seed=*/1);
   Adam<float> adam;
-  Workspace workspace;  // scratch memory, and as many threads as OpenMP would use
+  Workspace workspace;  // scratch memory, and a thread for each processor
   Tokens tokens(16, 64);
   for (std::uint32_t step = 1; step <= 200; ++step) {
     for (Index b = 0; b < 16; ++b) {

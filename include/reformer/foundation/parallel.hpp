@@ -11,14 +11,33 @@
 #include <omp.h>
 #endif
 
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+
+#include "reformer/foundation/container.hpp"
 #include "reformer/foundation/tensor.hpp"
 
 namespace reformer {
 
-/// Threads that a parallel loop uses when the user does not say: what OpenMP would use.
+namespace detail {
+/// See `default_threads`.
+/// @param most     what OpenMP would use
+/// @param setting  OMP_NUM_THREADS, or null
+/// @param limit    of the container
+inline int threads_within(int most, const char* setting, const std::optional<int>& limit) {
+  const bool is_set = setting != nullptr && *setting != '\0';
+  return is_set ? most : std::min(most, limit.value_or(most));
+}
+}  // namespace detail
+
+/// Threads that a parallel loop uses when the user does not say: what OpenMP would use, but, unless
+/// OMP_NUM_THREADS is set, no more than the container grants (`container_processors`). More threads
+/// than that are stopped in turn, each while others wait for it.
 inline int default_threads() {
 #ifdef _OPENMP
-  return omp_get_max_threads();
+  return detail::threads_within(omp_get_max_threads(), std::getenv("OMP_NUM_THREADS"),
+                                container_processors());
 #else
   return 1;
 #endif

@@ -26,7 +26,7 @@ namespace reformer {
 /// Owner of scratch memory; one per user thread. Not copyable.
 class Workspace {
  public:
-  /// @param threads  threads that operations given this workspace use; 0: what OpenMP would use
+  /// @param threads  threads that operations given this workspace use; 0: `default_threads()`
   explicit Workspace(int threads = 0) : threads_(threads > 0 ? threads : default_threads()) {}
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
