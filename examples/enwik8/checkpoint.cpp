@@ -17,6 +17,7 @@
 #include <system_error>
 #include <utility>
 
+#include "file_kind.hpp"
 #include "reformer/io/atomic_file.hpp"
 
 namespace enwik8 {
@@ -170,7 +171,15 @@ void CheckpointReader::read_header(std::uint64_t file_size) {
   }
   const std::size_t seen = std::min(prefix.size(), magic.size());
   if (std::string_view(prefix).substr(0, seen) != magic.substr(0, seen)) {
-    fail("is not a checkpoint: it does not begin with RFMRCKPT");
+    prefix.resize(1024);  // as much as it takes to know the kind
+    file_.clear();
+    file_.seekg(0);
+    file_.read(prefix.data(), static_cast<std::streamsize>(prefix.size()));
+    prefix.resize(static_cast<std::size_t>(file_.gcount()));
+    const FileKind* kind =
+        kind_of({reinterpret_cast<const std::uint8_t*>(prefix.data()), prefix.size()});
+    fail(kind != nullptr ? fmt::format("is not a checkpoint but {}", kind->name)
+                         : std::string("is not a checkpoint: it does not begin with RFMRCKPT"));
   }
   if (prefix.size() < prefix_bytes) {
     fail(fmt::format("is truncated: {} bytes, and already its first part has {}", file_size,

@@ -10,11 +10,13 @@
 #include <cstdio>
 #include <limits>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
 #include <utility>
 
+#include "file_kind.hpp"
 #include "generated_corpus.hpp"
 
 namespace enwik8 {
@@ -25,12 +27,6 @@ using Bytes = std::vector<std::uint8_t>;
 
 [[noreturn]] void fail(const fs::path& file, const std::string& reason) {
   throw std::runtime_error(fmt::format("data file '{}' {}", file.string(), reason));
-}
-
-bool starts_with(const Bytes& bytes, std::string_view magic) {
-  return bytes.size() >= magic.size() &&
-         std::equal(magic.begin(), magic.end(), bytes.begin(),
-                    [](char a, std::uint8_t b) { return static_cast<std::uint8_t>(a) == b; });
 }
 
 Bytes read_raw(const fs::path& file) {
@@ -212,21 +208,35 @@ void Corpus::require_parts(std::size_t minimum_part, const std::string& purpose)
 Corpus load_corpus(const fs::path& file) {
   Corpus corpus;
   corpus.source = file.string();
-  corpus.bytes = read_raw(file);
-  const std::string extension = file.extension().string();
-  if (starts_with(corpus.bytes, "\x1f\x8b")) {
-    corpus.bytes = gunzip(file, std::move(corpus.bytes));
-  } else if (starts_with(corpus.bytes, "PK\x03\x04") || starts_with(corpus.bytes, "PK\x05\x06")) {
-    std::string entry;
-    corpus.bytes = unzip(file, entry);
-    corpus.source += " (" + entry + ")";
-  } else if (extension == ".gz" || extension == ".zip") {
-    fail(file, fmt::format("is named {} but is corrupt or of another kind: it does not begin as {} "
-                           "files do",
-                           extension, extension));
-  }
-  if (corpus.bytes.empty()) {
-    fail(file, "is empty once decompressed");
+  try {
+    corpus.bytes = read_raw(file);
+    const FileKind* kind = kind_of(corpus.bytes);
+    const FileKind* named = kind_of_extension(file.extension().string());
+    if (kind == nullptr && named != nullptr) {
+      fail(file, fmt::format("is named {} but is corrupt or of another kind: it does not begin as "
+                             "{} files do",
+                             named->extension, named->extension));
+    }
+    if (kind != nullptr && kind->is_gzip()) {
+      corpus.bytes = gunzip(file, std::move(corpus.bytes));
+    } else if (kind != nullptr && kind->is_zip()) {
+      std::string entry;
+      corpus.bytes = unzip(file, entry);
+      corpus.source += " (" + entry + ")";
+    } else if (kind != nullptr) {
+      fail(file, fmt::format("is {}, not raw bytes: {}", kind->name, kind->remedy_for(file)));
+    }
+    if (corpus.bytes.empty()) {
+      fail(file, "is empty once decompressed");
+    }
+    if (const FileKind* inner = kind != nullptr ? kind_of(corpus.bytes) : nullptr) {
+      fail(file, fmt::format("is {} with {} inside, not raw bytes: unpack both and give a text",
+                             kind->name, inner->name));
+    }
+  } catch (const std::bad_alloc&) {
+    fail(file, "does not fit into memory");
+  } catch (const std::length_error&) {
+    fail(file, "does not fit into memory");
   }
   return corpus;
 }

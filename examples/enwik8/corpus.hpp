@@ -44,9 +44,10 @@ struct Corpus {
 };
 
 /// Reads a file. Whether it is gzip (any number of members), zip (its first file) or raw is decided
-/// by its first bytes; a name that ends in .gz or .zip with other content is an error.
+/// by its first bytes; a name that ends in .gz, .zip or the like with other content is an error.
 /// @throw std::runtime_error with one line when the file is missing, is a folder, is empty,
-/// truncated or corrupt
+/// truncated, corrupt, larger than memory or, also inside of gzip or zip, of a known kind that is
+/// no raw bytes (see file_kind.hpp)
 Corpus load_corpus(const std::filesystem::path& file);
 
 /// Folders in which enwik8 is looked for: `examples/enwik8/data` and `data` of the current folder,

@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "checkpoint.hpp"
+#include "file_kind.hpp"
 #include "model_io.hpp"
 #include "options.hpp"
 
@@ -27,7 +28,14 @@ std::string read_prompt(const GenerateOptions& options) {
   if (!is_empty && !(file && prompt << file.rdbuf())) {
     throw std::runtime_error(fmt::format("prompt file '{}' cannot be read", options.prompt_file));
   }
-  return prompt.str();
+  const std::string text = prompt.str();
+  if (const FileKind* kind =
+          kind_of({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()})) {
+    throw std::runtime_error(fmt::format("prompt file '{}' is {}, not raw bytes: {}",
+                                         options.prompt_file, kind->name,
+                                         kind->remedy_for(options.prompt_file)));
+  }
+  return text;
 }
 
 int generate(const GenerateOptions& options, const Console& console) {

@@ -2,9 +2,11 @@
 #include "enwik8/corpus.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <zip.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
@@ -82,6 +84,127 @@ TEST(Corpus, AcceptsAnyBytes) {
   EXPECT_EQ(as_string(load_corpus(folder / "one").bytes), "\x1f");
 }
 
+/// Files of kinds that are no raw bytes, as their programs write them.
+struct KindOfFile {
+  const char* name;     // in the message
+  std::string content;  // as far as it tells
+  const char* remedy;   // after the name of the kind; FILE stands for the file
+};
+
+std::string tar_header(const std::string& magic) {
+  std::string block(512, '\0');
+  block.replace(0, 8, "text.txt");
+  block.replace(257, magic.size(), magic);
+  return block + "the text in it";
+}
+
+std::string with_length(const std::string& json) {
+  std::string bytes(8, '\0');
+  bytes[0] = static_cast<char>(json.size());
+  return bytes + json;
+}
+
+const std::vector<KindOfFile>& kinds_of_files() {
+  using namespace std::string_literals;
+  static const std::vector<KindOfFile> kinds{
+      {"an xz file", "\xfd\x37zXZ\0\0\x04\xe6\xd6"s, "decompress it first: xz -dk FILE"},
+      {"a bzip2 file", "BZh91AY&SY\x5a\x1c\x90\x11\0\x12"s, "decompress it first: bzip2 -dk FILE"},
+      {"a zstd file", "\x28\xb5\x2f\xfd\x24\x0e\x71"s, "decompress it first: zstd -d FILE"},
+      {"an lz4 file", "\x04\x22\x4d\x18\x64\x40"s, "decompress it first: lz4 -dk FILE"},
+      {"an lzip file", "LZIP\x01\x0c"s, "decompress it first: lzip -dk FILE"},
+      {"a 7z archive", "7z\xbc\xaf\x27\x1c\0\x04"s, "unpack it first: 7z x FILE"},
+      {"a rar archive", "Rar!\x1a\x07\x01\0"s, "unpack it first: unrar x FILE"},
+      {"a tar archive", tar_header("ustar\00000"s),
+       "unpack it and give one of its files: tar -xf FILE"},
+      {"a tar archive", tar_header("ustar  \0"s),
+       "unpack it and give one of its files: tar -xf FILE"},
+      {"a PDF file", "%PDF-1.5\n%\xbf\xf7\xa2\xfe\n1 0 obj\nstream\nx\x9c\x02"s,
+       "extract its text first: pdftotext FILE"},
+      {"a PNG image", "\x89PNG\r\n\x1a\n\0\0\0\rIHDR"s, "give a text"},
+      {"a JPEG image", "\xff\xd8\xff\xe0\0\x10JFIF"s, "give a text"},
+      {"a GIF image", "GIF87a\x10\0\x10\0"s, "give a text"},
+      {"a GIF image", "GIF89a\x10\0\x10\0"s, "give a text"},
+      {"a WebP image", "RIFF\x24\0\0\0WEBPVP8L"s, "give a text"},
+      {"a program or library (ELF)", "\177ELF\x02\x01\x01"s, "give a text"},
+      {"an SQLite database", "SQLite format 3\0\x10\0"s, "give a text"},
+      {"an HDF5 file", "\x89HDF\r\n\x1a\n\0"s, "give a text"},
+      {"a NumPy array", "\x93NUMPY\x01\0v\0{'descr': '<f4'"s, "give a text"},
+      {"a Parquet file", "PAR1\x15\x04\x15"s, "give a text"},
+      {"a checkpoint of this trainer", "RFMRCKPT\x01\x02\x03\x04\x01\0\0\0"s,
+       "give the text it learns from"},
+      {"a safetensors file",
+       with_length(R"({"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})"), "give a text"},
+      {"a pointer of git-LFS in place of the file",
+       "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 100000000\n",
+       "fetch the file first: git lfs pull"},
+  };
+  return kinds;
+}
+
+std::string replaced(std::string text, const std::string& what, const std::string& by) {
+  const auto at = text.find(what);
+  return at == std::string::npos ? text : text.replace(at, what.size(), by);
+}
+
+TEST(Corpus, RefusesKindsThatAreNoRawBytes) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "a file";
+  for (const KindOfFile& kind : kinds_of_files()) {
+    // Whatever follows: nothing but what tells the kind is looked at.
+    write_file(file, kind.content + sample_text(5000));
+    if (std::string(kind.name).find("git-LFS") != std::string::npos) {
+      write_file(file, kind.content);
+    }
+    EXPECT_EQ(load_error(file),
+              "data file '" + file.string() + "' is " + kind.name +
+                  ", not raw bytes: " + replaced(kind.remedy, "FILE", "'" + file.string() + "'"));
+    // The same inside of what the trainer reads.
+    const std::string content = read_file(file);
+    write_file(file, gzipped(folder, content));
+    EXPECT_TRUE(contains(load_error(file), std::string("is a gzip file with ") + kind.name +
+                                               " inside, not raw bytes: unpack both"));
+    fs::remove(file);
+    write_zip(file, {{"entry", content}});
+    EXPECT_TRUE(contains(load_error(file), std::string("is a zip archive with ") + kind.name));
+  }
+  write_file(file, gzipped(folder, gzipped(folder, "text")));
+  EXPECT_TRUE(contains(load_error(file), "is a gzip file with a gzip file inside"));
+}
+
+TEST(Corpus, TakesTextThatBeginsLikeAnotherKind) {
+  const TemporaryFolder folder;
+  for (const std::string& text : Strings{
+           "BZh91AY&SY is how files of bzip2 begin", "%PDF-1.7 begins a PDF\n\ttabs and lines\r\n",
+           "GIF89a is a format of images", "RIFF1234WEBPVP8 begins WebP", "PAR1 begins Parquet",
+           "RFMRCKPT begins a checkpoint", "PK, they said", "7z x file", "Rar! he cried",
+           "(\xb5/\xfc is nearly zstd", "\xfd\x37zXZ without its zero", "\xff\xd8\xff in Latin-1",
+           "ustar", std::string(257, 'x') + "ustar is the magic of tar", "        {\"json\": 1}",
+           "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n" + sample_text(2000),
+           "\xc3\xa9t\xc3\xa9", "\xff\xfet\x00\x65\x00"}) {
+    write_file(folder / "text", text);
+    EXPECT_EQ(as_string(load_corpus(folder / "text").bytes), text);
+  }
+}
+
+TEST(Corpus, SaysThatAFileDoesNotFitIntoMemory) {
+  const TemporaryFolder folder;
+  write_file(folder / "huge", "");
+  std::error_code error;
+  fs::resize_file(folder / "huge", std::uintmax_t{1} << 40, error);  // a hole
+  if (error) {
+    GTEST_SKIP() << "no file of 1 TB can be made here: " << error.message();
+  }
+  // Some systems promise any amount of memory and end the program that uses it.
+  rlimit before{};
+  ::getrlimit(RLIMIT_AS, &before);
+  rlimit limit = before;
+  limit.rlim_cur = std::min<rlim_t>(before.rlim_cur, rlim_t{1} << 39);
+  ::setrlimit(RLIMIT_AS, &limit);
+  const std::string message = load_error(folder / "huge");
+  ::setrlimit(RLIMIT_AS, &before);
+  EXPECT_TRUE(contains(message, "does not fit into memory"));
+}
+
 TEST(Corpus, LoadsSeveralGzipMembersAndPadding) {
   const TemporaryFolder folder;
   const std::string members =
@@ -144,6 +267,11 @@ TEST(Corpus, NoticesAGzipOrZipThatIsNone) {
   write_file(folder / "a.zip", "just text");
   EXPECT_TRUE(contains(load_error(folder / "a.gz"), "is named .gz but is corrupt or of another"));
   EXPECT_TRUE(contains(load_error(folder / "a.zip"), "is named .zip but is corrupt or of another"));
+  for (const char* extension : {".xz", ".bz2", ".zst", ".lz4", ".lz", ".7z", ".rar", ".tar"}) {
+    const fs::path file = folder / (std::string("a") + extension);
+    write_file(file, "just text");
+    EXPECT_TRUE(contains(load_error(file), std::string("is named ") + extension + " but is"));
+  }
 }
 
 TEST(Corpus, NoticesATruncatedOrDamagedZip) {

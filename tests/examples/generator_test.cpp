@@ -123,6 +123,10 @@ TEST_F(Generator, RefusesWithOneLine) {
   refuses({"--checkpoint", run(), "--prompt-file", path("none")}, exit_failure,
           "none' cannot be read");
   refuses({"--checkpoint", run(), "--prompt-file", run()}, exit_failure, "cannot be read");
+  write_file(*folder_ / "image", "\x89PNG\r\n\x1a\n");
+  refuses({"--checkpoint", run(), "--prompt-file", path("image")}, exit_failure,
+          "image' is a PNG image, not raw bytes: give a text");
+  refuses({"--checkpoint", path("image")}, exit_failure, "is not a checkpoint but a PNG image");
   const std::string whole = read_file(*folder_ / "run/checkpoint.bin");
   write_file(*folder_ / "cut", whole.substr(0, whole.size() - 7));
   refuses({"--checkpoint", path("cut")}, exit_failure, "is truncated");
