@@ -202,6 +202,65 @@ TEST(Attention, InGroupsOfHeadsIsThatOfAllHeadsTogether) {
   }
 }
 
+/// Output and gradients in float of a small case, and the scratch they took.
+struct SmallCase {
+  AttentionOutput<float> output;
+  AttentionGradients<float> gradients;
+  std::size_t scratch = 0;
+
+  explicit SmallCase(const AttentionPattern& pattern, bool causal, double dropout = 0) {
+    Workspace workspace(2);
+    const AttentionOptions options{.pattern = pattern, .causal = causal, .dropout = dropout};
+    const auto query = random_tensor<float>(shape, 1), separate = random_tensor<float>(shape, 2);
+    const auto& key = shares_query_key(pattern) ? query : separate;
+    const auto value = random_tensor<float>(shape, 3), dout = random_tensor<float>(shape, 4);
+    Tensor<Bucket, 4> buckets;
+    if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
+      const Tensor<float, 4> drawn =
+          random_rotations<float>(H, K, lsh->num_hashes, lsh->num_buckets, {5});
+      buckets = lsh_buckets<float>(workspace, query, *lsh, drawn);
+    }
+    output = attention<float>(workspace, query, key, value, options, buckets);
+    gradients =
+        attention_backward<float>(workspace, query, key, value, options, output, dout, buckets);
+    scratch = workspace.peak_bytes();
+  }
+};
+
+TEST(Attention, OfAWindowBeyondTheSequenceIsThatOfTheWholeSequence) {
+  struct Case {
+    AttentionPattern beyond, whole;
+  };
+  constexpr Index most = max_size, chunks = (T + 3) / 4, others = chunks - 1;
+  const auto in_buckets = [](Index length, Index before, Index after, Duplicates duplicates) {
+    return LshPattern{length, before, after, 2, {4}, false, Chunking::bucket_chunks, duplicates};
+  };
+  constexpr auto once = Duplicates::once, each_time = Duplicates::each_time;
+  const std::vector<Case> cases = {
+      {in_buckets(most, 1, 0, each_time), in_buckets(T + 1, 0, 0, each_time)},
+      {in_buckets(most, most, most, once), in_buckets(T + 1, 0, 0, once)},
+      {in_buckets(4, most, 0, each_time), in_buckets(4, others, 0, each_time)},
+      {in_buckets(4, most, most, once), in_buckets(4, others, others, once)},
+      {LocalPattern{most, 1, 1}, LocalPattern{T, 0, 0}},
+      {LocalPattern{most, 1, 1, true}, LocalPattern{T, 0, 0}},
+      {LocalPattern{4, Index{1} << 20, 0}, LocalPattern{4, others, 0}},
+      {LocalPattern{4, most, most}, LocalPattern{4, others, others}},
+      {LshPattern{most, 1, 0, 2, {4}}, LshPattern{T, 1, 0, 2, {4}}},
+  };
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    for (const bool causal : {true, false}) {
+      const SmallCase beyond(cases[i].beyond, causal, 0.2), whole(cases[i].whole, causal, 0.2);
+      const auto name = reformer::detail::join("case ", i, causal ? ", causal" : "");
+      EXPECT_EQ(beyond.scratch, whole.scratch) << name;
+      EXPECT_TRUE(same_bits(beyond.output.out, whole.output.out)) << name;
+      EXPECT_TRUE(same_bits(beyond.output.normaliser, whole.output.normaliser)) << name;
+      EXPECT_TRUE(same_bits(beyond.gradients.dquery, whole.gradients.dquery)) << name;
+      EXPECT_TRUE(same_bits(beyond.gradients.dkey, whole.gradients.dkey)) << name;
+      EXPECT_TRUE(same_bits(beyond.gradients.dvalue, whole.gradients.dvalue)) << name;
+    }
+  }
+}
+
 /// Calls with one argument wrong, in float.
 class AttentionErrors : public testing::Test {
  protected:

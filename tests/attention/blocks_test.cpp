@@ -7,10 +7,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -340,6 +342,18 @@ TEST(TiledBlocks, MayAddToOneGradientOfSharedQueriesAndKeys) {
   }
 }
 
+TEST(Window, IsCutToTheSequence) {
+  const auto within = [](const Window& window, Index length) {
+    const Window cut = window.within(length);
+    return std::tuple(cut.chunk_length, cut.chunks_before, cut.chunks_after, cut.circular);
+  };
+  EXPECT_EQ(within({4, 2, 1, false}, 16), std::tuple(4, 2, 1, false));
+  EXPECT_EQ(within({4, 9, 5, false}, 17), std::tuple(4, 4, 4, false));
+  EXPECT_EQ(within({4, 9, 5, true}, 17), std::tuple(4, 9, 5, true));  // chunks come twice
+  EXPECT_EQ(within({20, 9, 5, true}, 17), std::tuple(17, 0, 0, false));
+  EXPECT_EQ(within({max_size, max_size, max_size, false}, 1), std::tuple(1, 0, 0, false));
+}
+
 TEST(CheckWindow, NamesWhatIsImpossible) {
   const auto message = [](const Window& window) {
     return message_of([&] { check_window("attend", window); });
@@ -348,6 +362,15 @@ TEST(CheckWindow, NamesWhatIsImpossible) {
   EXPECT_EQ(message({0, 1, 0, true}), "reformer::attend: chunk_length is 0, must be at least 1");
   EXPECT_EQ(message({4, -1, 0, true}), "reformer::attend: chunks_before is -1, must be at least 0");
   EXPECT_EQ(message({4, 0, -2, true}), "reformer::attend: chunks_after is -2, must be at least 0");
+  const Index most = max_size, beyond = std::numeric_limits<Index>::max();
+  EXPECT_NO_THROW(check_window("attend", {most, most, most, false}));
+  EXPECT_NO_THROW(check_window("attend", {most, 256, 0, true}));
+  EXPECT_TRUE(contains(message({most + 1, 1, 0, false}),
+                       "chunk_length is 2147483648, must be at most 2147483647"));
+  EXPECT_TRUE(contains(message({4, beyond, 0, false}), "chunks_before is 9223372036854775807, "));
+  EXPECT_TRUE(contains(message({4, 0, beyond, true}), "chunks_after is 9223372036854775807, "));
+  EXPECT_TRUE(contains(message({4, 256, 1, true}),
+                       "chunks_before + chunks_after is 257, must be at most 256"));
 }
 
 }  // namespace

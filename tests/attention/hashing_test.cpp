@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <string>
@@ -297,6 +298,31 @@ TEST(AutomaticNumBuckets, FollowsItsRule) {
       }
     }
   }
+}
+
+TEST(AutomaticNumBuckets, ChecksItsSizes) {
+  const auto message = [](Index length, Index chunk_length) {
+    return message_of([&] { automatic_num_buckets(length, chunk_length); });
+  };
+  constexpr Index beyond = std::numeric_limits<Index>::max();
+  EXPECT_EQ(message(0, 64), "reformer::automatic_num_buckets: length is 0, must be at least 1");
+  EXPECT_TRUE(contains(message(beyond, 64), ": length is 9223372036854775807, must be at most "));
+  EXPECT_TRUE(contains(message(64, 0), ": chunk_length is 0, must be at least 1"));
+  EXPECT_TRUE(contains(message(64, beyond), ": chunk_length is 9223372036854775807, must be at m"));
+}
+
+TEST(RandomRotations, CheckTheirSizes) {
+  const auto message = [](Index heads, Index width, Index hashes, std::vector<Index> factors) {
+    return message_of([&] { random_rotations<float>(heads, width, hashes, factors, {}); });
+  };
+  EXPECT_EQ(message(0, 4, 1, {2}), "reformer::random_rotations: heads is 0, must be at least 1");
+  EXPECT_TRUE(contains(message(2, -4, 1, {2}), ": head_width is -4, must be at least 1"));
+  EXPECT_TRUE(
+      contains(message(1 << 20, 2048, 1, {2}), ": head_width is 2048, must be at most 2047"));
+  EXPECT_TRUE(contains(message(2, 4, 0, {2}), ": num_hashes is 0, must be at least 1"));
+  EXPECT_TRUE(contains(message(2, 4, 65536, {2}), ": num_hashes is 65536, must be at most 65535"));
+  EXPECT_TRUE(contains(message(2, 4, 1, {}), ": num_buckets is empty"));
+  EXPECT_TRUE(contains(message(2, 4, 1, {3}), ": num_buckets has the factor 3"));
 }
 
 TEST(RotationColumns, AreHalfTheSumOfTheFactors) {

@@ -623,6 +623,23 @@ TEST(SelfAttention, RejectsImpossibleConfigurations) {
                        "sort_padding is true, must be false for bucket_chunks"));
   EXPECT_TRUE(contains(with_pattern(LshPattern{4, 1, 0, 2, {4}, false, {}, Duplicates::once}),
                        "duplicates count once, which only bucket_chunks can do"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.width = max_size + 1; }),
+                       "width is 2147483648, must be at most 2147483647"));
+  EXPECT_TRUE(contains(message([](auto& c) {
+                         c.num_heads = 65536;
+                         c.head_width = 32768;
+                       }),
+                       "head_width is 32768, must be at most 32767"));
+  EXPECT_TRUE(contains(message([](auto& c) { c.layer_norm_epsilon = 0; }),
+                       "layer_norm_epsilon is 0, must be in [1e-37, 1e37]"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{4, 1, 0, 65536, {4}}),
+                       "num_hashes is 65536, must be at most 65535"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{.chunks_before = Index{1} << 20}),
+                       "chunks_before + chunks_after is 1048576, must be at most 256"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{.chunking = static_cast<Chunking>(2)}),
+                       "chunking is number 2, must be sorted_chunks or bucket_chunks"));
+  EXPECT_TRUE(contains(with_pattern(LshPattern{.duplicates = static_cast<Duplicates>(-1)}),
+                       "duplicates is number -1, must be each_time or once"));
 }
 
 TEST(SelfAttention, RejectsWrongArguments) {

@@ -40,7 +40,10 @@ inline constexpr Index max_buckets = 65535;
 /// N is the largest power of two that is at most 2 T / C, and at least 2: a bucket then holds half
 /// a chunk to a chunk on average, as in trax and HuggingFace. Above 64 it is split into factors of
 /// at most 32, as equal as can be, so that hashing costs less than attention at any length.
+/// @throw std::invalid_argument for lengths below 1 or beyond `max_size`
 inline std::vector<Index> automatic_num_buckets(Index length, Index chunk_length) {
+  check_between("automatic_num_buckets", "length", length, 1, max_size);
+  check_between("automatic_num_buckets", "chunk_length", chunk_length, 1, max_size);
   const auto ratio = static_cast<std::uint64_t>(2 * length / chunk_length);
   const int log2 = std::clamp(static_cast<int>(std::bit_width(ratio)) - 1, 1, 15);
   if (log2 <= 6) return {Index{1} << log2};
@@ -73,10 +76,19 @@ inline void check_buckets(std::string_view function, std::span<const Index> fact
   }
 }
 
+/// Most hash rounds.
+inline constexpr Index max_hashes = 65535;
+
 /// Draws rotations `[H, K, R, columns]` with standard normal entries.
+/// @throw std::invalid_argument for sizes out of range, or factors that `check_buckets` refuses
 template <typename Scalar>
 Tensor<Scalar, 4> random_rotations(Index heads, Index head_width, Index num_hashes,
                                    std::span<const Index> factors, const RandomKey& key) {
+  constexpr auto function = "random_rotations";
+  check_between(function, "heads", heads, 1, max_size);
+  check_between(function, "head_width", head_width, 1, max_size / heads);
+  check_between(function, "num_hashes", num_hashes, 1, max_hashes);
+  check_buckets(function, factors);
   Tensor<Scalar, 4> rotations(heads, head_width, num_hashes, rotation_columns(factors));
   fill_normal(rotations.data(), rotations.size(), 1.0, RandomStream(key, Purpose::rotations));
   return rotations;

@@ -208,7 +208,7 @@ void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group, Disjoint
   const auto* local = std::get_if<LocalPattern>(group.pattern);
   if (has_bucket_chunks(*group.pattern)) {
     const OrderLayout layout(*group.pattern, T);
-    const Window window = window_of(*lsh);
+    const Window window = window_of(*lsh, T);
     const auto list_of = [&](Index b, Index h) {
       const std::int32_t* order = group.order + (b * group.heads + h) * layout.size();
       return BucketBlocks(order + layout.order, layout.max_chunks, group.rounds(), window,
@@ -216,8 +216,7 @@ void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group, Disjoint
     };
     for_each_run_of(workspace, group, list_of, group.rounds() * layout.max_chunks, body);
   } else if (lsh != nullptr || local != nullptr) {
-    Window window = lsh != nullptr ? window_of(*lsh) : window_of(*local);
-    if (T <= window.chunk_length) window.circular = false;  // one chunk has no neighbours
+    const Window window = lsh != nullptr ? window_of(*lsh, T) : window_of(*local, T);
     auto* lists = scratch.take<ChunkedBlocks>(group.batch);
     for (Index b = 0; b < group.batch; ++b) {
       const Index slots = lsh != nullptr ? slots_of(group, b) : T;
@@ -242,15 +241,19 @@ struct BlockSize {
 
   BlockSize(const AttentionPattern& pattern, Index length) {
     if (const auto* lsh = hashed(pattern, length)) {
-      queries = lsh->chunk_length;
-      keys = window_of(*lsh).max_keys();
+      take(window_of(*lsh, length), length);
       if (lsh->duplicates == Duplicates::once) rounds = lsh->num_hashes;
     } else if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
-      queries = std::min(length, local->chunk_length);
-      keys = window_of(*local).max_keys();
+      take(window_of(*local, length), length);
     } else {
       queries = keys = std::min(length, TiledBlocks::tile);
     }
+  }
+
+ private:
+  void take(const Window& window, Index length) {
+    queries = window.chunk_length;
+    keys = window.circular ? window.max_keys() : std::min(window.max_keys(), length);
   }
 };
 
@@ -299,7 +302,7 @@ void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, Index
       return;
     }
     sort_by_bucket(ids, num_buckets, ends, order);
-    const Window window = window_of(lsh);
+    const Window window = window_of(lsh, T);
     std::int32_t* tables = head_order + layout.order;
     std::int32_t* table = tables + r * BucketBlocks::table_size(layout.max_chunks);
     BucketBlocks::fill_table({ends, static_cast<std::size_t>(num_buckets)}, window,

@@ -121,13 +121,23 @@ inline Window window_of(const LshPattern& lsh) {
 inline Window window_of(const LocalPattern& local) {
   return {local.chunk_length, local.chunks_before, local.chunks_after, local.circular};
 }
+/// The window at a length, from which all sizes follow.
+template <typename Pattern>
+Window window_of(const Pattern& pattern, Index length) {
+  return window_of(pattern).within(length);
+}
 
 /// Throws `std::invalid_argument` if the pattern makes no sense.
 inline void check_pattern(std::string_view function, const AttentionPattern& pattern) {
   if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
     check_window(function, window_of(*lsh));
-    check_at_least(function, "num_hashes", lsh->num_hashes, 1);
+    check_between(function, "num_hashes", lsh->num_hashes, 1, max_hashes);
     const bool by_bucket = lsh->chunking == Chunking::bucket_chunks;
+    check(by_bucket || lsh->chunking == Chunking::sorted_chunks, function, "chunking is number ",
+          static_cast<int>(lsh->chunking), ", must be sorted_chunks or bucket_chunks");
+    check(lsh->duplicates == Duplicates::each_time || lsh->duplicates == Duplicates::once, function,
+          "duplicates is number ", static_cast<int>(lsh->duplicates),
+          ", must be each_time or once");
     check(!by_bucket || !lsh->num_buckets.empty(), function,
           "num_buckets is empty, must be given for bucket_chunks, where it may not follow the "
           "length");

@@ -43,17 +43,16 @@ struct SelfAttentionConfig {
   double layer_norm_epsilon = 1e-12;
 };
 
-/// Throws `std::invalid_argument` for sizes below 1, an impossible pattern or a dropout outside [0,
-/// 1).
+/// Throws `std::invalid_argument` for sizes out of range, an impossible pattern, a dropout outside
+/// [0, 1) or an epsilon out of range.
 inline void check_config(std::string_view function, const SelfAttentionConfig& config) {
-  check_at_least(function, "width", config.width, 1);
-  check_at_least(function, "num_heads", config.num_heads, 1);
-  check_at_least(function, "head_width", config.head_width, 1);
+  check_between(function, "width", config.width, 1, max_size);
+  check_between(function, "num_heads", config.num_heads, 1, max_size);
+  check_between(function, "head_width", config.head_width, 1, max_size / config.num_heads);
   check_dropout(function, "attention_dropout", config.attention_dropout);
   check_dropout(function, "dropout", config.dropout);
   check_pattern(function, config.pattern);
-  check(config.layer_norm_epsilon > 0, function, "layer_norm_epsilon is ",
-        config.layer_norm_epsilon, ", must be positive");
+  check_layer_norm_epsilon(function, config.layer_norm_epsilon);
 }
 
 /// Self-attention branch; satisfies `ReversibleBranch`.
@@ -254,9 +253,9 @@ class SelfAttention {
     };
     Index keys = config_.causal ? length / 2 : length;
     if (const auto* lsh = detail::hashed(config_.pattern, length)) {
-      keys = keys_seen(window_of(*lsh), lsh->num_hashes);
+      keys = keys_seen(window_of(*lsh, length), lsh->num_hashes);
     } else if (const auto* local = std::get_if<LocalPattern>(&config_.pattern)) {
-      keys = keys_seen(window_of(*local), 1);
+      keys = keys_seen(window_of(*local, length), 1);
     }
     return 2 * static_cast<double>(keys) * static_cast<double>(all_width());
   }

@@ -38,6 +38,17 @@ inline void check_at_least(std::string_view function, std::string_view name, Ind
   check(value >= least, function, name, " is ", value, ", must be at least ", least);
 }
 
+/// Requires `least <= value <= most`.
+inline void check_between(std::string_view function, std::string_view name, Index value,
+                          Index least, Index most) {
+  check_at_least(function, name, value, least);
+  check(value <= most, function, name, " is ", value, ", must be at most ", most);
+}
+
+/// Largest size of one axis, or number of one kind of thing, in a configuration: products of two
+/// of them fit an `Index`.
+inline constexpr Index max_size = 2147483647;
+
 /// Requires `value == expected`.
 inline void check_equal(std::string_view function, std::string_view name, Index value,
                         std::string_view expected_name, Index expected) {
