@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "support/compare.hpp"
+#include "support/errors.hpp"
 #include "support/random_data.hpp"
 
 namespace reformer::test {
@@ -53,6 +55,14 @@ TYPED_TEST(DropoutTest, DropsAtItsRateAndKeepsTheMean) {
     const double deviation = std::sqrt(probability * (1 - probability) / many);
     EXPECT_NEAR(dropped / many, probability, 5 * deviation);
     EXPECT_NEAR(sum / many, 1, 5 * deviation / (1 - probability));
+  }
+}
+
+TYPED_TEST(DropoutTest, ChecksItsProbability) {
+  for (const double bad : {-0.1, 1.0, 2.0, std::numeric_limits<double>::quiet_NaN()}) {
+    EXPECT_EQ(
+        message_of([&] { Dropout<TypeParam>(bad, {}, Purpose::branch_dropout); }),
+        reformer::detail::join("reformer::Dropout: probability is ", bad, ", must be in [0, 1)"));
   }
 }
 

@@ -398,6 +398,20 @@ TEST(FeedForwardConfig, IsChecked) {
             "reformer::FeedForward: dropout is 1, must be in [0, 1)");
   EXPECT_EQ(message({.width = 4, .hidden_width = 4, .dropout = -0.25}),
             "reformer::FeedForward: dropout is -0.25, must be in [0, 1)");
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_EQ(message({.width = 4, .hidden_width = 4, .dropout = nan}),
+            "reformer::FeedForward: dropout is nan, must be in [0, 1)");
+  EXPECT_EQ(message({.width = std::numeric_limits<Index>::max()}),
+            "reformer::FeedForward: width is 9223372036854775807, must be at most 2147483647");
+  EXPECT_EQ(message({.width = 4, .hidden_width = max_size + 1}),
+            "reformer::FeedForward: hidden_width is 2147483648, must be at most 2147483647");
+  EXPECT_EQ(message({.width = 4, .hidden_width = 4, .activation = static_cast<Activation>(3)}),
+            "reformer::FeedForward: activation is number 3, must be relu, gelu or gelu_tanh");
+  for (const double epsilon : {0.0, -1.0, 1e-300, 1e300, std::numeric_limits<double>::infinity()}) {
+    EXPECT_EQ(message({.width = 4, .hidden_width = 4, .layer_norm_epsilon = epsilon}),
+              reformer::detail::join("reformer::FeedForward: layer_norm_epsilon is ", epsilon,
+                                     ", must be in [1e-37, 1e37]"));
+  }
 }
 
 }  // namespace

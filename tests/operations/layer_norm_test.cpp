@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "support/compare.hpp"
+#include "support/errors.hpp"
 #include "support/gradient_check.hpp"
 #include "support/naive.hpp"
 #include "support/random_data.hpp"
@@ -46,6 +48,23 @@ template <typename Scalar>
 class LayerNormTest : public testing::Test {};
 using Scalars = testing::Types<float, double>;
 TYPED_TEST_SUITE(LayerNormTest, Scalars);
+
+TYPED_TEST(LayerNormTest, ChecksItsWidthAndEpsilon) {
+  const auto message = [](Index width, double epsilon) {
+    return message_of([&] { LayerNorm<TypeParam>("norm", width, epsilon); });
+  };
+  EXPECT_EQ(message(0, 1e-12), "reformer::LayerNorm: width is 0, must be at least 1");
+  EXPECT_EQ(message(max_size + 1, 1e-12),
+            "reformer::LayerNorm: width is 2147483648, must be at most 2147483647");
+  EXPECT_EQ(message(4, std::numeric_limits<double>::quiet_NaN()),
+            "reformer::LayerNorm: layer_norm_epsilon is nan, must be in [1e-37, 1e37]");
+  EXPECT_EQ(message(4, 1e-38),
+            "reformer::LayerNorm: layer_norm_epsilon is 1e-38, must be in [1e-37, 1e37]");
+  const LayerNorm<TypeParam> norm("norm", 4, 1e-37);  // a row of equal numbers stays finite
+  std::vector<TypeParam> row(4, TypeParam(3));
+  norm.forward_row(row.data(), row.data());
+  EXPECT_EQ(row, std::vector<TypeParam>(4, TypeParam(0)));
+}
 
 TYPED_TEST(LayerNormTest, HasScaleOneAndBiasZeroAtFirst) {
   LayerNorm<TypeParam> norm("block.layer_norm", 5, 1e-5);

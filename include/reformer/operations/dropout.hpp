@@ -12,6 +12,7 @@
 #include <array>
 #include <cmath>
 
+#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/random.hpp"
 #include "reformer/foundation/simd.hpp"
 
@@ -22,8 +23,9 @@ template <typename Scalar>
 class Dropout {
  public:
   /// @param probability  of dropping an element, in [0, 1); 0 does nothing
+  /// @throw std::invalid_argument for another probability
   Dropout(double probability, const RandomKey& key, Purpose purpose)
-      : stream_(key, purpose),
+      : stream_((check_dropout("Dropout", "probability", probability), key), purpose),
         threshold_(static_cast<std::uint32_t>(std::min(std::lround(probability * 65536), 65535L))),
         scale_(static_cast<Scalar>(65536.0 / (65536.0 - threshold_))) {}
 

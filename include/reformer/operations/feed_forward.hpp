@@ -39,13 +39,14 @@ struct FeedForwardConfig {
   double layer_norm_epsilon = 1e-12;
 };
 
-/// Throws `std::invalid_argument` for sizes below 1 or a dropout outside [0, 1).
+/// Throws `std::invalid_argument` for sizes out of range, an activation that is none, a dropout
+/// outside [0, 1) or an epsilon out of range.
 inline void check_config(std::string_view function, const FeedForwardConfig& config) {
-  check_at_least(function, "width", config.width, 1);
-  check_at_least(function, "hidden_width", config.hidden_width, 1);
+  check_between(function, "width", config.width, 1, max_size);
+  check_between(function, "hidden_width", config.hidden_width, 1, max_size);
+  check_activation(function, config.activation);
   check_dropout(function, "dropout", config.dropout);
-  check(config.layer_norm_epsilon > 0, function, "layer_norm_epsilon is ",
-        config.layer_norm_epsilon, ", must be positive");
+  check_layer_norm_epsilon(function, config.layer_norm_epsilon);
 }
 
 /// Feed-forward branch; satisfies `ReversibleBranch`.

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cmath>
+#include <string_view>
 #include <utility>
 
 #include "reformer/foundation/parameter.hpp"
@@ -23,6 +24,12 @@
 #include "reformer/operations/product.hpp"
 
 namespace reformer {
+
+/// Requires an epsilon that is neither zero nor infinite in any scalar type.
+inline void check_layer_norm_epsilon(std::string_view function, double epsilon) {
+  check(epsilon >= 1e-37 && epsilon <= 1e37, function, "layer_norm_epsilon is ", epsilon,
+        ", must be in [1e-37, 1e37]");
+}
 
 /// Mean and 1 / sqrt(variance + epsilon) of a row.
 template <typename Scalar>
@@ -74,10 +81,13 @@ class PartialGradients {
 template <typename Scalar>
 class LayerNorm {
  public:
+  /// @throw std::invalid_argument for a width or an epsilon out of range
   LayerNorm(const std::string& name, Index width, double epsilon)
       : epsilon_(static_cast<Scalar>(epsilon)),
-        scale_(name + ".weight", 1, width),
+        scale_((check_between("LayerNorm", "width", width, 1, max_size), name + ".weight"), 1,
+               width),
         bias_(name + ".bias", 1, width) {
+    check_layer_norm_epsilon("LayerNorm", epsilon);
     scale_.value.setOnes();
   }
 
