@@ -103,7 +103,7 @@ void check_attention_of(const AttentionOptions& options) {
   ASSERT_EQ(output.out.dimensions(), query.dimensions());
   if (options.dropout == 0) {
     for (Index b = 0; b < B; ++b) {
-      naive::Rules rules{options.causal, shared, {}};
+      naive::Rules rules = naive::rules_of(options.pattern, options.causal);
       if (!options.is_real.empty()) {
         rules.is_real = options.is_real.subspan(static_cast<std::size_t>(b * T), T);
       }
@@ -141,8 +141,9 @@ void check_attention_of(const AttentionOptions& options) {
 
 TEST(Attention, IsTheDefinitionAndItsGradient) {
   const auto is_real = mask();
-  for (const AttentionPattern& pattern : patterns()) {
+  for (const AttentionPattern& pattern : naive::with_following(patterns())) {
     for (const bool causal : {true, false}) {
+      if (!naive::exists(pattern, causal)) continue;
       check_attention_of({.pattern = pattern, .causal = causal});
       check_attention_of({.pattern = pattern, .causal = causal, .is_real = is_real});
       check_attention_of(
@@ -302,6 +303,11 @@ TEST_F(AttentionErrors, NameWhatIsWrong) {
                        "chunk_length is 0, must be at least 1"));
   EXPECT_TRUE(contains(message(x, key, value, {.pattern = ExactPattern{}, .dropout = 1}, {}),
                        "dropout is 1, must be in [0, 1)"));
+  EXPECT_TRUE(contains(
+      message(x, key, value,
+              {.pattern = ExactPattern{.values = reformer::Values::following}, .causal = false},
+              {}),
+      "values are following, must be own where attention is not causal"));
   const std::span short_mask = std::span<const std::uint8_t>(is_real).first(37);
   EXPECT_TRUE(
       contains(message(x, key, value, {.pattern = ExactPattern{}, .is_real = short_mask}, {}),

@@ -21,7 +21,7 @@
 namespace reformer::test {
 namespace {
 
-/// One way to attend.
+/// One way to attend. Values are given as keys carry them.
 struct Case {
   AttentionPattern pattern;
   Index batch = 1, length = 1, heads = 1, width = 8;
@@ -52,6 +52,7 @@ struct Case {
     } else {
       kind = shared() ? "exact shared attention" : "exact attention";
     }
+    if (values_of(pattern) == Values::following) kind += ", following";
     return reformer::detail::join(kind, ", B=", batch, " T=", length, " H=", heads, " K=", width,
                                   causal ? " causal" : "", masked ? " masked" : "",
                                   dropout > 0 ? " dropout" : "");
@@ -245,7 +246,7 @@ struct NaiveHead {
 
   template <typename Scalar>
   NaiveHead(const Case& c, const Arrays<Scalar>& arrays, Index b, Index h) {
-    rules = {c.causal, c.shared(), {}};
+    rules = naive::rules_of(c.pattern, c.causal);
     const auto T = static_cast<std::size_t>(c.length);
     if (!arrays.is_real.empty()) {
       rules.is_real = std::span(arrays.is_real).subspan(static_cast<std::size_t>(b) * T, T);
@@ -273,8 +274,7 @@ Matrix<double> expected_out(const Case& c, const Arrays<Scalar>& arrays) {
   for (Index b = 0; b < c.batch; ++b) {
     for (Index h = 0; h < c.heads; ++h) {
       const NaiveHead head(c, arrays, b, h);
-      out.block(b * c.length, h * c.width, c.length, c.width) =
-          naive::attention(head.query, head.key, head.value, head.counts, head.rules);
+      out.block(b * c.length, h * c.width, c.length, c.width) = head.weights() * head.value;
     }
   }
   return out;
@@ -339,16 +339,20 @@ std::vector<Case> shapes() {
   };
 }
 
-/// Every shape, causal and not, masked and not.
+/// Every shape, causal and not, masked and not, own values and following ones.
 std::vector<Case> cases(double dropout = 0) {
   std::vector<Case> result;
   for (Case c : shapes()) {
-    for (const bool causal : {true, false}) {
-      for (const bool masked : {false, true}) {
-        c.causal = causal;
-        c.masked = masked;
-        c.dropout = dropout;
-        result.push_back(c);
+    for (const AttentionPattern& pattern : naive::with_following({c.pattern})) {
+      for (const bool causal : {true, false}) {
+        if (!naive::exists(pattern, causal)) continue;
+        for (const bool masked : {false, true}) {
+          c.pattern = pattern;
+          c.causal = causal;
+          c.masked = masked;
+          c.dropout = dropout;
+          result.push_back(c);
+        }
       }
     }
   }
@@ -471,7 +475,8 @@ TEST(Attend, StandsLargeScores) {
       EXPECT_TRUE(rough.dvalue.allFinite()) << c.name() << ", scale " << scale;
       for (Index i = 0; i < rough.out.size(); ++i) {
         const float sum = rough.out.data()[i];
-        const bool is_weights = std::abs(sum - 1) < 2e-6 || (c.masked && sum == 0);
+        const bool may_see_nothing = c.masked || values_of(c.pattern) == Values::following;
+        const bool is_weights = std::abs(sum - 1) < 2e-6 || (may_see_nothing && sum == 0);
         ASSERT_TRUE(is_weights) << c.name() << ", scale " << scale << ", element " << i << ": "
                                 << sum;
       }
@@ -481,7 +486,7 @@ TEST(Attend, StandsLargeScores) {
 
 TEST(Attend, OfEqualRowsGivesTheRow) {
   for (Case c : cases()) {
-    if (c.masked) continue;
+    if (c.masked || values_of(c.pattern) == Values::following) continue;
     Arrays<float> arrays(c);
     for (Index i = 1; i < arrays.rows(); ++i) {
       arrays.query.row(i) = arrays.query.row(0);

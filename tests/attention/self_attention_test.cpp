@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,7 @@ struct Case {
     if (lsh != nullptr) kind += reformer::detail::join(", R=", lsh->num_hashes);
     if (std::holds_alternative<LocalPattern>(pattern)) kind = "local";
     if (lsh == nullptr && shares_query_key(pattern)) kind += " shared";
+    if (values_of(pattern) == Values::following) kind += " following";
     return reformer::detail::join("self-attention (", kind, ", B=", batch, " T=", length,
                                   " H=", heads, " K=", head_width, causal ? ", causal" : "",
                                   masked ? ", masked" : "",
@@ -127,7 +129,7 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
   const auto* lsh = reformer::detail::hashed(c.pattern, c.length);
   Matrix<double> heads(normed.rows(), c.heads * c.head_width);
   for (Index b = 0; b < c.batch; ++b) {
-    naive::Rules rules{c.causal, shared, {}};
+    naive::Rules rules = naive::rules_of(c.pattern, c.causal);
     if (c.masked) {
       rules.is_real =
           std::span(layer.is_real)
@@ -167,7 +169,7 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
 }
 
 std::vector<AttentionPattern> patterns() {
-  return {
+  return naive::with_following({
       LshPattern{4, 1, 0, 2, {4}},
       LshPattern{8, 1, 1, 1, {}},
       LshPattern{5, 1, 0, 3, {2, 4}},
@@ -179,7 +181,11 @@ std::vector<AttentionPattern> patterns() {
       LocalPattern{8, 1, 1, true},
       ExactPattern{false},
       ExactPattern{true},
-  };
+  });
+}
+
+bool only_causal(const AttentionPattern& pattern) {
+  return !naive::exists(pattern, /*causal=*/false);
 }
 
 template <typename Scalar>
@@ -200,6 +206,7 @@ TEST(SelfAttentionForward, IsTheDefinition) {
   for (const AttentionPattern& pattern : patterns()) {
     for (const Index length : {1, 5, 16, 17, 40}) {
       for (const bool causal : {true, false}) {
+        if (!naive::exists(pattern, causal)) continue;
         for (const bool masked : {false, true}) {
           const Case c{pattern, 2, length, causal, masked};
           expect_definition<double>(c);
@@ -213,10 +220,24 @@ TEST(SelfAttentionForward, IsTheDefinition) {
 TEST(SelfAttentionForward, TakesManyShapes) {
   for (const AttentionPattern& pattern : patterns()) {
     expect_definition<double>({pattern, 1, 9, true, false, 0, 0, 3, 1, 1});
-    expect_definition<double>({pattern, 3, 18, false, true, 0, 0, 7, 3, 3});
+    expect_definition<double>({pattern, 3, 18, only_causal(pattern), true, 0, 0, 7, 3, 3});
     expect_definition<double>({pattern, 1, 70, true, true, 0, 0, 16, 3, 20});
     expect_definition<float>({pattern, 1, 33, true, false, 0, 0, 20, 1, 64});
   }
+}
+
+TEST(SelfAttentionForward, DoesNotReadBeyondTheLastSequence) {
+  // Sixteen buckets are more runs than a staircase has: every pair is computed and masked, that of
+  // the last token's key, whose value is to come, as well.
+  LshPattern pattern{2, 19, 0, 2, {16}};
+  pattern.values = Values::following;
+  Layer<float> layer({pattern, 2, 40});
+  {
+    Scratch scratch(layer.workspace);
+    constexpr Index bytes = Index{1} << 18;
+    std::memset(scratch.take<std::byte>(bytes), 0xFF, static_cast<std::size_t>(bytes));
+  }
+  EXPECT_TRUE(layer.forward().allFinite());
 }
 
 /// Checks reversal and all gradients of one case.
@@ -256,6 +277,7 @@ void expect_gradients(const Case& c, Index most_elements = 9) {
 TEST(SelfAttentionReverse, RestoresAndDifferentiates) {
   for (const AttentionPattern& pattern : patterns()) {
     for (const bool causal : {true, false}) {
+      if (!naive::exists(pattern, causal)) continue;
       for (const bool masked : {false, true}) expect_gradients({pattern, 2, 17, causal, masked});
     }
     for (const Index length : {1, 5, 16, 40}) expect_gradients({pattern, 1, length, true, false});
@@ -265,7 +287,7 @@ TEST(SelfAttentionReverse, RestoresAndDifferentiates) {
 TEST(SelfAttentionReverse, ReplaysDropout) {
   for (const AttentionPattern& pattern : patterns()) {
     expect_gradients({pattern, 2, 17, true, false, 0.3, 0.2});
-    expect_gradients({pattern, 2, 17, false, true, 0.3, 0});
+    expect_gradients({pattern, 2, 17, only_causal(pattern), true, 0.3, 0});
     expect_gradients({pattern, 1, 23, true, true, 0, 0.4});
   }
 }
@@ -273,8 +295,8 @@ TEST(SelfAttentionReverse, ReplaysDropout) {
 TEST(SelfAttentionReverse, TakesManyShapes) {
   for (const AttentionPattern& pattern : patterns()) {
     expect_gradients({pattern, 1, 9, true, false, 0, 0, 3, 1, 1});
-    expect_gradients({pattern, 3, 18, false, true, 0.1, 0.1, 7, 3, 3});
-    expect_gradients({pattern, 1, 70, false, true, 0, 0, 16, 3, 20}, 5);
+    expect_gradients({pattern, 3, 18, only_causal(pattern), true, 0.1, 0.1, 7, 3, 3});
+    expect_gradients({pattern, 1, 70, only_causal(pattern), true, 0, 0, 16, 3, 20}, 5);
   }
   // Rows beyond one panel of the weight gradients.
   expect_gradients({LshPattern{16, 1, 0, 2, {8}}, 3, 190, true, true, 0, 0.1, 6, 2, 3}, 2);
@@ -283,6 +305,7 @@ TEST(SelfAttentionReverse, TakesManyShapes) {
 TEST(SelfAttentionReverse, SubtractsTheVeryBitsThatForwardAdded) {
   for (const AttentionPattern& pattern : patterns()) {
     for (const bool causal : {true, false}) {
+      if (!naive::exists(pattern, causal)) continue;
       const Case c{pattern, 2, 70, causal, true, 0.1, 0.1, 20, 3, 16};
       Layer<float> layer(c);
       const Matrix<float> f = layer.forward();
@@ -508,11 +531,12 @@ Step<float> padded_step(Case c, Index padding, std::uint64_t content) {
 }
 
 TEST(SelfAttention, OfRealTokensDoesNotDependOnPadding) {
-  for (const AttentionPattern& pattern : std::vector<AttentionPattern>{
-           LshPattern{8, 1, 0, 2, {4}}, LshPattern{4, 1, 1, 3, {4, 2}},
-           LshPattern{4, 1, 1, 2, {4}, false, Chunking::bucket_chunks, Duplicates::once},
-           LocalPattern{8, 1, 1, false}, ExactPattern{false}, ExactPattern{true}}) {
+  for (const AttentionPattern& pattern : naive::with_following(
+           {LshPattern{8, 1, 0, 2, {4}}, LshPattern{4, 1, 1, 3, {4, 2}},
+            LshPattern{4, 1, 1, 2, {4}, false, Chunking::bucket_chunks, Duplicates::once},
+            LocalPattern{8, 1, 1, false}, ExactPattern{false}, ExactPattern{true}})) {
     for (const bool causal : {true, false}) {
+      if (!naive::exists(pattern, causal)) continue;
       const Case c{pattern, 1, 27, causal, false, 0, 0, 20, 2, 16};
       const Step<float> alone = padded_step(c, 0, 1);
       for (const Index padding : {1, 5, 24}) {
@@ -532,6 +556,7 @@ TEST(SelfAttention, OfRealTokensDoesNotDependOnPadding) {
 TEST(SelfAttention, OfASequenceDoesNotDependOnTheOthersOfTheBatch) {
   for (const AttentionPattern& pattern : patterns()) {
     for (const bool causal : {true, false}) {
+      if (!naive::exists(pattern, causal)) continue;
       const Case c{pattern, 3, 40, causal, true, 0, 0, 20, 2, 16};
       Layer<float> batch(c);
       const Matrix<float> f = batch.forward();
@@ -640,6 +665,15 @@ TEST(SelfAttention, RejectsImpossibleConfigurations) {
                        "chunking is number 2, must be sorted_chunks or bucket_chunks"));
   EXPECT_TRUE(contains(with_pattern(LshPattern{.duplicates = static_cast<Duplicates>(-1)}),
                        "duplicates is number -1, must be each_time or once"));
+  EXPECT_TRUE(contains(with_pattern(LocalPattern{.values = static_cast<Values>(2)}),
+                       "values is number 2, must be own or following"));
+  for (const AttentionPattern& pattern : patterns()) {
+    const std::string refusal = message([&](auto& config) {
+      config.pattern = pattern;
+      config.causal = false;
+    });
+    EXPECT_EQ(contains(refusal, "values are following, must be own"), only_causal(pattern));
+  }
 }
 
 TEST(SelfAttention, RejectsWrongArguments) {

@@ -20,10 +20,11 @@ template <typename Scalar>
 struct Positions {
   std::vector<Scalar> query, key;
 
-  Staircase stairs(bool causal = true, bool all_real = true) const {
+  Staircase stairs(bool causal = true, bool all_real = true, bool sees_itself = true) const {
     return {query.data(), static_cast<Index>(query.size()),
             key.data(),   static_cast<Index>(key.size()),
-            causal,       all_real};
+            causal,       sees_itself,
+            all_real};
   }
 };
 
@@ -123,6 +124,19 @@ TEST(Staircase, MarksWhatCausalityAllowsInFloat) {
 
 TEST(Staircase, MarksWhatCausalityAllowsInDouble) {
   expect_pairs<double>();
+}
+
+TEST(Staircase, LeavesOutTheKeyThatOnlyItsOwnQueryCouldSee) {
+  for (const Index length : {1, 8, 17, 64}) {
+    const auto own = chunks<float>(length, 1);
+    const Staircase stairs = own.stairs(true, true, /*sees_itself=*/false);
+    EXPECT_EQ(stairs.seen_end(0, stairs.num_strips() - 1), length - 1);
+    for (Index s = 0; s < stairs.num_strips(); ++s) {
+      // Its last query sees all keys before it.
+      EXPECT_EQ(stairs.seen_end(0, s), stairs.strip_end(s) - 1) << "strip " << s;
+      EXPECT_EQ(stairs.earlier_end(0, s), stairs.strip_begin(s)) << "strip " << s;
+    }
+  }
 }
 
 TEST(Staircase, LeavesHiddenHalvesOut) {

@@ -34,19 +34,25 @@ LshPattern bucket_chunks(Index chunk_length, Index before, Index rounds, std::ve
 
 /// Every kind of attention whose result for a token must not depend on later ones.
 std::map<std::string, AttentionPattern> causal_patterns() {
-  return {{"local", LocalPattern{4, 1, 0, false}},
-          {"local, two chunks back", LocalPattern{3, 2, 0, false}},
-          {"local, circular", LocalPattern{4, 1, 0, true}},
-          {"local, chunks after", LocalPattern{4, 1, 1, false}},
-          {"exact", ExactPattern{false}},
-          {"exact, shared", ExactPattern{true}},
-          {"bucket chunks", bucket_chunks(4, 1, 1, {4})},
-          {"bucket chunks, factors", bucket_chunks(4, 1, 2, {2, 4})},
-          {"bucket chunks, two back", bucket_chunks(3, 2, 3, {4})},
-          {"bucket chunks, none back", bucket_chunks(5, 0, 2, {2})},
-          {"bucket chunks, long", bucket_chunks(64, 1, 2, {4})},
-          {"bucket chunks, once", bucket_chunks(4, 1, 2, {4}, Duplicates::once)},
-          {"bucket chunks, two back, once", bucket_chunks(2, 2, 4, {2}, Duplicates::once)}};
+  std::map<std::string, AttentionPattern> patterns = {
+      {"local", LocalPattern{4, 1, 0, false}},
+      {"local, two chunks back", LocalPattern{3, 2, 0, false}},
+      {"local, circular", LocalPattern{4, 1, 0, true}},
+      {"local, chunks after", LocalPattern{4, 1, 1, false}},
+      {"exact", ExactPattern{false}},
+      {"exact, shared", ExactPattern{true}},
+      {"bucket chunks", bucket_chunks(4, 1, 1, {4})},
+      {"bucket chunks, factors", bucket_chunks(4, 1, 2, {2, 4})},
+      {"bucket chunks, two back", bucket_chunks(3, 2, 3, {4})},
+      {"bucket chunks, none back", bucket_chunks(5, 0, 2, {2})},
+      {"bucket chunks, long", bucket_chunks(64, 1, 2, {4})},
+      {"bucket chunks, once", bucket_chunks(4, 1, 2, {4}, Duplicates::once)},
+      {"bucket chunks, two back, once", bucket_chunks(2, 2, 4, {2}, Duplicates::once)}};
+  for (auto [name, pattern] : std::map(patterns)) {
+    std::visit([](auto& p) { p.values = Values::following; }, pattern);
+    patterns[name + ", following"] = pattern;
+  }
+  return patterns;
 }
 
 ModelConfig config_of(const std::vector<AttentionPattern>& layers,

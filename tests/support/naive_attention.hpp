@@ -29,8 +29,28 @@ struct Rules {
   bool causal = true;
   bool shared = false;                    ///< queries are keys: unit keys, self score -1e5
   std::span<const std::uint8_t> is_real;  ///< `[T]`; empty: all
+  bool following = false;  ///< a key carries the value of the next real token, and is not seen by
+                           ///< its own query
   bool real(Index t) const { return is_real.empty() || is_real[static_cast<std::size_t>(t)] != 0; }
 };
+
+inline Rules rules_of(const AttentionPattern& pattern, bool causal) {
+  return {causal, shares_query_key(pattern), {}, values_of(pattern) == Values::following};
+}
+
+/// The patterns, then the same with values of what followed.
+inline std::vector<AttentionPattern> with_following(std::vector<AttentionPattern> patterns) {
+  for (std::size_t i = 0, n = patterns.size(); i < n; ++i) {
+    patterns.push_back(patterns[i]);
+    std::visit([](auto& pattern) { pattern.values = Values::following; }, patterns.back());
+  }
+  return patterns;
+}
+
+/// Whether there is such attention.
+inline bool exists(const AttentionPattern& pattern, bool causal) {
+  return causal || values_of(pattern) == Values::own;
+}
 
 /// Every query sees every key once.
 inline Counts all_counts(Index length) {
@@ -156,7 +176,7 @@ inline Matrix<double> attention_weights(const Matrix<double>& query, const Matri
       double& s = score[static_cast<std::size_t>(j)];
       const bool itself = rules.shared && i == j;
       const bool exists = rules.real(j) && !(rules.causal && j > i);
-      if (counts(i, j) == 0 || !(exists || itself)) continue;
+      if (counts(i, j) == 0 || !(exists || itself) || (rules.following && i == j)) continue;
       double dot = 0, square = 0;
       for (Index c = 0; c < K; ++c) {
         dot += query(i, c) * key(j, c);
@@ -179,11 +199,24 @@ inline Matrix<double> attention_weights(const Matrix<double>& query, const Matri
   return weights;
 }
 
+/// What the keys carry, from the values of the tokens. Keys without a token that follows are seen
+/// by none.
+inline Matrix<double> carried_values(const Matrix<double>& value, const Rules& rules) {
+  if (!rules.following) return value;
+  Matrix<double> carried = Matrix<double>::Zero(value.rows(), value.cols());
+  for (Index s = 0; s < value.rows(); ++s) {
+    for (Index next = value.rows() - 1; next > s; --next) {
+      if (rules.real(next)) carried.row(s) = value.row(next);
+    }
+  }
+  return carried;
+}
+
 /// Attention of one head of one sequence, `[T, K]`.
 inline Matrix<double> attention(const Matrix<double>& query, const Matrix<double>& key,
                                 const Matrix<double>& value, const Counts& counts,
                                 const Rules& rules) {
-  return attention_weights(query, key, counts, rules) * value;
+  return attention_weights(query, key, counts, rules) * carried_values(value, rules);
 }
 
 /// Angular hash h = h_1 + N_1 h_2 + ... of each row of x `[T, K]`, h_f = argmax of [x R_f, -x R_f],

@@ -13,6 +13,7 @@
 
 #include <atomic>
 
+#include "reformer/attention/following.hpp"
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/foundation/pass.hpp"
 
@@ -126,6 +127,21 @@ class TensorGroup {
     if (there.data != values.data) copy_rows<Scalar>(workspace_, values, there);
   }
 
+  /// Values as keys carry them.
+  MatrixView<const Scalar> carried(const Tensor<Scalar, 4>& value,
+                                   const MultiHead<Scalar>& arrays) {
+    if (values_of(*arrays.pattern) == Values::own) return input(value);
+    const CarriedValues<Scalar> values(scratch_, *arrays.pattern, group_.rows(), columns_);
+    copy_rows<Scalar>(workspace_, part(side_by_side(value)), values.of_tokens());
+    values.carry(workspace_, arrays);
+    return values.of_keys();
+  }
+  /// A place for gradients by values; `store` brings those of tokens to the tensor.
+  CarriedValues<Scalar> carried_output(Tensor<Scalar, 4>& dvalue, const AttentionPattern& pattern) {
+    if (values_of(pattern) == Values::own) return CarriedValues<Scalar>(output(dvalue));
+    return CarriedValues<Scalar>(scratch_, pattern, group_.rows(), columns_);
+  }
+
   /// Inputs and statistics of the group, with the order of hashed attention.
   MultiHead<Scalar> heads(const Tensor<Scalar, 4>& query, const Tensor<Scalar, 4>& key,
                           const Tensor<Scalar, 4>& value, const AttentionOptions& options,
@@ -136,7 +152,7 @@ class TensorGroup {
                                          options.causal, options.is_real);
     arrays.query = input(query);
     arrays.key = shares_query_key(options.pattern) ? arrays.query : input(key);
-    arrays.value = input(value);
+    arrays.value = carried(value, arrays);
     arrays.maximum = output.maximum.data() + first * T;
     arrays.normaliser = output.normaliser.data() + first * T;
     arrays.key_scale = output.key_scale.data() + first * T;
@@ -203,7 +219,7 @@ void check_attention(std::string_view function, Workspace& workspace,
                      const Tensor<Scalar, 4>& query, const Tensor<Scalar, 4>& key,
                      const Tensor<Scalar, 4>& value, const AttentionOptions& options,
                      const Tensor<Bucket, 4>& buckets) {
-  check_pattern(function, options.pattern);
+  check_pattern(function, options.pattern, options.causal);
   check_dropout(function, "dropout", options.dropout);
   check_pass(function,
              Pass{workspace, query.dimension(0), query.dimension(1), {}, false, options.is_real});
@@ -289,11 +305,13 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
     const auto* delta = group.delta(dout_part, arrays.out);
     const auto dquery = group.output(gradients.dquery);
     const auto dkey = shared ? dquery : group.output(gradients.dkey);
-    const auto dvalue = group.output(gradients.dvalue);
-    attend_backward<Scalar>(workspace, arrays, dropout, dout_part, delta, dquery, dkey, dvalue);
+    const auto dvalues = group.carried_output(gradients.dvalue, options.pattern);
+    attend_backward<Scalar>(workspace, arrays, dropout, dout_part, delta, dquery, dkey,
+                            dvalues.of_keys());
+    dvalues.carry_back(workspace, arrays);
     group.store(dquery, gradients.dquery);
     if (!shared) group.store(dkey, gradients.dkey);
-    group.store(dvalue, gradients.dvalue);
+    group.store(dvalues.of_tokens(), gradients.dvalue);
   });
   return gradients;
 }

@@ -71,8 +71,8 @@ simd::Packet<Scalar> times_seen(const BlockTiles<Scalar>& tiles, Index rounds, I
 template <typename Scalar>
 Staircase staircase_of(const AttentionHead<Scalar>& head, const Block& block,
                        const BlockTiles<Scalar>& tiles) {
-  return {tiles.query_position, block.num_queries, tiles.key_position,
-          block.num_keys,       head.causal,       head.is_real == nullptr};
+  return {tiles.query_position, block.num_queries, tiles.key_position,     block.num_keys,
+          head.causal,          head.sees_itself,  head.is_real == nullptr};
 }
 
 /// scores `[keys, queries]` = <k_j, q_i>, not scaled or masked yet; only what is seen.
@@ -144,9 +144,9 @@ simd::Packet<Scalar> masked_score(const AttentionHead<Scalar>& head,
   auto s = e::pmul(raw, simd::set(tiles.key_scale[j]));
   if (!real) s = excluded;
   if (head.causal) s = e::pselect(e::pcmp_lt(position, key_position), excluded, s);
-  if (head.shared) {
-    s = e::pselect(e::pcmp_eq(position, key_position), simd::set(static_cast<Scalar>(self_score)),
-                   s);
+  if (head.shared || !head.sees_itself) {
+    const auto own = head.sees_itself ? simd::set(static_cast<Scalar>(self_score)) : excluded;
+    s = e::pselect(e::pcmp_eq(position, key_position), own, s);
   }
   return s;
 }

@@ -35,6 +35,17 @@ enum class Duplicates {
          ///< only
 };
 
+/// Whose value the key of a token s carries.
+enum class Values {
+  /// v_s, as published. A token that finds an earlier one like itself gets what that one was.
+  own,
+  /// v_next(s), the value of the first real token after s: a token that finds an earlier one like
+  /// itself gets what came after it, which is what predicting the next token asks for. Of causal
+  /// attention only: a query t sees s < t, so next(s) <= t. It does not see its own key, and a
+  /// query that sees nothing gets zero. See following.hpp.
+  following,
+};
+
 /// LSH attention with shared queries and keys: see `Chunking`.
 struct LshPattern {
   Index chunk_length = 64;
@@ -50,6 +61,7 @@ struct LshPattern {
   bool sort_padding = false;
   Chunking chunking = Chunking::sorted_chunks;
   Duplicates duplicates = Duplicates::each_time;
+  Values values = Values::own;
 };
 
 /// Attention within chunks of the sequence and their neighbours, with separate queries and keys.
@@ -61,12 +73,14 @@ struct LocalPattern {
   /// notices only where the window is longer than the ring: a chunk that comes twice into a window
   /// is seen twice.
   bool circular = false;
+  Values values = Values::own;
 };
 
 /// Every token sees every token (before it, when causal), streamed: the baseline.
 struct ExactPattern {
   /// Queries are the keys, as in LSH attention.
   bool shared_query_key = false;
+  Values values = Values::own;
 };
 
 using AttentionPattern = std::variant<LshPattern, LocalPattern, ExactPattern>;
@@ -103,6 +117,11 @@ inline bool shares_query_key(const AttentionPattern& pattern) {
   return std::holds_alternative<LshPattern>(pattern);
 }
 
+/// Whose values keys carry.
+inline Values values_of(const AttentionPattern& pattern) {
+  return std::visit([](const auto& p) { return p.values; }, pattern);
+}
+
 /// Factors of the number of buckets at a length.
 inline std::vector<Index> bucket_factors(const LshPattern& lsh, Index length) {
   return lsh.num_buckets.empty() ? automatic_num_buckets(length, lsh.chunk_length)
@@ -128,7 +147,13 @@ Window window_of(const Pattern& pattern, Index length) {
 }
 
 /// Throws `std::invalid_argument` if the pattern makes no sense.
-inline void check_pattern(std::string_view function, const AttentionPattern& pattern) {
+inline void check_pattern(std::string_view function, const AttentionPattern& pattern,
+                          bool causal = true) {
+  const Values values = values_of(pattern);
+  check(values == Values::own || values == Values::following, function, "values is number ",
+        static_cast<int>(values), ", must be own or following");
+  check(causal || values == Values::own, function,
+        "values are following, must be own where attention is not causal");
   if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
     check_window(function, window_of(*lsh));
     check_between(function, "num_hashes", lsh->num_hashes, 1, max_hashes);

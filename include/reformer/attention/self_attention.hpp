@@ -23,6 +23,7 @@
 #include <string_view>
 #include <utility>
 
+#include "reformer/attention/following.hpp"
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/attention/state.hpp"
 #include "reformer/foundation/parameter.hpp"
@@ -51,7 +52,7 @@ inline void check_config(std::string_view function, const SelfAttentionConfig& c
   check_between(function, "head_width", config.head_width, 1, max_size / config.num_heads);
   check_dropout(function, "attention_dropout", config.attention_dropout);
   check_dropout(function, "dropout", config.dropout);
-  check_pattern(function, config.pattern);
+  check_pattern(function, config.pattern, config.causal);
   check_layer_norm_epsilon(function, config.layer_norm_epsilon);
 }
 
@@ -220,10 +221,11 @@ class SelfAttention {
       output_backward(arrays, group, dy, delta, pass);
       const auto dquery = scratch.matrix<Scalar>(group.rows(), group.heads * K());
       const auto dkey = shared_ ? dquery : scratch.matrix<Scalar>(dquery.rows, dquery.columns);
-      const auto dvalue = scratch.matrix<Scalar>(dquery.rows, dquery.columns);
+      const CarriedValues<Scalar> dvalues(scratch, config_.pattern, dquery.rows, dquery.columns);
       attend_backward<Scalar>(pass.workspace, arrays, dropout_of_weights(pass), arrays.out, delta,
-                              dquery, dkey, dvalue);
-      projections_backward(x, group, dquery, dkey, dvalue, dx, pass);
+                              dquery, dkey, dvalues.of_keys());
+      dvalues.carry_back(pass.workspace, arrays);
+      projections_backward(x, group, dquery, dkey, dvalues.of_tokens(), dx, pass);
     });
   }
 
@@ -270,7 +272,8 @@ class SelfAttention {
     const Index projections = shared_ ? 2 : 3;
     const auto* lsh = detail::hashed(config_.pattern, length);
     scratch.scope([&] {
-      for (Index i = 0; i < projections + 1; ++i) scratch.matrix<Scalar>(rows, width);
+      for (Index i = 0; i < projections; ++i) scratch.matrix<Scalar>(rows, width);
+      CarriedValues<Scalar>::plan(scratch, config_.pattern, rows, width);
       for (Index i = 0; i < num_statistics(); ++i) scratch.take<Scalar>(statistics);
       scratch.scope([&] {
         for (Index i = 0; i < projections; ++i) PackedWeight<Scalar>::plan(scratch, D, width);
@@ -299,7 +302,8 @@ class SelfAttention {
         scratch.per_thread<Scalar>(detail::tile_rows * width);
         plan_weight_gradient<Scalar>(scratch, panel);
       });
-      for (Index i = 0; i < projections; ++i) scratch.matrix<Scalar>(rows, width);
+      for (Index i = 0; i < projections - 1; ++i) scratch.matrix<Scalar>(rows, width);
+      CarriedValues<Scalar>::plan(scratch, config_.pattern, rows, width);
       plan_attend<Scalar>(scratch, config_.pattern, sequences, length, K());
       scratch.scope([&] {  // projections_backward
         for (Index i = 0; i < projections; ++i) PackedWeight<Scalar>::plan(scratch, width, D);
@@ -410,19 +414,20 @@ class SelfAttention {
     const Index rows = group.rows(), width = group.heads * K();
     const auto query = scratch.matrix<Scalar>(rows, width);
     const auto key = shared_ ? query : scratch.matrix<Scalar>(rows, width);
-    const auto value = scratch.matrix<Scalar>(rows, width);
+    const CarriedValues<Scalar> values(scratch, config_.pattern, rows, width);
     const Index statistics = group.batch * group.heads * pass.length;
 
     auto arrays = arrays_of(group, pass);
     arrays.query = query;
     arrays.key = key;
-    arrays.value = value;
+    arrays.value = values.of_keys();
     arrays.out = scratch.matrix<Scalar>(rows, width);
     arrays.maximum = scratch.take<Scalar>(statistics);
     arrays.normaliser = scratch.take<Scalar>(statistics);
     arrays.key_scale = shared_ ? scratch.take<Scalar>(statistics) : nullptr;
 
-    project(x, group, query, key, value, pass);
+    project(x, group, query, key, values.of_tokens(), pass);
+    values.carry(pass.workspace, arrays);
     return arrays;
   }
 

@@ -26,10 +26,11 @@ class Staircase {
   /// @param query_position  `[num_queries]`, ascending
   /// @param key_position    `[num_keys]`
   /// @param causal          whether a query sees no key behind it; otherwise all is one step
+  /// @param sees_itself     whether a query sees the key at its own position
   /// @param all_real        whether every key is real
   template <typename Scalar>
   Staircase(const Scalar* query_position, Index num_queries, const Scalar* key_position,
-            Index num_keys, bool causal, bool all_real)
+            Index num_keys, bool causal, bool sees_itself, bool all_real)
       : height_(num_queries), num_queries_(num_queries) {
     begin_[1] = num_keys;
     seen_[0][0] = num_keys;
@@ -56,7 +57,7 @@ class Staircase {
         const Scalar last = query_position[strip_end(s) - 1];
         const Index earlier = pass([&](Scalar key) { return key < first; });
         if (all_real) earlier_[g][s] = earlier;
-        seen_[g][s] = pass([&](Scalar key) { return key <= last; });
+        seen_[g][s] = pass([&](Scalar key) { return sees_itself ? key <= last : key < last; });
       }
     }
   }

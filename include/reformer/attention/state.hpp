@@ -13,6 +13,9 @@
 /// among those of the ring is in row i modulo that, where i is its position, or its rank in its
 /// bucket. A query is attended to by the kernel of the forward pass, as a block of one query whose
 /// keys are in the same order, and rounds and tiles are merged in the same order.
+///
+/// Where keys carry values of what followed, the newest token's value is not known when its key is
+/// kept: it is filled in one step later, before anything can see it.
 #pragma once
 
 #include <numeric>
@@ -49,7 +52,8 @@ class AttentionState {
         batch_(batch),
         heads_(heads),
         width_(head_width),
-        shared_(shares_query_key(pattern)) {
+        shared_(shares_query_key(pattern)),
+        follows_(values_of(pattern) == Values::following) {
     if (const auto* lsh = std::get_if<LshPattern>(&pattern_)) {
       window_ = window_of(*lsh);
       rounds_ = lsh->num_hashes;
@@ -69,6 +73,7 @@ class AttentionState {
       places_.resize(static_cast<std::size_t>(rings * capacity_ * rounds_));
     }
     count_.assign(static_cast<std::size_t>(rings), 0);
+    if (follows_) newest_.assign(static_cast<std::size_t>(batch * heads * rounds_), none);
   }
 
   /// Forgets everything.
@@ -85,7 +90,7 @@ class AttentionState {
       scalars += list.keys.size() + list.values.size() + list.key_scale.size();
     }
     return scalars * sizeof(Scalar) + places_.size() * sizeof(Place) +
-           count_.size() * sizeof(Index);
+           (count_.size() + newest_.size()) * sizeof(Index);
   }
 
   /// Takes over the keys and values of a prompt's real tokens, after `attend`.
@@ -132,7 +137,7 @@ class AttentionState {
         for (Index r = 0; r < rounds_; ++r) {
           const Index ring = r * buckets_ + bucket_of(r, t);
           if (rank[r] + capacity_ < all[ring]) continue;
-          insert(ring_of(head, r, bucket_of(r, t)), rank[r], key.row(t), value.row(t),
+          insert(head, r, bucket_of(r, t), rank[r], key.row(t), value.row(t),
                  scale != nullptr ? scale[t] : Scalar(0), place_memory[thread]);
         }
       }
@@ -171,6 +176,7 @@ class AttentionState {
         attend_rings(tiles, thread, head, buckets != nullptr ? buckets + head * rounds_ : nullptr,
                      query, key, value, scale);
       } else {
+        if (follows_) list_of(head).set_last_value(width_, value);
         list_of(head).append(width_, key, value, shared_ ? &scale : nullptr);
         attend_list(tiles, thread, list_of(head), query);
       }
@@ -179,6 +185,8 @@ class AttentionState {
   }
 
  private:
+  static constexpr Index none = -1;
+
   /// Where a token is in one round.
   struct Place {
     Index bucket, chunk;
@@ -193,6 +201,9 @@ class AttentionState {
       keys.insert(keys.end(), key, key + width);
       values.insert(values.end(), value, value + width);
       if (scale != nullptr) key_scale.push_back(*scale);
+    }
+    void set_last_value(Index width, const Scalar* value) {
+      if (!values.empty()) std::copy_n(value, width, values.end() - width);
     }
   };
 
@@ -216,9 +227,10 @@ class AttentionState {
     return (head * rounds_ + round) * buckets_ + bucket;
   }
 
-  void insert(Index ring, Index rank, const Scalar* key, const Scalar* value, Scalar scale,
-              const Place* places) {
-    const Index row = ring * capacity_ + rank % capacity_;
+  void insert(Index head, Index round, Index bucket, Index rank, const Scalar* key,
+              const Scalar* value, Scalar scale, const Place* places) {
+    const Index row = ring_of(head, round, bucket) * capacity_ + rank % capacity_;
+    if (follows_) newest_[static_cast<std::size_t>(head * rounds_ + round)] = row;
     std::copy_n(key, width_, &keys_(row, 0));
     std::copy_n(value, width_, &values_(row, 0));
     if (shared_) key_scale_[static_cast<std::size_t>(row)] = scale;
@@ -231,6 +243,7 @@ class AttentionState {
   /// @param own  slot of the query in the order: that of its own key, or one behind all keys
   void merge(const Tiles& tiles, int thread, AttentionHead<Scalar>& head, Index count, Index own,
              Query& query) const {
+    if (count == 0) return;
     Scalar* memory = tiles.scalars[thread];
     head.maximum = memory;
     head.normaliser = memory + tiles.rows;
@@ -256,10 +269,14 @@ class AttentionState {
       places[r].bucket = buckets != nullptr ? buckets[r] : 0;
       places[r].chunk = count_[static_cast<std::size_t>(ring_at(r))] / window_.chunk_length;
     }
+    for (Index r = 0; follows_ && r < rounds_; ++r) {
+      const Index row = newest_[static_cast<std::size_t>(head * rounds_ + r)];
+      if (row != none) std::copy_n(value, width_, &values_(row, 0));
+    }
     std::int32_t* order = tiles.integers[thread];
     for (Index r = 0; r < rounds_; ++r) {
       const Index ring = ring_at(r), rank = count_[static_cast<std::size_t>(ring)]++;
-      insert(ring, rank, key, value, scale, places);
+      insert(head, r, places[r].bucket, rank, key, value, scale, places);
       const Index first =
           std::max<Index>(0, places[r].chunk - window_.chunks_before) * window_.chunk_length;
       const Index count = rank - first + 1;
@@ -274,7 +291,7 @@ class AttentionState {
       if (!places_.empty()) {
         part.places = places_of(ring, places, count, order, tiles.integers[thread] + capacity_);
       }
-      merge(tiles, thread, part, count, count - 1, query);
+      merge(tiles, thread, part, follows_ ? count - 1 : count, count - 1, query);
     }
   }
 
@@ -303,7 +320,7 @@ class AttentionState {
     constexpr Index tile = TiledBlocks::tile;
     std::int32_t* order = tiles.integers[thread];
     std::iota(order, order + tile + 1, 0);
-    const Index length = list.rows(width_);
+    const Index length = list.rows(width_) - (follows_ ? 1 : 0);
     for (Index first = 0; first < length; first += tile) {
       const Index count = std::min(tile, length - first);
       AttentionHead<Scalar> part;
@@ -312,13 +329,14 @@ class AttentionState {
       if (shared_) part.key_scale = list.key_scale.data() + first;
       part.order = order;
       part.slots = tile + 1;
-      merge(tiles, thread, part, count, first + count == length ? count - 1 : tile, query);
+      const bool is_last = first + count == length;
+      merge(tiles, thread, part, count, is_last && !follows_ ? count - 1 : tile, query);
     }
   }
 
   AttentionPattern pattern_;
   Index batch_, heads_, width_;
-  bool shared_;
+  bool shared_, follows_;
   // Rings, of local attention and of bucket chunks: [B, H, rounds, buckets, capacity].
   Window window_;
   Index rounds_ = 1, buckets_ = 1, capacity_ = 0;
@@ -326,6 +344,7 @@ class AttentionState {
   std::vector<Scalar> key_scale_;
   std::vector<Place> places_;  // [.., rounds], where keys count once
   std::vector<Index> count_;   // tokens seen by each ring
+  std::vector<Index> newest_;  // [B, H, rounds]: row of the newest key, whose value is to come
   std::vector<List> lists_;    // [B, H], of exact attention
 };
 

@@ -42,7 +42,8 @@ struct AttentionHead {
   ChunkPlaces places = {};
   Index slots = 0;
   bool causal = true;
-  bool shared = false;  // queries are the keys
+  bool shared = false;      // queries are the keys
+  bool sees_itself = true;  // a query sees its own key
 
   Index position(Index slot) const {
     slot = slot < 0 ? slot % slots + slots : slot;
