@@ -667,14 +667,12 @@ json options_to_json(const Options& options) {
 
 namespace {
 
-/// Sets one option from JSON. Values that stand for "none" (an empty name, a limit of zero) are
-/// not allowed on a command line and are put in place without its check.
+/// Sets one option from JSON; one that is not there, because it is younger, keeps its value. Values
+/// that stand for "none" (an empty name, a limit of zero) are not allowed on a command line and are
+/// put in place without its check.
 void set_from_json(Options& options, const Option<Options>& option, const json& object) {
   const auto found = object.find(option.name);
-  if (found == object.end()) {
-    throw std::runtime_error(fmt::format("the saved options have no '{}'", option.name));
-  }
-  if (*found == option.get(options)) {
+  if (found == object.end() || *found == option.get(options)) {
     return;
   }
   const std::string text = as_text(*found);
@@ -698,6 +696,14 @@ void set_from_json(Options& options, const Option<Options>& option, const json& 
 }  // namespace
 
 Options options_from_json(const json& json) {
+  for (const auto& item : json.items()) {
+    if (find_option(training_table(), item.key()) == nullptr) {
+      throw std::runtime_error(fmt::format(
+          "the saved options have '{}', which this version of the program does not know; "
+          "use the one that wrote them",
+          item.key()));
+    }
+  }
   Options options;
   for (const Option<Options>& option : training_table()) {
     if (!option.is_request()) {

@@ -21,7 +21,8 @@ class OptionError : public std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
-/// What the trainer is asked to do. The values here are the preset `quick`.
+/// What the trainer is asked to do. The values here are the preset `quick`, and what a checkpoint
+/// means that was written before an option existed: a new one begins as what was done without it.
 struct Options {
   // The run: may change when it is resumed.
   std::string data;                 ///< empty: enwik8 from the data folder, or the generated corpus
@@ -134,8 +135,9 @@ std::vector<std::string> model_option_names();
 /// All options by name, for checkpoints and metrics.
 nlohmann::json options_to_json(const Options& options);
 
-/// The reverse, for the generator. @throw std::runtime_error when an option is missing or its value
-/// is not allowed
+/// The reverse. Options that are missing, because they are younger than the checkpoint, have the
+/// values of `Options()`. @throw std::runtime_error when an option is unknown or its value is not
+/// allowed
 Options options_from_json(const nlohmann::json& json);
 
 /// The options of a resumed run: what was given on the command line where that may change (limits,

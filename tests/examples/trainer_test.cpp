@@ -424,6 +424,39 @@ TEST_F(Trainer, RefusesToResumeWhatIsNoRunOrAnother) {
   resume({}, exit_failure, "its state is not readable");
 }
 
+TEST_F(Trainer, ContinuesARunOfTheFirstVersion) {
+  // Its checkpoints have no --residual, --memory-budget, --init and --export. It trained with
+  // adafactor, layers local and lsh of width 2, for 400 steps.
+  const fs::path run = folder_ / "run";
+  fs::copy(SOURCE_DIR "/tests/data/enwik8/first_version", run);
+  tiny(folder_ / "text");
+  const json before = records_of(run).back();
+  succeed({"--resume", "--out", run.string(), "--data", path("text"), "--threads", "1"});
+  json after = records_of(run).back();
+  // Other versions round otherwise, but the model is the same.
+  EXPECT_NEAR(after.at("test_bpb").get<double>(), before.at("test_bpb").get<double>(), 1e-4);
+  EXPECT_NEAR(after.at("validation_bpb").get<double>(), before.at("validation_bpb").get<double>(),
+              1e-4);
+  EXPECT_EQ(snapshot_of(run).state.at("options").at("residual"), "float");
+  succeed({"--resume", "--out", run.string(), "--steps", "420"});
+  after = records_of(run).back();
+  EXPECT_EQ(after.at("step"), 420);
+  EXPECT_NEAR(after.at("test_bpb").get<double>(), before.at("test_bpb").get<double>(), 0.1);
+  EXPECT_EQ(generate({"--checkpoint", run.string(), "--length", "9"}).out.size(), 9u);
+}
+
+TEST_F(Trainer, RefusesACheckpointOfALaterVersion) {
+  succeed(options({"--steps", "1", "--out", path("run")}));
+  json state = CheckpointReader(folder_ / "run/checkpoint.bin").state();
+  state["options"]["sparsity"] = 0.5;
+  save_checkpoint(folder_ / "run/checkpoint.bin", state, {});
+  const std::string part =
+      "checkpoint.bin': the saved options have 'sparsity', which this version of the program does "
+      "not know";
+  refuse({"--resume", "--out", path("run")}, exit_failure, part);
+  EXPECT_TRUE(contains(generate({"--checkpoint", path("run")}).error, part));
+}
+
 /// A limit on the size of files acts as a full disk does.
 class FileSizeLimit {
  public:
