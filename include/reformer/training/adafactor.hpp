@@ -12,6 +12,7 @@
 /// No first moment.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -46,15 +47,23 @@ class Adafactor {
   void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
     check_gradients("Adafactor::step", model);
     if (rows_.empty()) allocate(model);
+    std::vector<Parameter<Scalar>*> parameters;
+    Index widest = 0;
+    model.for_each_parameter([&](Parameter<Scalar>& p) {
+      parameters.push_back(&p);
+      widest = std::max(widest, p.value.cols());
+    });
+    Scratch scratch(workspace);
+    const auto memory = scratch.per_thread<Scalar>(2 * widest);
     ++steps_;
     const double beta = 1 - std::pow(static_cast<double>(steps_), -config_.decay_exponent);
-    std::vector<Parameter<Scalar>*> parameters;
-    model.for_each_parameter([&](Parameter<Scalar>& p) { parameters.push_back(&p); });
     // One task for each parameter: rows and columns are summed in one order.
-    parallel_for(workspace.threads(), static_cast<Index>(parameters.size()), [&](Index i, int) {
-      const auto index = static_cast<std::size_t>(i);
-      update(*parameters[index], rows_[index], columns_[index], rate, beta, gradient_scale);
-    });
+    parallel_for(workspace.threads(), static_cast<Index>(parameters.size()),
+                 [&](Index i, int thread) {
+                   const auto index = static_cast<std::size_t>(i);
+                   update(*parameters[index], rows_[index], columns_[index], rate, beta,
+                          gradient_scale, memory[thread]);
+                 });
   }
 
   std::int64_t& steps() { return steps_; }
@@ -85,14 +94,16 @@ class Adafactor {
  private:
   static bool is_matrix(const Parameter<Scalar>& p) { return p.value.rows() > 1; }
 
+  /// @param memory  scratch, two rows of the parameter
   void update(Parameter<Scalar>& p, Matrix<Scalar>& row, Matrix<Scalar>& column, double rate,
-              double beta, double gradient_scale) const {
+              double beta, double gradient_scale, Scalar* memory) const {
     const Index m = p.value.rows(), n = p.value.cols();
     if (m * n == 0) return;
     const auto scale = static_cast<Scalar>(gradient_scale);
     const auto b = static_cast<Scalar>(beta), c = static_cast<Scalar>(1 - beta);
     const auto tiny = static_cast<Scalar>(config_.epsilon1);
-    Matrix<Scalar> column_mean = Matrix<Scalar>::Zero(1, n);
+    Eigen::Map<Matrix<Scalar>> column_mean(memory, 1, n), column_factor(memory + n, 1, n);
+    column_mean.setZero();
     for (Index i = 0; i < m; ++i) {
       const auto squares = (p.gradient.row(i) * scale).array().square() + tiny;
       if (is_matrix(p)) row(0, i) = b * row(0, i) + c * squares.mean();
@@ -104,7 +115,7 @@ class Adafactor {
     const auto row_factor = [&](Index i) {
       return is_matrix(p) ? std::sqrt(mean_row / row(0, i)) : Scalar(1);
     };
-    const Matrix<Scalar> column_factor = column.array().rsqrt().matrix();
+    column_factor = column.array().rsqrt().matrix();
     double squares = 0;
     for (Index i = 0; i < m; ++i) {
       squares += static_cast<double>(
