@@ -358,7 +358,9 @@ TEST(Decoder, KeepsAsMuchAtEveryPosition) {
   EXPECT_EQ(bytes(buckets, 5), 2 * 2 * 4 * (8 * (10 * 4 + 4) + 8));
   EXPECT_EQ(bytes(local, 500), bytes(local, 5));
   EXPECT_EQ(bytes(buckets, 500), bytes(buckets, 5));
-  EXPECT_EQ(bytes(ExactPattern{}, 99), 2 * 100 * 10 * 4);
+  // At first 128 rows, then half as many again whenever they are used up.
+  EXPECT_EQ(bytes(ExactPattern{}, 99), 2 * (128 * 10 * 4 + 8));
+  EXPECT_EQ(bytes(ExactPattern{}, 128), 2 * (192 * 10 * 4 + 8));
 }
 
 TEST(Decoder, SaysWhatIsImpossible) {

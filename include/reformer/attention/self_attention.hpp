@@ -156,10 +156,20 @@ class SelfAttention {
   /// y += f(x) for the next token of each sequence, x and y `[B, D]`, whose keys and values become
   /// part of the state. The bits of `forward`, if all heads are one group there.
   /// @param pass  length 1, no mask
+  /// @throw std::invalid_argument if the shapes are others than those of the state
   template <ResidualHalf Half>
   void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     check_rows(x, y, pass);
-    check_equal("SelfAttention::decode", "length", pass.length, "one token,", 1);
+    constexpr auto function = "SelfAttention::decode";
+    check_equal(function, "length", pass.length, "one token,", 1);
+    check_equal(function, "batch", pass.batch, "that of the state", decoding.state.batch());
+    check_equal(function, "heads of the state", decoding.state.heads(), "num_heads",
+                config_.num_heads);
+    check_equal(function, "head width of the state", decoding.state.head_width(), "head_width",
+                K());
+    check_equal(function, "rows of the kept query weight", decoding.query.packed().depth(), "width",
+                config_.width);
+    check(decoding.key.has_value() == !shared_, function, "the state is that of another layer");
     const HeadGroup group{1, 0, pass.batch, 0, config_.num_heads};
     Scratch scratch(pass.workspace);
     auto arrays = arrays_of(group, pass);

@@ -11,15 +11,19 @@
 ///
 /// Keys and values of a window stand in a ring of (chunks_before + 1) C rows: the token of rank i
 /// among those of the ring is in row i modulo that, where i is its position, or its rank in its
-/// bucket. A query is attended to by the kernel of the forward pass, as a block of one query whose
-/// keys are in the same order, and rounds and tiles are merged in the same order.
+/// bucket. Exact attention has one ring for each head, longer than any sequence. Memory grows with
+/// the tokens that are there, up to that of full rings, and before any thread works. A query is
+/// attended to by the kernel of the forward pass, as a block of one query whose keys are in the
+/// same order, and rounds and tiles are merged in the same order.
 ///
 /// Where keys carry values of what followed, the newest token's value is not known when its key is
 /// kept: it is filled in one step later, before anything can see it.
 #pragma once
 
+#include <algorithm>
 #include <numeric>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -46,14 +50,19 @@ inline void check_decodable(std::string_view function, const AttentionPattern& p
 template <typename Scalar>
 class AttentionState {
  public:
-  /// @throw std::invalid_argument for a pattern that cannot go on, see `check_decodable`
+  /// @throw std::invalid_argument for sizes below 1, or a pattern that cannot go on, see
+  /// `check_decodable`
   AttentionState(const AttentionPattern& pattern, Index batch, Index heads, Index head_width)
-      : pattern_((check_decodable("AttentionState", pattern), pattern)),
+      : pattern_((check_pattern("AttentionState", pattern),
+                  check_decodable("AttentionState", pattern), pattern)),
         batch_(batch),
         heads_(heads),
         width_(head_width),
         shared_(shares_query_key(pattern)),
         follows_(values_of(pattern) == Values::following) {
+    check_between("AttentionState", "batch", batch, 1, max_size);
+    check_between("AttentionState", "heads", heads, 1, max_size / batch);
+    check_between("AttentionState", "head_width", head_width, 1, max_size / heads);
     if (const auto* lsh = std::get_if<LshPattern>(&pattern_)) {
       window_ = window_of(*lsh);
       rounds_ = lsh->num_hashes;
@@ -61,89 +70,81 @@ class AttentionState {
     } else if (const auto* local = std::get_if<LocalPattern>(&pattern_)) {
       window_ = window_of(*local);
     } else {
-      lists_.resize(static_cast<std::size_t>(batch * heads));
-      return;
+      exact_ = true;
     }
-    capacity_ = (window_.chunks_before + 1) * window_.chunk_length;
-    const Index rings = batch * heads * rounds_ * buckets_;
-    keys_.resize(rings * capacity_, width_);
-    values_.resize(rings * capacity_, width_);
-    if (shared_) key_scale_.resize(static_cast<std::size_t>(rings * capacity_));
-    if (detail::counts_once(pattern_)) {
-      places_.resize(static_cast<std::size_t>(rings * capacity_ * rounds_));
+    if (!exact_) {
+      most_rows_ = std::min(most_rows_, (window_.chunks_before + 1) * window_.chunk_length);
     }
-    count_.assign(static_cast<std::size_t>(rings), 0);
+    count_.assign(static_cast<std::size_t>(batch * heads * rounds_ * buckets_), 0);
     if (follows_) newest_.assign(static_cast<std::size_t>(batch * heads * rounds_), none);
+    reserve(1);
   }
 
-  /// Forgets everything.
+  Index batch() const { return batch_; }
+  Index heads() const { return heads_; }
+  Index head_width() const { return width_; }
+
+  /// Forgets everything, but keeps the memory.
   void clear() {
     std::fill(count_.begin(), count_.end(), 0);
-    for (List& list : lists_) list = {};
+    std::fill(newest_.begin(), newest_.end(), none);
   }
 
   /// Bytes of keys, values and what belongs to them.
   std::size_t bytes() const {
-    std::size_t scalars = static_cast<std::size_t>(keys_.size() + values_.size());
-    scalars += key_scale_.size();
-    for (const List& list : lists_) {
-      scalars += list.keys.size() + list.values.size() + list.key_scale.size();
-    }
-    return scalars * sizeof(Scalar) + places_.size() * sizeof(Place) +
-           (count_.size() + newest_.size()) * sizeof(Index);
+    return (keys_.size() + values_.size() + key_scale_.size()) * sizeof(Scalar) +
+           places_.size() * sizeof(Place) + (count_.size() + newest_.size()) * sizeof(Index);
   }
 
   /// Takes over the keys and values of a prompt's real tokens, after `attend`.
   /// @param group    heads of the layer whose state is empty
   /// @param buckets  `[B, H, R, T]` of the group, if hashed
   void keep(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
-    const Index T = group.length;
+    const Index T = group.length, rings = rounds_ * buckets_, tasks = group.batch * group.heads;
     Scratch scratch(workspace);
-    const auto memory = scratch.per_thread<Index>(2 * rounds_ * buckets_ + rounds_);
+    const auto memory = scratch.per_thread<Index>(rings + rounds_);
     const auto place_memory = scratch.per_thread<Place>(rounds_);
-    parallel_for(workspace.threads(), group.batch * group.heads, [&](Index task, int thread) {
+    auto* tokens = scratch.take<Index>(tasks * rings);
+    const auto bucket_at = [&](Index task, Index r, Index t) {
+      return buckets != nullptr ? buckets[(task * rounds_ + r) * T + t] : 0;
+    };
+    const auto is_real_at = [&](Index b, Index t) {
+      return group.is_real.empty() || group.is_real[static_cast<std::size_t>(b * T + t)] != 0;
+    };
+    parallel_for(workspace.threads(), tasks, [&](Index task, int) {
+      Index* all = tokens + task * rings;
+      std::fill_n(all, rings, Index{0});
+      for (Index r = 0; r < rounds_; ++r) {
+        for (Index t = 0; t < T; ++t) {
+          if (is_real_at(task / group.heads, t)) ++all[r * buckets_ + bucket_at(task, r, t)];
+        }
+      }
+    });
+    reserve(*std::max_element(tokens, tokens + tasks * rings));
+    parallel_for(workspace.threads(), tasks, [&](Index task, int thread) {
       const Index b = task / group.heads, h = task % group.heads;
       const Index head = (group.first_sequence + b) * heads_ + group.first_head + h;
       const auto key = group.part(group.key, b, h), value = group.part(group.value, b, h);
       const Scalar* scale = shared_ ? group.key_scale + task * T : nullptr;
-      const Bucket* ids = buckets != nullptr ? buckets + task * rounds_ * T : nullptr;
-      const auto bucket_of = [&](Index r, Index t) { return ids != nullptr ? ids[r * T + t] : 0; };
-      const auto is_real = [&](Index t) {
-        return group.is_real.empty() || group.is_real[static_cast<std::size_t>(b * T + t)] != 0;
-      };
-      if (!lists_.empty()) {
-        for (Index t = 0; t < T; ++t) {
-          if (!is_real(t)) continue;
-          list_of(head).append(width_, key.row(t), value.row(t),
-                               scale != nullptr ? scale + t : nullptr);
-        }
-        return;
-      }
+      const Index* all = tokens + task * rings;
       // Only tokens that a later one can still see are copied.
-      Index *seen = memory[thread], *all = seen + rounds_ * buckets_,
-            *rank = all + rounds_ * buckets_;
-      std::fill_n(seen, 2 * rounds_ * buckets_, Index{0});
-      for (Index r = 0; r < rounds_; ++r) {
-        for (Index t = 0; t < T; ++t) {
-          if (is_real(t)) ++all[r * buckets_ + bucket_of(r, t)];
-        }
-      }
+      Index *seen = memory[thread], *rank = seen + rings;
+      std::fill_n(seen, rings, Index{0});
       for (Index t = 0; t < T; ++t) {
-        if (!is_real(t)) continue;
+        if (!is_real_at(b, t)) continue;
         for (Index r = 0; r < rounds_; ++r) {
-          rank[r] = seen[r * buckets_ + bucket_of(r, t)]++;
-          place_memory[thread][r] = {bucket_of(r, t), rank[r] / window_.chunk_length};
+          const Index bucket = bucket_at(task, r, t);
+          rank[r] = seen[r * buckets_ + bucket]++;
+          place_memory[thread][r] = {bucket, rank[r] / window_.chunk_length};
         }
         for (Index r = 0; r < rounds_; ++r) {
-          const Index ring = r * buckets_ + bucket_of(r, t);
-          if (rank[r] + capacity_ < all[ring]) continue;
-          insert(head, r, bucket_of(r, t), rank[r], key.row(t), value.row(t),
+          const Index bucket = bucket_at(task, r, t);
+          if (rank[r] + most_rows_ < all[r * buckets_ + bucket]) continue;
+          insert(head, r, bucket, rank[r], key.row(t), value.row(t),
                  scale != nullptr ? scale[t] : Scalar(0), place_memory[thread]);
         }
       }
-      for (Index i = 0; i < rounds_ * buckets_; ++i) {
-        count_[static_cast<std::size_t>(head * rounds_ * buckets_ + i)] = all[i];
-      }
+      std::copy_n(all, rings, count_.begin() + head * rings);
     });
   }
 
@@ -151,18 +152,25 @@ class AttentionState {
   /// state.
   /// @param group    all heads, length 1; `out` is written
   /// @param buckets  `[B, H, R]`, if hashed
+  /// @throw std::invalid_argument after 2^24 tokens, if all of them are kept
   void attend_next(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
-    const Index rows = lists_.empty() ? capacity_ : TiledBlocks::tile + 1;
+    const Index longest = *std::max_element(count_.begin(), count_.end());
+    check(longest < most_rows_ || most_rows_ < position_limit, "AttentionState", "length is ",
+          longest + 1, ", must be at most ", position_limit);
+    reserve(longest + 1);
+    const Index rows = exact_ ? TiledBlocks::tile + 1 : capacity_;
     const Index place_rounds = places_.empty() ? 0 : rounds_;
     Scratch scratch(workspace);
-    const Tiles tiles{rows, place_rounds,
-                      scratch.per_thread<Scalar>(2 * rows + detail::BlockTiles<Scalar>::size(
-                                                                1, rows, width_, place_rounds)),
-                      scratch.per_thread<std::int32_t>(rows + place_rounds * rows +
-                                                       2 * (window_.chunks_before + 1)),
-                      scratch.per_thread<Place>(rounds_)};
+    const Tiles tiles{
+        rows,
+        place_rounds,
+        scratch.per_thread<Scalar>(2 * rows +
+                                   detail::BlockTiles<Scalar>::size(1, rows, width_, place_rounds)),
+        scratch.per_thread<std::int32_t>(rows + place_rounds * rows + 2 * (chunks_kept() + 1)),
+        scratch.per_thread<Place>(rounds_),
+        Dropout<Scalar>(0, {}, {})};
     // Few keys are done before other threads have woken up.
-    const Index keys = lists_.empty() ? rounds_ * capacity_ : list_of(0).rows(width_);
+    const Index keys = exact_ ? longest + 1 : rounds_ * capacity_;
     const bool alone = 2 * batch_ * heads_ * keys * width_ < (Index{1} << 19);
     parallel_for(alone ? 1 : workspace.threads(), batch_ * heads_, [&](Index head, int thread) {
       const Index b = head / heads_, h = head % heads_;
@@ -172,13 +180,13 @@ class AttentionState {
       const Scalar *key = part(group.key).data, *value = part(group.value).data;
       const Scalar scale = shared_ ? detail::key_scale_of(width_, key) : Scalar(0);
       std::fill_n(query.out, width_, Scalar(0));
-      if (lists_.empty()) {
+      if (exact_) {
+        put_newest_value(head, value);
+        insert(head, 0, 0, count_[static_cast<std::size_t>(head)]++, key, value, scale, nullptr);
+        attend_all(tiles, thread, head, query);
+      } else {
         attend_rings(tiles, thread, head, buckets != nullptr ? buckets + head * rounds_ : nullptr,
                      query, key, value, scale);
-      } else {
-        if (follows_) list_of(head).set_last_value(width_, value);
-        list_of(head).append(width_, key, value, shared_ ? &scale : nullptr);
-        attend_list(tiles, thread, list_of(head), query);
       }
       detail::finish_row(width_, query.out, query.normaliser);
     });
@@ -190,21 +198,6 @@ class AttentionState {
   /// Where a token is in one round.
   struct Place {
     Index bucket, chunk;
-  };
-
-  /// Keys and values of one head, without an end.
-  struct List {
-    std::vector<Scalar> keys, values, key_scale;
-
-    Index rows(Index width) const { return static_cast<Index>(values.size()) / width; }
-    void append(Index width, const Scalar* key, const Scalar* value, const Scalar* scale) {
-      keys.insert(keys.end(), key, key + width);
-      values.insert(values.end(), value, value + width);
-      if (scale != nullptr) key_scale.push_back(*scale);
-    }
-    void set_last_value(Index width, const Scalar* value) {
-      if (!values.empty()) std::copy_n(value, width, values.end() - width);
-    }
   };
 
   /// One query with its running softmax.
@@ -220,19 +213,61 @@ class AttentionState {
     PerThread<Scalar> scalars;
     PerThread<std::int32_t> integers;
     PerThread<Place> places;
+    Dropout<Scalar> no_dropout;
   };
 
-  List& list_of(Index head) { return lists_[static_cast<std::size_t>(head)]; }
+  /// Makes room for `rows` tokens in each ring. As long as a ring can grow, the token of rank i is
+  /// in row i. If there is no memory, nothing has changed.
+  void reserve(Index rows) {
+    rows = std::min(rows, most_rows_);
+    if (rows <= capacity_) return;
+    const Index capacity =
+        std::min(most_rows_, std::max({rows, capacity_ + capacity_ / 2, least_rows}));
+    const auto rings = static_cast<Index>(count_.size());
+    const auto grown = [&](const auto& from, Index numbers) {
+      std::remove_cvref_t<decltype(from)> to(static_cast<std::size_t>(rings * capacity * numbers));
+      for (Index ring = 0; ring < rings; ++ring) {
+        std::copy_n(from.begin() + ring * capacity_ * numbers, capacity_ * numbers,
+                    to.begin() + ring * capacity * numbers);
+      }
+      return to;
+    };
+    auto keys = grown(keys_, width_), values = grown(values_, width_);
+    auto key_scale = grown(key_scale_, shared_ ? 1 : 0);
+    places_ = grown(places_, detail::counts_once(pattern_) ? rounds_ : 0);
+    for (Index& row : newest_) {
+      if (row != none) row = row / capacity_ * capacity + row % capacity_;
+    }
+    keys_.swap(keys);
+    values_.swap(values);
+    key_scale_.swap(key_scale);
+    capacity_ = capacity;
+  }
+
+  /// Chunks before a token's own that its ring may hold.
+  Index chunks_kept() const { return ceil_div(capacity_, window_.chunk_length) - 1; }
+
+  const Scalar* row_of(const std::vector<Scalar>& rows, Index row) const {
+    return rows.data() + row * width_;
+  }
   Index ring_of(Index head, Index round, Index bucket) const {
     return (head * rounds_ + round) * buckets_ + bucket;
+  }
+
+  /// Completes the newest key of a head with the value of the token after it.
+  void put_newest_value(Index head, const Scalar* value) {
+    for (Index r = 0; follows_ && r < rounds_; ++r) {
+      const Index row = newest_[static_cast<std::size_t>(head * rounds_ + r)];
+      if (row != none) std::copy_n(value, width_, values_.data() + row * width_);
+    }
   }
 
   void insert(Index head, Index round, Index bucket, Index rank, const Scalar* key,
               const Scalar* value, Scalar scale, const Place* places) {
     const Index row = ring_of(head, round, bucket) * capacity_ + rank % capacity_;
     if (follows_) newest_[static_cast<std::size_t>(head * rounds_ + round)] = row;
-    std::copy_n(key, width_, &keys_(row, 0));
-    std::copy_n(value, width_, &values_(row, 0));
+    std::copy_n(key, width_, keys_.data() + row * width_);
+    std::copy_n(value, width_, values_.data() + row * width_);
     if (shared_) key_scale_[static_cast<std::size_t>(row)] = scale;
     if (!places_.empty()) {
       std::copy_n(places, rounds_, places_.begin() + row * rounds_);
@@ -243,7 +278,6 @@ class AttentionState {
   /// @param own  slot of the query in the order: that of its own key, or one behind all keys
   void merge(const Tiles& tiles, int thread, AttentionHead<Scalar>& head, Index count, Index own,
              Query& query) const {
-    if (count == 0) return;
     Scalar* memory = tiles.scalars[thread];
     head.maximum = memory;
     head.normaliser = memory + tiles.rows;
@@ -256,7 +290,7 @@ class AttentionState {
     head.normaliser[row] = query.normaliser;
     detail::BlockTiles<Scalar> block_tiles(memory + 2 * tiles.rows, 1, tiles.rows, width_,
                                            tiles.place_rounds);
-    detail::attend_block(head, Block{0, own, 1, 0, count}, Dropout<Scalar>(0, {}, {}), block_tiles);
+    detail::attend_block(head, Block{0, own, 1, 0, count}, tiles.no_dropout, block_tiles);
     query.maximum = head.maximum[row];
     query.normaliser = head.normaliser[row];
   }
@@ -269,10 +303,7 @@ class AttentionState {
       places[r].bucket = buckets != nullptr ? buckets[r] : 0;
       places[r].chunk = count_[static_cast<std::size_t>(ring_at(r))] / window_.chunk_length;
     }
-    for (Index r = 0; follows_ && r < rounds_; ++r) {
-      const Index row = newest_[static_cast<std::size_t>(head * rounds_ + r)];
-      if (row != none) std::copy_n(value, width_, &values_(row, 0));
-    }
+    put_newest_value(head, value);
     std::int32_t* order = tiles.integers[thread];
     for (Index r = 0; r < rounds_; ++r) {
       const Index ring = ring_at(r), rank = count_[static_cast<std::size_t>(ring)]++;
@@ -283,8 +314,8 @@ class AttentionState {
       for (Index i = 0; i < count; ++i)
         order[i] = static_cast<std::int32_t>((first + i) % capacity_);
       AttentionHead<Scalar> part;
-      part.key = {&keys_(ring * capacity_, 0), capacity_, width_};
-      part.value = {&values_(ring * capacity_, 0), capacity_, width_};
+      part.key = {row_of(keys_, ring * capacity_), capacity_, width_};
+      part.value = {row_of(values_, ring * capacity_), capacity_, width_};
       if (shared_) part.key_scale = key_scale_.data() + ring * capacity_;
       part.order = order;
       part.slots = count;
@@ -295,11 +326,11 @@ class AttentionState {
     }
   }
 
-  /// Chunks of the ring's keys in all rounds, counted from the first one that the query sees: the
-  /// query is in number `chunks_before`, and a key that it does not see in one behind.
+  /// Chunks of the ring's keys in all rounds, counted from the first one that the query may see:
+  /// the query is in number `chunks_kept`, and a key that it does not see in one behind.
   ChunkPlaces places_of(Index ring, const Place* query, Index count, const std::int32_t* order,
                         std::int32_t* memory) const {
-    const Index before = window_.chunks_before;
+    const Index before = chunks_kept();
     std::int32_t* chunk = memory + 2 * (before + 1);
     std::int32_t *first = memory, *last = memory + before + 1;
     first[before] = 0;
@@ -316,17 +347,18 @@ class AttentionState {
     return {rounds_, chunk, capacity_, first, last, 0};
   }
 
-  void attend_list(const Tiles& tiles, int thread, const List& list, Query& query) const {
+  void attend_all(const Tiles& tiles, int thread, Index head, Query& query) const {
     constexpr Index tile = TiledBlocks::tile;
     std::int32_t* order = tiles.integers[thread];
     std::iota(order, order + tile + 1, 0);
-    const Index length = list.rows(width_) - (follows_ ? 1 : 0);
+    const Index length = count_[static_cast<std::size_t>(head)] - (follows_ ? 1 : 0);
+    const Index start = head * capacity_;
     for (Index first = 0; first < length; first += tile) {
       const Index count = std::min(tile, length - first);
       AttentionHead<Scalar> part;
-      part.key = {list.keys.data() + first * width_, count, width_};
-      part.value = {list.values.data() + first * width_, count, width_};
-      if (shared_) part.key_scale = list.key_scale.data() + first;
+      part.key = {row_of(keys_, start + first), count, width_};
+      part.value = {row_of(values_, start + first), count, width_};
+      if (shared_) part.key_scale = key_scale_.data() + start + first;
       part.order = order;
       part.slots = tile + 1;
       const bool is_last = first + count == length;
@@ -336,16 +368,20 @@ class AttentionState {
 
   AttentionPattern pattern_;
   Index batch_, heads_, width_;
+  static constexpr Index position_limit = Index{1} << 24;  // rows are numbers of the scalar type
+  static constexpr Index least_rows = 128;
+
   bool shared_, follows_;
-  // Rings, of local attention and of bucket chunks: [B, H, rounds, buckets, capacity].
+  bool exact_ = false;
+  // Rings: [B, H, rounds, buckets, capacity].
   Window window_;
   Index rounds_ = 1, buckets_ = 1, capacity_ = 0;
-  Matrix<Scalar> keys_, values_;
-  std::vector<Scalar> key_scale_;
-  std::vector<Place> places_;  // [.., rounds], where keys count once
-  std::vector<Index> count_;   // tokens seen by each ring
+  Index most_rows_ = position_limit;   // what the capacity grows to
+  std::vector<Scalar> keys_, values_;  // [.., width]
+  std::vector<Scalar> key_scale_;      // of shared keys
+  std::vector<Place> places_;          // [.., rounds], where keys count once
+  std::vector<Index> count_;           // tokens seen by each ring
   std::vector<Index> newest_;  // [B, H, rounds]: row of the newest key, whose value is to come
-  std::vector<List> lists_;    // [B, H], of exact attention
 };
 
 }  // namespace reformer

@@ -91,6 +91,10 @@ class FeedForward {
   template <ResidualHalf Half>
   void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     check_arguments(x, y, pass);
+    check_equal("FeedForward::decode", "rows of the kept weight", decoding.in.packed().depth(),
+                "width", config_.width);
+    check_equal("FeedForward::decode", "columns of the kept weight", decoding.in.packed().columns(),
+                "hidden_width", config_.hidden_width);
     add_rows(x, y, decoding.in.packed(), decoding.out.packed(), pass);
   }
 
