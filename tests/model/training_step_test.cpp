@@ -214,6 +214,29 @@ std::size_t peak_of(const ModelConfig& config, Index batch, Index length) {
   return measured_and_planned(config, batch, length, 2).first;
 }
 
+TEST(TrainingStep, AnOptimizerRefusesAModelOfAnotherWidth) {
+  Workspace workspace(2);
+  const auto model_of = [](Index feed_forward_width) {
+    ModelConfig config = tiny_config();
+    config.feed_forward_width = feed_forward_width;
+    Model<float> model(config);
+    model.initialize(1);
+    model.zero_gradients();
+    return model;
+  };
+  for (const auto& [first, second] : {std::pair(14, 30), {30, 14}}) {
+    auto own = model_of(first), other = model_of(second);
+    Adam<float> adam;
+    adam.step(workspace, own, 0.01);
+    const auto before = values_of(other);
+    EXPECT_TRUE(contains(message_of([&] { adam.step(workspace, other, 0.01); }),
+                         "as in the model whose state this is"));
+    EXPECT_EQ(values_of(other), before);
+    own.set_num_buckets({8});  // changes no parameter
+    EXPECT_NO_THROW(adam.step(workspace, own, 0.01));
+  }
+}
+
 TEST(TrainingStep, TakesNoMoreScratchForMoreLayers) {
   std::vector<std::size_t> peaks;
   for (const std::size_t depth : {2U, 6U, 12U}) {

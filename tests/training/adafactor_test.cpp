@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "support/compare.hpp"
@@ -12,6 +13,9 @@
 
 namespace reformer::test {
 namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 double rms(const Matrix<double>& x) {
   double sum = 0;
@@ -196,7 +200,20 @@ TEST(Adafactor, ChecksItsConfiguration) {
             "reformer::Adafactor: decay_exponent is 0, must be in (0, 1]");
   EXPECT_EQ(message({.decay_exponent = 1.5}),
             "reformer::Adafactor: decay_exponent is 1.5, must be in (0, 1]");
+  EXPECT_EQ(message({.decay_exponent = nan}),
+            "reformer::Adafactor: decay_exponent is nan, must be in (0, 1]");
   EXPECT_EQ(message({.clip = 0}), "reformer::Adafactor: clip is 0, must be positive");
+  EXPECT_EQ(message({.clip = nan}), "reformer::Adafactor: clip is nan, must be positive");
+  const std::string positive = ", must be positive and finite in the parameters' type";
+  EXPECT_EQ(message({.epsilon1 = 0}), "reformer::Adafactor: epsilon1 is 0" + positive);
+  EXPECT_EQ(message({.epsilon1 = -1}), "reformer::Adafactor: epsilon1 is -1" + positive);
+  EXPECT_EQ(message({.epsilon1 = nan}), "reformer::Adafactor: epsilon1 is nan" + positive);
+  EXPECT_EQ(message({.epsilon1 = 1e-45}), "reformer::Adafactor: epsilon1 is 1e-45" + positive)
+      << "divided by a number of rows, it is 0 in float";
+  EXPECT_NO_THROW(Adafactor<double>({.epsilon1 = 1e-45}));
+  EXPECT_EQ(message({.epsilon2 = 0}), "reformer::Adafactor: epsilon2 is 0" + positive);
+  EXPECT_EQ(message({.epsilon2 = infinity}), "reformer::Adafactor: epsilon2 is inf" + positive);
+  EXPECT_EQ(message({.epsilon2 = nan}), "reformer::Adafactor: epsilon2 is nan" + positive);
 }
 
 }  // namespace

@@ -14,6 +14,9 @@
 namespace reformer::test {
 namespace {
 
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
 /// The formulas of the paper for one element after another, in double.
 class NaiveAdam {
  public:
@@ -183,11 +186,24 @@ TEST(Adam, ChecksItsConfiguration) {
   };
   EXPECT_EQ(message({.beta1 = 1}), "reformer::Adam: beta1 is 1, must be in [0, 1)");
   EXPECT_EQ(message({.beta2 = -0.5}), "reformer::Adam: beta2 is -0.5, must be in [0, 1)");
-  EXPECT_EQ(message({.epsilon = 0}), "reformer::Adam: epsilon is 0, must be positive");
-  EXPECT_EQ(message({.weight_decay = -1}),
-            "reformer::Adam: weight_decay is -1, must not be negative");
-  EXPECT_EQ(message({.beta1 = std::numeric_limits<double>::quiet_NaN()}),
-            "reformer::Adam: beta1 is nan, must be in [0, 1)");
+  const std::string positive = ", must be positive and finite in the parameters' type";
+  const std::string finite = ", must be finite and not negative";
+  EXPECT_EQ(message({.epsilon = 0}), "reformer::Adam: epsilon is 0" + positive);
+  EXPECT_EQ(message({.epsilon = infinity}), "reformer::Adam: epsilon is inf" + positive);
+  EXPECT_EQ(message({.epsilon = nan}), "reformer::Adam: epsilon is nan" + positive);
+  EXPECT_EQ(message({.epsilon = 1e-50}), "reformer::Adam: epsilon is 1e-50" + positive)
+      << "0 in float";
+  EXPECT_NO_THROW(Adam<double>({.epsilon = 1e-50}));
+  EXPECT_EQ(message({.weight_decay = -1}), "reformer::Adam: weight_decay is -1" + finite);
+  EXPECT_EQ(message({.weight_decay = nan}), "reformer::Adam: weight_decay is nan" + finite);
+  EXPECT_EQ(message({.weight_decay = infinity}), "reformer::Adam: weight_decay is inf" + finite);
+  EXPECT_EQ(message({.beta1 = nan}), "reformer::Adam: beta1 is nan, must be in [0, 1)");
+  EXPECT_EQ(message({.beta2 = nan}), "reformer::Adam: beta2 is nan, must be in [0, 1)");
+}
+
+TEST(Adam, RefusesANegativeNumberOfParameters) {
+  EXPECT_EQ(message_of([] { Adam<float>::state_bytes(-1); }),
+            "reformer::Adam::state_bytes: parameters is -1, must be at least 0");
 }
 
 TEST(Decays, LooksAtTheName) {

@@ -26,7 +26,9 @@ struct Parameter {
       : name(std::move(name_)), value(Matrix<Scalar>::Zero(rows, columns)) {}
 
   Index size() const { return value.size(); }
-  bool has_gradient() const { return gradient.size() == value.size(); }
+  bool has_gradient() const {
+    return gradient.rows() == value.rows() && gradient.cols() == value.cols();
+  }
   void allocate_gradient() {
     if (!has_gradient()) gradient = Matrix<Scalar>::Zero(value.rows(), value.cols());
   }

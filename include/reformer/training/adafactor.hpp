@@ -19,34 +19,48 @@
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/workspace.hpp"
+#include "reformer/training/state.hpp"
 
 namespace reformer {
 
 struct AdafactorConfig {
-  double decay_exponent = 0.8;
-  double epsilon1 = 1e-30;
-  double epsilon2 = 1e-3;
-  double clip = 1;
+  double decay_exponent = 0.8;  ///< in (0, 1]
+  double epsilon1 = 1e-30;      ///< positive
+  double epsilon2 = 1e-3;       ///< positive
+  double clip = 1;              ///< positive; infinity: no clipping
   bool scale_by_parameter = true;
 };
 
-/// State: one row and one column for each matrix, one row for each vector.
+/// State: one row and one column for each matrix, one row for each vector. It belongs to the model
+/// of the first step (or of `allocate`): any other must have parameters of the same names and
+/// shapes, such as a copy of that model has.
 template <typename Scalar>
 class Adafactor {
  public:
+  /// @throw std::invalid_argument for a configuration out of range
   explicit Adafactor(const AdafactorConfig& config = {}) : config_(config) {
     check(config.decay_exponent > 0 && config.decay_exponent <= 1, "Adafactor",
           "decay_exponent is ", config.decay_exponent, ", must be in (0, 1]");
+    detail::check_positive<Scalar>("Adafactor", "epsilon1", config.epsilon1);
+    detail::check_positive<Scalar>("Adafactor", "epsilon2", config.epsilon2);
     check(config.clip > 0, "Adafactor", "clip is ", config.clip, ", must be positive");
   }
 
-  /// Changes the parameters by their gradients, times `gradient_scale`.
+  /// Changes the parameters by their gradients, times `gradient_scale`. Gradients are not looked
+  /// at: one that is not finite makes its parameter so. `clipping_scale` refuses their norm.
   /// @param model  anything with `for_each_parameter`
-  /// @throw std::invalid_argument if a parameter has no gradient
+  /// @param rate   finite and not negative
+  /// @throw std::invalid_argument, before anything is changed, if a parameter has no gradient, if
+  ///   the state is that of other parameters, or for arguments out of range
   template <typename Model>
   void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
+    detail::check_step<Scalar>("Adafactor::step", steps_, rate, gradient_scale);
     check_gradients("Adafactor::step", model);
-    if (rows_.empty()) allocate(model);
+    if (owner_.is_empty()) {
+      allocate_state(model);
+    } else {
+      check_state("Adafactor::step", model);
+    }
     std::vector<Parameter<Scalar>*> parameters;
     Index widest = 0;
     model.for_each_parameter([&](Parameter<Scalar>& p) {
@@ -66,25 +80,26 @@ class Adafactor {
                  });
   }
 
+  /// Number of steps taken; part of the state.
   std::int64_t& steps() { return steps_; }
 
-  /// Makes the state for a model's parameters.
+  /// Begins anew: state of zeros for a model's parameters and no steps taken, into which a
+  /// checkpoint can be read.
   template <typename Model>
   void allocate(Model& model) {
-    rows_.clear();
-    columns_.clear();
-    model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      rows_.emplace_back(Matrix<Scalar>::Zero(1, is_matrix(p) ? p.value.rows() : 0));
-      columns_.emplace_back(Matrix<Scalar>::Zero(1, p.value.cols()));
-    });
+    allocate_state(model);
+    steps_ = 0;
   }
 
-  /// Visits the state as `f(name, matrix)`, in the order of the model's parameters.
+  /// Visits the state as `f(name, matrix)`, in the order of the model's parameters; nothing before
+  /// there is any.
+  /// @throw std::invalid_argument if the state is that of other parameters
   template <typename Model, typename F>
   void for_each_state(Model& model, F&& f) {
+    if (owner_.is_empty()) return;
+    check_state("Adafactor::for_each_state", model);
     std::size_t index = 0;
     model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      if (index >= rows_.size()) return;
       f("adafactor.rows." + p.name, rows_[index]);
       f("adafactor.columns." + p.name, columns_[index]);
       ++index;
@@ -93,6 +108,32 @@ class Adafactor {
 
  private:
   static bool is_matrix(const Parameter<Scalar>& p) { return p.value.rows() > 1; }
+
+  template <typename Model>
+  void allocate_state(Model& model) {
+    detail::StateOwner owner(model);
+    std::vector<Matrix<Scalar>> rows, columns;
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      rows.emplace_back(Matrix<Scalar>::Zero(1, is_matrix(p) ? p.value.rows() : 0));
+      columns.emplace_back(Matrix<Scalar>::Zero(1, p.value.cols()));
+    });
+    owner_ = std::move(owner);  // only now: what was there stays when memory ends
+    rows_ = std::move(rows);
+    columns_ = std::move(columns);
+  }
+
+  template <typename Model>
+  void check_state(std::string_view function, Model& model) const {
+    owner_.check_owns(function, model);
+    std::size_t index = 0;
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      detail::check_state(function, "adafactor.rows.", p.name, rows_[index], 1,
+                          is_matrix(p) ? p.value.rows() : 0);
+      detail::check_state(function, "adafactor.columns.", p.name, columns_[index], 1,
+                          p.value.cols());
+      ++index;
+    });
+  }
 
   /// @param memory  scratch, two rows of the parameter
   void update(Parameter<Scalar>& p, Matrix<Scalar>& row, Matrix<Scalar>& column, double rate,
@@ -138,6 +179,7 @@ class Adafactor {
 
   AdafactorConfig config_;
   std::int64_t steps_ = 0;
+  detail::StateOwner owner_;
   std::vector<Matrix<Scalar>> rows_, columns_;
 };
 

@@ -17,14 +17,15 @@
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
+#include "reformer/training/state.hpp"
 
 namespace reformer {
 
 struct AdamConfig {
-  double beta1 = 0.9;
-  double beta2 = 0.98;
-  double epsilon = 1e-9;
-  double weight_decay = 0;
+  double beta1 = 0.9;       ///< in [0, 1)
+  double beta2 = 0.98;      ///< in [0, 1)
+  double epsilon = 1e-9;    ///< positive
+  double weight_decay = 0;  ///< not negative
 };
 
 namespace detail {
@@ -40,26 +41,37 @@ inline constexpr Index optimizer_block = 16384;
 
 }  // namespace detail
 
-/// State: two matrices for each parameter, in the order of `for_each_parameter`.
+/// State: two matrices for each parameter, in the order of `for_each_parameter`. It belongs to the
+/// model of the first step (or of `allocate`): any other must have parameters of the same names and
+/// shapes, such as a copy of that model has.
 template <typename Scalar>
 class Adam {
  public:
+  /// @throw std::invalid_argument for a configuration out of range
   explicit Adam(const AdamConfig& config = {}) : config_(config) {
     check(config.beta1 >= 0 && config.beta1 < 1, "Adam", "beta1 is ", config.beta1,
           ", must be in [0, 1)");
     check(config.beta2 >= 0 && config.beta2 < 1, "Adam", "beta2 is ", config.beta2,
           ", must be in [0, 1)");
-    check(config.epsilon > 0, "Adam", "epsilon is ", config.epsilon, ", must be positive");
-    check(config.weight_decay >= 0, "Adam", "weight_decay is ", config.weight_decay,
-          ", must not be negative");
+    detail::check_positive<Scalar>("Adam", "epsilon", config.epsilon);
+    detail::check_finite<Scalar>("Adam", "weight_decay", config.weight_decay);
   }
 
-  /// Changes the parameters by their gradients, times `gradient_scale`.
+  /// Changes the parameters by their gradients, times `gradient_scale`. Gradients are not looked
+  /// at: one that is not finite makes its parameter so. `clipping_scale` refuses their norm.
   /// @param model  anything with `for_each_parameter`
-  /// @throw std::invalid_argument if a parameter has no gradient
+  /// @param rate   finite and not negative
+  /// @throw std::invalid_argument, before anything is changed, if a parameter has no gradient, if
+  ///   the state is that of other parameters, or for arguments out of range
   template <typename Model>
   void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
+    detail::check_step<Scalar>("Adam::step", steps_, rate, gradient_scale);
     check_gradients("Adam::step", model);
+    if (owner_.is_empty()) {
+      allocate_state(model);
+    } else {
+      check_state("Adam::step", model);
+    }
     namespace e = Eigen::internal;
     ++steps_;
     const auto t = static_cast<double>(steps_);
@@ -72,10 +84,6 @@ class Adam {
     const auto epsilon = set(config_.epsilon), step = set(-rate / correction1);
     std::size_t index = 0;
     model.for_each_parameter([&](Parameter<Scalar>& p) {
-      if (index == first_.size()) {
-        first_.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
-        second_.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
-      }
       Matrix<Scalar>&m = first_[index], &v = second_[index];
       ++index;
       const auto keep = set(1 - (detail::decays(p.name) ? rate * config_.weight_decay : 0.0));
@@ -111,24 +119,23 @@ class Adam {
   /// Number of steps taken; part of the state.
   std::int64_t& steps() { return steps_; }
 
-  /// Makes the state for a model's parameters without a step, so that a checkpoint can be read into
-  /// it.
+  /// Begins anew: state of zeros for a model's parameters and no steps taken, into which a
+  /// checkpoint can be read.
   template <typename Model>
   void allocate(Model& model) {
-    first_.clear();
-    second_.clear();
-    model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      first_.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
-      second_.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
-    });
+    allocate_state(model);
+    steps_ = 0;
   }
 
-  /// Visits the state as `f(name, matrix)`, in the order of the model's parameters.
+  /// Visits the state as `f(name, matrix)`, in the order of the model's parameters; nothing before
+  /// there is any.
+  /// @throw std::invalid_argument if the state is that of other parameters
   template <typename Model, typename F>
   void for_each_state(Model& model, F&& f) {
+    if (owner_.is_empty()) return;
+    check_state("Adam::for_each_state", model);
     std::size_t index = 0;
     model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      if (index >= first_.size()) return;
       f("adam.first." + p.name, first_[index]);
       f("adam.second." + p.name, second_[index]);
       ++index;
@@ -137,12 +144,39 @@ class Adam {
 
   /// Bytes of state for a number of parameters.
   static std::size_t state_bytes(Index parameters) {
+    check_at_least("Adam::state_bytes", "parameters", parameters, 0);
     return 2 * sizeof(Scalar) * static_cast<std::size_t>(parameters);
   }
 
  private:
+  template <typename Model>
+  void allocate_state(Model& model) {
+    detail::StateOwner owner(model);
+    std::vector<Matrix<Scalar>> first, second;
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      first.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
+      second.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
+    });
+    owner_ = std::move(owner);  // only now: what was there stays when memory ends
+    first_ = std::move(first);
+    second_ = std::move(second);
+  }
+
+  template <typename Model>
+  void check_state(std::string_view function, Model& model) const {
+    owner_.check_owns(function, model);
+    std::size_t index = 0;
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      const Index rows = p.value.rows(), columns = p.value.cols();
+      detail::check_state(function, "adam.first.", p.name, first_[index], rows, columns);
+      detail::check_state(function, "adam.second.", p.name, second_[index], rows, columns);
+      ++index;
+    });
+  }
+
   AdamConfig config_;
   std::int64_t steps_ = 0;
+  detail::StateOwner owner_;
   std::vector<Matrix<Scalar>> first_, second_;
 };
 
