@@ -5,8 +5,10 @@
 
 #include <cmath>
 #include <limits>
+#include <string>
 
 #include "support/compare.hpp"
+#include "support/errors.hpp"
 #include "support/example_model.hpp"
 
 namespace reformer::test {
@@ -54,12 +56,47 @@ TYPED_TEST(ClippingTest, NotANumberIsNotHidden) {
   EXPECT_TRUE(std::isnan(global_gradient_norm(workspace, model)));
 }
 
+// Squares of large gradients leave the range of float; the norm does not.
+TYPED_TEST(ClippingTest, LargeGradientsHaveAFiniteNorm) {
+  Workspace workspace(2);
+  ExampleModel<TypeParam> model;
+  reset_gradients(model);
+  model.parameters[4].gradient(0, 1) = TypeParam(3e20);
+  model.parameters[4].gradient(129, 256) = TypeParam(-4e20);
+  EXPECT_NEAR(global_gradient_norm(workspace, model) / 5e20, 1, 1e-6);
+}
+
+TYPED_TEST(ClippingTest, TakesGradientsOfEveryParameter) {
+  Workspace workspace(1);
+  ExampleModel<TypeParam> model;
+  model.parameters[1].gradient.resize(0, 0);
+  EXPECT_EQ(message_of([&] { global_gradient_norm(workspace, model); }),
+            "reformer::global_gradient_norm: positions.weights.0 has no gradient, call "
+            "zero_gradients first");
+}
+
 TEST(ClippingScale, BringsTheNormDownToItsLimit) {
   EXPECT_EQ(clipping_scale(4, 1), 0.25);
   EXPECT_EQ(clipping_scale(1, 1), 1);
   EXPECT_EQ(clipping_scale(0.5, 1), 1) << "never up";
   EXPECT_EQ(clipping_scale(0, 1), 1);
   EXPECT_EQ(clipping_scale(1e9, 0), 1) << "0 is no limit";
+  EXPECT_EQ(clipping_scale(1e9, std::numeric_limits<double>::infinity()), 1);
+}
+
+TEST(ClippingScale, RefusesWhatMeansNothing) {
+  const auto message = [](double norm, double max_norm) {
+    return message_of([&] { clipping_scale(norm, max_norm); });
+  };
+  const double infinity = std::numeric_limits<double>::infinity(), nan = std::nan("");
+  const std::string prefix = "reformer::clipping_scale: ";
+  for (const double limit : {0.0, 1.0}) {
+    EXPECT_EQ(message(nan, limit), prefix + "norm is nan, must be finite and not negative");
+    EXPECT_EQ(message(infinity, limit), prefix + "norm is inf, must be finite and not negative");
+    EXPECT_EQ(message(-1, limit), prefix + "norm is -1, must be finite and not negative");
+  }
+  EXPECT_EQ(message(1, nan), prefix + "max_norm is nan, must not be negative");
+  EXPECT_EQ(message(1, -0.5), prefix + "max_norm is -0.5, must not be negative");
 }
 
 }  // namespace

@@ -4,6 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <string>
+
+#include "support/errors.hpp"
 
 namespace reformer::test {
 namespace {
@@ -69,6 +73,41 @@ TEST(Schedules, AreDefinedForStepsAndLengthsOutsideOfTheirRange) {
     EXPECT_GT(rate, 0);
     EXPECT_LE(rate, 0.5);
   }
+}
+
+TEST(Schedules, RefuseWhatMeansNothing) {
+  const auto message = [](const Schedule& schedule, std::int64_t step = 1) {
+    return message_of([&] { learning_rate(schedule, step); });
+  };
+  const std::string prefix = "reformer::learning_rate: ";
+  const double infinity = std::numeric_limits<double>::infinity(), nan = std::nan("");
+  for (const auto& [rate, text] : {std::pair(nan, "nan"), {infinity, "inf"}, {-0.5, "-0.5"}}) {
+    const std::string expected = prefix + "rate is " + text + ", must be finite and not negative";
+    EXPECT_EQ(message(ConstantSchedule{rate}), expected);
+    EXPECT_EQ(message(InverseSquareRootSchedule{.rate = rate}), expected);
+    EXPECT_EQ(message(CosineSchedule{.rate = rate}), expected);
+  }
+  EXPECT_EQ(message(InverseSquareRootSchedule{.warmup = -1}),
+            prefix + "warmup is -1, must be at least 0");
+  EXPECT_EQ(message(CosineSchedule{.warmup = -1}), prefix + "warmup is -1, must be at least 0");
+  EXPECT_EQ(message(CosineSchedule{.steps = 0}), prefix + "steps is 0, must be at least 1");
+  EXPECT_EQ(message(CosineSchedule{.steps = -7}), prefix + "steps is -7, must be at least 1");
+  EXPECT_EQ(message(CosineSchedule{.final_fraction = -0.1}),
+            prefix + "final_fraction is -0.1, must be in [0, 1]");
+  EXPECT_EQ(message(CosineSchedule{.final_fraction = 2}),
+            prefix + "final_fraction is 2, must be in [0, 1]");
+  EXPECT_EQ(message(CosineSchedule{.final_fraction = nan}),
+            prefix + "final_fraction is nan, must be in [0, 1]");
+  EXPECT_EQ(message(ConstantSchedule{}, -1), prefix + "step is -1, must be at least 0");
+}
+
+TEST(Schedules, AreFiniteToTheLastStep) {
+  constexpr std::int64_t last = std::numeric_limits<std::int64_t>::max();
+  EXPECT_EQ(learning_rate(ConstantSchedule{0.5}, last), 0.5);
+  EXPECT_GT(learning_rate(InverseSquareRootSchedule{0.5, 10}, last), 0);
+  EXPECT_NEAR(learning_rate(InverseSquareRootSchedule{0.5, last}, last), 0.5, rounding);
+  EXPECT_NEAR(learning_rate(CosineSchedule{0.5, 10, last, 0.1}, last), 0.05, rounding);
+  EXPECT_NEAR(learning_rate(CosineSchedule{0.5, last, 1, 0.1}, last), 0.5, rounding);
 }
 
 }  // namespace

@@ -6,15 +6,19 @@
 #include <cmath>
 #include <vector>
 
+#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
 
 namespace reformer {
 
-/// sqrt(sum of squares of all gradients); the same bits for any number of threads.
+/// sqrt(sum of squares of all gradients); the same bits for any number of threads. Infinite or not
+/// a number if a gradient is.
+/// @throw std::invalid_argument if a parameter has no gradient
 template <typename Model>
 double global_gradient_norm(Workspace& workspace, Model& model) {
+  check_gradients("global_gradient_norm", model);
   using Scalar = typename Model::Scalar;
   constexpr Index block = 16384;
   double total = 0;
@@ -25,7 +29,13 @@ double global_gradient_norm(Workspace& workspace, Model& model) {
     parallel_for(workspace.threads(), blocks, [&](Index task, int) {
       const Scalar* g = p.gradient.data() + task * block;
       const Index n = std::min(block, p.gradient.size() - task * block);
-      partial[static_cast<std::size_t>(task)] = static_cast<double>(simd::dot(n, g, g));
+      auto squares = static_cast<double>(simd::dot(n, g, g));
+      if (!std::isfinite(squares)) {  // finite gradients may have squares that float cannot hold
+        squares = 0;
+        for (Index i = 0; i < n; ++i)
+          squares += static_cast<double>(g[i]) * static_cast<double>(g[i]);
+      }
+      partial[static_cast<std::size_t>(task)] = squares;
     });
     for (const double sum : partial) total += sum;
   });
@@ -34,8 +44,13 @@ double global_gradient_norm(Workspace& workspace, Model& model) {
 
 /// What gradients must be multiplied by so that their norm is at most `max_norm`; 1 when there is
 /// no limit.
-/// @param max_norm  0: no limit
+/// @param max_norm  0 or infinity: no limit
+/// @throw std::invalid_argument for a norm that is not finite: a gradient is not, or is far too
+///   large. No scale would help then, and a step would make parameters so.
 inline double clipping_scale(double norm, double max_norm) {
+  check(norm >= 0 && std::isfinite(norm), "clipping_scale", "norm is ", norm,
+        ", must be finite and not negative");
+  check(max_norm >= 0, "clipping_scale", "max_norm is ", max_norm, ", must not be negative");
   return max_norm > 0 && norm > max_norm ? max_norm / norm : 1.0;
 }
 

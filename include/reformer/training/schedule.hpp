@@ -9,6 +9,8 @@
 #include <numbers>
 #include <variant>
 
+#include "reformer/foundation/check.hpp"
+
 namespace reformer {
 
 struct ConstantSchedule {
@@ -32,20 +34,33 @@ struct CosineSchedule {
 
 using Schedule = std::variant<ConstantSchedule, InverseSquareRootSchedule, CosineSchedule>;
 
+/// The rate of a step; that of the first for step 0.
+/// @throw std::invalid_argument for a rate that is negative or not finite, negative numbers of
+///   steps, `steps` < 1 or a `final_fraction` outside of [0, 1]
 inline double learning_rate(const Schedule& schedule, std::int64_t step) {
+  constexpr const char* function = "learning_rate";
+  check_at_least(function, "step", step, 0);
+  const double rate = std::visit([](const auto& any) { return any.rate; }, schedule);
+  check(rate >= 0 && std::isfinite(rate), function, "rate is ", rate,
+        ", must be finite and not negative");
   const auto t = static_cast<double>(std::max<std::int64_t>(step, 1));
-  if (const auto* constant = std::get_if<ConstantSchedule>(&schedule)) return constant->rate;
+  if (std::holds_alternative<ConstantSchedule>(schedule)) return rate;
   if (const auto* root = std::get_if<InverseSquareRootSchedule>(&schedule)) {
+    check_at_least(function, "warmup", root->warmup, 0);
     const auto warmup = static_cast<double>(std::max<std::int64_t>(root->warmup, 1));
-    return root->rate * std::min(t / warmup, std::sqrt(warmup / t));
+    return rate * std::min(t / warmup, std::sqrt(warmup / t));
   }
   const auto& cosine = std::get<CosineSchedule>(schedule);
+  check_at_least(function, "warmup", cosine.warmup, 0);
+  check_at_least(function, "steps", cosine.steps, 1);
+  check(cosine.final_fraction >= 0 && cosine.final_fraction <= 1, function, "final_fraction is ",
+        cosine.final_fraction, ", must be in [0, 1]");
   const auto warmup = static_cast<double>(std::max<std::int64_t>(cosine.warmup, 1));
-  if (t < warmup) return cosine.rate * t / warmup;
+  if (t < warmup) return rate * t / warmup;
   const double length = std::max(1.0, static_cast<double>(cosine.steps) - warmup);
   const double progress = std::clamp((t - warmup) / length, 0.0, 1.0);
   const double wave = 0.5 * (1 + std::cos(std::numbers::pi * progress));
-  return cosine.rate * (cosine.final_fraction + (1 - cosine.final_fraction) * wave);
+  return rate * (cosine.final_fraction + (1 - cosine.final_fraction) * wave);
 }
 
 }  // namespace reformer
