@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <mutex>
+#include <set>
 #include <vector>
 
 #include "support/compare.hpp"
@@ -45,6 +47,26 @@ TEST(ParallelFor, OneThreadGoesInOrder) {
   });
   EXPECT_EQ(order, (std::vector<Index>{0, 1, 2, 3, 4}));
 }
+
+#if defined(__x86_64__) && defined(__GNUC__)
+// A copy for one thread, or for each place of the loop, could be rounded otherwise.
+TEST(ParallelFor, HasOneCopyOfItsBody) {
+  std::set<const void*> places;
+  const auto collect = [&](int threads, Index count) {
+    std::mutex mutex;
+    parallel_for(threads, count, [&](Index, int) {
+      const void* here = nullptr;
+      asm volatile("lea (%%rip), %0" : "=r"(here));
+      const std::lock_guard lock(mutex);
+      places.insert(here);
+    });
+  };
+  collect(1, 2);
+  collect(2, 1);
+  collect(2, 100);
+  EXPECT_EQ(places.size(), 1U);
+}
+#endif
 
 #ifdef _OPENMP
 TEST(ParallelFor, NoTwoBodiesRunAsTheSameThreadAtOnce) {

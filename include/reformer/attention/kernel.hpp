@@ -204,8 +204,9 @@ void update_softmax(const AttentionHead<Scalar>& head, const Staircase& stairs, 
 
 /// Merges one block into the running softmax of its queries.
 template <typename Scalar>
-[[gnu::noinline]] void attend_block(const AttentionHead<Scalar>& head, const Block& block,
-                                    const Dropout<Scalar>& dropout, BlockTiles<Scalar>& tiles) {
+REFORMER_COMPILED_ONCE void attend_block(const AttentionHead<Scalar>& head, const Block& block,
+                                         const Dropout<Scalar>& dropout,
+                                         BlockTiles<Scalar>& tiles) {
   namespace e = Eigen::internal;
   constexpr Index W = simd::width<Scalar>;
   const Index K = head.query.columns;
@@ -303,10 +304,11 @@ void differentiate_softmax(const AttentionHead<Scalar>& head, const Block& block
 /// Adds one block's part of the gradients: those of the queries to their rows, those of the keys to
 /// the window's, which go to their rows when the keys leave it.
 template <typename Scalar>
-[[gnu::noinline]] void attend_block_backward(const AttentionHead<Scalar>& head,
-                                             const AttentionHeadGradient<Scalar>& gradient,
-                                             const Block& block, const Dropout<Scalar>& dropout,
-                                             BlockTiles<Scalar>& tiles) {
+REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& head,
+                                                  const AttentionHeadGradient<Scalar>& gradient,
+                                                  const Block& block,
+                                                  const Dropout<Scalar>& dropout,
+                                                  BlockTiles<Scalar>& tiles) {
   const Index K = head.query.columns, w = tiles.width_stride;
   const Index nq = block.num_queries, nk = block.num_keys;
   const auto query_at = [&](Index i) { return head.position(block.query_begin + i); };

@@ -335,9 +335,9 @@ void plan_attend(ScratchPlan& scratch, const AttentionPattern& pattern, Index ba
 
 namespace detail {
 
-/// c of a shared key.
+/// c of a shared key; decoding computes it too.
 template <typename Scalar>
-Scalar key_scale_of(Index width, const Scalar* key) {
+REFORMER_COMPILED_ONCE Scalar key_scale_of(Index width, const Scalar* key) {
   const auto e = static_cast<Scalar>(static_cast<double>(width) * key_epsilon);
   return 1 / std::sqrt(simd::dot(width, key, key) + e);
 }

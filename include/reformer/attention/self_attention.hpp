@@ -465,11 +465,10 @@ class SelfAttention {
     order_by_bucket(pass.workspace, arrays, num_sorted_buckets(*lsh, T), buckets);
   }
 
-  /// What the forward pass computes and the backward pass computes again: the same function, so
-  /// that both give the same bits.
-  [[gnu::noinline]] void attend_anew(Scratch& scratch, MultiHead<Scalar>& arrays,
-                                     const std::optional<Tensor<Scalar, 4>>& rotations,
-                                     Saved& saved, const Pass& pass) const {
+  /// What the forward pass computes and the backward pass computes again.
+  void attend_anew(Scratch& scratch, MultiHead<Scalar>& arrays,
+                   const std::optional<Tensor<Scalar, 4>>& rotations, Saved& saved,
+                   const Pass& pass) const {
     order_tokens(scratch, arrays, rotations, saved, pass);
     attend(pass.workspace, arrays, dropout_of_weights(pass));
   }

@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <optional>
 
+#include "reformer/foundation/compiled_once.hpp"
 #include "reformer/foundation/container.hpp"
 #include "reformer/foundation/tensor.hpp"
 
@@ -43,20 +44,29 @@ inline int default_threads() {
 #endif
 }
 
+namespace detail {
+/// Every task of a parallel loop goes through here, so a loop's body has one copy, whether it runs
+/// on one thread or many and wherever the loop stands: what is computed again has the same bits.
+template <typename Body>
+REFORMER_COMPILED_ONCE void run_task(const Body& body, Index i, int thread) {
+  body(i, thread);
+}
+}  // namespace detail
+
 /// Calls `body(i, thread)` for i = 0 ... count - 1, in any order, with 0 <= thread < threads.
-/// `body` must not throw.
+/// `body` must not throw, and is compiled once.
 template <typename Body>
 void parallel_for(int threads, Index count, const Body& body) {
 #ifdef _OPENMP
   if (threads > 1 && count > 1) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (Index i = 0; i < count; ++i) body(i, omp_get_thread_num());
+    for (Index i = 0; i < count; ++i) detail::run_task(body, i, omp_get_thread_num());
     return;
   }
 #else
   static_cast<void>(threads);
 #endif
-  for (Index i = 0; i < count; ++i) body(i, 0);
+  for (Index i = 0; i < count; ++i) detail::run_task(body, i, 0);
 }
 
 }  // namespace reformer

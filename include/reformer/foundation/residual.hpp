@@ -22,6 +22,7 @@
 #include <variant>
 
 #include "reformer/foundation/check.hpp"
+#include "reformer/foundation/compiled_once.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/tensor.hpp"
 
@@ -245,7 +246,8 @@ class FixedHalf {
   /// y[j] +-= f[j] in units; false if any left the range. A loop without branches, which compilers
   /// turn into vector code: clang 14 only while it is a function of its own.
   template <Sign sign>
-  [[gnu::noinline]] static bool add_run(Index count, const Scalar* f, Scalar per_unit, Integer* y) {
+  REFORMER_COMPILED_ONCE static bool add_run(Index count, const Scalar* f, Scalar per_unit,
+                                             Integer* y) {
     Unsigned wrong = 0;
     for (Index j = 0; j < count; ++j) {
       const Scalar scaled = f[j] * per_unit;  // exact, by a power of two

@@ -188,7 +188,7 @@ void keep_in_step(T*& row) {
 /// The register kernel: `count` tiles, one below the other, of `Rows` rows by `Vectors` vectors of
 /// C. A stands in its type as it lies, so that the inner loop has no addresses to compute.
 template <typename Scalar, int Rows, int Vectors, bool ByColumns>
-[[gnu::noinline]] void register_tiles(const TileOperands<Scalar>& operands, Index count) {
+REFORMER_COMPILED_ONCE void register_tiles(const TileOperands<Scalar>& operands, Index count) {
   constexpr Index W = simd::width<Scalar>;
   using Packet = simd::Packet<Scalar>;
   const Index a_stride = operands.a.stride, b_stride = operands.b_stride;
