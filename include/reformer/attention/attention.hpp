@@ -190,9 +190,9 @@ class TensorGroup {
 /// Throws for a bucket id that is none, or that is not the padding bucket for padding.
 /// @param most   number of buckets, which is the id of the padding bucket
 /// @param count  of ids, in rows of `length` tokens; the same number of rows for each sequence
-inline void check_buckets(std::string_view function, Workspace& workspace, Index batch,
-                          Index length, Index most, std::span<const std::uint8_t> is_real,
-                          const Bucket* buckets, Index count) {
+inline void check_bucket_ids(std::string_view function, Workspace& workspace, Index batch,
+                             Index length, Index most, std::span<const std::uint8_t> is_real,
+                             const Bucket* buckets, Index count) {
   const auto is_real_at = [&](Index i) {
     return is_real.empty() ||
            is_real[static_cast<std::size_t>(i / (count / batch) * length + i % length)] != 0;
@@ -241,8 +241,9 @@ void check_attention(std::string_view function, Workspace& workspace,
         " elements, must have B*H*R*T = ", ids);
   if (lsh != nullptr) {
     const Index length = query.dimension(1);
-    check_buckets(function, workspace, query.dimension(0), length,
-                  num_buckets(bucket_factors(*lsh, length)), options.is_real, buckets.data(), ids);
+    check_bucket_ids(function, workspace, query.dimension(0), length,
+                     num_buckets(bucket_factors(*lsh, length)), options.is_real, buckets.data(),
+                     ids);
   }
 }
 

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Whether the public headers may be included in any order.
+#
+# Usage: tests/headers.sh [--pairs] COMPILER [FLAG]...
+#
+# Compiles orders of all headers until every header A has come before every header B that A does not
+# include; a few orders are enough for all of these pairs. With --pairs each pair is compiled by itself,
+# which takes minutes. Before that, two things that an order can hide are looked for in the text: a name
+# that stands in `reformer` and in `reformer::detail` (the nearer one hides the other from headers that
+# come later), and macros.
+set -euo pipefail
+include=$(cd "$(dirname "${BASH_SOURCE[0]}")/../include" && pwd)
+
+pairs=''
+if [[ ${1-} == --pairs ]]; then
+  pairs=1
+  shift
+fi
+if (($# == 0)) || [[ $1 == -* ]]; then
+  sed -n '3,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  exit 2
+fi
+# Without the io floor, whose headers need another package, the rest is tried.
+mapfile -t headers < <(cd "$include" &&
+  find reformer -name '*.hpp' ${REFORMER_WITHOUT_IO:+-not -path 'reformer/io/*'} | LC_ALL=C sort)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# Declarations at namespace scope begin in the first column.
+(cd "$include" && awk '
+  FNR == 1 { scope = "" }
+  /^#define/ && !/^#define REFORMER_VERSION_/ { print FILENAME ": a macro: " $0; bad = 1 }
+  /^namespace \{/ { print FILENAME ": an unnamed namespace"; bad = 1 }
+  /^namespace reformer \{/ || /^\} *\/\/ namespace detail/ { scope = "reformer"; next }
+  /^namespace detail \{/ { scope = "detail"; next }
+  scope == "" || /^[ \t#\/}]/ || /^(template|requires)/ { next }
+  {
+    line = $0
+    if (match(line, /(struct|class|concept|using) +[A-Za-z_0-9]+/)) {
+      name = substr(line, RSTART, RLENGTH)
+      sub(/.* /, "", name)
+    } else if (match(line, /[A-Za-z_0-9]+ *(\(|\[\]|=|\{|;)/)) {
+      name = substr(line, RSTART, RLENGTH)
+      sub(/[^A-Za-z_0-9].*/, "", name)
+    } else {
+      next
+    }
+    other = scope == "detail" ? "reformer" : "detail"
+    if ((other, name) in place) {
+      print name " is in " scope " (" FILENAME ") and in " other " (" place[other, name] ")"
+      bad = 1
+    }
+    place[scope, name] = FILENAME
+    ++count
+  }
+  END {
+    if (count < 100) { print "only " count " declarations were found"; bad = 1 }
+    exit bad
+  }' "${headers[@]}") >&2
+
+# What comes from elsewhere is read once; that each header includes what it needs is seen where each
+# is compiled alone.
+(cd "$include" && cat "${headers[@]}") | grep -E '^#include <(Eigen|nlohmann|[a-z_]+>)' |
+  grep -v '<omp.h>' | sort -u >"$work/prefix.hpp"
+"$@" -std=c++20 -x c++-header "$work/prefix.hpp" -o "$work/prefix.hpp.gch"
+compile() {
+  "${compiler[@]}" -std=c++20 -fsyntax-only -I "$include" -include "$work/prefix.hpp" \
+    -x c++ - <<<"$1" || {
+    printf 'failed:\n%s\n' "$1" >&2
+    return 1
+  }
+}
+compiler=("$@")
+
+# One order a line. The next header of an order is the one that opens most of the pairs still missing.
+(cd "$include" && awk -v pairs="$pairs" '
+  FNR == 1 { header[++n] = FILENAME; number[FILENAME] = n }
+  /^#include "reformer\// { split($0, part, "\""); needs[FILENAME] = needs[FILENAME] " " part[2] }
+  function reach(a, b,   part, count, i) {
+    count = split(needs[header[b]], part, " ")
+    for (i = 1; i <= count; ++i) {
+      if (!((a, number[part[i]]) in before)) { before[a, number[part[i]]]; reach(a, number[part[i]]) }
+    }
+  }
+  END {
+    for (a = 1; a <= n; ++a) reach(a, a)
+    for (a = 1; a <= n; ++a) for (b = 1; b <= n; ++b) {
+      if (a == b || ((a, b) in before)) continue
+      if (pairs) print header[a], header[b]
+      missing[a, b]; ++left
+    }
+    while (left && !pairs) {
+      for (a = 1; a <= n; ++a) waits[a]
+      line = ""; placed = 0
+      while (placed < n) {
+        best = 0
+        for (a = 1; a <= n; ++a) {
+          if (!(a in waits)) continue
+          score = 0; ready = 1
+          for (b in waits) {
+            if ((a, b) in before) { ready = 0; break }
+            score += ((a, b) in missing) - ((b, a) in missing)
+          }
+          if (ready && (!best || score > most)) { best = a; most = score }
+        }
+        delete waits[best]
+        order[++placed] = best
+        line = line " " header[best]
+      }
+      for (i = 1; i <= n; ++i) for (j = i + 1; j <= n; ++j) {
+        if ((order[i], order[j]) in missing) { delete missing[order[i], order[j]]; --left }
+      }
+      print line
+    }
+  }' "${headers[@]}") >"$work/orders"
+(($(wc -l <"$work/orders") >= 3))
+
+failed=0
+while read -r -a order; do
+  compile "$(printf '#include "%s"\n' "${order[@]}")" || failed=1
+done <"$work/orders"
+if [[ $failed == 0 ]]; then
+  printf '%s %s compiled\n' "$(wc -l <"$work/orders")" "$([[ $pairs ]] && echo pairs || echo orders)"
+fi
+exit "$failed"
