@@ -6,12 +6,6 @@ include(GNUInstallDirs)
 # Nothing here depends on the processor, so the package lives in share, not in lib.
 set(package_dir ${CMAKE_INSTALL_DATADIR}/cmake/reformer)
 
-# The config file asks for OpenMP exactly when the target links it.
-set(links_openmp OFF)
-if(REFORMER_USE_OPENMP AND OpenMP_CXX_FOUND)
-  set(links_openmp ON)
-endif()
-
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/reformer-config.cmake.in
                               ${PROJECT_BINARY_DIR}/reformer-config.cmake
                               INSTALL_DESTINATION ${package_dir})

@@ -15,6 +15,15 @@ if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
   endif()
 endif()
 
+if(REFORMER_USE_OPENMP)
+  find_package(OpenMP COMPONENTS CXX)
+  if(OpenMP_CXX_FOUND)
+    target_link_libraries(reformer_private_options INTERFACE OpenMP::OpenMP_CXX)
+  else()
+    message(STATUS "reformer: no OpenMP, loops run on one thread")
+  endif()
+endif()
+
 if(REFORMER_NATIVE)
   # Not every compiler knows -march=native for every processor.
   check_cxx_compiler_flag(-march=native REFORMER_HAS_MARCH_NATIVE)

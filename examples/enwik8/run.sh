@@ -14,8 +14,8 @@ mkdir -p "$build"
 exec 9>"$build/lock"
 flock 9
 [[ -x $trainer ]] || say "building the trainer, which takes a minute or two ..."
-configure "$build" -DCMAKE_BUILD_TYPE=Release -DREFORMER_BUILD_TESTS=OFF \
-  -DREFORMER_BUILD_BENCHMARKS=OFF -- "${build_packages[@]}" "${trainer_packages[@]}"
+configure "$build" -DCMAKE_BUILD_TYPE=Release -DREFORMER_BUILD_EXAMPLES=ON \
+  -DREFORMER_BUILD_TESTS=OFF -DREFORMER_BUILD_BENCHMARKS=OFF -- "${build_packages[@]}" "${trainer_packages[@]}"
 if ! cmake --build "$build" --target enwik8 --parallel "$jobs" &>"$build/build.log"; then
   cat "$build/build.log" >&2
   die "building the trainer failed"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# Builds and runs main.cpp in one `way`: subdirectory, package or compiler. See ../CMakeLists.txt.
+# Builds and runs main.cpp in one `way`: subdirectory, package, eigen5 or compiler. See ../CMakeLists.txt.
 cmake_minimum_required(VERSION 3.21)
 
 function(run)
@@ -16,25 +16,49 @@ if(way STREQUAL "compiler")
     list(APPEND include_eigen -isystem ${dir})
   endforeach()
   run(${compiler} -std=c++20 -Wall -Wextra -Werror -DEXPECTED_VERSION="${reformer_version}"
-      -I${reformer_source_dir}/include ${include_eigen} ${CMAKE_CURRENT_LIST_DIR}/main.cpp
+      -DEXPECTED_OPENMP=0 -I${reformer_source_dir}/include ${include_eigen} ${CMAKE_CURRENT_LIST_DIR}/main.cpp
       -o ${work_dir}/consume)
   run(${work_dir}/consume)
   return()
 endif()
 
+set(options -G ${generator} -D CMAKE_MAKE_PROGRAM=${make_program} -D CMAKE_CXX_COMPILER=${compiler})
+if(way STREQUAL "eigen5")
+  # Eigen 5 as far as CMake can tell: its version file says no to whoever asks for 3.4.
+  include(CMakePackageConfigHelpers)
+  write_basic_package_version_file(${work_dir}/eigen/Eigen3ConfigVersion.cmake VERSION 5.0.1
+                                   COMPATIBILITY SameMajorVersion ARCH_INDEPENDENT)
+  file(WRITE ${work_dir}/eigen/Eigen3Config.cmake
+       "add_library(Eigen3::Eigen INTERFACE IMPORTED)
+        target_include_directories(Eigen3::Eigen INTERFACE \"${eigen_dirs}\")\n")
+  list(APPEND options -D Eigen3_DIR=${work_dir}/eigen)
+endif()
+
 set(prefix "")
-if(way STREQUAL "package")
-  # Installed in one place and used from another: the package must not hold absolute paths.
-  run(${CMAKE_COMMAND} --install ${reformer_binary_dir} --prefix ${work_dir}/first)
+if(NOT way STREQUAL "subdirectory")
+  # A user who wants the headers has none of the other packages. Installed in one place and used from
+  # another: the package must not hold absolute paths.
+  set(without "")
+  foreach(package GTest benchmark CLI11 fmt ZLIB OpenMP)
+    list(APPEND without -D CMAKE_DISABLE_FIND_PACKAGE_${package}=ON)
+  endforeach()
+  run(${CMAKE_COMMAND} -S ${reformer_source_dir} -B ${work_dir}/library ${options} ${without})
+  run(${CMAKE_COMMAND} --build ${work_dir}/library)
+  run(${CMAKE_COMMAND} --install ${work_dir}/library --prefix ${work_dir}/first)
   file(RENAME ${work_dir}/first ${work_dir}/prefix)
   set(prefix -D CMAKE_PREFIX_PATH=${work_dir}/prefix)
 endif()
-run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${work_dir}/build -G ${generator}
-    -D CMAKE_MAKE_PROGRAM=${make_program} -D CMAKE_CXX_COMPILER=${compiler} ${prefix}
+run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${work_dir}/build ${options} ${prefix}
     -D way=${way} -D reformer_source_dir=${reformer_source_dir}
-    -D reformer_version=${reformer_version})
-run(${CMAKE_COMMAND} --build ${work_dir}/build)
-run(${work_dir}/build/consume)
-if(EXISTS ${work_dir}/build/consume_io)
-  run(${work_dir}/build/consume_io)
+    -D reformer_version=${reformer_version}
+    # A user who stops at the first warning, whatever the library does.
+    "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wconversion -Wshadow -Werror")
+if(way STREQUAL "eigen5")
+  return() # the headers are those of another version
 endif()
+run(${CMAKE_COMMAND} --build ${work_dir}/build)
+foreach(program consume consume_threads consume_io)
+  if(program STREQUAL "consume" OR EXISTS ${work_dir}/build/${program})
+    run(${work_dir}/build/${program})
+  endif()
+endforeach()

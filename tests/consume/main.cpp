@@ -10,6 +10,12 @@
 #error "the umbrella header must tell the version"
 #endif
 
+#ifdef _OPENMP
+static_assert(EXPECTED_OPENMP == 1, "the library turned OpenMP on");
+#else
+static_assert(EXPECTED_OPENMP == 0, "the program links OpenMP");
+#endif
+
 int main() {
   const std::string from_parts = std::to_string(REFORMER_VERSION_MAJOR) + "." +
                                  std::to_string(REFORMER_VERSION_MINOR) + "." +
