@@ -323,6 +323,32 @@ TEST_F(AttentionErrors, NameWhatIsWrong) {
                        "dout has another shape"));
 }
 
+TEST_F(AttentionErrors, OfAnOutputThatIsOfAnotherCall) {
+  for (const AttentionPattern& pattern : patterns()) {
+    const auto& other = shares_query_key(pattern) ? x : key;
+    const AttentionOptions options{.pattern = pattern};
+    const auto filled = attention<float>(workspace, x, other, value, options, buckets);
+    const auto backward = [&](auto change) {
+      auto output = filled;
+      change(output);
+      return message_of([&] {
+        attention_backward<float>(workspace, x, other, value, options, output, x, buckets);
+      });
+    };
+    EXPECT_TRUE(contains(backward([](auto& o) { o = {}; }),
+                         "reformer::attention_backward: output.out dimension 0 is 0, must equal "
+                         "batch = 2"));
+    EXPECT_TRUE(contains(backward([](auto& o) { o.out.resize(B, T, H, K + 1); }),
+                         "output.out dimension 3 is 6, must equal head width = 5"));
+    EXPECT_TRUE(contains(backward([](auto& o) { o.maximum.resize(B, T, H); }),
+                         "output.maximum dimension 1 is 19, must equal heads = 3"));
+    EXPECT_TRUE(contains(backward([](auto& o) { o.normaliser.resize(B, H, T - 1); }),
+                         "output.normaliser dimension 2 is 18, must equal length = 19"));
+    EXPECT_TRUE(contains(backward([](auto& o) { o.key_scale.resize(0, 0, 0); }),
+                         "output.key_scale dimension 0 is 0"));
+  }
+}
+
 TEST_F(AttentionErrors, OfRotationsNameTheDimension) {
   const auto of_rotations = [&](const std::array<Index, 4>& dimensions,
                                 const LshPattern& pattern = lsh_pattern) {
@@ -337,7 +363,15 @@ TEST_F(AttentionErrors, OfRotationsNameTheDimension) {
 }
 
 TEST_F(AttentionErrors, OfBucketsNameTheirNumberOrValue) {
-  EXPECT_TRUE(contains(hashed_message({}), "buckets has 0 elements, must have B*H*R*T = 228"));
+  EXPECT_TRUE(contains(hashed_message({}), "buckets dimension 0 is 0, must equal batch = 2"));
+  const auto of_shape = [&](Index b, Index h, Index r, Index t) {
+    Tensor<Bucket, 4> swapped(b, h, r, t);  // as many as there must be
+    swapped.setZero();
+    return hashed_message(swapped);
+  };
+  EXPECT_TRUE(contains(of_shape(H, B, 2, T), "buckets dimension 0 is 3, must equal batch = 2"));
+  EXPECT_TRUE(contains(of_shape(B, 2, H, T), "buckets dimension 1 is 2, must equal heads = 3"));
+  EXPECT_TRUE(contains(of_shape(B, H, T, 2), "dimension 2 is 19, must equal num_hashes = 2"));
   Tensor<Bucket, 4> bad = buckets;
   bad(1, 2, 0, 7) = 9;
   EXPECT_TRUE(contains(hashed_message(bad), "bucket 197 is 9, must be less than 8"));

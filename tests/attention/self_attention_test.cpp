@@ -677,7 +677,16 @@ TEST(SelfAttentionDecode, RefusesTheStateOfAnotherLayer) {
   EXPECT_TRUE(contains(message({.pattern = local, .heads = 3}), "heads of the state is 3"));
   EXPECT_TRUE(contains(message({.pattern = local, .head_width = 4}), "head width of the state"));
   EXPECT_TRUE(contains(message({.pattern = local, .width = 13}), "rows of the kept query weight"));
-  EXPECT_TRUE(contains(message({ExactPattern{true}}), "the state is that of another layer"));
+  for (const AttentionPattern& other :
+       {AttentionPattern{ExactPattern{true}}, AttentionPattern{LocalPattern{4, 2}}}) {
+    EXPECT_TRUE(contains(message({other}), "the state is that of another pattern"));
+  }
+  // The state that a prompt fills is checked as well.
+  Layer<float> layer({ExactPattern{}});
+  AttentionState<float> state(ExactPattern{}, 3, 2, 5);
+  layer.saved.state = &state;
+  EXPECT_TRUE(contains(message_of([&] { layer.forward(); }),
+                       "batch is 2, must equal that of the state = 3"));
 }
 
 TEST(SelfAttention, NamesParametersAndWhatIsShared) {
@@ -827,6 +836,15 @@ TEST(SelfAttentionReverse, RejectsWrongArguments) {
   const auto forget = [](Layer<float>& layer) { layer.saved.buckets.clear(); };
   EXPECT_TRUE(contains(message(forget, 34, 12, 34, 12), "saved.buckets"));
   EXPECT_TRUE(contains(message(forget, 34, 12, 34, 12), "is 0, must equal B*H*R*T = 136"));
+  // As many, but of another layer or shape: they would be sorted beyond the table of buckets.
+  const auto strangers = [](Layer<float>& layer) { layer.saved.buckets[5] = 9; };
+  EXPECT_TRUE(contains(message(strangers, 34, 12, 34, 12), "bucket 5 is 9, must be less than 4"));
+  const auto reshape = [](Layer<float>& layer) {
+    layer.saved.batch = 17;
+    layer.saved.length = 2;
+  };
+  EXPECT_TRUE(
+      contains(message(reshape, 34, 12, 34, 12), "batch of saved is 17, must equal batch = 2"));
   const auto deallocate = [](Layer<float>& layer) {
     layer.attention.for_each_parameter([](auto& p) {
       if (p.name == "layer.value.weight") p.gradient.resize(0, 0);

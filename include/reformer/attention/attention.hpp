@@ -11,8 +11,6 @@
 /// | rotations         | [H, K, R, columns] | see hashing.hpp               |
 #pragma once
 
-#include <atomic>
-
 #include "reformer/attention/following.hpp"
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/foundation/pass.hpp"
@@ -56,12 +54,9 @@ Tensor<Bucket, 4> lsh_buckets(Workspace& workspace, const Tensor<Scalar, 4>& x,
   check_at_least(function, "heads", H, 1);
   check_at_least(function, "head width", K, 1);
   const auto factors = bucket_factors(pattern, T);
-  check_equal(function, "rotations dimension 0", rotations.dimension(0), "heads", H);
-  check_equal(function, "rotations dimension 1", rotations.dimension(1), "head width", K);
-  check_equal(function, "rotations dimension 2", rotations.dimension(2), "num_hashes",
-              pattern.num_hashes);
-  check_equal(function, "rotations dimension 3", rotations.dimension(3),
-              "half the sum of num_buckets", rotation_columns(factors));
+  check_shape(function, "rotations", rotations,
+              {"heads", "head width", "num_hashes", "half the sum of num_buckets"},
+              {H, K, pattern.num_hashes, rotation_columns(factors)});
   Tensor<Bucket, 4> buckets(B, H, pattern.num_hashes, T);
   hash_heads<Scalar>(workspace, {x.data(), B * T, H * K}, B, H, is_real,
                      {rotations.data(), H * K, pattern.num_hashes * rotation_columns(factors)},
@@ -187,33 +182,6 @@ class TensorGroup {
   Index first_column_, columns_;
 };
 
-/// Throws for a bucket id that is none, or that is not the padding bucket for padding.
-/// @param most   number of buckets, which is the id of the padding bucket
-/// @param count  of ids, in rows of `length` tokens; the same number of rows for each sequence
-inline void check_bucket_ids(std::string_view function, Workspace& workspace, Index batch,
-                             Index length, Index most, std::span<const std::uint8_t> is_real,
-                             const Bucket* buckets, Index count) {
-  const auto is_real_at = [&](Index i) {
-    return is_real.empty() ||
-           is_real[static_cast<std::size_t>(i / (count / batch) * length + i % length)] != 0;
-  };
-  std::atomic<Index> first_bad = count;  // nothing may be thrown by a thread
-  parallel_for(workspace.threads(), count / length, [&](Index row, int) {
-    for (Index i = row * length; i < (row + 1) * length; ++i) {
-      if (is_real_at(i) ? buckets[i] < most : buckets[i] == most) continue;
-      Index known = first_bad.load();
-      while (i < known && !first_bad.compare_exchange_weak(known, i)) {
-      }
-      return;
-    }
-  });
-  const Index bad = first_bad.load();
-  if (bad == count) return;
-  const bool real = is_real_at(bad);
-  check(false, function, "bucket ", bad, " is ", buckets[bad], ", must be ",
-        real ? "less than " : "the padding bucket ", most, real ? "" : " for padding");
-}
-
 template <typename Scalar>
 void check_attention(std::string_view function, Workspace& workspace,
                      const Tensor<Scalar, 4>& query, const Tensor<Scalar, 4>& key,
@@ -233,18 +201,28 @@ void check_attention(std::string_view function, Workspace& workspace,
         "key has another shape than query, both must be [B, T, H, K]");
   check(!shares_query_key(options.pattern) || query.data() == key.data(), function,
         "query and key are two tensors, but the pattern shares them: pass one as both");
-  const auto* lsh = hashed(options.pattern, query.dimension(1));
-  const Index ids = lsh != nullptr ? query.dimension(0) * query.dimension(1) * query.dimension(2) *
-                                         lsh->num_hashes
-                                   : 0;
-  check(lsh == nullptr || buckets.size() == ids, function, "buckets has ", buckets.size(),
-        " elements, must have B*H*R*T = ", ids);
-  if (lsh != nullptr) {
-    const Index length = query.dimension(1);
-    check_bucket_ids(function, workspace, query.dimension(0), length,
-                     num_buckets(bucket_factors(*lsh, length)), options.is_real, buckets.data(),
-                     ids);
+  const Index B = query.dimension(0), T = query.dimension(1), H = query.dimension(2);
+  if (const auto* lsh = hashed(options.pattern, T)) {
+    check_shape(function, "buckets", buckets, {"batch", "heads", "num_hashes", "length"},
+                {B, H, lsh->num_hashes, T});
+    check_bucket_ids(function, workspace, B, T, num_buckets(bucket_factors(*lsh, T)),
+                     options.is_real, buckets.data(), buckets.size());
   }
+}
+
+/// Throws unless the output is that of a call with these arguments, as far as its shapes say.
+template <typename Scalar>
+void check_output(std::string_view function, const Tensor<Scalar, 4>& query,
+                  const AttentionOutput<Scalar>& output) {
+  const Index B = query.dimension(0), T = query.dimension(1), H = query.dimension(2);
+  check_shape(function, "output.out", output.out, {"batch", "length", "heads", "head width"},
+              {B, T, H, query.dimension(3)});
+  const auto check_statistic = [&](std::string_view name, const Tensor<Scalar, 3>& statistic) {
+    check_shape(function, name, statistic, {"batch", "heads", "length"}, {B, H, T});
+  };
+  check_statistic("output.maximum", output.maximum);
+  check_statistic("output.normaliser", output.normaliser);
+  check_statistic("output.key_scale", output.key_scale);
 }
 
 }  // namespace detail
@@ -278,6 +256,7 @@ AttentionOutput<Scalar> attention(Workspace& workspace, const Tensor<Scalar, 4>&
 /// Gradients of `attention`.
 /// @param output  what `attention` returned for the same arguments
 /// @param dout    `[B, T, H, K]`
+/// @throw std::invalid_argument as `attention`, and for an output of another shape
 template <typename Scalar>
 AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor<Scalar, 4>& query,
                                               const Tensor<Scalar, 4>& key,
@@ -289,6 +268,7 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
   detail::check_attention("attention_backward", workspace, query, key, value, options, buckets);
   check(dout.dimensions() == query.dimensions(), "attention_backward",
         "dout has another shape than query, both must be [B, T, H, K]");
+  detail::check_output("attention_backward", query, output);
   const bool shared = shares_query_key(options.pattern);
   AttentionGradients<Scalar> gradients{
       Tensor<Scalar, 4>(query.dimensions()), {}, Tensor<Scalar, 4>(query.dimensions())};

@@ -14,6 +14,7 @@
 /// Padding gets a bucket of its own, N, so that it never stands among real tokens.
 #pragma once
 
+#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <numeric>
@@ -195,6 +196,33 @@ void hash_heads(Workspace& workspace, const MatrixView<const Scalar>& x, Index b
 }
 
 namespace detail {
+
+/// Throws for a bucket id that is none, or that is not the padding bucket for padding.
+/// @param most   number of buckets, which is the id of the padding bucket
+/// @param count  of ids, in rows of `length` tokens; the same number of rows for each sequence
+inline void check_bucket_ids(std::string_view function, Workspace& workspace, Index batch,
+                             Index length, Index most, std::span<const std::uint8_t> is_real,
+                             const Bucket* buckets, Index count) {
+  const auto is_real_at = [&](Index i) {
+    return is_real.empty() ||
+           is_real[static_cast<std::size_t>(i / (count / batch) * length + i % length)] != 0;
+  };
+  std::atomic<Index> first_bad = count;  // nothing may be thrown by a thread
+  parallel_for(workspace.threads(), count / length, [&](Index row, int) {
+    for (Index i = row * length; i < (row + 1) * length; ++i) {
+      if (is_real_at(i) ? buckets[i] < most : buckets[i] == most) continue;
+      Index known = first_bad.load();
+      while (i < known && !first_bad.compare_exchange_weak(known, i)) {
+      }
+      return;
+    }
+  });
+  const Index bad = first_bad.load();
+  if (bad == count) return;
+  const bool real = is_real_at(bad);
+  check(false, function, "bucket ", bad, " is ", buckets[bad], ", must be ",
+        real ? "less than " : "the padding bucket ", most, real ? "" : " for padding");
+}
 
 /// Calls `body(t, slot)` for positions t, ascending, with their place in the order by (bucket,
 /// position), except those in bucket `num_buckets`.

@@ -62,6 +62,8 @@ struct LshPattern {
   Chunking chunking = Chunking::sorted_chunks;
   Duplicates duplicates = Duplicates::each_time;
   Values values = Values::own;
+
+  bool operator==(const LshPattern&) const = default;
 };
 
 /// Attention within chunks of the sequence and their neighbours, with separate queries and keys.
@@ -74,6 +76,8 @@ struct LocalPattern {
   /// is seen twice.
   bool circular = false;
   Values values = Values::own;
+
+  bool operator==(const LocalPattern&) const = default;
 };
 
 /// Every token sees every token (before it, when causal), streamed: the baseline.
@@ -81,6 +85,8 @@ struct ExactPattern {
   /// Queries are the keys, as in LSH attention.
   bool shared_query_key = false;
   Values values = Values::own;
+
+  bool operator==(const ExactPattern&) const = default;
 };
 
 using AttentionPattern = std::variant<LshPattern, LocalPattern, ExactPattern>;

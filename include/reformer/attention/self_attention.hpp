@@ -69,6 +69,7 @@ class SelfAttention {
     std::vector<Scalar> context;
     /// Set before `forward`, empty: takes over the keys and values from which `decode` goes on.
     AttentionState<Scalar>* state = nullptr;
+    Index batch = 0, length = 0;  ///< of the pass that filled it
   };
   /// What `decode` needs; the weights are copied.
   struct Decoding {
@@ -117,6 +118,9 @@ class SelfAttention {
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
     check_rows(x, y, pass);
+    if (saved.state != nullptr) check_state("SelfAttention", *saved.state, pass);
+    saved.batch = pass.batch;
+    saved.length = pass.length;
     saved.buckets.resize(saved_buckets(y, saved, pass));
     if (saved.keep_context) saved.context.resize(context_size(pass.batch, pass.length));
     const auto rotations = rotations_for(pass);
@@ -162,14 +166,9 @@ class SelfAttention {
     check_rows(x, y, pass);
     constexpr auto function = "SelfAttention::decode";
     check_equal(function, "length", pass.length, "one token,", 1);
-    check_equal(function, "batch", pass.batch, "that of the state", decoding.state.batch());
-    check_equal(function, "heads of the state", decoding.state.heads(), "num_heads",
-                config_.num_heads);
-    check_equal(function, "head width of the state", decoding.state.head_width(), "head_width",
-                K());
+    check_state(function, decoding.state, pass);
     check_equal(function, "rows of the kept query weight", decoding.query.packed().depth(), "width",
                 config_.width);
-    check(decoding.key.has_value() == !shared_, function, "the state is that of another layer");
     const HeadGroup group{1, 0, pass.batch, 0, config_.num_heads};
     Scratch scratch(pass.workspace);
     auto arrays = arrays_of(group, pass);
@@ -204,6 +203,10 @@ class SelfAttention {
     check_equal("SelfAttention", "columns of dy", dy.columns, "width", config_.width);
     check_equal("SelfAttention", "rows of dx", dx.rows, "B*T", pass.rows());
     check_equal("SelfAttention", "columns of dx", dx.columns, "width", config_.width);
+    if (!saved.buckets.empty() || saved.keep_context) {
+      check_equal("SelfAttention", "batch of saved", saved.batch, "batch", pass.batch);
+      check_equal("SelfAttention", "length of saved", saved.length, "length", pass.length);
+    }
     check_equal("SelfAttention", "size of saved.buckets", static_cast<Index>(saved.buckets.size()),
                 is_exact(y) && !saved.keep_context ? "none" : "B*H*R*T",
                 static_cast<Index>(saved_buckets(y, saved, pass)));
@@ -214,6 +217,11 @@ class SelfAttention {
       check(p.has_gradient(), "SelfAttention", "gradient of ", p.name, " is not allocated");
     });
     const bool hash_again = is_exact(y) && !saved.keep_context;
+    if (const auto* lsh = detail::hashed(config_.pattern, pass.length); lsh && !hash_again) {
+      detail::check_bucket_ids("SelfAttention", pass.workspace, pass.batch, pass.length,
+                               num_buckets(bucket_factors(*lsh, pass.length)), pass.is_real,
+                               saved.buckets.data(), static_cast<Index>(saved.buckets.size()));
+    }
     const auto rotations = hash_again ? rotations_for(pass) : std::nullopt;
     for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
@@ -341,6 +349,15 @@ class SelfAttention {
   /// Numbers that `attend` leaves for each query: maximum, normaliser, and scale of a shared key.
   Index num_statistics() const { return shared_ ? 3 : 2; }
   Index all_width() const { return config_.num_heads * config_.head_width; }
+
+  /// Throws unless the state is one of this layer.
+  void check_state(std::string_view function, const AttentionState<Scalar>& state,
+                   const Pass& pass) const {
+    check_equal(function, "batch", pass.batch, "that of the state", state.batch());
+    check_equal(function, "heads of the state", state.heads(), "num_heads", config_.num_heads);
+    check_equal(function, "head width of the state", state.head_width(), "head_width", K());
+    check(state.pattern() == config_.pattern, function, "the state is that of another pattern");
+  }
 
   template <typename Half>
   void check_rows(const Half& x, const Half& y, const Pass& pass) const {

@@ -80,6 +80,7 @@ class AttentionState {
     reserve(1);
   }
 
+  const AttentionPattern& pattern() const { return pattern_; }
   Index batch() const { return batch_; }
   Index heads() const { return heads_; }
   Index head_width() const { return width_; }

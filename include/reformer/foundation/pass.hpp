@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "reformer/foundation/check.hpp"
@@ -21,7 +22,7 @@ struct Pass {
   RandomKey key = {};
   /// Dropout is active in training only.
   bool training = false;
-  /// `[B*T]`, 1 for a real token and 0 for padding; empty when all are real.
+  /// `[B*T]`, 0 for padding and any other number for a real token; empty when all are real.
   std::span<const std::uint8_t> is_real = {};
   /// Backward only: false says that the caller puts y back itself, from a copy, so that a branch
   /// may leave `y -= f(x)` out and save the time.
@@ -39,6 +40,9 @@ struct Pass {
 inline void check_pass(std::string_view function, const Pass& pass) {
   check_at_least(function, "batch", pass.batch, 1);
   check_at_least(function, "length", pass.length, 1);
+  check(pass.batch <= std::numeric_limits<Index>::max() / pass.length, function, "batch is ",
+        pass.batch, ", must be at most ", std::numeric_limits<Index>::max() / pass.length,
+        " for length ", pass.length);
   check(pass.is_real.empty() || static_cast<Index>(pass.is_real.size()) == pass.rows(), function,
         "is_real has ", pass.is_real.size(), " elements, must have B*T = ", pass.rows());
 }
