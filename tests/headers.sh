@@ -8,7 +8,7 @@
 # include; a few orders are enough for all of these pairs. With --pairs each pair is compiled by itself,
 # which takes minutes. Before that, two things that an order can hide are looked for in the text: a name
 # that stands in `reformer` and in `reformer::detail` (the nearer one hides the other from headers that
-# come later), and macros.
+# come later), and macros without the prefix of the library.
 set -euo pipefail
 include=$(cd "$(dirname "${BASH_SOURCE[0]}")/../include" && pwd)
 
@@ -30,7 +30,7 @@ trap 'rm -rf "$work"' EXIT
 # Declarations at namespace scope begin in the first column.
 (cd "$include" && awk '
   FNR == 1 { scope = "" }
-  /^#define/ && !/^#define REFORMER_VERSION_/ { print FILENAME ": a macro: " $0; bad = 1 }
+  /^#define/ && !/^#define REFORMER_/ { print FILENAME ": a macro: " $0; bad = 1 }
   /^namespace \{/ { print FILENAME ": an unnamed namespace"; bad = 1 }
   /^namespace reformer \{/ || /^\} *\/\/ namespace detail/ { scope = "reformer"; next }
   /^namespace detail \{/ { scope = "detail"; next }

@@ -65,10 +65,9 @@ void check_shape(std::string_view function, std::string_view name,
                  const Tensor<Scalar, Rank>& tensor,
                  const std::type_identity_t<std::array<std::string_view, Rank>>& axes,
                  const std::type_identity_t<std::array<Index, Rank>>& shape) {
-  for (int i = 0; i < Rank; ++i) {
-    const auto axis = static_cast<std::size_t>(i);
-    check(tensor.dimension(i) == shape[axis], function, name, " dimension ", i, " is ",
-          tensor.dimension(i), ", must equal ", axes[axis], " = ", shape[axis]);
+  for (std::size_t i = 0; i < Rank; ++i) {
+    check(tensor.dimension(i) == shape[i], function, name, " dimension ", i, " is ",
+          tensor.dimension(i), ", must equal ", axes[i], " = ", shape[i]);
   }
 }
 
