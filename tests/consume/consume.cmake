@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-# Builds and runs main.cpp in one `way`: subdirectory, package, eigen5 or compiler. See ../CMakeLists.txt.
+# Uses the library from outside in one `way`; see ../CMakeLists.txt. By subdirectory, package, eigen5 and
+# compiler, main.cpp is built and run; O0, O2 and O3 compile warnings.cpp; fast_math must not compile.
 cmake_minimum_required(VERSION 3.21)
 
 function(run)
@@ -9,16 +10,39 @@ endfunction()
 file(REMOVE_RECURSE ${work_dir})
 file(MAKE_DIRECTORY ${work_dir})
 
+# The ways without CMake are plain compiler calls; for them the headers are none of the system.
+set(compile ${compiler} -std=c++20 -I${reformer_source_dir}/include)
+foreach(dir IN LISTS eigen_dirs)
+  list(APPEND compile -isystem ${dir})
+endforeach()
+
 if(way STREQUAL "compiler")
-  # No CMake, no OpenMP: a plain compiler call, which must not even warn.
-  set(include_eigen "")
-  foreach(dir IN LISTS eigen_dirs)
-    list(APPEND include_eigen -isystem ${dir})
-  endforeach()
-  run(${compiler} -std=c++20 -Wall -Wextra -Werror -DEXPECTED_VERSION="${reformer_version}"
-      -DEXPECTED_OPENMP=0 -I${reformer_source_dir}/include ${include_eigen} ${CMAKE_CURRENT_LIST_DIR}/main.cpp
+  # No OpenMP, and no warnings.
+  run(${compile} -Wall -Wextra -Werror -DEXPECTED_VERSION="${reformer_version}" -DEXPECTED_OPENMP=0
+      ${CMAKE_CURRENT_LIST_DIR}/main.cpp -o ${work_dir}/consume)
+  run(${work_dir}/consume)
+  return()
+endif()
+
+if(way MATCHES "^O[0-9]$")
+  # What compilers warn of depends on what they inline.
+  run(${compile} -${way} -Wall -Wextra -Werror -fopenmp ${CMAKE_CURRENT_LIST_DIR}/warnings.cpp
       -o ${work_dir}/consume)
   run(${work_dir}/consume)
+  return()
+endif()
+
+if(way STREQUAL "fast_math")
+  file(WRITE ${work_dir}/main.cpp "#include <reformer/reformer.hpp>\n")
+  set(sentence "reformer: -ffast-math removes the detection of NaN and overflow, compile without it")
+  run(${compile} -O2 -E ${work_dir}/main.cpp -o ${work_dir}/main.ii)
+  foreach(flag -ffast-math -Ofast -ffinite-math-only)
+    execute_process(COMMAND ${compile} ${flag} -E ${work_dir}/main.cpp -o ${work_dir}/main.ii
+                    RESULT_VARIABLE result ERROR_VARIABLE errors)
+    if(result EQUAL 0 OR NOT errors MATCHES "${sentence}")
+      message(FATAL_ERROR "${flag} is not refused with '${sentence}', but: ${result} ${errors}")
+    endif()
+  endforeach()
   return()
 endif()
 

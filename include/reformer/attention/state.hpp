@@ -270,7 +270,7 @@ class AttentionState {
     std::copy_n(key, width_, keys_.data() + row * width_);
     std::copy_n(value, width_, values_.data() + row * width_);
     if (shared_) key_scale_[static_cast<std::size_t>(row)] = scale;
-    if (!places_.empty()) {
+    if (!places_.empty() && places != nullptr) {  // one says the other, which gcc 12 cannot know
       std::copy_n(places, rounds_, places_.begin() + row * rounds_);
     }
   }

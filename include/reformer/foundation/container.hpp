@@ -45,6 +45,16 @@ inline std::optional<std::int64_t> number_in(const std::string& path) {
   return text.empty() ? value : std::nullopt;
 }
 
+/// Whether a list such as "cpu,cpuacct" has this name in it.
+inline bool lists(std::string_view names, std::string_view name) {
+  while (true) {
+    const std::size_t comma = names.find(',');
+    if (names.substr(0, comma) == name) return true;
+    if (comma == std::string_view::npos) return false;
+    names.remove_prefix(comma + 1);
+  }
+}
+
 /// Calls `visit(folder)` for each folder in which a limit of this process may stand: that of its
 /// own group and of all groups around it, since the smallest limit holds.
 /// @param root        what paths begin with; empty but in tests
@@ -64,9 +74,8 @@ void for_each_control_group(const std::string& root, std::string_view controller
     if (path.find("/..") != std::string::npos) path.clear();
     std::string mount = root + "/sys/fs/cgroup";
     if (!controllers.empty()) {
-      const std::string list = "," + controllers + ",";
-      if (list.find("," + std::string(controller) + ",") == std::string::npos) continue;
-      mount += "/" + std::string(controller);  // a link, where several are mounted as one
+      if (!lists(controllers, controller)) continue;
+      mount.append("/").append(controller);  // a link, where several are mounted as one
     }
     while (!path.empty() && path.back() == '/') path.pop_back();
     for (;; path.resize(path.rfind('/'))) {

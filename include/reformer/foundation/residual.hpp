@@ -351,6 +351,9 @@ class DynamicHalf {
     std::visit([&](auto& half) { half.write(row, column, count, x); }, half_);
   }
 
+  /// For the temporary of `std::swap`, gcc 12 warns of members that the other kind would have.
+  friend void swap(DynamicHalf& a, DynamicHalf& b) noexcept { a.half_.swap(b.half_); }
+
  private:
   std::variant<Float, Fixed> half_;
 };

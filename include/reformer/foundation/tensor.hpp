@@ -6,6 +6,14 @@
 /// the same memory is seen as a matrix `[rows, columns]` through `MatrixView`, never copied.
 #pragma once
 
+// Also with -Ofast. Where the compiler says so (gcc does), -fassociative-math alone is refused,
+// too: it changes the order of additions, on which reversal and equal bits for any number of
+// threads rest.
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
+#error "reformer: -ffast-math removes the detection of NaN and overflow, compile without it"
+#endif
+
 // gcc 12 takes the undefined operand inside its own AVX-512 intrinsics for a mistake (bug 105593).
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push

@@ -129,10 +129,10 @@ class ReversibleBlock {
     g_pass.subtract = !stored.second;
     f_pass.subtract = !stored.first;
     g_.reverse(y.first, y.second, view(std::as_const(dy.second)), view(dy.first), saved.g, g_pass);
-    if (stored.second) std::swap(*stored.second, y.second);
+    if (stored.second) std::ranges::swap(*stored.second, y.second);
     check_branch("second", g_, y.second, pass);
     f_.reverse(y.second, y.first, view(std::as_const(dy.first)), view(dy.second), saved.f, f_pass);
-    if (stored.first) std::swap(*stored.first, y.first);
+    if (stored.first) std::ranges::swap(*stored.first, y.first);
     check_branch("first", f_, y.first, pass);
   }
 

@@ -100,8 +100,8 @@ class Adafactor {
     check_state("Adafactor::for_each_state", model);
     std::size_t index = 0;
     model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      f("adafactor.rows." + p.name, rows_[index]);
-      f("adafactor.columns." + p.name, columns_[index]);
+      f(detail::join("adafactor.rows.", p.name), rows_[index]);
+      f(detail::join("adafactor.columns.", p.name), columns_[index]);
       ++index;
     });
   }

@@ -136,8 +136,8 @@ class Adam {
     check_state("Adam::for_each_state", model);
     std::size_t index = 0;
     model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      f("adam.first." + p.name, first_[index]);
-      f("adam.second." + p.name, second_[index]);
+      f(detail::join("adam.first.", p.name), first_[index]);
+      f(detail::join("adam.second.", p.name), second_[index]);
       ++index;
     });
   }
