@@ -115,6 +115,19 @@ TEST(Model, LossIsTheCrossEntropyOfItsLogits) {
   EXPECT_EQ(loss.count, 600 - 2 - 43);
   EXPECT_DOUBLE_EQ(loss.mean(), loss.sum / 555);
 
+  std::vector<double> each(600, -1);
+  EXPECT_EQ(model.loss(workspace, tokens, labels, options, each).sum, loss.sum);
+  const Matrix<double> logits = as_matrix(model.logits(workspace, tokens, options));
+  for (Index row = 0; row < 600; ++row) {
+    const auto label = labels.data()[row];
+    EXPECT_NEAR(each[static_cast<std::size_t>(row)],
+                label == ignored_label ? 0 : naive::cross_entropy(logits, row, label), 1e-12)
+        << "position " << row;
+  }
+  each.pop_back();
+  EXPECT_TRUE(contains(message_of([&] { model.loss(workspace, tokens, labels, options, each); }),
+                       "each has 599 elements, must have B*T = 600"));
+
   reset_gradients(model);
   const Loss again = model.loss_and_gradients(workspace, tokens, labels, 1.0, options);
   EXPECT_EQ(again.sum, loss.sum);

@@ -86,9 +86,12 @@ class Head {
   }
 
   /// Sum of losses over labels `[B*T]` that are not `ignored_label`.
+  /// @param each  receives the loss of each position `[B*T]`, 0 where the label is ignored; may be
+  ///   null
   template <ResidualHalf Half>
-  Loss loss(const Halves<Half>& x, const std::int32_t* labels, const Pass& pass) {
-    return run<false>(x, labels, Scalar(0), nullptr, pass);
+  Loss loss(const Halves<Half>& x, const std::int32_t* labels, const Pass& pass,
+            double* each = nullptr) {
+    return run<false>(x, labels, Scalar(0), nullptr, pass, each);
   }
 
   /// The same, and the gradients of `scale` times the sum: parameter gradients are accumulated, dx
@@ -96,7 +99,7 @@ class Head {
   template <ResidualHalf Half>
   Loss loss_and_gradients(const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
                           HalfGradients<Scalar>& dx, const Pass& pass) {
-    return run<true>(x, labels, scale, &dx, pass);
+    return run<true>(x, labels, scale, &dx, pass, nullptr);
   }
 
   /// Scratch of `loss_and_gradients`.
@@ -193,7 +196,7 @@ class Head {
 
   template <bool with_gradients, typename Half>
   Loss run(const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
-           HalfGradients<Scalar>* dx, const Pass& pass) {
+           HalfGradients<Scalar>* dx, const Pass& pass, double* each) {
     Workspace& workspace = pass.workspace;
     Scratch scratch(workspace);
     const Index V = vocabulary(), D2 = 2 * width_;
@@ -234,6 +237,7 @@ class Head {
       for (Index i = 0; i < rows; ++i) {
         total += {losses[i], labels[first + i] == ignored_label ? 0 : 1};
       }
+      if (each != nullptr) std::copy_n(losses, rows, each + first);
       if constexpr (with_gradients) {
         accumulate_bias_gradient<Scalar>(workspace, logits, bias_.gradient.data());
         accumulate_weight_gradient<Scalar>(workspace, normed, logits, view(weight_.gradient));

@@ -156,16 +156,21 @@ class Model {
 
   /// Sum of cross-entropies over all labels that are not `ignored_label`.
   /// @param tokens,labels  `[B, T]`; see `next_token_labels`
+  /// @param each  receives the cross-entropy of each position `[B*T]`, in nats, 0 where the label
+  /// is
+  ///   ignored; or empty
   /// @throw std::invalid_argument for wrong shapes, tokens or labels
   /// @throw std::overflow_error if halves in fixed point leave their range, here and in every other
   /// pass: which layer and branch, where, the value and the range
   Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
-            const RunOptions& options = {}) {
+            const RunOptions& options = {}, std::span<double> each = {}) {
     check_head("Model::loss");
     check_labels("Model::loss", tokens, labels);
+    check(each.empty() || static_cast<Index>(each.size()) == tokens.size(), "Model::loss",
+          "each has ", each.size(), " elements, must have B*T = ", tokens.size(), " or none");
     const Pass pass = start(workspace, "Model::loss", tokens, options);
     climb(tokens, pass);
-    return head_.loss(halves_, labels.data(), pass);
+    return head_.loss(halves_, labels.data(), pass, each.empty() ? nullptr : each.data());
   }
 
   /// One training step without the optimiser: adds the gradients of `scale` times the summed loss
