@@ -183,7 +183,8 @@ class AttentionState {
       std::fill_n(query.out, width_, Scalar(0));
       if (exact_) {
         put_newest_value(head, value);
-        insert(head, 0, 0, count_[static_cast<std::size_t>(head)]++, key, value, scale, nullptr);
+        insert(head, 0, 0, count_[static_cast<std::size_t>(head)]++, key, value, scale,
+               tiles.places[thread]);
         attend_all(tiles, thread, head, query);
       } else {
         attend_rings(tiles, thread, head, buckets != nullptr ? buckets + head * rounds_ : nullptr,
