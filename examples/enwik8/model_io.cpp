@@ -28,7 +28,7 @@ constexpr Index vocabulary = 256;
 /// google/reformer-enwik8 and its like have two tokens before those of the bytes.
 constexpr Index shifted_vocabulary = 258;
 
-reformer::AttentionPattern pattern_of(const Options& options, const std::string& layer) {
+reformer::AttentionPattern published_pattern_of(const Options& options, const std::string& layer) {
   if (layer == "lsh" || layer == "bucket") {
     reformer::LshPattern lsh{.chunk_length = options.chunk_length, .num_hashes = options.hashes};
     if (layer == "bucket") {
@@ -43,6 +43,15 @@ reformer::AttentionPattern pattern_of(const Options& options, const std::string&
     return reformer::LocalPattern{.chunk_length = options.local_chunk_length};
   }
   return reformer::ExactPattern{};
+}
+
+reformer::AttentionPattern pattern_of(const Options& options, std::size_t layer) {
+  reformer::AttentionPattern pattern = published_pattern_of(options, options.layers[layer]);
+  const auto& values = options.values;
+  if (values[values.size() == 1 ? 0 : layer] == "following") {
+    std::visit([](auto& p) { p.values = reformer::Values::following; }, pattern);
+  }
+  return pattern;
 }
 
 reformer::PositionConfig positions_of(const Options& options) {
@@ -89,7 +98,7 @@ reformer::ModelConfig config_of(const Options& options) {
   if (options.residual == "fixed") {
     config.residual = reformer::FixedResidual{};
   }
-  for (const std::string& layer : options.layers) {
+  for (std::size_t layer = 0; layer < options.layers.size(); ++layer) {
     config.layers.push_back(pattern_of(options, layer));
   }
   return config;
@@ -482,6 +491,7 @@ void begin_with_model(Options& options) {
 
   // What is shown, and what a checkpoint says about itself.
   options.layers.clear();
+  options.values = {"own"};
   for (const AttentionPattern& pattern : model.layers) {
     if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
       options.layers.emplace_back("lsh");

@@ -286,6 +286,9 @@ Table<Options> make_training_table() {
   t.choices("layers", &Options::layers, {"local", "lsh", "bucket", "exact"},
             "attention of each layer: local, lsh (chunks across buckets), bucket (chunks within "
             "buckets, strictly causal) or exact");
+  t.choices("values", &Options::values, {"own", "following"},
+            "what a byte that finds an earlier one gets from it: its own value, as published, or "
+            "that of the byte which followed it; one word for all layers, or one for each");
   t.whole("width", &Options::width, 1, "numbers for each byte in each half of the model", 1 << 20);
   t.whole("heads", &Options::heads, 1, "attention heads", 1 << 16);
   t.whole("head-width", &Options::head_width, 0, "0: width / heads", 1 << 20);
@@ -567,6 +570,10 @@ void complete_options(Options& options) {
   }
   if (options.local_chunk_length == 0) {
     options.local_chunk_length = options.chunk_length;
+  }
+  if (options.values.size() != 1 && options.values.size() != options.layers.size()) {
+    refuse_option(options, "values",
+                  fmt::format("one word, or one for each of the {} layers", options.layers.size()));
   }
   if (options.buckets != std::vector<std::int64_t>{0} &&
       std::any_of(options.buckets.begin(), options.buckets.end(),

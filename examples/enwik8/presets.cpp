@@ -5,7 +5,9 @@ namespace enwik8 {
 namespace {
 
 Options quick_preset() {
-  return {};
+  Options options;
+  options.values = {"following"};
+  return options;
 }
 
 Options small_preset() {
@@ -15,6 +17,7 @@ Options small_preset() {
   options.length = 4096;
   options.batch = 2;
   options.layers = {"local", "lsh", "local", "lsh", "local", "lsh"};
+  options.values = {"following"};
   options.width = 384;
   options.heads = 6;
   options.activation = "gelu-tanh";
@@ -33,6 +36,7 @@ Options base_preset() {
   options.length = 16384;
   options.batch = 1;
   options.layers = {"local", "local", "lsh", "local", "local", "local", "lsh", "local"};
+  options.values = {"following"};
   options.width = 512;
   options.heads = 8;
   options.local_chunk_length = 128;

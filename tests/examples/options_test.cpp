@@ -117,6 +117,8 @@ TEST(Options, RefusesSizesThatAreZeroNegativeOrNoNumbers) {
   EXPECT_EQ(error_of("--layers local,conv"),
             "--layers is 'local,conv'; allowed: a comma list of local, lsh, bucket, exact");
   EXPECT_TRUE(contains(error_of("--layers local,"), "--layers is 'local,'"));
+  EXPECT_EQ(error_of("--values next"),
+            "--values is 'next'; allowed: a comma list of own, following");
 }
 
 TEST(Options, RefusesCombinationsThatDoNotFit) {
@@ -132,6 +134,8 @@ TEST(Options, RefusesCombinationsThatDoNotFit) {
       contains(error_of("--positions axial --axial-shape 0,1024"), "whole numbers from 1, or 0"));
   EXPECT_EQ(error_of("--positions axial --width 64 --heads 2 --axial-widths 30,30"),
             "--axial-widths is '30,30'; allowed: two numbers whose sum is --width 64, or 0");
+  EXPECT_EQ(error_of("--layers local,lsh,local --values own,following"),
+            "--values is 'own,following'; allowed: one word, or one for each of the 3 layers");
   EXPECT_TRUE(contains(error_of("--buckets 5"), "allowed: an even number"));
   EXPECT_TRUE(contains(error_of("--buckets 4,5"), "allowed: an even number"));
   // The number of buckets of bucket layers is part of the configuration.

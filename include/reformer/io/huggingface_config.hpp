@@ -331,6 +331,8 @@ inline Json function_fields(const HuggingFaceConfig& config) {
   std::optional<LshPattern> lsh;
   std::optional<LocalPattern> local;
   for (const AttentionPattern& pattern : model.layers) {
+    check(values_of(pattern) == Values::own, function,
+          "a layer has values of what followed, HuggingFace's Reformer has own values only");
     if (const auto* l = std::get_if<LshPattern>(&pattern)) {
       check(l->chunking == Chunking::sorted_chunks, function,
             "a layer has bucket_chunks, HuggingFace's Reformer has sorted_chunks only");
