@@ -125,10 +125,6 @@ NamedTensor named(std::string name, reformer::Matrix<float>& matrix) {
 
 }  // namespace
 
-double LossSum::bits_per_byte() const {
-  return nats / std::numbers::ln2 / static_cast<double>(bytes);
-}
-
 std::size_t MemoryForecast::total() const {
   std::size_t sum = 0;
   for (const auto& part : parts) {
@@ -290,11 +286,20 @@ std::string ByteModel::stored_text() const {
   return text;
 }
 
-LossSum ByteModel::evaluate(const Windows& windows) {
+LossSum ByteModel::evaluate(const Windows& windows, std::vector<double>* each) {
   const auto inputs = parts_->padded(parts_->tokens_of(windows, windows.inputs));
+  const Index padded_length = inputs.tokens.dimension(1);
+  std::vector<double> losses(static_cast<std::size_t>(inputs.tokens.size()));
   const reformer::Loss loss = parts_->model.loss(
       parts_->workspace, inputs.tokens, inputs.labels(parts_->tokens_of(windows, windows.labels)),
-      inputs.options(parts_->evaluation()));
+      inputs.options(parts_->evaluation()), losses);
+  if (each != nullptr) {
+    each->clear();
+    for (Index window = 0; window < windows.count; ++window) {
+      const auto first = losses.begin() + window * padded_length;
+      each->insert(each->end(), first, first + windows.length);
+    }
+  }
   return {loss.sum, loss.count};
 }
 
@@ -526,6 +531,16 @@ void begin_with_model(Options& options) {
     options.init_positions = 1;
   }
   complete_options(options);
+}
+
+std::int64_t local_reach(const Options& options) {
+  Index reach = 0;
+  for (const reformer::AttentionPattern& pattern : config_of(options).layers) {
+    if (const auto* local = std::get_if<reformer::LocalPattern>(&pattern)) {
+      reach += (local->chunks_before + 1) * local->chunk_length - 1;
+    }
+  }
+  return reach;
 }
 
 std::string instruction_sets() {

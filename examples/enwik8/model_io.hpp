@@ -18,24 +18,12 @@
 #include <vector>
 
 #include "checkpoint.hpp"
+#include "loss_sum.hpp"
 #include "options.hpp"
 #include "reformer/model/sampling.hpp"
 #include "windows.hpp"
 
 namespace enwik8 {
-
-/// Sum of losses over bytes.
-struct LossSum {
-  double nats = 0;
-  std::int64_t bytes = 0;
-
-  double bits_per_byte() const;
-  LossSum& operator+=(const LossSum& other) {
-    nats += other.nats;
-    bytes += other.bytes;
-    return *this;
-  }
-};
 
 /// Bytes by purpose, for people.
 struct MemoryForecast {
@@ -85,7 +73,8 @@ class ByteModel {
 
   /// Loss without dropout. Hash rotations are those of step 0 of the seed, in every evaluation and
   /// in generated text.
-  LossSum evaluate(const Windows& windows);
+  /// @param each  receives the loss of each label, in nats; may be null
+  LossSum evaluate(const Windows& windows, std::vector<double>* each = nullptr);
 
   /// Adds the gradients of `scale` times the loss.
   /// @param pass  number of the pass in the whole run, from 1: its dropout and rotations
@@ -138,6 +127,9 @@ inline constexpr const char* checkpoint_name = "checkpoint.bin";
 /// @throw OptionError for options that do not go with the model, std::runtime_error when the folder
 ///   cannot be read
 void begin_with_model(Options& options);
+
+/// Bytes that the local layers of a model look back, one after another.
+std::int64_t local_reach(const Options& options);
 
 /// The vector instructions this program was compiled for.
 std::string instruction_sets();

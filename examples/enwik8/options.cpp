@@ -263,6 +263,8 @@ Table<Options> make_training_table() {
   t.whole("eval-every", &Options::eval_every, 0, "steps between validations, 0: only at the end");
   t.whole("eval-bytes", &Options::eval_bytes, 1,
           "bytes of a validation on the way; the one at the end takes all");
+  t.flag("by-distance", &Options::by_distance,
+         "split evaluations by how far back lies what a byte repeats");
   t.whole("final-bytes", &Options::final_bytes, 0,
           "bytes of the validation and of the test split evaluated at the end, 0: all");
   t.real("save-minutes", &Options::save_minutes, 0, false, infinity, false,
@@ -363,6 +365,25 @@ Table<GenerateOptions> make_generate_table() {
   return std::move(t.table);
 }
 
+Table<EvaluateOptions> make_evaluate_table() {
+  TableBuilder<EvaluateOptions> t;
+  t.group("Options", false);
+  t.text("checkpoint", "FILE", &EvaluateOptions::checkpoint,
+         "checkpoint.bin of a run, or the folder of the run");
+  t.text("data", "FILE", &EvaluateOptions::data,
+         "raw, .gz or .zip (default: what the run was made with)", true);
+  t.choice("split", &EvaluateOptions::split, {"train", "validation", "test"}, "part of the data");
+  t.whole("bytes", &EvaluateOptions::bytes, 0, "bytes of it at most, 0: all");
+  t.whole("hashes", &EvaluateOptions::hashes, 0,
+          "hash rounds of lsh and bucket layers, 0: those of the run", 1 << 10);
+  t.wholes("without", &EvaluateOptions::without,
+           "layers, from 1, whose attention is left out; 0: none");
+  t.flag("by-distance", &EvaluateOptions::by_distance,
+         "split the result by how far back lies what a byte repeats");
+  t.whole("threads", &EvaluateOptions::threads, 0, "threads, 0 for all", 4096);
+  return std::move(t.table);
+}
+
 const Table<Options>& training_table() {
   static const Table<Options> table = make_training_table();
   return table;
@@ -370,6 +391,11 @@ const Table<Options>& training_table() {
 
 const Table<GenerateOptions>& generate_table() {
   static const Table<GenerateOptions> table = make_generate_table();
+  return table;
+}
+
+const Table<EvaluateOptions>& evaluate_table() {
+  static const Table<EvaluateOptions> table = make_evaluate_table();
   return table;
 }
 
@@ -648,6 +674,23 @@ Parsed<GenerateOptions> parse_generate_options(const std::vector<std::string>& a
   }
   if (given.contains("prompt") && given.contains("prompt-file")) {
     throw OptionError("--prompt and --prompt-file exclude each other; give one");
+  }
+  return parsed;
+}
+
+Parsed<EvaluateOptions> parse_evaluate_options(const std::vector<std::string>& arguments) {
+  const Table<EvaluateOptions>& table = evaluate_table();
+  const Given given = read_command_line(arguments, table);
+  Parsed<EvaluateOptions> parsed;
+  if (given.contains("help")) {
+    parsed.help =
+        help_text("enwik8_evaluate", "Measures the bits per byte of a model that enwik8 trained.",
+                  table, parsed.options);
+    return parsed;
+  }
+  apply(given, table, parsed.options);
+  if (parsed.options.checkpoint.empty()) {
+    throw OptionError("--checkpoint is missing: give checkpoint.bin of a run, or its folder");
   }
   return parsed;
 }

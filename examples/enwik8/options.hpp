@@ -34,6 +34,7 @@ struct Options {
   std::int64_t log_every = 10;      ///< steps between lines in metrics.jsonl
   std::int64_t eval_every = 500;    ///< steps between validations, 0: only at the end
   std::int64_t eval_bytes = 32768;  ///< bytes of a validation on the way
+  bool by_distance = false;         ///< evaluations are split by the distance of repetitions
   std::int64_t final_bytes = 0;     ///< bytes of each split evaluated at the end, 0: all
   std::int64_t memory_budget = 0;   ///< megabytes that may be spent to save time
   double save_minutes = 5;          ///< time between checkpoints
@@ -106,6 +107,20 @@ struct GenerateOptions {
   std::set<std::string> given;
 };
 
+/// What the evaluator is asked to do.
+struct EvaluateOptions {
+  std::string checkpoint;  ///< a checkpoint, or the folder of a run
+  std::string data;        ///< empty: what the run was made with
+  std::string split = "validation";
+  std::int64_t bytes = 0;                ///< at most, 0: all
+  std::int64_t hashes = 0;               ///< rounds, 0: those of the run
+  std::vector<std::int64_t> without{0};  ///< layers whose attention is left out, from 1; 0: none
+  bool by_distance = false;
+  std::int64_t threads = 0;
+
+  std::set<std::string> given;
+};
+
 /// The outcome of reading a command line: options, or the text that `--help` asks for.
 template <typename Values>
 struct Parsed {
@@ -117,6 +132,7 @@ struct Parsed {
 /// @throw OptionError for anything that is not allowed
 Parsed<Options> parse_options(const std::vector<std::string>& arguments);
 Parsed<GenerateOptions> parse_generate_options(const std::vector<std::string>& arguments);
+Parsed<EvaluateOptions> parse_evaluate_options(const std::vector<std::string>& arguments);
 
 /// The names of the presets, the default first.
 std::vector<std::string> preset_names();

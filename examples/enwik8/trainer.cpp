@@ -22,6 +22,7 @@
 
 #include "checkpoint.hpp"
 #include "corpus.hpp"
+#include "distance.hpp"
 #include "metrics.hpp"
 #include "model_io.hpp"
 #include "options.hpp"
@@ -552,6 +553,7 @@ class Trainer {
 
   struct Evaluation {
     LossSum loss;
+    std::optional<DistanceClasses> by_distance;  // if asked for
     double seconds = 0;
   };
 
@@ -562,6 +564,10 @@ class Trainer {
                       std::int64_t limit) {
     const Stopwatch watch;
     Evaluation evaluation;
+    if (options_.by_distance) {
+      evaluation.by_distance.emplace(local_reach(options_), options_.length);
+    }
+    std::vector<double> losses;
     EvaluationWindows all(part, options_.batch, options_.length, limit);
     for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
       if (stop_requested_(step_)) {
@@ -569,12 +575,15 @@ class Trainer {
       }
       const Stopwatch batch_watch;
       const LossSum loss = within_range(fmt::format("{} after step {}", name, step_),
-                                        [&] { return model_->evaluate(windows); });
+                                        [&] { return model_->evaluate(windows, &losses); });
       if (!std::isfinite(loss.nats)) {
         fail_not_finite(fmt::format("{} after step {}: the loss", name, step_), loss.nats, windows,
                         0);
       }
       evaluation.loss += loss;
+      if (evaluation.by_distance) {
+        evaluation.by_distance->add(windows, losses);
+      }
       evaluation_seconds_per_byte_.add(batch_watch.seconds() / static_cast<double>(loss.bytes));
     }
     evaluation.seconds = watch.seconds();
@@ -590,11 +599,17 @@ class Trainer {
                      {"validation_bpb", result.loss.bits_per_byte()},
                      {"bytes", result.loss.bytes},
                      {"whole_split", is_whole(result, split_.validation)},
+                     {"by_distance", by_distance(result)},
                      {"evaluation_seconds", result.seconds},
                      {"seconds", elapsed()}});
     progress_.message(fmt::format("step {}: validation {:.4f} bits per byte on {}", step_,
                                   result.loss.bits_per_byte(),
                                   extent(result, split_.validation, "validation")));
+  }
+
+  /// Null unless it was asked for.
+  static json by_distance(const Evaluation& evaluation) {
+    return evaluation.by_distance ? evaluation.by_distance->to_json() : json();
   }
 
   static bool is_whole(const Evaluation& evaluation, std::span<const std::uint8_t> part) {
@@ -627,6 +642,7 @@ class Trainer {
                      {"validation_bpb", validation.loss.bits_per_byte()},
                      {"bytes", validation.loss.bytes},
                      {"whole_split", is_whole(validation, split_.validation)},
+                     {"by_distance", by_distance(validation)},
                      {"evaluation_seconds", validation.seconds},
                      {"seconds", elapsed()}});
     progress_.message(fmt::format("validation bits per byte: {:.4f}, {}",
@@ -642,6 +658,7 @@ class Trainer {
                      {"validation_bpb", validation.loss.bits_per_byte()},
                      {"bytes", test.loss.bytes},
                      {"whole_split", is_whole(test, split_.test)},
+                     {"by_distance", by_distance(test)},
                      {"context_rule", context_rule(options_.length)},
                      {"tokens", step_ * bytes_per_step()},
                      {"peak_memory_bytes", peak_resident_memory()},
@@ -651,6 +668,11 @@ class Trainer {
                                   grouped(step_), grouped(step_ * bytes_per_step()),
                                   format_duration(elapsed()), format_bytes(peak_resident_memory()),
                                   folder_.string()));
+    if (test.by_distance) {
+      for (const std::string& line : test.by_distance->lines()) {
+        progress_.message(line);
+      }
+    }
     progress_.message(fmt::format("test bits per byte: {:.4f}", test.loss.bits_per_byte()));
   }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "enwik8/checkpoint.hpp"
+#include "enwik8/evaluator.hpp"
 #include "enwik8/generated_corpus.hpp"
 #include "enwik8/generator.hpp"
 #include "enwik8/model_io.hpp"
@@ -65,6 +66,12 @@ inline Outcome train(const Strings& arguments, const StopRequested& stop = never
 inline Outcome generate(const Strings& arguments) {
   Captured out, error;
   const int code = run_generator(arguments, {.out = out.file(), .error = error.file()});
+  return {code, out.text(), error.text()};
+}
+
+inline Outcome evaluate(const Strings& arguments) {
+  Captured out, error;
+  const int code = run_evaluator(arguments, {.out = out.file(), .error = error.file()});
   return {code, out.text(), error.text()};
 }
 

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+#include "evaluator.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <span>
+#include <stdexcept>
+
+#include "checkpoint.hpp"
+#include "corpus.hpp"
+#include "distance.hpp"
+#include "model_io.hpp"
+#include "options.hpp"
+#include "windows.hpp"
+#include "words.hpp"
+
+namespace enwik8 {
+namespace {
+
+/// Takes the attention of the named layers out of the model: a layer's output projection is zero.
+void leave_out(ByteModel& model, const EvaluateOptions& options, const Options& saved) {
+  for (const std::int64_t layer : options.without) {
+    if (layer == 0) {
+      continue;
+    }
+    if (layer > std::ssize(saved.layers)) {
+      throw OptionError(fmt::format("--without is '{}'; allowed: layers from 1 to {}", layer,
+                                    saved.layers.size()));
+    }
+    const std::string name =
+        fmt::format("{}layers.{}.attention.output.weight", parameter_prefix, layer - 1);
+    for (const NamedTensor& tensor : model.parameters()) {
+      if (tensor.name == name) {
+        std::fill_n(tensor.data, tensor.rows * tensor.cols, 0.0F);
+      }
+    }
+  }
+}
+
+int evaluate(const EvaluateOptions& options, const Console& console) {
+  const std::filesystem::path path = checkpoint_path(options.checkpoint);
+  CheckpointReader reader(path);
+  Options saved = saved_options(reader, path);
+  saved.threads = options.threads;
+  if (options.hashes > 0) {
+    saved.hashes = options.hashes;
+  }
+  const Corpus corpus =
+      choose_corpus(options.data.empty() ? saved.data : options.data,
+                    data_folders(std::filesystem::current_path(), program_path()));
+  corpus.require_parts(2, "an evaluation");
+  const Split parts = corpus.split();
+  const std::span<const std::uint8_t> part = options.split == "train"  ? parts.train
+                                             : options.split == "test" ? parts.test
+                                                                       : parts.validation;
+  ByteModel model(saved, ByteModel::Use::generation);
+  reader.read_into(model.parameters(), parameter_prefix);
+  leave_out(model, options, saved);
+
+  LossSum loss;
+  DistanceClasses classes(local_reach(saved), saved.length);
+  EvaluationWindows all(part, saved.batch, saved.length, options.bytes);
+  for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
+    std::vector<double> losses;
+    loss += model.evaluate(windows, &losses);
+    classes.add(windows, losses);
+  }
+  fmt::print(console.out, "{} split of {}, {} bytes: {:.4f} bits per byte\n", options.split,
+             corpus.source, grouped(loss.bytes), loss.bits_per_byte());
+  if (options.by_distance) {
+    for (const std::string& line : classes.lines()) {
+      fmt::print(console.out, "{}\n", line);
+    }
+  }
+  return exit_success;
+}
+
+}  // namespace
+
+int run_evaluator(const std::vector<std::string>& arguments, const Console& console) {
+  return with_errors_reported("enwik8_evaluate", console, [&] {
+    const Parsed<EvaluateOptions> parsed = parse_evaluate_options(arguments);
+    if (!parsed.help.empty()) {
+      fmt::print(console.out, "{}", parsed.help);
+      return exit_success;
+    }
+    return evaluate(parsed.options, console);
+  });
+}
+
+}  // namespace enwik8

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+#include "enwik8/evaluator.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "examples/run.hpp"
+
+namespace enwik8::test {
+namespace {
+
+/// One run for all tests, with evaluations split by distance.
+class Evaluator : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TemporaryFolder;
+    const Outcome outcome =
+        train(tiny(*folder_ / "text") +
+              Strings{"--steps", "60", "--learning-rate", "0.01", "--by-distance", "--out", run()});
+    ASSERT_EQ(outcome.code, exit_success) << outcome.error;
+    EXPECT_TRUE(contains(outcome.out, "bits per byte\n")) << "the table has a heading";
+  }
+  static void TearDownTestSuite() {
+    delete folder_;
+    folder_ = nullptr;
+  }
+
+  static std::string run() { return (*folder_ / "run").string(); }
+
+  static std::string text(const Strings& arguments) {
+    const Outcome outcome = evaluate(Strings{"--checkpoint", run(), "--threads", "1"} + arguments);
+    EXPECT_EQ(outcome.code, exit_success) << outcome.error;
+    EXPECT_EQ(outcome.error, "");
+    return outcome.out;
+  }
+  static double bits(const Strings& arguments) {
+    const std::string out = text(arguments);
+    return std::stod(out.substr(out.find("bytes: ") + 7));
+  }
+
+  static TemporaryFolder* folder_;
+};
+
+TemporaryFolder* Evaluator::folder_ = nullptr;
+
+TEST_F(Evaluator, GivesWhatTheTrainerGave) {
+  const nlohmann::json test = records_of(*folder_ / "run").back();
+  EXPECT_NEAR(bits({"--split", "test"}), test.at("test_bpb").get<double>(), 5e-5);
+  EXPECT_NEAR(bits({}), test.at("validation_bpb").get<double>(), 5e-5);
+  EXPECT_TRUE(contains(text({"--bytes", "100"}), "validation split of "));
+  EXPECT_TRUE(contains(text({"--bytes", "100"}), ", 100 bytes: "));
+
+  // The classes of the trainer hold every byte once.
+  std::int64_t bytes = 0;
+  double sum = 0;
+  for (const nlohmann::json& entry : test.at("by_distance")) {
+    const auto n = entry.at("bytes").get<std::int64_t>();
+    bytes += n;
+    sum += n > 0 ? entry.at("bpb").get<double>() * static_cast<double>(n) : 0;
+  }
+  EXPECT_EQ(bytes, test.at("bytes"));
+  EXPECT_NEAR(sum / static_cast<double>(bytes), test.at("test_bpb").get<double>(), 1e-9);
+  EXPECT_EQ(lines_of(text({"--split", "test", "--by-distance"})).size(),
+            2 + test.at("by_distance").size());
+}
+
+TEST_F(Evaluator, ChangesRoundsAndLeavesLayersOut) {
+  const double all = bits({});
+  EXPECT_NE(bits({"--hashes", "8"}), all);
+  EXPECT_NE(bits({"--without", "1"}), all);
+  EXPECT_NE(bits({"--without", "1,2"}), bits({"--without", "1"}));
+  EXPECT_EQ(bits({"--without", "0"}), all);
+}
+
+TEST_F(Evaluator, SaysWhatIsWrongInOneLine) {
+  const std::vector<std::pair<Strings, std::string>> cases{
+      {{}, "--checkpoint is missing"},
+      {{"--checkpoint", "nowhere"}, "nowhere"},
+      {{"--checkpoint", run(), "--split", "all"}, "--split is 'all'; allowed: train"},
+      {{"--checkpoint", run(), "--without", "9"}, "--without is '9'; allowed: layers from 1 to 2"},
+      {{"--checkpoint", run(), "--data", "nowhere"}, "nowhere"}};
+  for (const auto& [arguments, part] : cases) {
+    const Outcome outcome = evaluate(arguments);
+    EXPECT_NE(outcome.code, exit_success) << part;
+    EXPECT_EQ(outcome.out, "") << part;
+    EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
+    EXPECT_TRUE(contains(outcome.error, part));
+  }
+}
+
+}  // namespace
+}  // namespace enwik8::test
