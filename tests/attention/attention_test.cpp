@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -258,6 +260,123 @@ TEST(Attention, OfAWindowBeyondTheSequenceIsThatOfTheWholeSequence) {
       EXPECT_TRUE(same_bits(beyond.gradients.dquery, whole.gradients.dquery)) << name;
       EXPECT_TRUE(same_bits(beyond.gradients.dkey, whole.gradients.dkey)) << name;
       EXPECT_TRUE(same_bits(beyond.gradients.dvalue, whole.gradients.dvalue)) << name;
+    }
+  }
+}
+
+/// Sets rows of tokens to what memory may hold that was never filled.
+void spoil(Tensor<float, 4>& x, const std::function<bool(Index, Index)>& is_spoilt) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const std::array bad = {std::numeric_limits<float>::quiet_NaN(), infinity, -infinity, 3e38F};
+  const Index row = x.dimension(2) * x.dimension(3);
+  for (Index i = 0; i < x.size(); ++i) {
+    const Index t = i / row % x.dimension(1), b = i / row / x.dimension(1);
+    if (is_spoilt(b, t)) x.data()[i] = bad[static_cast<std::size_t>(i % 4)];
+  }
+}
+
+std::vector<AttentionPattern> all_patterns() {
+  auto result = patterns();
+  LshPattern padded = lsh_pattern, buckets = lsh_pattern, short_one = lsh_pattern;
+  padded.sort_padding = true;
+  buckets.chunking = Chunking::bucket_chunks;
+  short_one.chunk_length = T;
+  result.insert(result.end(), {padded, buckets, short_one, LocalPattern{8, 1, 0}});
+  for (std::size_t i = 0, n = result.size(); i < n; ++i) {
+    AttentionPattern following = result[i];
+    std::visit([](auto& pattern) { pattern.values = Values::following; }, following);
+    result.push_back(following);
+  }
+  return result;
+}
+
+TEST(Attention, OfRealTokensIsFiniteWhateverPaddingHolds) {
+  const auto is_real = mask();
+  const auto is_padding = [&](Index b, Index t) {
+    return is_real[static_cast<std::size_t>(b * T + t)] == 0;
+  };
+  Workspace workspace(2);
+  const auto zero_padding = [&](Tensor<float, 4>& x) {
+    for (Index i = 0; i < x.size(); ++i) {
+      if (is_real[static_cast<std::size_t>(i / (H * K))] == 0) x.data()[i] = 0;
+    }
+  };
+  for (const AttentionPattern& pattern : all_patterns()) {
+    for (const bool causal : {true, false}) {
+      if (!causal && values_of(pattern) == Values::following) continue;
+      const AttentionOptions options{.pattern = pattern, .causal = causal, .is_real = is_real};
+      const auto run = [&](bool spoilt) {
+        std::array<Tensor<float, 4>, 4> x;
+        for (std::size_t i = 0; i < 4; ++i) {
+          x[i] = random_tensor<float>(shape, i + 1);
+          zero_padding(x[i]);
+          if (spoilt) spoil(x[i], is_padding);
+        }
+        const auto& key = shares_query_key(pattern) ? x[0] : x[1];
+        Tensor<Bucket, 4> buckets;
+        if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
+          buckets = lsh_buckets<float>(workspace, x[0], *lsh, rotations().cast<float>(), is_real);
+        }
+        auto output = attention<float>(workspace, x[0], key, x[2], options, buckets);
+        auto gradients =
+            attention_backward<float>(workspace, x[0], key, x[2], options, output, x[3], buckets);
+        // What is compared are rows of real tokens.
+        for (auto* result : {&output.out, &gradients.dquery, &gradients.dkey, &gradients.dvalue}) {
+          zero_padding(*result);
+        }
+        return std::array{output.out, gradients.dquery, gradients.dkey, gradients.dvalue};
+      };
+      const auto clean = run(false), spoilt = run(true);
+      for (std::size_t i = 0; i < clean.size(); ++i) {
+        EXPECT_TRUE(same_bits(spoilt[i], clean[i])) << name_of(options) << ", result " << i;
+      }
+    }
+  }
+}
+
+TEST(Attention, HidesASuffixFromTheTokensBeforeItWhateverItHolds) {
+  constexpr Index length = 150;
+  constexpr std::array<Index, 4> long_shape = {B, length, H, K};
+  const AttentionPattern buckets_of_8 =
+      LshPattern{8, 1, 0, 2, {4, 2}, false, Chunking::bucket_chunks};
+  auto once = std::get<LshPattern>(buckets_of_8);
+  once.duplicates = Duplicates::once;
+  std::vector<AttentionPattern> causal = {buckets_of_8,
+                                          once,
+                                          LocalPattern{16, 1, 0, true},
+                                          LocalPattern{64, 1, 0},
+                                          ExactPattern{false},
+                                          ExactPattern{true}};
+  for (std::size_t i = 0, n = causal.size(); i < n; ++i) {
+    AttentionPattern following = causal[i];
+    std::visit([](auto& pattern) { pattern.values = Values::following; }, following);
+    causal.push_back(following);
+  }
+  Workspace workspace(2);
+  for (const AttentionPattern& pattern : causal) {
+    for (const Index end : {1, 57, 140}) {
+      const auto before = [&](bool spoilt) {
+        std::array<Tensor<float, 4>, 3> x;
+        for (std::size_t i = 0; i < 3; ++i) {
+          x[i] = random_tensor<float>(long_shape, i + 1);
+          if (spoilt) spoil(x[i], [&](Index b, Index t) { return t >= (b == 0 ? end : 90); });
+        }
+        const auto& key = shares_query_key(pattern) ? x[0] : x[1];
+        Tensor<Bucket, 4> buckets;
+        if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
+          buckets = lsh_buckets<float>(workspace, x[0], *lsh, rotations().cast<float>());
+        }
+        const auto output =
+            attention<float>(workspace, x[0], key, x[2], {.pattern = pattern}, buckets);
+        std::vector<float> rows;
+        for (Index b = 0; b < B; ++b) {
+          const float* first = output.out.data() + b * length * H * K;
+          rows.insert(rows.end(), first, first + (b == 0 ? end : 90) * H * K);
+        }
+        return rows;
+      };
+      EXPECT_TRUE(same_bits(before(true), before(false)))
+          << name_of({.pattern = pattern}) << ", suffix from " << end;
     }
   }
 }

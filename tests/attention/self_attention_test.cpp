@@ -5,8 +5,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -554,6 +557,40 @@ TEST(SelfAttention, OfRealTokensDoesNotDependOnPadding) {
           EXPECT_TRUE(same_bits(padded.gradients, alone.gradients)) << what << ", parameters";
         }
       }
+    }
+  }
+}
+
+TEST(SelfAttention, OfRealTokensIsFiniteWhateverPaddingHolds) {
+  for (const AttentionPattern& pattern : patterns()) {
+    const Case c{pattern, 2, 17, true, /*masked=*/true, 0.2, 0.2};
+    const auto run = [&](float held) {
+      Layer<float> layer(c);
+      Matrix<float> dy = random_matrix<float>(layer.x.rows(), c.width, 9);
+      const auto of_real_tokens = [&](Matrix<float> rows) {
+        for (Index i = 0; i < rows.rows(); ++i) {
+          if (layer.is_real[static_cast<std::size_t>(i)] == 0) rows.row(i).setZero();
+        }
+        return rows;
+      };
+      dy = of_real_tokens(dy);
+      for (Index i = 0; i < layer.x.rows(); ++i) {
+        if (layer.is_real[static_cast<std::size_t>(i)] == 0) layer.x.row(i).setConstant(held);
+      }
+      const Matrix<float> y = layer.forward();
+      Matrix<float> dx = Matrix<float>::Zero(y.rows(), y.cols());
+      reset_gradients(layer.attention);
+      const Matrix<float> restored = layer.reverse(y, dy, dx);
+      return std::tuple(of_real_tokens(y), of_real_tokens(restored), of_real_tokens(dx),
+                        gradients_of(layer.attention));
+    };
+    const auto clean = run(1);
+    for (const float held : {std::numeric_limits<float>::quiet_NaN(), HUGE_VALF}) {
+      const auto spoilt = run(held);
+      EXPECT_TRUE(same_bits(std::get<0>(spoilt), std::get<0>(clean))) << c.name();
+      EXPECT_TRUE(same_bits(std::get<1>(spoilt), std::get<1>(clean))) << c.name();
+      EXPECT_EQ(std::get<2>(spoilt), std::get<2>(clean)) << c.name();
+      EXPECT_EQ(std::get<3>(spoilt), std::get<3>(clean)) << c.name();
     }
   }
 }

@@ -4,11 +4,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/tiny_model.hpp"
@@ -267,6 +269,37 @@ TEST(Model, LogitsOfRealTokensDoNotDependOnPadding) {
       EXPECT_TRUE(same_bits(first_positions(logits, real), expected)) << padding << " of padding";
     }
   }
+}
+
+TEST(Model, OfRealTokensIsFiniteWhateverPaddingHolds) {
+  ModelConfig config = tiny_config();
+  config.layers.push_back(ExactPattern{true});
+  config.dropout = 0.1;
+  Tokens tokens = random_tokens(2, 13, config.vocabulary - 1, 5);  // none is the last one
+  Tokens labels = next_token_labels(tokens);
+  std::vector<std::uint8_t> is_real(26, 1);
+  for (const Index t : {4, 11, 12, 13, 20}) {
+    is_real[static_cast<std::size_t>(t)] = 0;
+    tokens.data()[t] = static_cast<std::int32_t>(config.vocabulary - 1);
+    labels.data()[t] = ignored_label;
+  }
+  const auto run = [&](float held) {
+    auto model = Model<float>(config);
+    randomize_parameters(model, 1);
+    fix_rotations(model, 3);
+    parameter(model, "embedding.weight").value.row(config.vocabulary - 1).setConstant(held);
+    model.zero_gradients();
+    Workspace workspace(2);
+    const Loss loss =
+        model.loss_and_gradients(workspace, tokens, labels, 1.0, {.is_real = is_real});
+    auto gradients = gradients_of(model);
+    return std::pair(loss.sum, gradients);
+  };
+  const auto clean = run(0.5F), spoilt = run(std::numeric_limits<float>::quiet_NaN());
+  EXPECT_EQ(spoilt.first, clean.first);
+  // The norm at the padding is another, and with it the gradient of what padding is embedded as.
+  EXPECT_TRUE(std::all_of(spoilt.second.begin(), spoilt.second.end(),
+                          [](double g) { return std::isfinite(g); }));
 }
 
 TEST(Model, WithoutHashingIsCausalWhenItSaysSo) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/compare.hpp"
@@ -370,6 +371,30 @@ TYPED_TEST(FeedForwardTest, DropoutIsOfTrainingAndFollowsTheKey) {
 
 // The promise of the chunked feed-forward: the hidden array never exists, so that memory does not
 // grow with the number of rows.
+TYPED_TEST(FeedForwardTest, GradientsAreFiniteWhateverPaddingHolds) {
+  constexpr Index rows = 150;
+  std::vector<std::uint8_t> is_real(rows, 1);
+  is_real[3] = is_real[70] = is_real[149] = 0;
+  const auto run = [&](TypeParam held) {
+    Example<TypeParam> example(rows, {12, 20, Activation::gelu, 0.1});
+    example.pass.is_real = is_real;
+    for (const Index row : {3, 70, 149}) {
+      example.x.row(row).setConstant(held);
+      example.dy.row(row).setZero();
+    }
+    reset_gradients(example.branch);
+    typename Example<TypeParam>::Half y = half_of<typename Example<TypeParam>::Half>(example.y);
+    const auto x = half_of<typename Example<TypeParam>::Half>(example.x);
+    Matrix<TypeParam> dx = Matrix<TypeParam>::Zero(rows, 12);
+    example.branch.reverse(x, y, view(std::as_const(example.dy)), view(dx), {}, example.pass);
+    for (const Index row : {3, 70, 149}) dx.row(row).setZero();
+    return std::pair(dx, gradients_of(example.branch));
+  };
+  const auto clean = run(1), spoilt = run(std::numeric_limits<TypeParam>::quiet_NaN());
+  EXPECT_EQ(spoilt.first, clean.first);
+  EXPECT_EQ(spoilt.second, clean.second);
+}
+
 TYPED_TEST(FeedForwardTest, ScratchDoesNotGrowWithRows) {
   const FeedForwardConfig config{8, 64, Activation::relu, 0, 1e-5};
   const auto peaks = [&](Index rows) {

@@ -191,7 +191,8 @@ TYPED_TEST_SUITE(LayerNormOfHalf, Scalars);
 TYPED_TEST(LayerNormOfHalf, ForwardGivesTheBitsOfEachRow) {
   const Layer<TypeParam> layer(this->width, 1e-5);
   Matrix<TypeParam> out(this->count, this->width);
-  layer.norm.forward(this->x, this->first, view(out));
+  Workspace workspace(1);
+  layer.norm.forward(this->x, this->first, view(out), {workspace, 1, this->rows});
   const Matrix<TypeParam> expected =
       layer.forward(this->values).middleRows(this->first, this->count);
   EXPECT_TRUE(same_bits(out, expected));
@@ -248,7 +249,7 @@ TEST(LayerNormGradient, OfAHalfAgreesWithFiniteDifferences) {
                       {workspace, 1, rows});
   const auto objective = [&] {
     Matrix<double> out(rows, width);
-    layer.norm.forward(half_of<FloatHalf<double>>(x), 0, view(out));
+    layer.norm.forward(half_of<FloatHalf<double>>(x), 0, view(out), {workspace, 1, x.rows()});
     return weighted_sum(dout, out);
   };
   check_gradient("LayerNorm of a half", "x", objective, x, dx, {.step = 0x1p-12});

@@ -114,6 +114,33 @@ void sum_over_keys(const Scalar* weights, const Scalar* x, const Staircase& stai
   }
 }
 
+/// The weighted sums of values again, in the same order but without keys of weight zero: a strip of
+/// queries shares its keys, and one that does not see a key must not get 0 x NaN from its value.
+template <typename Scalar>
+void sum_over_seen_keys(const Staircase& stairs, Index head_width, BlockTiles<Scalar>& tiles) {
+  const auto add_run = [&](Index i, Index first, Index last, Scalar* sum) {
+    std::fill_n(sum, head_width, Scalar(0));
+    for (Index j = first; j < last; ++j) {
+      const Scalar weight = tiles.scores[j * tiles.query_stride + i];
+      if (weight == 0) continue;
+      simd::add_scaled(head_width, weight, tiles.values + j * tiles.width_stride, sum);
+    }
+  };
+  for (Index s = 0; s < stairs.num_strips(); ++s) {
+    for (Index i = stairs.strip_begin(s); i < stairs.strip_end(s); ++i) {
+      Scalar* out = tiles.query_tile + i * tiles.width_stride;
+      Scalar* sum = tiles.douts;  // not used forward
+      std::fill_n(out, head_width, Scalar(0));
+      for (Index g = 0; g < stairs.num_runs(); ++g) {
+        for (Index j = stairs.run_begin(g); j < stairs.seen_end(g, s); j += depth_block) {
+          add_run(i, j, std::min(j + depth_block, stairs.seen_end(g, s)), sum);
+          simd::add(head_width, sum, out);
+        }
+      }
+    }
+  }
+}
+
 /// out row j of the keys += sum_i w_ji x_i, over the queries that see the key.
 /// @param weights  `[keys, queries]`
 /// @param x        `[queries, width]`
@@ -232,6 +259,7 @@ REFORMER_COMPILED_ONCE void attend_block(const AttentionHead<Scalar>& head, cons
     });
   }
   sum_over_keys(tiles.scores, tiles.values, stairs, K, tiles, tiles.query_tile, Write::assign);
+  if (!tiles.all_finite) sum_over_seen_keys(stairs, K, tiles);
 
   for (Index i = 0; i < block.num_queries; ++i) {
     const Index t = head.position(block.query_begin + i);
@@ -322,10 +350,11 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
     std::fill(rows + kept * w, rows + nk * w, Scalar(0));
   }
   if (load_queries(head, block, tiles)) {
-    gather_rows(gradient.dout, nq, w, query_at, tiles.douts);
+    gather_rows(head, gradient.dout, nq, w, query_at, tiles.douts);
     transpose<Scalar>({tiles.douts, nq, K, w}, tiles.douts_turned, tiles.query_stride);
     for (Index i = 0; i < tiles.query_stride; ++i) {
-      tiles.delta[i] = i < nq ? gradient.delta[query_at(i)] : Scalar(0);
+      const bool inside = i < nq && head.is_usable(gradient.dout, query_at(i));
+      tiles.delta[i] = inside ? gradient.delta[query_at(i)] : Scalar(0);
     }
   }
   load_places(head, block, tiles);

@@ -523,7 +523,7 @@ class SelfAttention {
     const auto normed = scratch.per_thread<Scalar>(detail::tile_rows * D);
     for_each_row_tile(workspace, query.rows, [&](Index row, Index count, int thread) {
       const MatrixView<Scalar> tile(normed[thread], count, D);
-      norm_.forward(x, group.first_row() + row, tile);
+      norm_.forward(x, group.first_row() + row, tile, pass);
       const auto left = rows_as_left(tile);
       multiply(left, to_query.from_column(0), D, query.middle_rows(row, count));
       if (to_key) multiply(left, to_key->from_column(0), D, key.middle_rows(row, count));
@@ -624,7 +624,7 @@ class SelfAttention {
       const Index first_row = group.first_row() + first;
       const auto normed = normed_panel.middle_rows(0, rows);
       for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
-        norm_.forward(x, first_row + row, normed.middle_rows(row, count));
+        norm_.forward(x, first_row + row, normed.middle_rows(row, count), pass);
       });
       const MatrixView<const Scalar> dq = dquery.middle_rows(first, rows);
       const MatrixView<const Scalar> dk = dkey.middle_rows(first, rows);

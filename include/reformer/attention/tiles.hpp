@@ -45,6 +45,13 @@ struct AttentionHead {
   bool shared = false;      // queries are the keys
   bool sees_itself = true;  // a query sees its own key
 
+  bool is_padding(Index t) const { return is_real != nullptr && is_real[t] == 0; }
+  /// Whether row t of an array stands in products as it is. What padding holds may be anything, and
+  /// a weight of zero does not hide a NaN: rows of padding that are not finite count as zero.
+  bool is_usable(const MatrixView<const Scalar>& x, Index t) const {
+    return !is_padding(t) || simd::is_finite(x.columns, x.row(t));
+  }
+
   Index position(Index slot) const {
     slot = slot < 0 ? slot % slots + slots : slot;
     slot = slot >= slots ? slot % slots : slot;
@@ -162,6 +169,7 @@ class BlockTiles {
   Index query_begin = 0, num_queries = 0;
   Scalar* query_rows = nullptr;  // [queries, width]: `queries`, or rows of `keys`
   RowsAhead<Scalar> ahead;
+  bool all_finite = true;  // no value of a real token that was loaded is infinite or NaN
 };
 
 /// out row i = x row position(i), padded with zeros to whole vectors.
@@ -172,6 +180,16 @@ void gather_rows(const MatrixView<const Scalar>& x, Index count, Index stride,
     Scalar* row = out + i * stride;
     simd::copy(x.columns, x.row(position(i)), row);
     std::fill(row + x.columns, row + stride, Scalar(0));
+  }
+}
+
+/// Rows of a head, as `is_usable` says.
+template <typename Scalar, typename Position>
+void gather_rows(const AttentionHead<Scalar>& head, const MatrixView<const Scalar>& x, Index count,
+                 Index stride, const Position& position, Scalar* out) {
+  gather_rows(x, count, stride, position, out);
+  for (Index i = 0; head.is_real != nullptr && i < count; ++i) {
+    if (!head.is_usable(x, position(i))) std::fill_n(out + i * stride, x.columns, Scalar(0));
   }
 }
 
@@ -197,12 +215,18 @@ Index load_keys(const AttentionHead<Scalar>& head, const Block& block, BlockTile
   for (Index j = kept; j < block.num_keys; ++j) {
     const Index t = head.position(block.key_begin + j);
     tiles.key_position[j] = static_cast<Scalar>(t);
-    tiles.key_scale[j] = head.key_scale != nullptr ? head.key_scale[t] : constant_scale;
+    tiles.key_scale[j] = head.key_scale != nullptr && head.is_usable(head.key, t)
+                             ? head.key_scale[t]
+                             : constant_scale;
   }
   const auto key_at = [&](Index j) { return head.position(block.key_begin + kept + j); };
   const Index start = kept * tiles.width_stride, count = block.num_keys - kept;
-  gather_rows(head.key, count, tiles.width_stride, key_at, tiles.keys + start);
-  gather_rows(head.value, count, tiles.width_stride, key_at, tiles.values + start);
+  gather_rows(head, head.key, count, tiles.width_stride, key_at, tiles.keys + start);
+  gather_rows(head, head.value, count, tiles.width_stride, key_at, tiles.values + start);
+  for (Index j = kept; head.causal && j < block.num_keys; ++j) {
+    const Scalar* value = tiles.values + j * tiles.width_stride;
+    if (!simd::is_finite(head.value.columns, value)) tiles.all_finite = false;
+  }
   return kept;
 }
 
@@ -231,7 +255,7 @@ bool load_queries(const AttentionHead<Scalar>& head, const Block& block,
     tiles.normaliser[i] = inside ? head.normaliser[t] : Scalar(0);
   }
   if (!among_keys) {
-    gather_rows(head.query, block.num_queries, tiles.width_stride, query_at, tiles.queries);
+    gather_rows(head, head.query, block.num_queries, tiles.width_stride, query_at, tiles.queries);
   }
   transpose<Scalar>({tiles.query_rows, block.num_queries, head.query.columns, tiles.width_stride},
                     tiles.queries_turned, tiles.query_stride);

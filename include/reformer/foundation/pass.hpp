@@ -29,6 +29,9 @@ struct Pass {
   bool subtract = true;
 
   Index rows() const { return batch * length; }
+  bool is_padding(Index row) const {
+    return !is_real.empty() && is_real[static_cast<std::size_t>(row)] == 0;
+  }
   Pass at_layer(Index layer) const {
     Pass pass = *this;
     pass.key.layer = key.at_layer(layer).layer;

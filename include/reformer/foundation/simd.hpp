@@ -149,4 +149,10 @@ Scalar dot(Index n, const Scalar* x, const Scalar* y) {
   return sum<Scalar>(n, [&](const auto& at) { return packet::pmul(at(x), at(y)); });
 }
 
+/// Whether the numbers are finite, and their squares too, so that products of two such rows are.
+template <typename Scalar>
+bool is_finite(Index n, const Scalar* x) {
+  return dot(n, x, x) <= std::numeric_limits<Scalar>::max();
+}
+
 }  // namespace reformer::simd

@@ -157,6 +157,7 @@ class Head {
       for (Index i = row; i < row + count; ++i) {
         read_row(x, first + i, z.row(i));
         norm_.forward_row(z.row(i), z.row(i));
+        clear_unusable_padding(pass, first + i, 2 * width_, z.row(i));
       }
       dropout.apply_tile(z.middle_rows(row, count), first + row, 0, 2 * width_);
     });
@@ -175,6 +176,12 @@ class Head {
     for_each_row_tile(pass.workspace, dnorm.rows, [&](Index row, Index count, int thread) {
       for (Index i = row; i < row + count; ++i) {
         read_row(x, first + i, row_of_x[thread]);
+        if (!is_usable(pass, first + i, 2 * width_, row_of_x[thread]) ||
+            !is_usable(pass, first + i, 2 * width_, dnorm.row(i))) {
+          std::fill_n(&dx.first(first + i, 0), width_, Scalar(0));
+          std::fill_n(&dx.second(first + i, 0), width_, Scalar(0));
+          continue;
+        }
         norm_.backward_row(row_of_x[thread], dnorm.row(i), partial.scale(row), partial.bias(row));
         std::copy_n(dnorm.row(i), width_, &dx.first(first + i, 0));
         std::copy_n(dnorm.row(i) + width_, width_, &dx.second(first + i, 0));

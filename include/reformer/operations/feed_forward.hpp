@@ -295,7 +295,7 @@ class FeedForward {
   void normalise(const Half& x, Index first, const MatrixView<Scalar>& out,
                  const Pass& pass) const {
     for_each_row_tile(pass.workspace, out.rows, [&](Index row, Index count, int) {
-      norm_.forward(x, first + row, out.middle_rows(row, count));
+      norm_.forward(x, first + row, out.middle_rows(row, count), pass);
     });
   }
 

@@ -12,6 +12,7 @@
 /// reading them.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <string_view>
 #include <utility>
@@ -29,6 +30,19 @@ namespace reformer {
 inline void check_layer_norm_epsilon(std::string_view function, double epsilon) {
   check(epsilon >= 1e-37 && epsilon <= 1e37, function, "layer_norm_epsilon is ", epsilon,
         ", must be in [1e-37, 1e37]");
+}
+
+/// Whether a row takes part in sums over rows. What padding holds may be anything, and a gradient
+/// of zero does not hide a NaN: rows of padding that are not finite are left out.
+template <typename Scalar>
+bool is_usable(const Pass& pass, Index row, Index width, const Scalar* x) {
+  return !pass.is_padding(row) || simd::is_finite(width, x);
+}
+
+/// Makes a row zero that is not usable.
+template <typename Scalar>
+void clear_unusable_padding(const Pass& pass, Index row, Index width, Scalar* x) {
+  if (!is_usable(pass, row, width, x)) std::fill_n(x, width, Scalar(0));
 }
 
 /// Mean and 1 / sqrt(variance + epsilon) of a row.
@@ -152,11 +166,13 @@ class LayerNorm {
   }
 
   /// out = LN(x) for rows `[first, first + out.rows)` of a residual half, on the calling thread.
+  /// Rows of padding that are not finite give zero, so that no product or gradient meets them.
   template <ResidualHalf Half>
-  void forward(const Half& x, Index first, const MatrixView<Scalar>& out) const {
+  void forward(const Half& x, Index first, const MatrixView<Scalar>& out, const Pass& pass) const {
     for (Index i = 0; i < out.rows; ++i) {
       x.read(first + i, 0, width(), out.row(i));
       forward_row(out.row(i), out.row(i));
+      clear_unusable_padding(pass, first + i, width(), out.row(i));
     }
   }
 
@@ -172,6 +188,10 @@ class LayerNorm {
     for_each_row_tile(pass.workspace, dout.rows, [&](Index row, Index count, int thread) {
       for (Index i = row; i < row + count; ++i) {
         x.read(first + i, 0, width(), rows_of_x[thread]);
+        if (!is_usable(pass, first + i, width(), rows_of_x[thread]) ||
+            !is_usable(pass, first + i, width(), dout.row(i))) {
+          continue;
+        }
         backward_row(rows_of_x[thread], dout.row(i), partial.scale(row), partial.bias(row));
         if (first + i + simd::rows_ahead < dx.rows) {
           simd::prefetch(width(), dx.row(first + i + simd::rows_ahead));
