@@ -223,9 +223,8 @@ Index load_keys(const AttentionHead<Scalar>& head, const Block& block, BlockTile
   const Index start = kept * tiles.width_stride, count = block.num_keys - kept;
   gather_rows(head, head.key, count, tiles.width_stride, key_at, tiles.keys + start);
   gather_rows(head, head.value, count, tiles.width_stride, key_at, tiles.values + start);
-  for (Index j = kept; head.causal && j < block.num_keys; ++j) {
-    const Scalar* value = tiles.values + j * tiles.width_stride;
-    if (!simd::is_finite(head.value.columns, value)) tiles.all_finite = false;
+  if (head.causal && !simd::is_finite(count * tiles.width_stride, tiles.values + start)) {
+    tiles.all_finite = false;
   }
   return kept;
 }
