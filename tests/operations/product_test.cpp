@@ -380,6 +380,22 @@ TYPED_TEST(Product, BiasGradientIsAddedWithTheSameBitsForAnyThreads) {
   }
 }
 
+TEST(BiasGradient, InFloatAgreesWithDoubleOverAMillionRows) {
+  constexpr Index panel = 1024, panels = 1024, columns = 3;
+  Workspace workspace(1);
+  Matrix<float> sum = Matrix<float>::Zero(1, columns);
+  Matrix<double> expected = Matrix<double>::Zero(1, columns);
+  for (Index p = 0; p < panels; ++p) {
+    Matrix<float> dy = random_matrix<float>(panel, columns, static_cast<std::uint64_t>(p));
+    dy.array() += 1;  // gradients of one sign are the worst
+    expected += dy.cast<double>().colwise().sum();
+    accumulate_bias_gradient<float>(workspace, view(std::as_const(dy)), sum.data());
+  }
+  for (Index j = 0; j < columns; ++j) {
+    EXPECT_NEAR(sum(0, j) / expected(0, j), 1, 2e-6) << "column " << j;
+  }
+}
+
 TYPED_TEST(Product, AddBiasAddsToEveryRowOfATile) {
   for (const Index columns : {1, 16, 19}) {
     auto x = random_matrix<TypeParam>(4, columns + 2, 1);

@@ -55,7 +55,8 @@ struct RowMoments {
 namespace detail {
 
 /// Gradients of scale and bias from tiles of rows that run in parallel: a partial sum for each
-/// tile, added in order.
+/// tile. These are added up in order before they are added to what is there, whose error would else
+/// grow with the number of all tiles.
 template <typename Scalar>
 class PartialGradients {
  public:
@@ -77,10 +78,11 @@ class PartialGradients {
   Scalar* bias(Index first_row) const { return scale(first_row) + width_; }
 
   void add_to(Scalar* dscale, Scalar* dbias) const {
-    for (Index tile = 0; tile < tiles_; ++tile) {
-      simd::add(width_, sums_ + 2 * tile * width_, dscale);
-      simd::add(width_, sums_ + (2 * tile + 1) * width_, dbias);
+    for (Index tile = 1; tile < tiles_; ++tile) {
+      simd::add(2 * width_, sums_ + 2 * tile * width_, sums_);
     }
+    simd::add(width_, sums_, dscale);
+    simd::add(width_, sums_ + width_, dbias);
   }
 
  private:

@@ -508,14 +508,21 @@ void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const Sca
 }
 
 /// Bias gradient: dbias `[out]` += sum over rows of dy.
+///
+/// Rows are summed in tiles before they are added to what is there: one by one, the error would
+/// grow with the number of rows of all calls together.
 template <typename Scalar>
 void accumulate_bias_gradient(Workspace& workspace, const MatrixView<const Scalar>& dy,
                               Scalar* dbias) {
   constexpr Index block = 64;
   parallel_for(workspace.threads(), ceil_div(dy.columns, block), [&](Index task, int) {
-    const Index j = task * block;
-    for (Index i = 0; i < dy.rows; ++i) {
-      simd::add(std::min(block, dy.columns - j), dy.row(i) + j, dbias + j);
+    const Index j = task * block, columns = std::min(block, dy.columns - j);
+    Scalar sums[block];
+    for (Index first = 0; first < dy.rows; first += detail::depth_block) {
+      std::fill_n(sums, columns, Scalar(0));
+      const Index last = std::min(first + detail::depth_block, dy.rows);
+      for (Index i = first; i < last; ++i) simd::add(columns, dy.row(i) + j, sums);
+      simd::add(columns, sums, dbias + j);
     }
   });
 }
