@@ -341,6 +341,50 @@ TEST(SelfAttentionReverse, UsesSavedBucketsAndDoesNotHash) {
   EXPECT_NE(layer.saved.buckets, buckets);
 }
 
+TEST(SelfAttention, HasAsManyRoundsAsThePassSays) {
+  for (const Chunking chunking : {Chunking::sorted_chunks, Chunking::bucket_chunks}) {
+    const auto with_rounds = [&](Index rounds) {
+      Case c{LshPattern{.chunk_length = 4, .num_hashes = rounds, .num_buckets = {4}}, 2, 21, true,
+             true};
+      std::get<LshPattern>(c.pattern).chunking = chunking;
+      return c;
+    };
+    const auto result = [&](const Case& c, Index num_hashes) {
+      Layer<float> layer(c);
+      // Its rotations are drawn by the key, for the rounds that there are.
+      SelfAttention<float> attention("layer", c.config());
+      randomize_parameters(attention, 1);
+      reset_gradients(attention);
+      Pass pass = layer.pass();
+      pass.num_hashes = num_hashes;
+      typename SelfAttention<float>::Saved saved;
+      auto x = half_of<FloatHalf<float>>(layer.x);
+      auto y = half_of<FloatHalf<float>>(Matrix<float>::Zero(layer.x.rows(), layer.x.cols()));
+      attention.forward(x, y, saved, pass);
+      const Matrix<float> f = matrix_of(y);
+      Matrix<float> dx = Matrix<float>::Zero(f.rows(), f.cols());
+      attention.reverse(x, y, view(f), view(dx), saved, pass);
+      EXPECT_TRUE((matrix_of(y).array() == 0).all());
+      return std::pair(f, dx);
+    };
+    const auto [f, dx] = result(with_rounds(2), 5);
+    const auto [expected, expected_dx] = result(with_rounds(5), 0);
+    EXPECT_TRUE(same_bits(f, expected));
+    EXPECT_TRUE(same_bits(dx, expected_dx));
+    EXPECT_FALSE(same_bits(f, result(with_rounds(2), 0).first));
+
+    Layer<float> layer(with_rounds(2));
+    Pass pass = layer.pass();
+    auto half = half_of<FloatHalf<float>>(layer.x);
+    const auto message = [&](Index rounds) {
+      pass.num_hashes = rounds;
+      return message_of([&] { layer.attention.forward(half, half, layer.saved, pass); });
+    };
+    EXPECT_TRUE(contains(message(-1), "num_hashes is -1, must be at least 0"));
+    EXPECT_TRUE(contains(message(5), "rotations dimension 2 is 2, must equal num_hashes = 5"));
+  }
+}
+
 TEST(SelfAttention, DrawsRotationsByTheKeyOfThePass) {
   const Case c{LshPattern{4, 1, 0, 2, {8}}, 2, 21, true, false};
   const auto buckets_of = [&](SelfAttention<float>& attention, const RandomKey& key) {

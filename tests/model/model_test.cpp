@@ -342,6 +342,30 @@ TEST(Model, DrawsByKeyAndDropsOutInTrainingOnly) {
       << "the seed draws no rotations";
 }
 
+TEST(Model, HashesAsOftenAsItIsAskedTo) {
+  ModelConfig config = tiny_config(), more = config;
+  for (AttentionPattern& pattern : more.layers) {
+    if (auto* lsh = std::get_if<LshPattern>(&pattern)) lsh->num_hashes = 5;
+  }
+  Model<float> model(config), expected(more);
+  randomize_parameters(model, 1);
+  randomize_parameters(expected, 1);
+  Workspace workspace(1);
+  const Tokens tokens = random_tokens(2, 23, 11, 3);
+  const RunOptions asked{.key = {4}, .num_hashes = 5};
+  EXPECT_TRUE(same_bits(model.logits(workspace, tokens, asked),
+                        expected.logits(workspace, tokens, {.key = {4}})));
+  EXPECT_FALSE(same_bits(model.logits(workspace, tokens, {.key = {4}}),
+                         model.logits(workspace, tokens, asked)));
+  EXPECT_TRUE(contains(message_of([&] {
+                         model.loss_and_gradients(workspace, tokens, next_token_labels(tokens),
+                                                  1.0F, asked);
+                       }),
+                       "num_hashes is 5, must be 0 in a pass with gradients"));
+  EXPECT_TRUE(contains(message_of([&] { model.logits(workspace, tokens, {.num_hashes = -1}); }),
+                       "num_hashes is -1, must be at least 0"));
+}
+
 TEST(Model, InitializesBySeed) {
   ModelConfig config = tiny_config();
   config.width = 40;

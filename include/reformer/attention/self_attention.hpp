@@ -123,10 +123,11 @@ class SelfAttention {
     saved.length = pass.length;
     saved.buckets.resize(saved_buckets(y, saved, pass));
     if (saved.keep_context) saved.context.resize(context_size(pass.batch, pass.length));
-    const auto rotations = rotations_for(pass);
+    const AttentionPattern pattern = pattern_of(pass);
+    const auto rotations = rotations_for(pattern, pass);
     for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
-      auto arrays = project_group(scratch, x, group, pass);
+      auto arrays = project_group(scratch, x, group, pattern, pass);
       attend_anew(scratch, arrays, rotations, saved, pass);
       if (saved.state != nullptr) {
         saved.state->keep(pass.workspace, arrays, saved_buckets_of(arrays, saved, pass));
@@ -147,8 +148,9 @@ class SelfAttention {
     const auto kept = [&](const Parameter<Scalar>& weight) {
       return KeptWeight<Scalar>(pass.workspace, view(weight.value), natural);
     };
-    Decoding decoding{{config_.pattern, pass.batch, config_.num_heads, K()},
-                      rotations_for(pass),
+    const AttentionPattern pattern = pattern_of(pass);
+    Decoding decoding{{pattern, pass.batch, config_.num_heads, K()},
+                      rotations_for(pattern, pass),
                       kept(query_),
                       kept(value_),
                       kept(output_),
@@ -171,7 +173,7 @@ class SelfAttention {
                 config_.width);
     const HeadGroup group{1, 0, pass.batch, 0, config_.num_heads};
     Scratch scratch(pass.workspace);
-    auto arrays = arrays_of(group, pass);
+    auto arrays = arrays_of(group, decoding.state.pattern(), pass);
     const auto query = scratch.matrix<Scalar>(pass.batch, all_width());
     const auto key = shared_ ? query : scratch.matrix<Scalar>(pass.batch, all_width());
     const auto value = scratch.matrix<Scalar>(pass.batch, all_width());
@@ -182,7 +184,7 @@ class SelfAttention {
     project(x, group, decoding.query.packed(), decoding.key ? &decoding.key->packed() : nullptr,
             decoding.value.packed(), query, key, value, pass);
     Bucket* buckets = nullptr;
-    if (const auto* lsh = detail::hashed(config_.pattern, 1)) {
+    if (const auto* lsh = detail::hashed(decoding.state.pattern(), 1)) {
       buckets = scratch.take<Bucket>(pass.batch * config_.num_heads * lsh->num_hashes);
       const MatrixView<const Scalar> all(decoding.rotations->data(), all_width(),
                                          lsh->num_hashes * rotation_columns(lsh->num_buckets));
@@ -222,10 +224,11 @@ class SelfAttention {
                                num_buckets(bucket_factors(*lsh, pass.length)), pass.is_real,
                                saved.buckets.data(), static_cast<Index>(saved.buckets.size()));
     }
-    const auto rotations = hash_again ? rotations_for(pass) : std::nullopt;
+    const AttentionPattern pattern = pattern_of(pass);
+    const auto rotations = hash_again ? rotations_for(pattern, pass) : std::nullopt;
     for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
-      auto arrays = project_group(scratch, x, group, pass);
+      auto arrays = project_group(scratch, x, group, pattern, pass);
       if (saved.keep_context) {
         order_tokens(scratch, arrays, rotations, saved, pass);
         for_each_context(arrays, saved, [](Index n, Scalar* now, const Scalar* kept) {
@@ -356,12 +359,15 @@ class SelfAttention {
     check_equal(function, "batch", pass.batch, "that of the state", state.batch());
     check_equal(function, "heads of the state", state.heads(), "num_heads", config_.num_heads);
     check_equal(function, "head width of the state", state.head_width(), "head_width", K());
-    check(state.pattern() == config_.pattern, function, "the state is that of another pattern");
+    const auto* lsh = std::get_if<LshPattern>(&state.pattern());
+    check(state.pattern() == pattern_of(lsh != nullptr ? lsh->num_hashes : 0), function,
+          "the state is that of another pattern");
   }
 
   template <typename Half>
   void check_rows(const Half& x, const Half& y, const Pass& pass) const {
     check_pass("SelfAttention", pass);
+    check_between("SelfAttention", "num_hashes", pass.num_hashes, 0, max_hashes);
     check(pass.length < (Index{1} << 24), "SelfAttention", "length is ", pass.length,
           ", must be less than 2^24");
     check_equal("SelfAttention", "rows of x", x.rows(), "B*T", pass.rows());
@@ -385,7 +391,11 @@ class SelfAttention {
   template <typename Half>
   std::size_t saved_buckets(const Half& y, const Saved& saved, const Pass& pass) const {
     if (is_exact(y) && !saved.keep_context && saved.state == nullptr) return 0;
-    return bucket_bytes(pass.batch, pass.length) / sizeof(Bucket);
+    const AttentionPattern pattern = pattern_of(pass);
+    const auto* lsh = detail::hashed(pattern, pass.length);
+    return lsh == nullptr
+               ? 0
+               : static_cast<std::size_t>(pass.rows() * config_.num_heads * lsh->num_hashes);
   }
   /// Bucket ids of a group, if there are any.
   const Bucket* saved_buckets_of(const MultiHead<Scalar>& arrays, const Saved& saved,
@@ -417,34 +427,48 @@ class SelfAttention {
     }
   }
 
-  std::optional<Tensor<Scalar, 4>> rotations_for(const Pass& pass) const {
-    const auto* lsh = detail::hashed(config_.pattern, pass.length);
+  /// The pattern with the rounds of a pass.
+  AttentionPattern pattern_of(Index num_hashes) const {
+    AttentionPattern pattern = config_.pattern;
+    if (auto* lsh = std::get_if<LshPattern>(&pattern); lsh != nullptr && num_hashes > 0) {
+      lsh->num_hashes = num_hashes;
+    }
+    return pattern;
+  }
+  AttentionPattern pattern_of(const Pass& pass) const { return pattern_of(pass.num_hashes); }
+
+  std::optional<Tensor<Scalar, 4>> rotations_for(const AttentionPattern& pattern,
+                                                 const Pass& pass) const {
+    const auto* lsh = detail::hashed(pattern, pass.length);
     if (lsh == nullptr) return {};
     const auto factors = bucket_factors(*lsh, pass.length);
     if (!rotations_) {
       return random_rotations<Scalar>(config_.num_heads, K(), lsh->num_hashes, factors, pass.key);
     }
+    check_equal("SelfAttention", "rotations dimension 2", rotations_->dimension(2), "num_hashes",
+                lsh->num_hashes);
     check_equal("SelfAttention", "rotations dimension 3", rotations_->dimension(3),
                 "half the sum of num_buckets", rotation_columns(factors));
     return rotations_;
   }
 
-  MultiHead<Scalar> arrays_of(const HeadGroup& group, const Pass& pass) const {
-    return without_arrays<Scalar>(group, config_.pattern, config_.num_heads, K(), config_.causal,
+  MultiHead<Scalar> arrays_of(const HeadGroup& group, const AttentionPattern& pattern,
+                              const Pass& pass) const {
+    return without_arrays<Scalar>(group, pattern, config_.num_heads, K(), config_.causal,
                                   pass.is_real);
   }
 
   /// Queries, keys and values of a group, and memory for what `attend` writes.
   template <typename Half>
   MultiHead<Scalar> project_group(Scratch& scratch, const Half& x, const HeadGroup& group,
-                                  const Pass& pass) const {
+                                  const AttentionPattern& pattern, const Pass& pass) const {
     const Index rows = group.rows(), width = group.heads * K();
     const auto query = scratch.matrix<Scalar>(rows, width);
     const auto key = shared_ ? query : scratch.matrix<Scalar>(rows, width);
     const CarriedValues<Scalar> values(scratch, config_.pattern, rows, width);
     const Index statistics = group.batch * group.heads * pass.length;
 
-    auto arrays = arrays_of(group, pass);
+    auto arrays = arrays_of(group, pattern, pass);
     arrays.query = query;
     arrays.key = key;
     arrays.value = values.of_keys();
@@ -462,13 +486,14 @@ class SelfAttention {
   void order_tokens(Scratch& scratch, MultiHead<Scalar>& arrays,
                     const std::optional<Tensor<Scalar, 4>>& rotations, Saved& saved,
                     const Pass& pass) const {
-    const auto* lsh = detail::hashed(config_.pattern, pass.length);
+    const AttentionPattern& pattern = *arrays.pattern;
+    const auto* lsh = detail::hashed(pattern, pass.length);
     if (lsh == nullptr) return;
     const auto factors = bucket_factors(*lsh, pass.length);
     const Index rounds = lsh->num_hashes, T = pass.length;
     const Index first = arrays.first_sequence * config_.num_heads + arrays.first_head;
     arrays.order = scratch.take<std::int32_t>(arrays.batch * arrays.heads *
-                                              detail::OrderLayout(config_.pattern, T).size());
+                                              detail::OrderLayout(pattern, T).size());
     Bucket* buckets = saved.buckets.empty()
                           ? scratch.take<Bucket>(arrays.batch * arrays.heads * rounds * T)
                           : saved.buckets.data() + first * rounds * T;

@@ -27,6 +27,9 @@ struct Pass {
   /// Backward only: false says that the caller puts y back itself, from a copy, so that a branch
   /// may leave `y -= f(x)` out and save the time.
   bool subtract = true;
+  /// Rounds of hashed attention; 0: those of each layer. A backward pass must be given the forward
+  /// pass's.
+  Index num_hashes = 0;
 
   Index rows() const { return batch * length; }
   bool is_padding(Index row) const {

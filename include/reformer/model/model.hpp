@@ -43,6 +43,9 @@ struct RunOptions {
   /// Bytes that a training step may take, beyond its least, to save time: see `StoragePlan`. With
   /// halves in fixed point it changes no bit of the result.
   std::size_t memory_budget = 0;
+  /// Rounds of hashed attention, in passes without gradients; 0: those of each layer. More rounds
+  /// than a model was trained with find more of what it looks for, and take more time.
+  Index num_hashes = 0;
 };
 
 /// Labels for predicting the next token: `labels[b, t] = tokens[b, t + 1]`, the last one ignored.
@@ -185,7 +188,7 @@ class Model {
     check_labels("Model::loss_and_gradients", tokens, labels);
     for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
     const Pass pass = start(workspace, "Model::loss_and_gradients", tokens, options);
-    reserve(pass, options);
+    reserve("Model::loss_and_gradients", pass, options);
     climb_for_gradients(tokens, pass, options);
     const Loss loss = head_.loss_and_gradients(halves_, labels.data(), scale, gradients_, pass);
     descend(tokens, pass);
@@ -221,7 +224,7 @@ class Model {
     constexpr auto function = "Model::encode_and_gradients";
     for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
     const Pass pass = start(workspace, function, tokens, options);
-    reserve(pass, options);
+    reserve(function, pass, options);
     climb_for_gradients(tokens, pass, options);
     Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
     head_.encode(halves_, rows_of(z), pass);
@@ -316,15 +319,19 @@ class Model {
 
   Pass start(Workspace& workspace, std::string_view function, const Tokens& tokens,
              const RunOptions& options) const {
-    const Pass pass{workspace,   tokens.dimension(0), tokens.dimension(1),
-                    options.key, options.training,    options.is_real};
+    Pass pass{workspace,   tokens.dimension(0), tokens.dimension(1),
+              options.key, options.training,    options.is_real};
+    pass.num_hashes = options.num_hashes;
     check_pass(function, pass);
+    check_between(function, "num_hashes", options.num_hashes, 0, max_hashes);
     check_length(function, config_.positions, pass.length);
     embedding_.check_tokens(function, tokens);
     return pass;
   }
 
-  void reserve(const Pass& pass, const RunOptions& options) {
+  void reserve(std::string_view function, const Pass& pass, const RunOptions& options) {
+    check(options.num_hashes == 0, function, "num_hashes is ", options.num_hashes,
+          ", must be 0 in a pass with gradients, which has the rounds of each layer");
     Workspace& workspace = pass.workspace;
     workspace.reserve(
         plan(pass.batch, pass.length, workspace.threads(), options.memory_budget).scratch);
