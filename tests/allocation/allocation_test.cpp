@@ -28,6 +28,7 @@ namespace {
 
 std::atomic<int> in_parallel = 0, outside = 0;
 std::atomic<bool> is_counting = false;
+int until_failure = 0;  // allocations, the last of which fails; 0: none does
 
 void count_allocation() {
   if (!is_counting) return;
@@ -36,6 +37,7 @@ void count_allocation() {
 #else
   ++outside;
 #endif
+  if (until_failure > 0 && --until_failure == 0) throw std::bad_alloc();
 }
 
 void* allocate(std::size_t size, std::size_t alignment) {
@@ -132,6 +134,43 @@ TEST(ParallelRegions, OfTrainingDoNotAllocate) {
               0);
     EXPECT_GT(outside, 0);
   }
+}
+
+TEST(OutOfMemory, LeavesAModelThatGoesOn) {
+  const Tokens tokens = random_tokens(2, 21, 11, 5);
+  const Tokens labels = next_token_labels(tokens);
+  const auto step = [&](Model<float>& model, Workspace& workspace) {
+    model.zero_gradients();
+    return model.loss_and_gradients(workspace, tokens, labels, 1.0, {.memory_budget = 1 << 20}).sum;
+  };
+  Workspace other(2);
+  Model<float> reference(all_layers());
+  randomize_parameters(reference, 1);
+  const double loss = step(reference, other);
+  const auto gradients = gradients_of(reference);
+  int failures = 0;
+  for (int n = 1; n < 2000; ++n) {
+    Model<float> model(all_layers());
+    randomize_parameters(model, 1);
+    Workspace workspace(2);
+    bool has_failed = false;
+    allocations_in_parallel([&] {
+      until_failure = n;
+      try {
+        step(model, workspace);
+      } catch (const std::bad_alloc&) {
+        has_failed = true;
+      }
+      until_failure = 0;
+    });
+    if (!has_failed) break;
+    ++failures;
+    ASSERT_EQ(workspace.bytes_in_use(), 0U) << "allocation " << n;
+    ASSERT_EQ(step(model, workspace), loss) << "allocation " << n;
+    ASSERT_EQ(gradients_of(model), gradients) << "allocation " << n;
+  }
+  EXPECT_GT(failures, 10);
+  EXPECT_LT(failures, 1999);
 }
 
 TEST(ParallelRegions, OfDecodingDoNotAllocate) {
