@@ -56,6 +56,11 @@ void read_config(std::string_view text) {
     const std::string written = reformer::huggingface_config_text(config, "float32");
     const reformer::HuggingFaceConfig again = reformer::parse_huggingface_config(written);
     require(reformer::detail::function_fields(config) == reformer::detail::function_fields(again));
+    // For weights of the type it names, it comes out as it was spelled.
+    const char* key = config.fields.contains("dtype") ? "dtype" : "torch_dtype";
+    const auto dtype = config.fields.value(key, reformer::Json("float32"));
+    require(!dtype.is_string() ||
+            reformer::huggingface_config_text(config, dtype.get<std::string>()) == text);
     require(reformer::huggingface_padded_length(config.model, 1000) >= 1000);
   } catch (const std::runtime_error& error) {
     check_message(error);

@@ -232,7 +232,68 @@ TEST(HuggingFaceConfig, ComesOutAsItWasRead) {
   }
   // Another spelling of the same function stays.
   Json config = small_config({{"num_buckets", {8}}, {"hidden_act", "gelu_fast"}});
-  EXPECT_EQ(huggingface_config_text(parse(config), "float32"), config.dump(2) + "\n");
+  EXPECT_EQ(huggingface_config_text(parse(config), "float32"), config.dump());
+}
+
+TEST(HuggingFaceConfig, ComesOutHoweverItWasSpelled) {
+  const std::string small = small_config().dump();
+  const std::string texts[] = {
+      "{}",
+      " \t\r\n{ }\n",
+      R"({"id2label": {"0": "n\u00e9gatif", "1": "positif \/ \ud83d\ude00"}})",
+      "{\"id2label\": {\"0\": \"n\xc3\xa9gatif\"}}",
+      R"({"vocab\u005fsize": 32, "layer_norm_eps": 1e-12, "x\"}": "{\\\"", "initializer_range": 2.50E-2})",
+      R"({"layer_norm_eps":0.000000000001,"big":123456789012345678901234567890,"minus":-0,"one":1.0})",
+      R"({"z": null, "a": [ 1,2 , {"b" : [ ]}], "vocab_size" :320 })",
+      "{\r\n\t\"num_hashes\": 2,\r\n\t\"attn_layers\": [\r\n\t\t\"lsh\"]\r\n}\r\n",
+      small,
+      small_config().dump(4) + "\n\n"};
+  for (const std::string& text : texts) {
+    EXPECT_EQ(huggingface_config_text(parse_huggingface_config(text), "float32"), text);
+  }
+}
+
+TEST(HuggingFaceConfig, ChangesOnlyWhatHasChanged) {
+  const auto saved = [](const std::string& text) {
+    HuggingFaceConfig config = parse_huggingface_config(text);
+    std::get<LshPattern>(config.model.layers.at(0)).num_buckets = {4, 8};
+    return huggingface_config_text(config, "float64");
+  };
+  EXPECT_EQ(
+      saved(R"({ "attn_layers":["lsh"], "n\u00e9":"\u00e9", "num_buckets" : null,"x":1e-12 })"),
+      R"({ "attn_layers":["lsh"], "n\u00e9":"\u00e9", "num_buckets" : [4,8],"x":1e-12, )"
+      R"("torch_dtype":"float64" })");
+  EXPECT_EQ(saved("{\r\n  \"attn_layers\": [\"lsh\"],\r\n  \"x\": 1.50,\r\n"
+                  "  \"dtype\": \"float32\"\r\n}\r\n"),
+            "{\r\n  \"attn_layers\": [\"lsh\"],\r\n  \"x\": 1.50,\r\n"
+            "  \"dtype\": \"float64\",\r\n"
+            "  \"num_buckets\": [\r\n    4,\r\n    8\r\n  ]\r\n}\r\n");
+  EXPECT_EQ(saved("{\n\t\"attn_layers\": [\"lsh\"],\n\t\"num_buckets\": 16\n}"),
+            "{\n\t\"attn_layers\": [\"lsh\"],\n\t\"num_buckets\": [\n\t\t4,\n\t\t8\n\t],\n"
+            "\t\"torch_dtype\": \"float64\"\n}");
+}
+
+TEST(HuggingFaceConfig, KeepsWhatSomebodyAdded) {
+  HuggingFaceConfig config = parse_huggingface_config(R"({"a": "\u00e9", "b": 1})");
+  config.fields["c"] = 2;
+  EXPECT_EQ(huggingface_config_text(config, "float32"), R"({"a": "\u00e9", "b": 1,"c":2})");
+  config.fields.erase("b");
+  EXPECT_EQ(huggingface_config_text(config, "float32"), config.fields.dump(2) + "\n");
+}
+
+TEST(HuggingFaceConfig, MessagesAreUtf8) {
+  // Cut in the middle of a letter, whatever is in front.
+  for (const std::string front : {"", "a"}) {
+    std::string value = front;
+    for (int i = 0; i < 100; ++i) value += "\xc3\xa9";
+    for (const std::string& text : {Json{{"hidden_act", value}}.dump(),
+                                    R"({")" + value + R"(": 1, ")" + value + R"(": 1})"}) {
+      const std::string message =
+          message_of<std::runtime_error>([&] { parse_huggingface_config(text); });
+      EXPECT_TRUE(contains(message, "\xc3\xa9..."));
+      EXPECT_EQ(detail::first_non_utf8(message), message.size()) << message;
+    }
+  }
 }
 
 TEST(HuggingFaceConfig, SaysWhatHasChanged) {

@@ -61,9 +61,7 @@ class AtomicFile {
       bytes = bytes.subspan(static_cast<std::size_t>(written));
     }
   }
-  void write(std::string_view text) {
-    write(std::as_bytes(std::span(text.data(), text.size())));
-  }
+  void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
   /// Makes the content durable and visible. @throw std::runtime_error; the old file stays, unless
   /// only the last step (forcing the folder to the disk) failed, which the message then says

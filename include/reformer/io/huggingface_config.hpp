@@ -45,7 +45,8 @@ struct HuggingFaceConfig {
   /// `max_position_embeddings`: the length of a learned table of positions, and part of the rule
   /// for the number of buckets.
   Index max_positions = 4096;
-  Json fields = Json::object();  ///< everything, as it was read
+  Json fields = Json::object();  ///< everything that was read
+  std::string text;              ///< the same as it was spelled
 };
 
 /// The number of buckets, in factors, that HuggingFace chooses at the first length that is hashed:
@@ -149,9 +150,8 @@ class ConfigFields {
 
   [[noreturn]] static void refuse(std::string_view name, const Json& value,
                                   std::string_view allowed) {
-    std::string text = value.dump();
-    if (text.size() > 80) text = text.substr(0, 80) + "...";
-    throw std::runtime_error(join("config has ", name, " ", text, ", must be ", allowed));
+    throw std::runtime_error(
+        join("config has ", name, " ", shortened(value.dump(), 80), ", must be ", allowed));
   }
 
  private:
@@ -409,6 +409,7 @@ inline HuggingFaceConfig parse_huggingface_config(std::string_view text) {
   Json fields = parse_json_object("config", text, max_huggingface_config);
   HuggingFaceConfig config = detail::read_huggingface_fields(fields);
   config.fields = std::move(fields);
+  config.text = text;
   return config;
 }
 
@@ -444,8 +445,7 @@ inline HuggingFaceConfig huggingface_config(const ModelConfig& model) {
 }
 
 /// The text of `config.json`: what was read, with the fields that no longer say what the model
-/// computes replaced. An unchanged config comes out byte for byte, if it was written as HuggingFace
-/// writes it.
+/// computes replaced. All else comes out byte for byte, however it was written.
 /// @param dtype  of the weights beside it, "float32"
 inline std::string huggingface_config_text(const HuggingFaceConfig& config,
                                            std::string_view dtype) {
@@ -457,7 +457,7 @@ inline std::string huggingface_config_text(const HuggingFaceConfig& config,
   }
   const char* key = fields.contains("dtype") ? "dtype" : "torch_dtype";
   if (fields.contains(key) || dtype != "float32") fields[key] = dtype;
-  return fields.dump(2) + "\n";
+  return detail::json_text_like(config.text, fields);
 }
 
 }  // namespace reformer

@@ -21,13 +21,20 @@ namespace reformer {
 
 namespace detail {
 
+/// The beginning of UTF-8 text, cut where a character ends: at most `most` bytes, the rest as
+/// "...".
+inline std::string shortened(std::string_view text, std::size_t most) {
+  if (text.size() <= most) return std::string(text);
+  while (most > 0 && (static_cast<unsigned char>(text[most]) & 0xc0) == 0x80) --most;
+  return std::string(text.substr(0, most)) + "...";
+}
+
 /// A name from a file as part of a line of text: in quotes, control characters escaped, not
 /// endless.
 inline std::string in_quotes(std::string_view name) {
-  constexpr std::size_t longest = 120;
   constexpr std::string_view digits = "0123456789abcdef";
   std::string text = "'";
-  for (const char c : name.substr(0, longest)) {
+  for (const char c : shortened(name, 120)) {
     const auto byte = static_cast<unsigned char>(c);
     if (byte < 0x20 || byte == 0x7f) {
       text += "\\x";
@@ -37,7 +44,7 @@ inline std::string in_quotes(std::string_view name) {
       text += c;
     }
   }
-  return text + (name.size() > longest ? "...'" : "'");
+  return text + "'";
 }
 
 /// Offset of the first byte that is not UTF-8 (RFC 3629: no overlong forms, no surrogates), or the
@@ -156,5 +163,99 @@ Tree parse_json_object(std::string_view what, std::string_view text, std::size_t
   detail::walk_json_object(what, text, structure);
   return Tree::parse(text);
 }
+
+namespace detail {
+
+/// A member of an object: its name, and where the value stands in the text.
+struct JsonMember {
+  std::string name;
+  std::size_t begin = 0, end = 0;
+};
+
+/// The members of an object that `parse_json_object` has accepted.
+inline std::vector<JsonMember> json_members(std::string_view text) {
+  constexpr std::string_view space = " \t\r\n";
+  const auto end_of_string = [&](std::size_t i) {
+    for (++i; text[i] != '"'; ++i) i += text[i] == '\\' ? 1 : 0;
+    return i + 1;
+  };
+  const auto end_of_value = [&](std::size_t i) {
+    if (text[i] == '"') return end_of_string(i);
+    if (text[i] != '{' && text[i] != '[') return text.find_first_of(",} \t\r\n", i);
+    for (int depth = 0;;) {
+      depth += text[i] == '{' || text[i] == '[' ? 1 : text[i] == '}' || text[i] == ']' ? -1 : 0;
+      i = text[i] == '"' ? end_of_string(i) : i + 1;
+      if (depth == 0) return i;
+    }
+  };
+  std::vector<JsonMember> members;
+  std::size_t i = text.find('{') + 1;
+  while (text[i = text.find_first_not_of(" \t\r\n,", i)] != '}') {
+    const std::size_t name_end = end_of_string(i);
+    JsonMember member{Json::parse(text.substr(i, name_end - i)).get<std::string>()};
+    member.begin = text.find_first_not_of(space, text.find(':', name_end) + 1);
+    i = member.end = end_of_value(member.begin);
+    members.push_back(std::move(member));
+  }
+  return members;
+}
+
+/// An object as text, spelled as in `text` where that has the same: values, escapes, order, white
+/// space. What is new comes last, in the way of the first member.
+/// @param text  an object that `parse_json_object` has accepted, or nothing
+inline std::string json_text_like(std::string_view text, const Json& object) {
+  const std::string plain = object.dump(2) + "\n";
+  if (text.empty()) return plain;
+  const std::vector<JsonMember> members = json_members(text);
+  // An object without members shows no style, and one that has lost some is another.
+  if (members.empty()) return object.empty() ? std::string(text) : plain;
+  for (const JsonMember& member : members) {
+    if (!object.contains(member.name)) return plain;
+  }
+  const std::size_t first = text.find('{') + 1;
+  const std::string_view before = text.substr(first, text.find('"', first) - first);
+  const std::size_t line = before.rfind('\n');
+  const auto written = [&](const std::string& name, const Json& value) {
+    Json alone = Json::object();
+    alone[name] = value;
+    if (line == std::string_view::npos) {  // all in one line
+      const std::string one = alone.dump();
+      return one.substr(1, one.size() - 2);
+    }
+    const std::string_view indent = before.substr(line + 1);
+    const std::string all =
+        alone.dump(static_cast<int>(indent.size()), indent.starts_with('\t') ? '\t' : ' ');
+    std::string result;
+    for (const char c : all.substr(2 + indent.size(), all.size() - 4 - indent.size())) {
+      if (c == '\n' && before.ends_with("\r\n" + std::string(indent))) result += '\r';
+      result += c;
+    }
+    return result;
+  };
+  std::string result;
+  std::size_t copied = 0;
+  for (const JsonMember& member : members) {
+    const Json& value = object[member.name];
+    if (Json::parse(text.substr(member.begin, member.end - member.begin)) == value) continue;
+    const std::string replaced = written(member.name, value);
+    const std::string name = Json(member.name).dump();
+    result += text.substr(copied, member.begin - copied);
+    result += replaced.substr(replaced.find_first_not_of(": ", name.size()));
+    copied = member.end;
+  }
+  result += text.substr(copied, members.back().end - copied);
+  for (const auto& [name, value] : object.items()) {
+    const auto is_name = [&, &key = name](const JsonMember& member) { return member.name == key; };
+    if (std::none_of(members.begin(), members.end(), is_name)) {
+      result += ',';
+      result += before;
+      result += written(name, value);
+    }
+  }
+  result += text.substr(members.back().end);
+  return result;
+}
+
+}  // namespace detail
 
 }  // namespace reformer
