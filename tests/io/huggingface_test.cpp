@@ -266,6 +266,47 @@ TEST_F(Folder, LoadsWithAndWithoutThePrefix) {
   EXPECT_EQ(load(), values);
 }
 
+TEST_F(Folder, LoadsWhatAWrapperSaved) {
+  const auto names = outgoing;
+  for (const std::string wrapper : {"module.", "_orig_mod.", "module._orig_mod.model."}) {
+    for (const bool prefixed : {true, false}) {
+      for (std::size_t i = 0; i < names.size(); ++i) {
+        const std::string& name = names[i].name;
+        outgoing[i].name =
+            wrapper + (prefixed || !name.starts_with("reformer.") ? name : name.substr(9));
+      }
+      EXPECT_EQ(load(), values) << wrapper;
+    }
+  }
+  // What the wrapper does not hold is not the model's.
+  add("encoder.layer_norm.bias", {64}, 1.f);
+  add("step", {}, 1.f);
+  const std::string text = message();
+  EXPECT_TRUE(contains(text, "'encoder.layer_norm.bias' [64] is unknown to the model"));
+  EXPECT_TRUE(contains(text, "'step' [] is unknown to the model"));
+  EXPECT_EQ(text.find("missing"), std::string::npos) << text;
+}
+
+TEST_F(Folder, AnotherModelIsOneSentence) {
+  for (auto& tensor : outgoing) tensor.name = "transformer." + tensor.name + "_g";
+  const std::string text = message();
+  EXPECT_TRUE(
+      contains(text, "holds no tensor of HuggingFace's Reformer, such as 'embeddings.word_"));
+  EXPECT_LT(text.size(), 300u);
+}
+
+TEST_F(Folder, SaysWhatToDoAboutOtherFiles) {
+  write();
+  fs::rename(folder / "model.safetensors", folder / "pytorch_model.bin");
+  const auto loading = [&] {
+    return message_of<std::runtime_error>([&] { HuggingFaceModel<float>::load(folder.path()); });
+  };
+  EXPECT_TRUE(contains(loading(), "convert its pytorch_model.bin with save_pretrained("));
+  write_file(folder / "model.safetensors",
+             "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+  EXPECT_TRUE(contains(loading(), "model.safetensors': is a pointer of Git LFS"));
+}
+
 TEST_F(Folder, LoadsBothSpellingsOfTheBias) {
   const std::size_t bias = place("lm_head.bias");
   outgoing[bias].name = "lm_head.decoder.bias";

@@ -18,7 +18,8 @@
 ///     head.weight [2D, V]                   lm_head.decoder.weight [V, 2D]
 ///     head.bias [1, V]                      lm_head.decoder.bias, or else lm_head.bias [V]
 ///
-/// Linear weights are transposed. The scalars of masks that old versions store are ignored.
+/// Linear weights are transposed. What wrappers put in front of all names, such as `module.`, is
+/// left out when they are read. The scalars of masks that old versions store are ignored.
 #pragma once
 
 #include <filesystem>
@@ -109,14 +110,22 @@ class HuggingFaceWeights {
   explicit HuggingFaceWeights(const std::filesystem::path& folder)
       : folder_(folder), files_(folder) {
     const auto& tensors = files_.tensors();
-    const bool prefixed = std::any_of(tensors.begin(), tensors.end(), [](const auto& entry) {
-      return entry.first.starts_with(prefix);
+    const std::string wrapper = wrapper_of(tensors);
+    const std::string encoder = wrapper + "reformer.";
+    const bool prefixed = std::any_of(tensors.begin(), tensors.end(), [&](const auto& entry) {
+      return entry.first.starts_with(encoder);
     });
     for (const auto& [name, place] : tensors) {
-      const bool stripped = prefixed && name.starts_with(prefix);
-      places_.emplace(stripped ? name.substr(prefix.size()) : name, place);
+      const bool wrapped = name.starts_with(wrapper);
+      const bool stripped = prefixed && name.starts_with(encoder);
+      const std::string rest = name.substr(stripped  ? encoder.size()
+                                           : wrapped ? wrapper.size()
+                                                     : 0);
+      places_.emplace(rest, place);
       // In a file with the prefix, the encoder has no other names.
-      if (prefixed && !stripped && !name.starts_with("lm_head.")) unknown_.insert(name);
+      if (!wrapped || (prefixed && !stripped && !rest.starts_with("lm_head."))) {
+        unknown_.insert(rest);
+      }
     }
     // One parameter under two names: converters fill only the first.
     if (const auto decoder = places_.find("lm_head.decoder.bias"); decoder != places_.end()) {
@@ -127,6 +136,14 @@ class HuggingFaceWeights {
   }
 
   const std::filesystem::path& folder() const { return folder_; }
+
+  /// Whether the folder has any tensor of the list. One that has none holds another kind of model,
+  /// and a list of all that is missing and unknown would not say so.
+  bool has_any(const std::vector<HuggingFaceTensor>& wanted) const {
+    return std::any_of(wanted.begin(), wanted.end(), [&](const HuggingFaceTensor& tensor) {
+      return find(tensor.name) != nullptr;
+    });
+  }
 
   const SafetensorsFolder::Place* find(std::string_view name) const {
     const auto found = places_.find(name);
@@ -169,7 +186,20 @@ class HuggingFaceWeights {
   }
 
  private:
-  static constexpr std::string_view prefix = "reformer.";
+  /// What stands in front of all names because the model was wrapped when it was saved: "module."
+  /// for data parallelism, "_orig_mod." for compilation; or nothing.
+  static std::string wrapper_of(
+      const std::map<std::string, SafetensorsFolder::Place, std::less<>>& tensors) {
+    constexpr std::string_view always = "embeddings.word_embeddings.weight", encoder = "reformer.";
+    for (const auto& [name, place] : tensors) {
+      if (!name.ends_with(always)) continue;
+      std::string_view front(name);
+      front.remove_suffix(always.size());
+      if (front.ends_with(encoder)) front.remove_suffix(encoder.size());
+      if (front.empty() || front.ends_with('.')) return std::string(front);
+    }
+    return "";
+  }
 
   static bool is_mask_constant(std::string_view name) {
     for (const std::string_view end :
@@ -194,7 +224,13 @@ inline void check_huggingface_weights(
       return false;
     }) {
   constexpr std::size_t shown = 50;
-  const auto lines = weights.differences(huggingface_tensors(config), may_differ);
+  const auto wanted = huggingface_tensors(config);
+  if (!weights.has_any(wanted)) {
+    throw std::runtime_error(detail::join("'", weights.folder().string(),
+                                          "' holds no tensor of HuggingFace's Reformer, such as '",
+                                          wanted[0].name, "' or 'reformer.", wanted[0].name, "'"));
+  }
+  const auto lines = weights.differences(wanted, may_differ);
   if (lines.empty()) return;
   std::string text = "'" + weights.folder().string() + "' does not fit its config: ";
   for (std::size_t i = 0; i < std::min(shown, lines.size()); ++i) {

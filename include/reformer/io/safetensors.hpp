@@ -289,6 +289,11 @@ inline SafetensorsHeader parse_safetensors(std::span<const std::byte> file) {
     throw std::runtime_error(
         detail::join("has ", file.size(), " bytes, and the length of a header alone has 8"));
   }
+  const std::string_view all(reinterpret_cast<const char*>(file.data()), file.size());
+  if (all.starts_with("version https://git-lfs")) {
+    throw std::runtime_error(
+        "is a pointer of Git LFS instead of the file; get it with git lfs pull");
+  }
   const auto length = detail::unaligned<std::uint64_t>(file.data(), 0);
   if (length > max_safetensors_header) {
     throw std::runtime_error(detail::join("has a header of ", length, " bytes, must be at most ",
@@ -298,8 +303,7 @@ inline SafetensorsHeader parse_safetensors(std::span<const std::byte> file) {
     throw std::runtime_error(detail::join("is truncated: its header ends at byte ", prefix + length,
                                           " and the file at ", file.size()));
   }
-  const std::string_view text(reinterpret_cast<const char*>(file.data()) + prefix,
-                              static_cast<std::size_t>(length));
+  const std::string_view text = all.substr(prefix, static_cast<std::size_t>(length));
   detail::HeaderEvents events;
   detail::walk_json_object("header", text, events);
   events.header.data_begin = prefix + length;
@@ -552,9 +556,13 @@ class SafetensorsFolder {
     } else if (std::filesystem::exists(index, ignored)) {
       read_index(folder, index);
     } else {
-      throw std::runtime_error(detail::join("'", folder.string(),
-                                            "' holds neither model.safetensors nor "
-                                            "model.safetensors.index.json"));
+      const bool pickled = std::filesystem::exists(folder / "pytorch_model.bin", ignored);
+      throw std::runtime_error(
+          detail::join("'", folder.string(),
+                       "' holds neither model.safetensors nor model.safetensors.index.json",
+                       pickled ? "; convert its pytorch_model.bin with save_pretrained(folder, "
+                                 "safe_serialization=True) of transformers"
+                               : ""));
     }
   }
   SafetensorsFolder(const SafetensorsFolder&) = delete;
