@@ -51,6 +51,10 @@ TEST(CheckPass, NamesWhatIsWrong) {
             }),
             "reformer::f: length is -1, must be at least 1");
   EXPECT_EQ(message_of([&] {
+              check_pass("f", {workspace, 2, 3, {.layer = 1u << 24}});
+            }),
+            "reformer::f: key.layer is 16777216, must be at most 16777215");
+  EXPECT_EQ(message_of([&] {
               check_pass("f", {workspace, 2, 3, {}, false, mask});
             }),
             "reformer::f: is_real has 5 elements, must have B*T = 6");

@@ -8,6 +8,8 @@
 #include <set>
 #include <vector>
 
+#include "support/errors.hpp"
+
 namespace reformer::test {
 namespace {
 
@@ -135,6 +137,14 @@ TEST(FillNormal, ScalesElementsOfTheStream) {
     EXPECT_EQ(values[i], static_cast<float>(0.25 * stream.normal(i)));
   }
   EXPECT_EQ(values[5], -1) << "written beyond the count";
+}
+
+TEST(RandomKey, RefusesLayersItCannotTellApart) {
+  EXPECT_EQ(RandomKey{}.at_layer(16777215).layer, 16777215U);
+  EXPECT_EQ(message_of([] { RandomKey{}.at_layer(16777216); }),
+            "reformer::RandomKey::at_layer: layer is 16777216, must be at most 16777215");
+  EXPECT_EQ(message_of([] { RandomKey{}.at_layer(-1); }),
+            "reformer::RandomKey::at_layer: layer is -1, must be at least 0");
 }
 
 }  // namespace

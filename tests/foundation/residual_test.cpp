@@ -272,5 +272,35 @@ TYPED_TEST(FixedHalfTest, IsWhatADynamicHalfHoldsOnRequest) {
   check_as(FixedHalf<Scalar>(7), FixedResidual{7});
 }
 
+template <typename Half>
+void refuses_negative_sizes(const std::string& name, Half half) {
+  for (const std::string& function : {name, name + "::resize"}) {
+    const auto message = [&](Index rows, Index columns) {
+      return message_of([&] {
+        if (function == name) {
+          Half made(rows, columns);
+        } else {
+          half.resize(rows, columns);
+        }
+      });
+    };
+    const std::string prefix = "reformer::" + function + ": ";
+    EXPECT_EQ(message(-1, 4), prefix + "rows is -1, must be at least 0");
+    EXPECT_EQ(message(-1, -4), prefix + "rows is -1, must be at least 0");
+    EXPECT_EQ(message(4, -1), prefix + "columns is -1, must be at least 0");
+  }
+  EXPECT_THROW(half.resize(Index{1} << 32, Index{1} << 32), std::bad_alloc);
+}
+
+TEST(Halves, RefuseNegativeSizes) {
+  refuses_negative_sizes("FloatHalf", FloatHalf<float>(2, 3));
+  refuses_negative_sizes("FixedHalf", FixedHalf<double>(2, 3));
+}
+
+TEST(FixedHalf, RefusesBitsThatCannotBeNegated) {
+  EXPECT_EQ(message_of([] { FixedHalf<float>(std::numeric_limits<int>::min()); }),
+            "reformer::FixedHalf: fraction_bits is -2147483648, must be in [1, 30]");
+}
+
 }  // namespace
 }  // namespace reformer::test

@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <numeric>
 #include <utility>
 
 #include "reformer/foundation/parameter.hpp"
+#include "support/errors.hpp"
 
 namespace reformer::test {
 namespace {
@@ -76,6 +78,10 @@ TEST(Rounding, UpToMultiples) {
   EXPECT_EQ(ceil_div(1, 8), 1);
   EXPECT_EQ(ceil_div(16, 8), 2);
   EXPECT_EQ(ceil_div(17, 8), 3);
+  constexpr Index most = std::numeric_limits<Index>::max();
+  EXPECT_EQ(ceil_div(most, most), 1) << "nothing wraps on the way";
+  EXPECT_EQ(ceil_div(most, 2), most / 2 + 1);
+  EXPECT_EQ(round_up(most - 7, 8), most - 7);
 }
 
 TEST(Parameter, StartsAtZeroWithoutGradient) {
@@ -85,6 +91,24 @@ TEST(Parameter, StartsAtZeroWithoutGradient) {
   EXPECT_TRUE((p.value.array() == 0).all());
   EXPECT_FALSE(p.has_gradient());
   EXPECT_EQ(p.gradient.size(), 0);
+}
+
+TEST(Parameter, RefusesNegativeSizes) {
+  EXPECT_EQ(message_of([] { Parameter<float>("name", -1, 3); }),
+            "reformer::Parameter: rows is -1, must be at least 0");
+  EXPECT_EQ(message_of([] { Parameter<float>("name", -1, -3); }),
+            "reformer::Parameter: rows is -1, must be at least 0");
+  EXPECT_EQ(message_of([] { Parameter<float>("name", 2, -3); }),
+            "reformer::Parameter: columns is -3, must be at least 0");
+  EXPECT_THROW(Parameter<float>("name", Index{1} << 32, Index{1} << 32), std::bad_alloc);
+}
+
+TEST(Parameter, AGradientOfAnotherShapeIsNone) {
+  Parameter<float> p("name", 2, 3);
+  p.gradient.setZero(3, 2);
+  EXPECT_FALSE(p.has_gradient());
+  p.allocate_gradient();
+  EXPECT_EQ(p.gradient.rows(), 2);
 }
 
 TEST(Parameter, AllocatesAGradientOnce) {

@@ -22,8 +22,13 @@ struct Parameter {
   Matrix<Scalar> gradient;  ///< same shape as `value`, or empty
 
   Parameter() = default;
-  Parameter(std::string name_, Index rows, Index columns)
-      : name(std::move(name_)), value(Matrix<Scalar>::Zero(rows, columns)) {}
+  /// A value of zeros.
+  /// @throw std::invalid_argument for a negative size
+  Parameter(std::string name_, Index rows, Index columns) : name(std::move(name_)) {
+    check_at_least("Parameter", "rows", rows, 0);
+    check_at_least("Parameter", "columns", columns, 0);
+    value = Matrix<Scalar>::Zero(rows, columns);
+  }
 
   Index size() const { return value.size(); }
   bool has_gradient() const {

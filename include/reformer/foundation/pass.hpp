@@ -42,13 +42,15 @@ struct Pass {
   }
 };
 
-/// Throws `std::invalid_argument` unless sizes are positive and the mask, if any, is `[B*T]`.
+/// Throws `std::invalid_argument` unless sizes are positive, the layer is one that a
+/// key can tell, and the mask, if any, is `[B*T]`.
 inline void check_pass(std::string_view function, const Pass& pass) {
   check_at_least(function, "batch", pass.batch, 1);
   check_at_least(function, "length", pass.length, 1);
   check(pass.batch <= std::numeric_limits<Index>::max() / pass.length, function, "batch is ",
         pass.batch, ", must be at most ", std::numeric_limits<Index>::max() / pass.length,
         " for length ", pass.length);
+  check_between(function, "key.layer", pass.key.layer, 0, RandomKey::num_layers - 1);
   check(pass.is_real.empty() || static_cast<Index>(pass.is_real.size()) == pass.rows(), function,
         "is_real has ", pass.is_real.size(), " elements, must have B*T = ", pass.rows());
 }

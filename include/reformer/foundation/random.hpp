@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <numbers>
 
+#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 
 namespace reformer {
@@ -49,12 +50,19 @@ inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
 struct RandomKey {
   std::uint64_t seed = 0;
   std::uint32_t step = 0;   ///< training step; the same step replays the same numbers
-  std::uint32_t layer = 0;  ///< less than 2^24
+  std::uint32_t layer = 0;  ///< less than 2^24: the purpose takes the other bits
 
-  RandomKey at_layer(Index index) const { return {seed, step, static_cast<std::uint32_t>(index)}; }
+  /// Layers a key can tell apart.
+  static constexpr Index num_layers = Index{1} << 24;
+
+  /// @throw std::invalid_argument unless 0 <= index < 2^24
+  RandomKey at_layer(Index index) const {
+    check_between("RandomKey::at_layer", "layer", index, 0, num_layers - 1);
+    return {seed, step, static_cast<std::uint32_t>(index)};
+  }
 };
 
-/// One stream of random numbers.
+/// One stream of random numbers. Keys are not checked here, where loops in parallel make them.
 class RandomStream {
  public:
   RandomStream(const RandomKey& key, Purpose purpose)

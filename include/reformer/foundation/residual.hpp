@@ -29,6 +29,11 @@
 namespace reformer {
 
 namespace detail {
+inline void check_half(std::string_view function, Index rows, Index columns) {
+  check_at_least(function, "rows", rows, 0);
+  check_at_least(function, "columns", columns, 0);
+}
+
 /// Element (row, column) of a matrix whose rows are visited in order: those a few rows on are
 /// fetched.
 template <typename Values>
@@ -119,10 +124,19 @@ class FloatHalf {
   using Scalar = Scalar_;
 
   FloatHalf() = default;
-  FloatHalf(Index rows, Index columns) : values_(Matrix<Scalar>::Zero(rows, columns)) {}
+  /// Zeros.
+  /// @throw std::invalid_argument for a negative size
+  FloatHalf(Index rows, Index columns) {
+    detail::check_half("FloatHalf", rows, columns);
+    values_ = Matrix<Scalar>::Zero(rows, columns);
+  }
 
   /// Elements are undefined afterwards; memory is kept when the size is the same.
-  void resize(Index rows, Index columns) { values_.resize(rows, columns); }
+  /// @throw std::invalid_argument for a negative size
+  void resize(Index rows, Index columns) {
+    detail::check_half("FloatHalf::resize", rows, columns);
+    values_.resize(rows, columns);
+  }
 
   Index rows() const { return values_.rows(); }
   Index columns() const { return values_.cols(); }
@@ -165,20 +179,26 @@ class FixedHalf {
   static constexpr int default_fraction_bits = std::numeric_limits<Integer>::digits - 11;
 
   FixedHalf() : FixedHalf(default_fraction_bits) {}
-  explicit FixedHalf(int fraction_bits)
-      : unit_(std::ldexp(Scalar(1), -fraction_bits)), per_unit_(1 / unit_) {
+  explicit FixedHalf(int fraction_bits) {
     constexpr int most = std::numeric_limits<Integer>::digits - 1;
     check(fraction_bits >= 1 && fraction_bits <= most, "FixedHalf", "fraction_bits is ",
           fraction_bits, ", must be in [1, ", most, "]");
+    unit_ = std::ldexp(Scalar(1), -fraction_bits);
+    per_unit_ = 1 / unit_;
   }
+  /// Zeros.
+  /// @throw std::invalid_argument for a negative size, or a number of bits that is not possible
   FixedHalf(Index rows, Index columns, int fraction_bits = default_fraction_bits)
       : FixedHalf(fraction_bits) {
+    detail::check_half("FixedHalf", rows, columns);
     values_ = Matrix<Integer>::Zero(rows, columns);
   }
 
   /// Elements are undefined afterwards and no overflow is recorded; memory is kept when the size is
   /// the same.
+  /// @throw std::invalid_argument for a negative size
   void resize(Index rows, Index columns) {
+    detail::check_half("FixedHalf::resize", rows, columns);
     values_.resize(rows, columns);
     overflow_.reset();
   }
@@ -285,7 +305,7 @@ class FixedHalf {
     }
   }
 
-  Scalar unit_, per_unit_;
+  Scalar unit_ = 0, per_unit_ = 0;
   Matrix<Integer> values_;
   std::optional<ResidualOverflow> overflow_;
 };

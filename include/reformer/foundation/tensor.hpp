@@ -94,14 +94,14 @@ MatrixView<const Scalar> rows_of(const Tensor<Scalar, Rank>& tensor) {
   return {tensor.data(), columns == 0 ? 0 : tensor.size() / columns, columns};
 }
 
-/// Smallest multiple of `step` that is at least `n`.
-constexpr Index round_up(Index n, Index step) {
-  return (n + step - 1) / step * step;
+/// Number of pieces of length `step` >= 1 that cover `n` >= 0.
+constexpr Index ceil_div(Index n, Index step) {
+  return n / step + (n % step > 0 ? 1 : 0);
 }
 
-/// Number of pieces of length `step` that cover `n`.
-constexpr Index ceil_div(Index n, Index step) {
-  return (n + step - 1) / step;
+/// Smallest multiple of `step` >= 1 that is at least `n` >= 0; it must fit an `Index`.
+constexpr Index round_up(Index n, Index step) {
+  return ceil_div(n, step) * step;
 }
 
 }  // namespace reformer

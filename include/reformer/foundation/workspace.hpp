@@ -13,23 +13,52 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <new>
 #include <type_traits>
 #include <vector>
 
+#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/tensor.hpp"
 
 namespace reformer {
 
+namespace detail {
+
+/// Elements of T that a block of memory can have.
+template <typename T>
+inline constexpr Index most_elements = (std::numeric_limits<std::ptrdiff_t>::max() - 64) /
+                                       static_cast<Index>(sizeof(T));
+
+/// a b, where the array is one that memory could hold.
+/// @throw std::invalid_argument for a negative number, std::bad_array_new_length (a
+///   std::bad_alloc) if it is not
+template <typename T>
+Index scratch_elements(std::string_view function, Index a, Index b) {
+  check_at_least(function, "count", std::min(a, b), 0);
+  if (b > 0 && a > most_elements<T> / b) [[unlikely]]
+    throw std::bad_array_new_length();
+  return a * b;
+}
+
+}  // namespace detail
+
 /// Owner of scratch memory; one per user thread. Not copyable.
 class Workspace {
  public:
   /// @param threads  threads that operations given this workspace use; 0: `default_threads()`
-  explicit Workspace(int threads = 0) : threads_(threads > 0 ? threads : default_threads()) {}
+  /// @throw std::invalid_argument if negative or more than `max_threads`
+  explicit Workspace(int threads = 0) {
+    check_between("Workspace", "threads", threads, 0, max_threads);
+    threads_ = threads > 0 ? threads : std::min(default_threads(), max_threads);
+  }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
+
+  /// More than any machine has: what runs out of threads is OpenMP, and it ends the program.
+  static constexpr int max_threads = 4096;
 
   int threads() const { return threads_; }
 
@@ -40,6 +69,7 @@ class Workspace {
 
   /// Takes memory for a pass that is known to need `bytes`. Without it the first pass finds out
   /// step by step, in blocks that together are larger. Does nothing while scratch is in use.
+  /// @throw std::bad_alloc if there is not so much
   void reserve(std::size_t bytes) {
     if (used_ > 0 || (blocks_.size() == 1 && blocks_[0].size >= bytes)) return;
     blocks_.clear();
@@ -70,6 +100,8 @@ class Workspace {
   };
 
   static Block make_block(std::size_t size) {
+    // The aligned operator new of libstdc++ rounds sizes up, and the largest become 0.
+    if (size > static_cast<std::size_t>(detail::most_elements<std::byte>)) throw std::bad_alloc();
     const std::align_val_t align{size >= huge_page ? huge_page : alignment};
     auto* memory = static_cast<std::byte*>(::operator new(size, align));
 #ifdef __linux__
@@ -113,7 +145,7 @@ class Workspace {
     return memory;
   }
 
-  int threads_;
+  int threads_ = 1;
   std::vector<Block> blocks_;
   std::size_t current_ = 0;
   std::size_t used_ = 0;
@@ -150,25 +182,33 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
 
   /// Uninitialised array of `count` elements, aligned to 64 bytes.
+  /// @throw std::bad_alloc if there is no memory for it, std::invalid_argument for a negative
+  /// count;
+  ///   the workspace is as it was then
   template <typename T>
   T* take(Index count) {
     static_assert(std::is_trivially_copyable_v<T>);
-    return static_cast<T*>(workspace_.take(sizeof(T) * static_cast<std::size_t>(count)));
+    const Index elements = detail::scratch_elements<T>("Scratch::take", count, 1);
+    return static_cast<T*>(workspace_.take(sizeof(T) * static_cast<std::size_t>(elements)));
   }
 
   /// Uninitialised matrix. Its rows are a cache line further apart than a multiple of a large power
   /// of two: a column of it would otherwise fall into a few sets of the cache.
   template <typename T>
   MatrixView<T> matrix(Index rows, Index columns) {
+    detail::scratch_elements<T>("Scratch::matrix", rows, columns);
     const Index stride = detail::scratch_stride<T>(columns);
-    return {take<T>(rows * stride), rows, columns, stride};
+    return {take<T>(detail::scratch_elements<T>("Scratch::matrix", rows, stride)), rows, columns,
+            stride};
   }
 
   /// `count` elements for each thread of the workspace.
   template <typename T>
   PerThread<T> per_thread(Index count) {
-    const Index stride = round_up(count, static_cast<Index>(64 / sizeof(T)));
-    return {take<T>(stride * workspace_.threads()), stride};
+    constexpr auto function = "Scratch::per_thread";
+    const Index stride = round_up(detail::scratch_elements<T>(function, count, 1),
+                                  static_cast<Index>(64 / sizeof(T)));
+    return {take<T>(detail::scratch_elements<T>(function, stride, workspace_.threads())), stride};
   }
 
  private:
@@ -178,7 +218,7 @@ class Scratch {
 
 /// Counts the bytes that the same calls on a `Scratch` would take, without taking them. Operations
 /// describe their scratch with it in `plan_...` functions, so that the peak of a training step is
-/// known before it starts.
+/// known before it starts. Throws as a `Scratch` would for sizes that no memory could hold.
 class ScratchPlan {
  public:
   explicit ScratchPlan(int threads) : threads_(threads) {}
@@ -187,16 +227,25 @@ class ScratchPlan {
 
   template <typename T>
   void take(Index count) {
-    used_ += static_cast<std::size_t>(round_up(count * static_cast<Index>(sizeof(T)), 64));
+    const Index elements = detail::scratch_elements<T>("ScratchPlan::take", count, 1);
+    const auto bytes =
+        static_cast<std::size_t>(round_up(elements * static_cast<Index>(sizeof(T)), 64));
+    if (used_ > std::numeric_limits<std::size_t>::max() - bytes) throw std::bad_array_new_length();
+    used_ += bytes;
     peak_ = std::max(peak_, used_);
   }
   template <typename T>
   void per_thread(Index count) {
-    take<T>(round_up(count, static_cast<Index>(64 / sizeof(T))) * threads_);
+    constexpr auto function = "ScratchPlan::per_thread";
+    const Index stride = round_up(detail::scratch_elements<T>(function, count, 1),
+                                  static_cast<Index>(64 / sizeof(T)));
+    take<T>(detail::scratch_elements<T>(function, stride, threads_));
   }
   template <typename T>
   void matrix(Index rows, Index columns) {
-    take<T>(rows * detail::scratch_stride<T>(columns));
+    detail::scratch_elements<T>("ScratchPlan::matrix", rows, columns);
+    take<T>(detail::scratch_elements<T>("ScratchPlan::matrix", rows,
+                                        detail::scratch_stride<T>(columns)));
   }
   /// What `body` takes is given back when it returns.
   template <typename Body>
