@@ -72,6 +72,51 @@ TEST(Embedding, BackwardAddsWithTheSameBitsForAnyThreads) {
   }
 }
 
+TEST(Embedding, BackwardDoesNotLoseAMillionSmallGradients) {
+  // Added one by one in float, the constant ones are off by a hundredth.
+  const Index rows = 1 << 20, width = 3;
+  Tokens tokens(1, rows);
+  for (Index i = 0; i < rows; ++i) tokens(0, i) = i % 16 == 0 ? 1 : 2;  // often and seldom
+  for (const bool is_constant : {true, false}) {
+    Matrix<float> dx = random_matrix<float>(rows, width, 2);
+    if (is_constant) dx.setConstant(0.1F);
+    Workspace workspace(2);
+    Embedding<float> embedding("embedding", 4, width);
+    reset_gradients(embedding);
+    embedding.backward(tokens, view(std::as_const(dx)), {workspace, 1, rows});
+    Matrix<double> expected = Matrix<double>::Zero(4, width), absolute = expected;
+    for (Index i = 0; i < rows; ++i) {
+      expected.row(tokens(0, i)) += dx.row(i).cast<double>();
+      absolute.row(tokens(0, i)) += dx.row(i).cast<double>().cwiseAbs();
+    }
+    const Matrix<double> error =
+        (table_of(embedding).gradient.cast<double>() - expected).cwiseAbs();
+    EXPECT_GT(absolute(2, 0), 1e4);
+    for (Index i = 0; i < error.size(); ++i) {
+      EXPECT_LE(error.data()[i], 1e-7 * absolute.data()[i]) << "constant: " << is_constant;
+    }
+    EXPECT_EQ(workspace.bytes_in_use(), 0U);
+  }
+}
+
+TEST(Embedding, BackwardChecksBeforeItWrites) {
+  Workspace workspace(1);
+  Embedding<float> embedding("embedding", 5, 2);
+  const Tokens tokens = random_tokens(2, 3, 5, 1);
+  const Matrix<float> dx = Matrix<float>::Ones(6, 2), narrow = Matrix<float>::Ones(6, 1);
+  const auto message = [&](const Tokens& ids, const Matrix<float>& gradient) {
+    return message_of([&] { embedding.backward(ids, view(gradient), {workspace, 2, 3}); });
+  };
+  EXPECT_TRUE(contains(message(tokens, dx), "gradient of embedding.weight is not allocated"));
+  reset_gradients(embedding, 7);
+  Tokens wrong = tokens;
+  wrong(1, 2) = 5;
+  EXPECT_TRUE(contains(message(wrong, dx), "Embedding::backward: token 5 is 5"));
+  EXPECT_TRUE(contains(message(random_tokens(1, 3, 5, 1), dx), "rows of dx is 6, must equal"));
+  EXPECT_TRUE(contains(message(tokens, narrow), "columns of dx is 1, must equal width = 2"));
+  for (const double g : gradients_of(embedding)) EXPECT_EQ(g, 7);
+}
+
 TEST(Embedding, ChecksTokens) {
   const Embedding<float> embedding("embedding", 5, 2);
   Tokens tokens = random_tokens(2, 3, 5, 1);
@@ -89,6 +134,11 @@ TEST(Embedding, ChecksSizes) {
             "reformer::Embedding: vocabulary is 0, must be at least 1");
   EXPECT_EQ(message_of([] { Embedding<float>("embedding", 2, -3); }),
             "reformer::Embedding: width is -3, must be at least 1");
+  EXPECT_EQ(message_of([] { Embedding<float>("embedding", Index{1} << 31, 2); }),
+            "reformer::Embedding: vocabulary is 2147483648, must be at most 2147483647");
+  EXPECT_EQ(message_of([] { Embedding<float>("embedding", 1 << 30, 1 << 20); }),
+            "reformer::Embedding: vocabulary * width is 1073741824 * 1048576, must be at most "
+            "1099511627776");
 }
 
 }  // namespace

@@ -131,19 +131,111 @@ TEST(Positions, BackwardAddsWithTheSameBitsForAnyThreads) {
   }
 }
 
+TEST(Positions, BackwardDoesNotLoseAMillionSmallGradients) {
+  // Added one by one in float, the constant ones of the single row are off by a hundredth.
+  const Index T = 1 << 20, width = 4;
+  for (const auto& shape : {std::array<Index, 2>{T, 1}, std::array<Index, 2>{2, T / 2}}) {
+    for (const bool is_constant : {true, false}) {
+      Matrix<float> dx = random_matrix<float>(T, width, 2);
+      if (is_constant) dx.setConstant(0.1F);
+      Workspace workspace(2);
+      Positions<float> positions("positions", AxialPositions{shape, {2, 2}}, width);
+      reset_gradients(positions);
+      positions.backward(view(std::as_const(dx)), {workspace, 1, T});
+      const auto tables = tables_of(positions);
+      for (std::size_t i = 0; i < 2; ++i) {
+        const Matrix<float>& gradient = tables[i]->gradient;
+        Matrix<double> expected = Matrix<double>::Zero(gradient.rows(), 2), absolute = expected;
+        for (Index t = 0; t < T; ++t) {
+          const Index row = i == 0 ? t / shape[1] : t % shape[1];
+          const auto part = dx.row(t).middleCols(static_cast<Index>(2 * i), 2).cast<double>();
+          expected.row(row) += part;
+          absolute.row(row) += part.cwiseAbs();
+        }
+        EXPECT_TRUE(
+            ((gradient.cast<double>() - expected).array().abs() <= 1e-7 * absolute.array()).all())
+            << "table " << i << " of " << gradient.rows() << " rows, constant: " << is_constant;
+      }
+    }
+  }
+}
+
+TEST(Positions, BackwardOfManyRowsAndColumnsIsTheSumOverPositions) {
+  // More table rows and columns than one task has, and lengths that end within a row of the grid.
+  const std::array<Index, 2> shape = {70, 150};
+  for (const Index length : {1, 149, 150, 151, 9000, 10500}) {
+    const auto dx = random_matrix<double>(2 * length, 80, 3);
+    Positions<double> positions("positions", AxialPositions{shape, {33, 47}}, 80);
+    Workspace workspace(2);
+    reset_gradients(positions);
+    positions.backward(view(dx), {workspace, 2, length});
+    const auto tables = tables_of(positions);
+    Matrix<double> first = Matrix<double>::Zero(70, 33), second = Matrix<double>::Zero(150, 47);
+    for (Index row = 0; row < 2 * length; ++row) {
+      const Index t = row % length;
+      first.row(t / 150) += dx.row(row).head(33);
+      second.row(t % 150) += dx.row(row).tail(47);
+    }
+    EXPECT_TRUE(close(tables[0]->gradient, first)) << length;
+    EXPECT_TRUE(close(tables[1]->gradient, second)) << length;
+  }
+}
+
+TEST(Positions, BackwardChecksBeforeItWrites) {
+  Workspace workspace(1);
+  Positions<float> positions("positions", LearnedPositions{4}, 2);
+  const Matrix<float> dx = Matrix<float>::Ones(6, 2), narrow = Matrix<float>::Ones(6, 1);
+  const auto message = [&](const Matrix<float>& gradient, Index batch, Index length) {
+    return message_of([&] { positions.backward(view(gradient), {workspace, batch, length}); });
+  };
+  EXPECT_TRUE(contains(message(dx, 2, 3), "gradient of positions.weight is not allocated"));
+  reset_gradients(positions, 7);
+  EXPECT_TRUE(contains(message(dx, 1, 6), "length is 6, but there are positions for at most 4"));
+  EXPECT_TRUE(contains(message(dx, 3, 3), "rows of dx is 6, must equal B*T = 9"));
+  EXPECT_TRUE(contains(message(dx, 0, 3), "batch is 0"));
+  EXPECT_TRUE(contains(message(narrow, 2, 3), "columns of dx is 1, must equal width = 2"));
+  for (const double g : gradients_of(positions)) EXPECT_EQ(g, 7);
+}
+
+TEST(AxialPositions, HaveWidthsForEveryModelWidth) {
+  using Widths = std::array<Index, 2>;
+  EXPECT_EQ(axial_widths(AxialPositions{}, 256), (Widths{64, 192}));
+  EXPECT_EQ(axial_widths(AxialPositions{}, 2), (Widths{1, 1}));
+  EXPECT_EQ(axial_widths(AxialPositions{}, 67), (Widths{16, 51}));
+  EXPECT_EQ(axial_widths(AxialPositions{.widths = {5, 2}}, 7), (Widths{5, 2}));
+  const Positions<float> positions("positions", AxialPositions{}, 64);
+  EXPECT_EQ(std::get<AxialPositions>(positions.config()).widths, (Widths{16, 48}));
+}
+
 TEST(Positions, CheckTheirConfiguration) {
   const auto message = [](const PositionConfig& config, Index width) {
     return message_of([&] { Positions<float>("positions", config, width); });
   };
   EXPECT_EQ(message(AxialPositions{{4, 4}, {3, 4}}, 8),
-            "reformer::Positions: axial position widths are 3 + 4, must add up to the model width "
+            "reformer::Positions: AxialPositions::widths are 3 + 4, must add up to the model width "
             "8");
   EXPECT_EQ(message(AxialPositions{{4, 0}, {4, 4}}, 8),
-            "reformer::Positions: axial position shape is 0, must be at least 1");
+            "reformer::Positions: AxialPositions::shape[1] is 0, must be at least 1");
   EXPECT_EQ(message(AxialPositions{{4, 4}, {9, -1}}, 8),
-            "reformer::Positions: axial position width is -1, must be at least 1");
+            "reformer::Positions: AxialPositions::widths[1] is -1, must be at least 1");
   EXPECT_EQ(message(LearnedPositions{0}, 8),
-            "reformer::Positions: max_length is 0, must be at least 1");
+            "reformer::Positions: LearnedPositions::max_length is 0, must be at least 1");
+  EXPECT_EQ(message(AxialPositions{}, 1),
+            "reformer::Positions: the width of a model with axial positions is 1, must be at least "
+            "2");
+  EXPECT_EQ(message(AxialPositions{{4, 4}, {0, 8}}, 8),
+            "reformer::Positions: AxialPositions::widths[0] is 0, must be at least 1");
+  EXPECT_EQ(message(AxialPositions{{Index{1} << 40, Index{1} << 40}, {4, 4}}, 8),
+            "reformer::Positions: AxialPositions::shape[0] is 1099511627776, must be at most "
+            "2147483647");
+  EXPECT_EQ(message(LearnedPositions{Index{1} << 62}, 8),
+            "reformer::Positions: LearnedPositions::max_length is 4611686018427387904, must be at "
+            "most 2147483647");
+  EXPECT_EQ(message(LearnedPositions{1 << 30}, 1 << 20),
+            "reformer::Positions: LearnedPositions::max_length * width is 1073741824 * 1048576, "
+            "must be at most 1099511627776");
+  EXPECT_EQ(message(LearnedPositions{4}, -1),
+            "reformer::Positions: width is -1, must be at least 1");
 }
 
 TEST(Positions, CheckTheLength) {

@@ -51,6 +51,16 @@ inline void check_between(std::string_view function, std::string_view name, Inde
 /// of them fit an `Index`.
 inline constexpr Index max_size = 2147483647;
 
+/// Largest number of elements of a parameter: its bytes, and sums of many, fit an `Index`.
+inline constexpr Index max_elements = Index{1} << 40;
+
+/// Requires that a matrix of two sizes, at least 1 each, has at most `max_elements`.
+inline void check_elements(std::string_view function, std::string_view names, Index rows,
+                           Index columns) {
+  check(rows <= max_elements / columns, function, names, " is ", rows, " * ", columns,
+        ", must be at most ", max_elements);
+}
+
 /// Requires `value == expected`.
 inline void check_equal(std::string_view function, std::string_view name, Index value,
                         std::string_view expected_name, Index expected) {

@@ -58,9 +58,9 @@ inline std::vector<HuggingFaceTensor> huggingface_tensors(const ModelConfig& con
   add("embedding.weight", "embeddings.word_embeddings.weight", {V, D});
   if (const auto* axial = std::get_if<AxialPositions>(&config.positions)) {
     add("positions.weights.0", "embeddings.position_embeddings.weights.0",
-        {axial->shape[0], 1, axial->widths[0]});
+        {axial->shape[0], 1, axial_widths(*axial, config.width)[0]});
     add("positions.weights.1", "embeddings.position_embeddings.weights.1",
-        {1, axial->shape[1], axial->widths[1]});
+        {1, axial->shape[1], axial_widths(*axial, config.width)[1]});
   } else if (const auto* learned = std::get_if<LearnedPositions>(&config.positions)) {
     add("positions.weight", "embeddings.position_embeddings.embedding.weight",
         {learned->max_length, D});

@@ -365,7 +365,7 @@ inline Json function_fields(const HuggingFaceConfig& config) {
   fields["attn_layers"] = kinds;
   fields["axial_pos_embds"] = axial != nullptr;
   if (axial != nullptr) {
-    fields["axial_pos_embds_dim"] = axial->widths;
+    fields["axial_pos_embds_dim"] = axial_widths(*axial, model.width);
     fields["axial_pos_shape"] = axial->shape;
   }
   fields["feed_forward_size"] = model.feed_forward_width;

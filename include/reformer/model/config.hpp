@@ -3,6 +3,7 @@
 /// Configuration of a model.
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "reformer/attention/self_attention.hpp"
@@ -10,6 +11,12 @@
 #include "reformer/operations/positions.hpp"
 
 namespace reformer {
+
+/// Local and LSH attention in turn. A function, because gcc 12 cannot compile a braced list here
+/// as the default of a member where a template writes the configuration.
+inline std::vector<AttentionPattern> default_layers() {
+  return {LocalPattern{}, LshPattern{}, LocalPattern{}, LshPattern{}};
+}
 
 /// A Reformer language model. Written with designated initialisers; sizes default to a small byte
 /// model.
@@ -24,8 +31,7 @@ struct ModelConfig {
   Activation activation = Activation::relu;
   PositionConfig positions = AxialPositions{};
   /// What each layer attends to; its size is the number of layers.
-  std::vector<AttentionPattern> layers = {LocalPattern{}, LshPattern{}, LocalPattern{},
-                                          LshPattern{}};
+  std::vector<AttentionPattern> layers = default_layers();
   bool causal = true;
   double dropout = 0;            ///< of embeddings, branch outputs, hidden arrays and head input
   double attention_dropout = 0;  ///< of attention weights
@@ -53,16 +59,39 @@ inline FeedForwardConfig feed_forward_config(const ModelConfig& config) {
           .layer_norm_epsilon = config.layer_norm_epsilon};
 }
 
-/// Throws `std::invalid_argument` naming the first quantity that is not possible.
+/// Throws `std::invalid_argument` naming the first field that is not possible, and its layer.
 inline void check_config(std::string_view function, const ModelConfig& config) {
-  check_at_least(function, "vocabulary", config.vocabulary, 1);
-  check_at_least(function, "width", config.width, 1);
-  check(!config.layers.empty(), function, "layers is empty, must have at least one");
+  check_between(function, "vocabulary", config.vocabulary, 1, max_size);
+  check_between(function, "width", config.width, 1, max_size / 2);  // of which the head has two
+  check_between(function, "num_heads", config.num_heads, 1, max_size);
+  check_between(function, "head_width", config.head_width, 1, max_size / config.num_heads);
+  check_between(function, "feed_forward_width", config.feed_forward_width, 1, max_size);
+  check_elements(function, "vocabulary * 2 * width", config.vocabulary, 2 * config.width);
+  check_elements(function, "num_heads * head_width * width", config.num_heads * config.head_width,
+                 config.width);
+  check_elements(function, "feed_forward_width * width", config.feed_forward_width, config.width);
+  check_activation(function, config.activation);
+  check_dropout(function, "dropout", config.dropout);
+  check_dropout(function, "attention_dropout", config.attention_dropout);
+  check_layer_norm_epsilon(function, config.layer_norm_epsilon);
   check_config(function, config.positions, config.width);
-  check_config(function, feed_forward_config(config));
-  for (Index i = 0; i < static_cast<Index>(config.layers.size()); ++i) {
-    check_config(function, attention_config(config, i));
+  constexpr std::size_t most_layers = std::size_t{1} << 20;  // each has streams of random numbers
+  check(!config.layers.empty(), function, "layers is empty, must have at least one");
+  check(config.layers.size() <= most_layers, function, "layers has ", config.layers.size(),
+        " elements, must have at most ", most_layers);
+  for (std::size_t i = 0; i < config.layers.size(); ++i) {
+    check_pattern(detail::join(function, ": layers[", i, "]"), config.layers[i], config.causal);
   }
+}
+
+/// Throws `std::invalid_argument` for fraction bits that the scalar type does not have.
+template <typename Scalar>
+void check_residual(std::string_view function, const ResidualConfig& config) {
+  constexpr int most = std::numeric_limits<typename FixedHalf<Scalar>::Integer>::digits - 1;
+  const auto* fixed = std::get_if<FixedResidual>(&config);
+  check(fixed == nullptr || (fixed->fraction_bits >= 0 && fixed->fraction_bits <= most), function,
+        "residual: fraction_bits is ", fixed == nullptr ? 0 : fixed->fraction_bits,
+        ", must be in [0, ", most, "]");
 }
 
 }  // namespace reformer

@@ -12,6 +12,7 @@
 ///     p[t, 2i] = sin(t / 10000^(2i/D)),   p[t, 2i+1] = cos(t / 10000^(2i/D))
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <optional>
@@ -26,8 +27,10 @@
 namespace reformer {
 
 struct AxialPositions {
-  std::array<Index, 2> shape = {64, 64};    ///< n_0, n_1: lengths up to their product
-  std::array<Index, 2> widths = {64, 192};  ///< d_0, d_1: their sum is D
+  std::array<Index, 2> shape = {64, 64};  ///< n_0, n_1: lengths up to their product
+  /// d_0, d_1: their sum is D; both 0: a quarter of D, at least 1, and the rest. A `Model` has them
+  /// worked out in its configuration.
+  std::array<Index, 2> widths = {0, 0};
 };
 struct LearnedPositions {
   Index max_length = 2048;
@@ -35,6 +38,13 @@ struct LearnedPositions {
 struct SinusoidalPositions {};
 
 using PositionConfig = std::variant<AxialPositions, LearnedPositions, SinusoidalPositions>;
+
+/// Widths of the two tables for a model width.
+inline std::array<Index, 2> axial_widths(const AxialPositions& axial, Index width) {
+  if (axial.widths != std::array<Index, 2>{0, 0}) return axial.widths;
+  const Index quarter = std::max<Index>(1, width / 4);
+  return {quarter, width - quarter};
+}
 
 /// Longest sequence, or no value when there is no limit.
 inline std::optional<Index> max_length(const PositionConfig& config) {
@@ -47,14 +57,19 @@ inline std::optional<Index> max_length(const PositionConfig& config) {
 
 inline void check_config(std::string_view function, const PositionConfig& config, Index width) {
   if (const auto* axial = std::get_if<AxialPositions>(&config)) {
+    check_at_least(function, "the width of a model with axial positions", width, 2);
+    const auto widths = axial_widths(*axial, width);
     for (std::size_t i = 0; i < 2; ++i) {
-      check_at_least(function, "axial position shape", axial->shape[i], 1);
-      check_at_least(function, "axial position width", axial->widths[i], 1);
+      const auto name = [&](std::string_view field) { return detail::join(field, "[", i, "]"); };
+      check_between(function, name("AxialPositions::shape"), axial->shape[i], 1, max_size);
+      check_between(function, name("AxialPositions::widths"), widths[i], 1, max_size);
+      check_elements(function, name("AxialPositions::shape * widths"), axial->shape[i], widths[i]);
     }
-    check(axial->widths[0] + axial->widths[1] == width, function, "axial position widths are ",
-          axial->widths[0], " + ", axial->widths[1], ", must add up to the model width ", width);
+    check(widths[0] + widths[1] == width, function, "AxialPositions::widths are ", widths[0], " + ",
+          widths[1], ", must add up to the model width ", width);
   } else if (const auto* learned = std::get_if<LearnedPositions>(&config)) {
-    check_at_least(function, "max_length", learned->max_length, 1);
+    check_between(function, "LearnedPositions::max_length", learned->max_length, 1, max_size);
+    check_elements(function, "LearnedPositions::max_length * width", learned->max_length, width);
   }
 }
 
@@ -73,8 +88,11 @@ template <typename Scalar>
 class Positions {
  public:
   Positions(const std::string& name, const PositionConfig& config, Index width)
-      : config_((check_config("Positions", config, width), config)), width_(width) {
-    if (const auto* axial = std::get_if<AxialPositions>(&config)) {
+      : config_((check_between("Positions", "width", width, 1, max_size),
+                 check_config("Positions", config, width), config)),
+        width_(width) {
+    if (auto* axial = std::get_if<AxialPositions>(&config_)) {
+      axial->widths = axial_widths(*axial, width);
       for (std::size_t i = 0; i < 2; ++i) {
         tables_.emplace_back(name + ".weights." + std::to_string(i), axial->shape[i],
                              axial->widths[i]);
@@ -104,21 +122,52 @@ class Positions {
     }
   }
 
-  /// Table gradients += sum over sequences of dx `[B*T, D]`.
+  /// Table gradients += sum over sequences of dx `[B*T, D]`. Sums run in double: a row of an axial
+  /// table belongs to many positions of every sequence.
+  /// @throw std::invalid_argument for another shape of dx, a length without positions, or no
+  /// gradient
   void backward(const MatrixView<const Scalar>& dx, const Pass& pass) {
-    constexpr Index block = 32;
+    constexpr auto function = "Positions::backward";
+    check_pass(function, pass);
+    check_length(function, config_, pass.length);
+    check_equal(function, "rows of dx", dx.rows, "B*T", pass.rows());
+    check_equal(function, "columns of dx", dx.columns, "width", width_);
+    for (const auto& table : tables_) {
+      check(table.has_gradient(), function, "gradient of ", table.name, " is not allocated");
+    }
+    constexpr Index block = 32, most_rows = 64;  // of a table, of which one task has the sums
+    const Index T = pass.length;
+    const Index inner = tables_.size() < 2 ? 1 : tables_[1].value.rows();  // n_1
     Index first_column = 0;
     for (std::size_t i = 0; i < tables_.size(); ++i) {
       const auto gradient = view(tables_[i].gradient);
-      // Each task owns columns of the table and walks all rows, so that every sum has one order.
-      parallel_for(pass.workspace.threads(), ceil_div(gradient.columns, block),
-                   [&](Index task, int) {
-                     const Index j = task * block, n = std::min(block, gradient.columns - j);
-                     for (Index row = 0; row < dx.rows; ++row) {
-                       simd::add(n, dx.row(row) + first_column + j,
-                                 gradient.row(row_of(i, row % pass.length)) + j);
-                     }
-                   });
+      const Index column_blocks = ceil_div(gradient.columns, block);
+      const Index tasks = ceil_div(gradient.rows, most_rows) * column_blocks;
+      parallel_for(pass.workspace.threads(), tasks, [&](Index task, int) {
+        const Index j = task % column_blocks * block, n = std::min(block, gradient.columns - j);
+        const Index first = task / column_blocks * most_rows;
+        const Index rows = std::min(most_rows, gradient.rows - first);
+        double sums[most_rows][block] = {};
+        const auto add = [&](Index b, Index t, Index row) {
+          const Scalar* x = dx.row(b * T + t) + first_column + j;
+          for (Index k = 0; k < n; ++k) sums[row][k] += static_cast<double>(x[k]);
+        };
+        for (Index b = 0; b < pass.batch; ++b) {
+          if (i == 0) {  // `inner` positions of each row, one after another
+            const Index end = std::min(T, (first + rows) * inner);
+            for (Index t = first * inner; t < end; ++t) add(b, t, t / inner - first);
+          } else {  // one position of each row in every `inner`
+            for (Index start = first; start < T; start += inner) {
+              const Index end = std::min(T, start + rows);
+              for (Index t = start; t < end; ++t) add(b, t, t - start);
+            }
+          }
+        }
+        for (Index row = 0; row < rows; ++row) {
+          Scalar* out = gradient.row(first + row) + j;
+          for (Index k = 0; k < n; ++k) out[k] += static_cast<Scalar>(sums[row][k]);
+        }
+      });
       first_column += gradient.columns;
     }
   }
