@@ -754,7 +754,8 @@ TEST(SelfAttentionDecode, RefusesTheStateOfAnotherLayer) {
   };
   const LocalPattern local{4};
   EXPECT_EQ(message({local}, 3),
-            "reformer::SelfAttention::decode: batch is 3, must equal that of the state = 2");
+            "reformer::SelfAttention::decode: batch is 3, must equal selected sequences of the "
+            "state = 2");
   EXPECT_TRUE(contains(message({.pattern = local, .heads = 3}), "heads of the state is 3"));
   EXPECT_TRUE(contains(message({.pattern = local, .head_width = 4}), "head width of the state"));
   EXPECT_TRUE(contains(message({.pattern = local, .width = 13}), "rows of the kept query weight"));
@@ -767,7 +768,7 @@ TEST(SelfAttentionDecode, RefusesTheStateOfAnotherLayer) {
   AttentionState<float> state(ExactPattern{}, 3, 2, 5);
   layer.saved.state = &state;
   EXPECT_TRUE(contains(message_of([&] { layer.forward(); }),
-                       "batch is 2, must equal that of the state = 3"));
+                       "batch is 2, must equal selected sequences of the state = 3"));
 }
 
 TEST(SelfAttention, NamesParametersAndWhatIsShared) {

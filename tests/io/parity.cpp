@@ -192,6 +192,7 @@ class Comparison {
     });
     const bool any_padding = std::any_of(padded_.is_real.begin(), padded_.is_real.end(),
                                          [](std::uint8_t real) { return real == 0; });
+    const auto buckets = hf_.model().buckets(workspace_, padded_.tokens, options_);
     for (Index i = 0; i < num_layers(); ++i) {
       const std::string name = "buckets." + std::to_string(i);
       const StoredTensor* stored = find(name);
@@ -207,11 +208,11 @@ class Comparison {
       const Index in_round =
           num_buckets(bucket_factors(*lsh, padded_length())) + (any_padding ? 1 : 0);
       const auto expected = file_.read_integers(*stored);
-      const auto ids = hf_.model().buckets(i);
+      const Bucket* ids = buckets[static_cast<std::size_t>(i)].data();
       Deviation& d = deviation("buckets", 0);
       for (Index k = 0; k < stored->size(); ++k) {
         const Index round = k / padded_length() % lsh->num_hashes;
-        note(d, static_cast<double>(ids[static_cast<std::size_t>(k)] + round * in_round),
+        note(d, static_cast<double>(ids[k] + round * in_round),
              static_cast<double>(expected[static_cast<std::size_t>(k)]), 1, name, shape, k);
       }
     }

@@ -25,12 +25,12 @@ struct Case {
   std::vector<AttentionPattern> layers = tiny_layers();
 };
 
-/// Bucket ids of all hashed layers in the model's last pass.
-std::vector<Bucket> buckets_of(const Model<double>& model) {
+/// Bucket ids of all hashed layers in a pass of the model.
+std::vector<Bucket> buckets_of(Model<double>& model, Workspace& workspace, const Tokens& tokens,
+                               const RunOptions& options) {
   std::vector<Bucket> all;
-  for (Index i = 0; i < static_cast<Index>(model.config().layers.size()); ++i) {
-    const auto ids = model.buckets(i);
-    all.insert(all.end(), ids.begin(), ids.end());
+  for (const auto& ids : model.buckets(workspace, tokens, options)) {
+    all.insert(all.end(), ids.data(), ids.data() + ids.size());
   }
   return all;
 }
@@ -60,8 +60,7 @@ void expect_gradients(const Case& c) {
   const RunOptions options{.key = {4, 5}, .training = c.dropout > 0, .is_real = is_real};
   const double scale = 1.0 / 30;
 
-  model.loss(workspace, tokens, labels, options);
-  const auto buckets = buckets_of(model);
+  const auto buckets = buckets_of(model, workspace, tokens, options);
   Index rounds = 0;
   for (const AttentionPattern& pattern : c.layers) {
     if (const auto* lsh = std::get_if<LshPattern>(&pattern)) rounds += lsh->num_hashes;
@@ -76,7 +75,7 @@ void expect_gradients(const Case& c) {
   bool flipped = false;
   const auto objective = [&] {
     const double value = scale * model.loss(workspace, tokens, labels, options).sum;
-    flipped = flipped || buckets_of(model) != buckets;
+    flipped = flipped || buckets_of(model, workspace, tokens, options) != buckets;
     return value;
   };
   check_parameter_gradients(c.name, model, objective, {.step = 0x1p-16, .most_elements = 4});
@@ -119,7 +118,7 @@ TEST(ModelGradient, OfTheEncodingIsTheGradient) {
     const auto dz = random_tensor<double>(std::array<Index, 3>{batch, length, 24}, 10);
 
     const auto z = model.encode(workspace, tokens, options);
-    const auto buckets = buckets_of(model);
+    const auto buckets = buckets_of(model, workspace, tokens, options);
     reset_gradients(model, 1);  // they are added to
     model.encode_and_gradients(workspace, tokens, options, [&](const Tensor<double, 3>& again) {
       EXPECT_TRUE(same_bits(again, z));
@@ -129,7 +128,7 @@ TEST(ModelGradient, OfTheEncodingIsTheGradient) {
     bool flipped = false;
     const auto objective = [&] {
       const auto now = model.encode(workspace, tokens, options);
-      flipped = flipped || buckets_of(model) != buckets;
+      flipped = flipped || buckets_of(model, workspace, tokens, options) != buckets;
       double sum = 0;
       for (Index i = 0; i < now.size(); ++i) sum += now.data()[i] * dz.data()[i];
       return sum;

@@ -192,22 +192,27 @@ TEST(TrainingStep, LowersTheLossOfAFixedBatch) {
 }
 
 /// Peak of the workspace over a training step, and what was predicted.
+/// @param encodes  a loss of the caller's own, as without a language head in any case
 std::pair<std::size_t, std::size_t> measured_and_planned(const ModelConfig& config, Index batch,
                                                          Index length, int threads,
-                                                         std::size_t memory_budget = 0) {
+                                                         std::size_t memory_budget = 0,
+                                                         bool encodes = false) {
   Model<float> model(config);
   model.initialize(1);
   model.zero_gradients();
   Workspace workspace(threads);
   const Tokens tokens = random_tokens(batch, length, config.vocabulary, 2);
   const RunOptions options{.training = true, .memory_budget = memory_budget};
-  if (config.language_head) {
+  encodes = encodes || !config.language_head;
+  if (!encodes) {
     model.loss_and_gradients(workspace, tokens, next_token_labels(tokens), 1e-3F, options);
   } else {
     model.encode_and_gradients(workspace, tokens, options, [](const auto& z) { return z; });
   }
   EXPECT_EQ(workspace.bytes_in_use(), 0u);
-  return {workspace.peak_bytes(), model.plan(batch, length, threads, memory_budget).scratch};
+  const MemoryPlan plan = encodes ? model.plan_encoding(batch, length, threads, memory_budget)
+                                  : model.plan(batch, length, threads, memory_budget);
+  return {workspace.peak_bytes(), plan.scratch};
 }
 
 std::size_t peak_of(const ModelConfig& config, Index batch, Index length) {
@@ -310,6 +315,28 @@ TEST(TrainingStep, TakesTheScratchThatWasPlanned) {
   }
 }
 
+TEST(TrainingStep, WithALossOfTheCallersOwnTakesWhatWasPlanned) {
+  for (const bool head : {true, false}) {
+    ModelConfig config = tiny_config();  // narrow, so that gradients of the norm count
+    config.language_head = head;
+    config.positions = SinusoidalPositions{};
+    config.layers = {LocalPattern{4}};
+    for (const Index length : {1, 70, 20000}) {
+      const auto [measured, planned] = measured_and_planned(config, 1, length, 2, 0, true);
+      EXPECT_EQ(measured, planned) << "head " << head << ", length " << length;
+    }
+    Model<float> model(config);
+    if (head) {  // in a batch that is as large, partial sums of the norm's gradients are most of it
+      EXPECT_GT(model.plan_encoding(256, 1 << 20, 1).scratch, model.plan(256, 1 << 20, 1).scratch);
+    }
+    const MemoryPlan plan = model.plan_encoding(2, 70, 1);
+    EXPECT_EQ(plan.encoding, sizeof(float) * 2 * 2 * 70 * 24);
+    EXPECT_EQ(model.plan(2, 70, 1).encoding, head ? 0 : plan.encoding);
+    EXPECT_EQ(plan.total() - plan.scratch - plan.encoding,
+              plan.parameters + plan.gradients + plan.residual_halves + plan.bucket_ids);
+  }
+}
+
 TEST(TrainingStep, PlansWhatIsKept) {
   ModelConfig config = busy_config();
   Model<float> model(config);
@@ -393,6 +420,7 @@ TEST(TrainingStep, AllocatesWhatIsPlanned) {
 
   const std::size_t before = heap_bytes();
   Model<float> model(config);
+  model.initialize(1);
   model.zero_gradients();
   Adam<float> adam;
   const MemoryPlan plan = model.plan(batch, length, 2);
@@ -415,6 +443,51 @@ TEST(TrainingStep, AllocatesWhatIsPlanned) {
   }
   EXPECT_GE(kept, planned);
   EXPECT_LE(kept, planned + allowed);
+}
+
+TEST(TrainingStep, HoldsWhatItsPlanSaysWhateverRanBefore) {
+  // Of both kinds of halves: a context, its buckets and inputs are stored, and given back.
+  for (const ResidualConfig& residual :
+       std::vector<ResidualConfig>{FloatResidual{}, FixedResidual{}}) {
+    ModelConfig config = tiny_config();
+    config.residual = residual;
+    config.width = 64;
+    config.positions = SinusoidalPositions{};
+    config.layers = {LocalPattern{16}, LshPattern{16, 1, 0, 8, {8, 4}}};
+    Model<float> model(config);
+    model.initialize(1);
+    model.zero_gradients();
+    Workspace workspace(1);
+    const auto step = [&](Index length, std::size_t budget, bool encodes) {
+      const Tokens tokens = random_tokens(1, length, config.vocabulary, 2);
+      const RunOptions options{.training = true, .memory_budget = budget};
+      if (encodes) {
+        model.encode_and_gradients(workspace, tokens, options, [](const auto& z) { return z; });
+      } else {
+        model.loss_and_gradients(workspace, tokens, tokens, 1e-3F, options);
+      }
+      return model.plan(1, length, 1, budget);
+    };
+    // The first one allocates the workspace's memory as well, which later ones use again.
+    const std::size_t planned_first = [&] {
+      const MemoryPlan plan = step(4000, everything, false);
+      return plan.total() - plan.scratch;
+    }();
+    const std::size_t held_first = heap_bytes();
+    const auto compare = [&](const MemoryPlan& plan, const char* what) {
+      const auto planned = static_cast<double>(plan.total() - plan.scratch - plan.encoding);
+      const auto held = static_cast<double>(heap_bytes()) - static_cast<double>(held_first) +
+                        static_cast<double>(planned_first);
+      EXPECT_NEAR(held, planned, 50'000) << what << ", residual kind " << residual.index();
+    };
+    EXPECT_GT(model.plan(1, 4000, 1, everything).stored, 4'000'000u);
+    compare(step(4000, 0, false), "without a budget");
+    compare(step(4000, everything, true), "everything, with a loss of the caller's own");
+    compare(step(3000, everything, false), "everything, shorter");
+    compare(step(3000, 1'000'000, false), "a part");
+    model.logits(workspace, random_tokens(1, 2000, config.vocabulary, 2));
+    compare(step(1000, 0, true), "shorter, with a loss of the caller's own");
+  }
 }
 
 }  // namespace

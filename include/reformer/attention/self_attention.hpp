@@ -64,6 +64,7 @@ class SelfAttention {
   static constexpr std::string_view label = "attention";
   struct Saved {
     std::vector<Bucket> buckets;  ///< [B, H, R, T]; empty unless hashed and needed
+    bool keep_buckets = false;    ///< set before `forward`: keep them in any case
     bool keep_context = false;    ///< set before `forward`: keep what follows
     /// Group by group: output [B*T, H*K] of the heads, then their statistics, each [B, H, T].
     std::vector<Scalar> context;
@@ -90,6 +91,8 @@ class SelfAttention {
         output_(name + ".output.weight", all_width(), config.width) {}
 
   const SelfAttentionConfig& config() const { return config_; }
+  /// Those of `set_rotations`, if any.
+  const std::optional<Tensor<Scalar, 4>>& rotations() const { return rotations_; }
 
   /// Uses these rotations `[H, K, R, columns]` instead of drawing them for each pass.
   /// @throw std::invalid_argument if the layer does not hash or the shape is another
@@ -210,7 +213,7 @@ class SelfAttention {
       check_equal("SelfAttention", "length of saved", saved.length, "length", pass.length);
     }
     check_equal("SelfAttention", "size of saved.buckets", static_cast<Index>(saved.buckets.size()),
-                is_exact(y) && !saved.keep_context ? "none" : "B*H*R*T",
+                is_exact(y) && !saved.keep_buckets && !saved.keep_context ? "none" : "B*H*R*T",
                 static_cast<Index>(saved_buckets(y, saved, pass)));
     check(!saved.keep_context || saved.context.size() == context_size(pass.batch, pass.length),
           "SelfAttention", "saved.context has ", saved.context.size(), " elements, must have ",
@@ -356,7 +359,8 @@ class SelfAttention {
   /// Throws unless the state is one of this layer.
   void check_state(std::string_view function, const AttentionState<Scalar>& state,
                    const Pass& pass) const {
-    check_equal(function, "batch", pass.batch, "that of the state", state.batch());
+    check_equal(function, "batch", pass.batch, "selected sequences of the state",
+                state.num_selected());
     check_equal(function, "heads of the state", state.heads(), "num_heads", config_.num_heads);
     check_equal(function, "head width of the state", state.head_width(), "head_width", K());
     const auto* lsh = std::get_if<LshPattern>(&state.pattern());
@@ -390,7 +394,8 @@ class SelfAttention {
 
   template <typename Half>
   std::size_t saved_buckets(const Half& y, const Saved& saved, const Pass& pass) const {
-    if (is_exact(y) && !saved.keep_context && saved.state == nullptr) return 0;
+    const bool kept = saved.keep_buckets || saved.keep_context || saved.state != nullptr;
+    if (is_exact(y) && !kept) return 0;
     const AttentionPattern pattern = pattern_of(pass);
     const auto* lsh = detail::hashed(pattern, pass.length);
     return lsh == nullptr

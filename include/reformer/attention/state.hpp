@@ -75,6 +75,8 @@ class AttentionState {
     if (!exact_) {
       most_rows_ = std::min(most_rows_, (window_.chunks_before + 1) * window_.chunk_length);
     }
+    selected_.resize(static_cast<std::size_t>(batch));
+    std::iota(selected_.begin(), selected_.end(), 0);
     count_.assign(static_cast<std::size_t>(batch * heads * rounds_ * buckets_), 0);
     if (follows_) newest_.assign(static_cast<std::size_t>(batch * heads * rounds_), none);
     reserve(1);
@@ -85,10 +87,25 @@ class AttentionState {
   Index heads() const { return heads_; }
   Index head_width() const { return width_; }
 
-  /// Forgets everything, but keeps the memory.
+  /// Chooses the sequences that `clear`, `keep` and `attend_next` are about from now on, in the
+  /// order of a group's batch; all, in their order, until it is called.
+  void select(std::vector<Index> sequences) {
+    for (const Index b : sequences) {
+      check(b >= 0 && b < batch_, "AttentionState::select", "sequence is ", b, ", must be in [0, ",
+            batch_, ")");
+    }
+    selected_ = std::move(sequences);
+  }
+  Index num_selected() const { return static_cast<Index>(selected_.size()); }
+
+  /// Forgets the sequences, but keeps the memory.
   void clear() {
-    std::fill(count_.begin(), count_.end(), 0);
-    std::fill(newest_.begin(), newest_.end(), none);
+    const auto forget = [&](std::vector<Index>& numbers, Index per_head, Index what) {
+      const Index each = heads_ * per_head;
+      for (const Index b : selected_) std::fill_n(numbers.begin() + b * each, each, what);
+    };
+    forget(count_, rounds_ * buckets_, 0);
+    if (follows_) forget(newest_, rounds_, none);
   }
 
   /// Bytes of keys, values and what belongs to them.
@@ -124,7 +141,7 @@ class AttentionState {
     reserve(*std::max_element(tokens, tokens + tasks * rings));
     parallel_for(workspace.threads(), tasks, [&](Index task, int thread) {
       const Index b = task / group.heads, h = task % group.heads;
-      const Index head = (group.first_sequence + b) * heads_ + group.first_head + h;
+      const Index head = head_of(group.first_sequence + b, group.first_head + h);
       const auto key = group.part(group.key, b, h), value = group.part(group.value, b, h);
       const Scalar* scale = shared_ ? group.key_scale + task * T : nullptr;
       const Index* all = tokens + task * rings;
@@ -155,6 +172,8 @@ class AttentionState {
   /// @param buckets  `[B, H, R]`, if hashed
   /// @throw std::invalid_argument after 2^24 tokens, if all of them are kept
   void attend_next(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
+    check_equal("AttentionState::attend_next", "batch", group.batch, "selected sequences",
+                static_cast<Index>(selected_.size()));
     const Index longest = *std::max_element(count_.begin(), count_.end());
     check(longest < most_rows_ || most_rows_ < position_limit, "AttentionState", "length is ",
           longest + 1, ", must be at most ", position_limit);
@@ -172,9 +191,10 @@ class AttentionState {
         Dropout<Scalar>(0, {}, {})};
     // Few keys are done before other threads have woken up.
     const Index keys = exact_ ? longest + 1 : rounds_ * capacity_;
-    const bool alone = 2 * batch_ * heads_ * keys * width_ < (Index{1} << 19);
-    parallel_for(alone ? 1 : workspace.threads(), batch_ * heads_, [&](Index head, int thread) {
-      const Index b = head / heads_, h = head % heads_;
+    const Index tasks = group.batch * heads_;
+    const bool alone = 2 * tasks * keys * width_ < (Index{1} << 19);
+    parallel_for(alone ? 1 : workspace.threads(), tasks, [&](Index task, int thread) {
+      const Index b = task / heads_, h = task % heads_, head = head_of(b, h);
       const auto part = [&](const auto& x) { return group.part(x, b, h); };
       Query query{part(group.query).data, part(group.out).data,
                   std::numeric_limits<Scalar>::lowest(), 0};
@@ -187,7 +207,7 @@ class AttentionState {
                tiles.places[thread]);
         attend_all(tiles, thread, head, query);
       } else {
-        attend_rings(tiles, thread, head, buckets != nullptr ? buckets + head * rounds_ : nullptr,
+        attend_rings(tiles, thread, head, buckets != nullptr ? buckets + task * rounds_ : nullptr,
                      query, key, value, scale);
       }
       detail::finish_row(width_, query.out, query.normaliser);
@@ -244,6 +264,11 @@ class AttentionState {
     values_.swap(values);
     key_scale_.swap(key_scale);
     capacity_ = capacity;
+  }
+
+  /// Head h of the sequence that row b of a batch belongs to.
+  Index head_of(Index b, Index h) const {
+    return selected_[static_cast<std::size_t>(b)] * heads_ + h;
   }
 
   /// Chunks before a token's own that its ring may hold.
@@ -382,7 +407,8 @@ class AttentionState {
   std::vector<Scalar> keys_, values_;  // [.., width]
   std::vector<Scalar> key_scale_;      // of shared keys
   std::vector<Place> places_;          // [.., rounds], where keys count once
-  std::vector<Index> count_;           // tokens seen by each ring
+  std::vector<Index> selected_;
+  std::vector<Index> count_;   // tokens seen by each ring
   std::vector<Index> newest_;  // [B, H, rounds]: row of the newest key, whose value is to come
 };
 

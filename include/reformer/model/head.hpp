@@ -105,13 +105,6 @@ class Head {
   /// Scratch of `loss_and_gradients`.
   void plan_gradients(ScratchPlan& scratch, Index rows) const {
     const Index V = vocabulary(), D2 = 2 * width_, panel = std::min(panel_rows(), rows);
-    if (V == 0) {  // encode_backward
-      scratch.scope([&] {
-        scratch.per_thread<Scalar>(D2);
-        detail::PartialGradients<Scalar>::plan(scratch, rows, D2);
-      });
-      return;
-    }
     scratch.scope([&] {
       PackedWeight<Scalar>::plan(scratch, D2, V);
       PackedWeight<Scalar>::plan(scratch, V, D2);
@@ -121,6 +114,14 @@ class Head {
       scratch.take<double>(panel);
       plan_weight_gradient<Scalar>(scratch, panel);
       scratch.scope([&] { detail::PartialGradients<Scalar>::plan(scratch, panel, D2); });
+    });
+  }
+
+  /// Scratch of `encode_backward`.
+  void plan_encode_backward(ScratchPlan& scratch, Index rows) const {
+    scratch.scope([&] {
+      scratch.per_thread<Scalar>(2 * width_);
+      detail::PartialGradients<Scalar>::plan(scratch, rows, 2 * width_);
     });
   }
 

@@ -11,7 +11,10 @@
 /// point, the bucket ids of hashed layers. A memory budget buys time: see `StoragePlan`.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -58,7 +61,8 @@ inline Tokens next_token_labels(const Tokens& tokens) {
   return labels;
 }
 
-/// Bytes of a training step by category.
+/// Bytes of a training step by category: what the model holds after it, the peak of the scratch,
+/// and what the step returns or hands out on its way.
 struct MemoryPlan {
   std::size_t parameters = 0;
   std::size_t gradients = 0;
@@ -66,17 +70,55 @@ struct MemoryPlan {
   std::size_t bucket_ids = 0;       ///< of hashed layers; none with halves in fixed point
   std::size_t scratch = 0;          ///< peak of the workspace
   std::size_t stored = 0;           ///< what `storage` takes, at most the budget
+  std::size_t encoding = 0;         ///< z and dz of `encode_and_gradients`, two arrays [B, T, 2D]
   StoragePlan storage;              ///< what is stored to save time, layer by layer
 
   std::size_t total() const {
-    return parameters + gradients + residual_halves + bucket_ids + scratch + stored;
+    return parameters + gradients + residual_halves + bucket_ids + scratch + stored + encoding;
   }
 };
+
+namespace detail {
+
+/// Whether a pass of a model is running. It belongs to the object: a copy is not running.
+class RunningPass {
+ public:
+  RunningPass() = default;
+  RunningPass(const RunningPass&) noexcept {}
+  RunningPass& operator=(const RunningPass&) noexcept { return *this; }
+
+  /// The pass runs as long as this lives.
+  class Guard {
+   public:
+    Guard(RunningPass& pass, std::string_view function) : is_running_(pass.is_running_) {
+      check(!is_running_.exchange(true), function,
+            "another pass of this model is running, in another thread or around this call: a model "
+            "runs one pass at a time, a copy of it another");
+    }
+    ~Guard() { is_running_ = false; }
+    Guard(const Guard&) = delete;
+    Guard& operator=(const Guard&) = delete;
+
+   private:
+    std::atomic<bool>& is_running_;
+  };
+
+ private:
+  std::atomic<bool> is_running_ = false;
+};
+
+}  // namespace detail
 
 template <typename Scalar>
 class Decoder;
 
 /// Reformer model with its parameters.
+///
+/// A model keeps the memory of its last pass and uses it again, so passes that look like reading,
+/// such as `logits`, change it as well: one at a time, on one thread, and none from within the
+/// callback of another. A pass, `initialize` or `set_num_buckets` that begins while a pass runs
+/// throws `std::invalid_argument` and changes nothing. For more at a time, copy the model; a
+/// `Decoder` has a copy.
 template <typename Scalar_>
 class Model {
  public:
@@ -84,10 +126,11 @@ class Model {
   using Half = DynamicHalf<Scalar>;
   using Block = ReversibleBlock<SelfAttention<Scalar>, FeedForward<Scalar>>;
 
-  /// Weights are zero until `initialize` or a loader fills them.
-  /// @throw std::invalid_argument naming the first impossible quantity of the configuration
+  /// Weights are zero until `initialize` or a loader fills them, and no pass runs before.
+  /// @throw std::invalid_argument naming the first impossible field of the configuration
   explicit Model(const ModelConfig& config)
-      : config_((check_config("Model", config), config)),
+      : config_((check_config("Model", config), check_residual<Scalar>("Model", config.residual),
+                 config)),
         embedding_("embedding", config.vocabulary, config.width),
         positions_("positions", config.positions, config.width),
         head_(config.width, config.language_head ? config.vocabulary : 0, config.layer_norm_epsilon,
@@ -101,13 +144,17 @@ class Model {
                           FeedForward<Scalar>(name + ".feed_forward", feed_forward_config(config)));
     }
     stack_ = ReversibleSequence<Block>(std::move(blocks));
+    config_.positions = positions_.config();
   }
 
   const ModelConfig& config() const { return config_; }
   ReversibleSequence<Block>& stack() { return stack_; }
 
   /// Fixes the number of buckets, in factors, of the layers that leave it to the length.
+  /// @throw std::invalid_argument for factors that are not possible
   void set_num_buckets(const std::vector<Index>& factors) {
+    check_buckets("Model::set_num_buckets", factors);
+    const detail::RunningPass::Guard guard(running_, "Model::set_num_buckets");
     for (Index i = 0; i < stack_.size(); ++i) {
       auto* lsh = std::get_if<LshPattern>(&config_.layers[static_cast<std::size_t>(i)]);
       if (lsh == nullptr || !lsh->num_buckets.empty()) continue;
@@ -132,7 +179,17 @@ class Model {
   }
 
   /// Draws the initial values; the same seed gives the same model.
+  /// @throw std::invalid_argument for a deviation that is negative or not finite
   void initialize(std::uint64_t seed, const Initialization& how = {}) {
+    constexpr auto function = "Model::initialize";
+    for (const auto& [name, value] :
+         {std::pair("weights", how.weights), std::pair("embedding", how.embedding),
+          std::pair("learned_positions", how.learned_positions),
+          std::pair("axial_positions", how.axial_positions)}) {
+      check(value >= 0 && value <= 1e30, function, "the deviation of ", name, " is ", value,
+            ", must be in [0, 1e30]");
+    }
+    const detail::RunningPass::Guard guard(running_, function);
     std::uint32_t index = 0;
     const auto ends_with = [](const std::string& name, std::string_view end) {
       return name.ends_with(end);
@@ -167,6 +224,7 @@ class Model {
   /// pass: which layer and branch, where, the value and the range
   Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
             const RunOptions& options = {}, std::span<double> each = {}) {
+    const detail::RunningPass::Guard guard(running_, "Model::loss");
     check_head("Model::loss");
     check_labels("Model::loss", tokens, labels);
     check(each.empty() || static_cast<Index>(each.size()) == tokens.size(), "Model::loss",
@@ -181,15 +239,20 @@ class Model {
   /// @param scale  1 / (number of labels), or that divided by the number of accumulated passes
   /// @return the summed loss. If it is not finite, so are gradients, and the step must not be
   /// applied.
+  /// @throw std::invalid_argument as `loss`, and for a scale that is not finite
   /// @throw std::overflow_error as `loss`, before any gradient is touched
   Loss loss_and_gradients(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
                           Scalar scale, const RunOptions& options) {
-    check_head("Model::loss_and_gradients");
-    check_labels("Model::loss_and_gradients", tokens, labels);
-    for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
-    const Pass pass = start(workspace, "Model::loss_and_gradients", tokens, options);
-    reserve("Model::loss_and_gradients", pass, options);
-    climb_for_gradients(tokens, pass, options);
+    constexpr auto function = "Model::loss_and_gradients";
+    const detail::RunningPass::Guard guard(running_, function);
+    check_head(function);
+    check_labels(function, tokens, labels);
+    check(std::abs(scale) <= std::numeric_limits<Scalar>::max(), function, "scale is ", scale,
+          ", must be finite");
+    const Pass pass = start(workspace, function, tokens, options);
+    check_all_rounds(function, options);
+    climb_for_gradients(tokens, pass,
+                        plan(pass.batch, pass.length, workspace.threads(), options.memory_budget));
     const Loss loss = head_.loss_and_gradients(halves_, labels.data(), scale, gradients_, pass);
     descend(tokens, pass);
     return loss;
@@ -198,10 +261,13 @@ class Model {
   /// Logits `[B, T, V]`. Meant for short inputs and tests; training never holds them.
   Tensor<Scalar, 3> logits(Workspace& workspace, const Tokens& tokens,
                            const RunOptions& options = {}) {
-    check_head("Model::logits");
-    const Pass pass = start(workspace, "Model::logits", tokens, options);
-    climb(tokens, pass);
+    constexpr auto function = "Model::logits";
+    const detail::RunningPass::Guard guard(running_, function);
+    check_head(function);
+    const Pass pass = start(workspace, function, tokens, options);
+    check_elements(function, "B*T * vocabulary", pass.rows(), config_.vocabulary);
     Tensor<Scalar, 3> result(pass.batch, pass.length, config_.vocabulary);
+    climb(tokens, pass);
     head_.logits(halves_, 0, rows_of(result), pass);
     return result;
   }
@@ -209,6 +275,7 @@ class Model {
   /// What the head makes of the stack, z = dropout(LN([x_1, x_2])) `[B, T, 2D]`, before logits.
   Tensor<Scalar, 3> encode(Workspace& workspace, const Tokens& tokens,
                            const RunOptions& options = {}) {
+    const detail::RunningPass::Guard guard(running_, "Model::encode");
     const Pass pass = start(workspace, "Model::encode", tokens, options);
     climb(tokens, pass);
     Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
@@ -217,20 +284,24 @@ class Model {
   }
 
   /// The same, and the gradients of a loss of the caller's own, which are added to the parameters'.
-  /// @param gradient  is called once with z `[B, T, 2D]` and returns dz of the same shape
+  /// @param gradient  is called once with z `[B, T, 2D]` and returns dz of the same shape; another
+  /// pass that it needs, such as one for the other texts of a contrastive loss, is one of a copy
   template <typename F>
   void encode_and_gradients(Workspace& workspace, const Tokens& tokens, const RunOptions& options,
                             const F& gradient) {
     constexpr auto function = "Model::encode_and_gradients";
-    for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
+    const detail::RunningPass::Guard guard(running_, function);
     const Pass pass = start(workspace, function, tokens, options);
-    reserve(function, pass, options);
-    climb_for_gradients(tokens, pass, options);
+    check_all_rounds(function, options);
+    climb_for_gradients(
+        tokens, pass,
+        plan_encoding(pass.batch, pass.length, workspace.threads(), options.memory_budget));
     Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
     head_.encode(halves_, rows_of(z), pass);
     Tensor<Scalar, 3> dz = gradient(std::as_const(z));
     check(dz.dimensions() == z.dimensions(), function,
           "the gradient has another shape than z, must be [B, T, 2D]");
+    z.resize(0, 0, 0);
     head_.encode_backward(halves_, rows_of(dz), gradients_, pass);
     descend(tokens, pass);
   }
@@ -240,31 +311,51 @@ class Model {
   template <typename Visit>
   void trace(Workspace& workspace, const Tokens& tokens, const RunOptions& options,
              const Visit& visit) {
+    const detail::RunningPass::Guard guard(running_, "Model::trace");
     const Pass pass = start(workspace, "Model::trace", tokens, options);
     climb(tokens, pass, [&](Index block) { visit(block, std::as_const(halves_)); });
   }
 
-  /// Bucket ids `[B, H, R, T]` of a layer in the last pass; empty if it did not hash.
-  std::span<const Bucket> buckets(Index layer) const {
-    check(layer >= 0 && layer < static_cast<Index>(saved_.size()), "Model::buckets", "layer is ",
-          layer, ", must be in [0, ", saved_.size(), ") and a pass must have run");
-    return saved_[static_cast<std::size_t>(layer)].f.buckets;
+  /// Runs the stack and gives the bucket ids `[B, H, R, T]` of every layer, the same that another
+  /// pass with these arguments has; empty for layers that do not hash at this length.
+  std::vector<Tensor<Bucket, 4>> buckets(Workspace& workspace, const Tokens& tokens,
+                                         const RunOptions& options = {}) {
+    const detail::RunningPass::Guard guard(running_, "Model::buckets");
+    const Pass pass = start(workspace, "Model::buckets", tokens, options);
+    typename ReversibleSequence<Block>::Saved saved(config_.layers.size());
+    for (auto& layer : saved) layer.f.keep_buckets = true;
+    std::vector<Tensor<Bucket, 4>> result(saved.size());
+    embed(tokens, pass, halves_);
+    stack_.forward(halves_, saved, pass, [&](Index i) {
+      auto& ids = saved[static_cast<std::size_t>(i)].f.buckets;
+      if (ids.empty()) return;
+      const Index per_round = pass.rows() * config_.num_heads;
+      auto& layer = result[static_cast<std::size_t>(i)];
+      layer.resize(pass.batch, config_.num_heads, static_cast<Index>(ids.size()) / per_round,
+                   pass.length);
+      std::copy(ids.begin(), ids.end(), layer.data());
+      std::vector<Bucket>().swap(ids);
+    });
+    return result;
   }
 
   /// Logits `[V]` of the last real position of one sequence, for sampling the next token.
   std::vector<Scalar> next_token_logits(Workspace& workspace, std::span<const std::int32_t> tokens,
                                         const RunOptions& options = {}) {
-    check_head("Model::next_token_logits");
+    constexpr auto function = "Model::next_token_logits";
+    const detail::RunningPass::Guard guard(running_, function);
+    check_head(function);
     Tokens row(1, static_cast<Index>(tokens.size()));
     std::copy(tokens.begin(), tokens.end(), row.data());
-    const Pass pass = start(workspace, "Model::next_token_logits", row, options);
-    climb(row, pass);
-    std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
+    const Pass pass = start(workspace, function, row, options);
     Index last = pass.rows() - 1;
-    while (last > 0 && !options.is_real.empty() &&
+    while (last >= 0 && !options.is_real.empty() &&
            options.is_real[static_cast<std::size_t>(last)] == 0) {
       --last;
     }
+    check(last >= 0, function, "is_real has no token that is real, must have at least one");
+    climb(row, pass);
+    std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
     head_.logits(halves_, last, {result.data(), 1, config_.vocabulary}, pass);
     return result;
   }
@@ -280,9 +371,34 @@ class Model {
     return found;
   }
 
-  /// What a training step on `[batch, length]` tokens needs, optimiser state apart.
+  /// What a training step on `[batch, length]` tokens needs, optimiser state apart:
+  /// `loss_and_gradients`, or `encode_and_gradients` if there is no language head.
   /// @param memory_budget  as in `RunOptions`
+  /// @throw std::invalid_argument for sizes that no step can have
   MemoryPlan plan(Index batch, Index length, int threads, std::size_t memory_budget = 0) {
+    return plan_of(!config_.language_head, batch, length, threads, memory_budget);
+  }
+
+  /// The same for `encode_and_gradients`, with or without a language head.
+  MemoryPlan plan_encoding(Index batch, Index length, int threads, std::size_t memory_budget = 0) {
+    return plan_of(true, batch, length, threads, memory_budget);
+  }
+
+ private:
+  friend class Decoder<Scalar>;
+
+  MemoryPlan plan_of(bool encodes, Index batch, Index length, int threads,
+                     std::size_t memory_budget) {
+    constexpr auto function = "Model::plan";
+    check_between(function, "batch", batch, 1, max_size);
+    check_length_of_pass(function, length);
+    check_between(function, "threads", threads, 1, 1 << 20);
+    const auto wide = static_cast<double>(config_.width) + static_cast<double>(attention_width());
+    const auto depth = static_cast<double>(config_.layers.size());
+    const double estimate =
+        static_cast<double>(batch) * static_cast<double>(length) * wide * (depth + 4);
+    check(estimate < 0x1p52, function, "batch * length is ", batch, " * ", length,
+          ", which is more than any machine can hold of this model");
     MemoryPlan plan;
     plan.storage = storage_plan(batch, length, memory_budget);
     for (const StorageItem& item : storage_items(batch, length)) {
@@ -294,7 +410,13 @@ class Model {
     plan.residual_halves = 4 * bytes(batch * length * config_.width);
     ScratchPlan scratch(threads);
     scratch.scope([&] { scratch.per_thread<Scalar>(config_.width); });  // embed
-    head_.plan_gradients(scratch, batch * length);
+    embedding_.plan_backward(scratch, batch * length);
+    if (encodes) {
+      plan.encoding = 2 * bytes(batch * length * 2 * config_.width);
+      head_.plan_encode_backward(scratch, batch * length);
+    } else {
+      head_.plan_gradients(scratch, batch * length);
+    }
     for (Index i = 0; i < stack_.size(); ++i) {
       const Block& block = std::as_const(stack_)[i];
       const LayerStorage stored =
@@ -307,8 +429,26 @@ class Model {
     return plan;
   }
 
- private:
-  friend class Decoder<Scalar>;
+  /// A copy of what a pass reads, without gradients and the memory of the last pass.
+  Model parameters_only() {
+    ModelConfig config = config_;
+    for (std::size_t i = 0; i < config.layers.size(); ++i) {
+      config.layers[i] = stack_[static_cast<Index>(i)].f().config().pattern;
+    }
+    Model copy(config);
+    std::vector<const Matrix<Scalar>*> values;
+    for_each_parameter([&](const Parameter<Scalar>& p) { values.push_back(&p.value); });
+    std::size_t next = 0;
+    copy.for_each_parameter([&](Parameter<Scalar>& p) { p.value = *values[next++]; });
+    for (Index i = 0; i < stack_.size(); ++i) {
+      if (const auto& rotations = stack_[i].f().rotations()) {
+        copy.stack_[i].f().set_rotations(*rotations);
+      }
+    }
+    return copy;
+  }
+
+  Index attention_width() const { return config_.num_heads * config_.head_width; }
 
   static double deviation(std::string_view name, const Initialization& how) {
     if (name.starts_with("embedding.")) return how.embedding;
@@ -318,23 +458,39 @@ class Model {
   }
 
   Pass start(Workspace& workspace, std::string_view function, const Tokens& tokens,
-             const RunOptions& options) const {
+             const RunOptions& options) {
     Pass pass{workspace,   tokens.dimension(0), tokens.dimension(1),
               options.key, options.training,    options.is_real};
     pass.num_hashes = options.num_hashes;
     check_pass(function, pass);
     check_between(function, "num_hashes", options.num_hashes, 0, max_hashes);
-    check_length(function, config_.positions, pass.length);
+    check_length_of_pass(function, pass.length);
     embedding_.check_tokens(function, tokens);
+    check_filled(function);
     return pass;
   }
 
-  void reserve(std::string_view function, const Pass& pass, const RunOptions& options) {
+  void check_all_rounds(std::string_view function, const RunOptions& options) const {
     check(options.num_hashes == 0, function, "num_hashes is ", options.num_hashes,
           ", must be 0 in a pass with gradients, which has the rounds of each layer");
-    Workspace& workspace = pass.workspace;
-    workspace.reserve(
-        plan(pass.batch, pass.length, workspace.threads(), options.memory_budget).scratch);
+  }
+
+  void check_length_of_pass(std::string_view function, Index length) const {
+    check_at_least(function, "length", length, 1);
+    check_length(function, config_.positions, length);
+    check(length < (Index{1} << 24), function, "length is ", length, ", must be less than 2^24");
+  }
+
+  /// Zeros everywhere train to nothing: every gradient but that of the last bias is zero.
+  void check_filled(std::string_view function) {
+    bool is_filled = false;
+    for_each_parameter([&](const Parameter<Scalar>& p) {
+      if (is_filled || p.name.ends_with("layer_norm.weight")) return;
+      const Scalar* end = p.value.data() + p.size();
+      is_filled = std::find_if(p.value.data(), end, [](Scalar x) { return x != 0; }) != end;
+    });
+    check(is_filled, function,
+          "all parameters are zero: initialize the model, or load its parameters, before it runs");
   }
 
   void check_head(std::string_view function) const {
@@ -381,8 +537,14 @@ class Model {
     return choose_storage(config_.layers.size(), storage_items(batch, length), budget);
   }
 
+  /// Memory of another size is given back, so that what is held is what was planned.
+  template <typename T>
+  static void release_unless(std::vector<T>& kept, std::size_t bytes) {
+    if (kept.capacity() * sizeof(T) != bytes) std::vector<T>().swap(kept);
+  }
+
   /// Prepares the next forward pass to store what was chosen.
-  void store(const StoragePlan& plan) {
+  void store(const StoragePlan& plan, const Pass& pass) {
     const auto prepare = [](std::optional<Half>& copy, bool wanted) {
       if (!wanted) {
         copy.reset();
@@ -396,7 +558,14 @@ class Model {
       const LayerStorage layer = plan.empty() ? LayerStorage{} : plan[i];
       prepare(stored_[i].first, layer.attention_input);
       prepare(stored_[i].second, layer.feed_forward_input);
-      saved_[i].f.keep_context = layer.context;
+      auto& saved = saved_[i].f;
+      const auto& attention = stack_[static_cast<Index>(i)].f();
+      const bool keep_buckets = layer.context || !halves_.first.is_exact();
+      saved.keep_context = layer.context;
+      release_unless(saved.context,
+                     layer.context ? attention.context_bytes(pass.batch, pass.length) : 0);
+      release_unless(saved.buckets,
+                     keep_buckets ? attention.bucket_bytes(pass.batch, pass.length) : 0);
     }
   }
 
@@ -414,10 +583,11 @@ class Model {
     stack_.forward(halves_, saved_, pass, after);
   }
 
-  /// Forward pass that leaves what `descend` needs, within the budget; the gradients by the halves
-  /// have their size.
-  void climb_for_gradients(const Tokens& tokens, const Pass& pass, const RunOptions& options) {
-    store(storage_plan(pass.batch, pass.length, options.memory_budget));
+  /// Forward pass that leaves what `descend` needs, as planned; all gradients have their size.
+  void climb_for_gradients(const Tokens& tokens, const Pass& pass, const MemoryPlan& plan) {
+    for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
+    pass.workspace.reserve(plan.scratch);
+    store(plan.storage, pass);
     embed(tokens, pass, halves_);
     stack_.forward(halves_, saved_, stored_, pass);
     gradients_.first.resize(pass.rows(), config_.width);
@@ -489,6 +659,7 @@ class Model {
     return true;
   }
 
+  detail::RunningPass running_;
   ModelConfig config_;
   Embedding<Scalar> embedding_;
   Positions<Scalar> positions_;

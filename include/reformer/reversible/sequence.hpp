@@ -31,8 +31,9 @@ class ReversibleSequence {
   explicit ReversibleSequence(std::vector<Block> blocks) : blocks_(std::move(blocks)) {}
 
   Index size() const { return static_cast<Index>(blocks_.size()); }
-  Block& operator[](Index i) { return blocks_[static_cast<std::size_t>(i)]; }
-  const Block& operator[](Index i) const { return blocks_[static_cast<std::size_t>(i)]; }
+  /// @throw std::invalid_argument if there is no block i
+  Block& operator[](Index i) { return blocks_[checked(i)]; }
+  const Block& operator[](Index i) const { return blocks_[checked(i)]; }
 
   /// Stored-activation mode: the inputs of all blocks are kept, and nothing is rebuilt.
   template <typename Half>
@@ -88,6 +89,12 @@ class ReversibleSequence {
   }
 
  private:
+  std::size_t checked(Index i) const {
+    check(i >= 0 && i < size(), "ReversibleSequence", "block is ", i, ", must be in [0, ", size(),
+          ")");
+    return static_cast<std::size_t>(i);
+  }
+
   template <typename Half, typename After>
   void walk_up(Halves<Half>& x, Saved& saved, Stored<Half>& stored, const Pass& pass,
                const After& after) {
