@@ -8,8 +8,11 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <memory>
 #include <set>
+#include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "model/tiny_model.hpp"
@@ -75,6 +78,17 @@ template <typename Scalar>
 Tensor<Scalar, 3> logits_of(Model<Scalar>& model, const Tokens& tokens, int threads = 1) {
   Workspace workspace(threads);
   return model.logits(workspace, tokens, {.key = {7}});
+}
+
+std::size_t index_of(Index i) {
+  return static_cast<std::size_t>(i);
+}
+
+/// What the last call has returned: a step of no sequence changes nothing.
+template <typename Scalar>
+const Matrix<Scalar>& last_logits(Decoder<Scalar>& decoder) {
+  Workspace workspace(1);
+  return decoder.step(workspace, std::span<const Index>{}, {});
 }
 
 template <typename Scalar>
@@ -320,6 +334,164 @@ TEST(Decoder, TakesPromptsOfDifferentLengths) {
   }
 }
 
+/// Those of `causal_patterns`, and sorted chunks, for which a decoder recomputes.
+std::map<std::string, AttentionPattern> decodable_patterns() {
+  auto patterns = causal_patterns();
+  patterns["sorted chunks"] = LshPattern{.chunk_length = 4, .num_buckets = {4}};
+  return patterns;
+}
+
+Tokens prompt_of(const Tokens& tokens, Index b, Index length) {
+  Tokens prompt(1, length);
+  std::copy_n(&tokens(b, 0), length, prompt.data());
+  return prompt;
+}
+
+TEST(Decoder, StepsAndStartsSequencesOneByOne) {
+  const Index batch = 3;
+  const Tokens tokens = random_tokens(batch, 60, 11, 5);
+  for (const auto& [name, pattern] : decodable_patterns()) {
+    auto model = model_of<float>(config_of({pattern, LocalPattern{4}}));
+    Workspace workspace(2);
+    Decoder<float> together(workspace, model, batch, {7});
+    std::vector<Decoder<float>> alone;
+    std::vector<Index> read(batch, 0);
+    for (Index b = 0; b < batch; ++b) alone.emplace_back(workspace, model, 1, RandomKey{7});
+    const RandomStream random({3}, Purpose::data);
+    for (std::uint64_t i = 0; i < 60; ++i) {
+      const auto choice = static_cast<Index>(random.uniform(i) * 10);
+      std::vector<Index> chosen;
+      const Matrix<float>* logits = nullptr;
+      if (choice < batch) {  // one starts anew, with more or fewer tokens than it had
+        const Index length = 1 + static_cast<Index>(random.uniform(100 + i) * 20);
+        const Tokens prompt = prompt_of(tokens, choice, length);
+        logits = &together.prefill(workspace, choice, std::span(prompt.data(), index_of(length)));
+        alone[index_of(choice)].prefill(workspace, prompt);
+        read[index_of(choice)] = length;
+        chosen = {choice};
+      } else {
+        std::vector<std::int32_t> next;
+        for (Index b = 0; b < batch; ++b) {
+          if ((choice + b) % 3 == 0) continue;
+          chosen.push_back(b);
+          next.push_back(tokens(b, read[index_of(b)]++ % 60));
+          alone[index_of(b)].step(workspace, std::span(next).last(1));
+        }
+        logits = &together.step(workspace, chosen, next);
+      }
+      for (Index b = 0; b < batch; ++b) {
+        if (read[index_of(b)] == 0) continue;
+        ASSERT_EQ(together.length(b), read[index_of(b)]);
+        ASSERT_TRUE(same_bits(row_of(*logits, b), row_of(last_logits(alone[index_of(b)]), 0)))
+            << name << ", action " << i << ", sequence " << b;
+      }
+    }
+  }
+}
+
+TEST(Decoder, ReadsAPromptAsAloneWhereAnotherTakesGroupsOfHeads) {
+  ModelConfig config = config_of({LocalPattern{16}, bucket_chunks(16, 1, 2, {8})});
+  config.head_width = 64;
+  auto model = model_of<float>(config);
+  Workspace workspace(2);
+  const std::vector<Index> lengths = {700, 8300, 20};
+  const Tokens prompts = random_tokens(3, 8300, config.vocabulary, 5);
+  Decoder<float> together(workspace, model, 3, {7}), alone(workspace, model, 1, {7});
+  const Matrix<float> logits = together.prefill(workspace, prompts, lengths);
+  for (Index b = 0; b < 3; ++b) {
+    const Tokens prompt = prompt_of(prompts, b, lengths[index_of(b)]);
+    EXPECT_TRUE(same_bits(row_of(logits, b), row_of(alone.prefill(workspace, prompt), 0))) << b;
+  }
+}
+
+TEST(Decoder, KeepsTheParametersItWasMadeWith) {
+  const Tokens tokens = random_tokens(1, 20, 11, 5);
+  for (const auto& [name, pattern] : decodable_patterns()) {
+    for (const ResidualConfig& residual : residuals()) {
+      auto model = std::make_unique<Model<float>>(
+          model_of<float>(config_of({pattern, LocalPattern{4}}, residual)));
+      auto as_it_was = *model;
+      Workspace workspace(1);
+      Decoder<float> decoder(workspace, *model, 1, {7}), middle(workspace, *model, 1, {7});
+      Decoder<float> expected(workspace, as_it_was, 1, {7});
+      middle.prefill(workspace, prompt_of(tokens, 0, 9));
+      randomize_parameters(*model, 2);  // training is no different
+      Decoder<float> newer(workspace, *model, 1, {7});
+      model.reset();
+      const Matrix<float> first = expected.prefill(workspace, prompt_of(tokens, 0, 9));
+      EXPECT_TRUE(same_bits(decoder.prefill(workspace, prompt_of(tokens, 0, 9)), first)) << name;
+      EXPECT_FALSE(same_bits(newer.prefill(workspace, prompt_of(tokens, 0, 9)), first)) << name;
+      for (Index t = 9; t < 20; ++t) {
+        const std::array token{tokens(0, t)};
+        const auto& logits = expected.step(workspace, token);
+        ASSERT_TRUE(same_bits(decoder.step(workspace, token), logits)) << name;
+        ASSERT_TRUE(same_bits(middle.step(workspace, token), logits)) << name;
+      }
+    }
+  }
+}
+
+TEST(Decoder, TakesTheRotationsAndBucketsOfTheModelsLayers) {
+  auto model =
+      model_of<float>(config_of({bucket_chunks(4, 1, 2, {4}), LshPattern{4, 1, 0, 1, {}}}));
+  model.stack()[1].f().set_num_buckets({4, 2});
+  fix_rotations(model, 9);
+  Workspace workspace(1);
+  Decoder<float> decoder(workspace, model, 1, {7});
+  const Tokens tokens = random_tokens(1, 30, 11, 5);
+  EXPECT_TRUE(same_bits(row_of(decoder.prefill(workspace, tokens), 0),
+                        row_of(logits_of(model, tokens), 0, 29)));
+}
+
+TEST(Decoder, OfOneModelRunOnAThreadEach) {
+  for (const auto& pattern :
+       {causal_patterns().at("local"), decodable_patterns().at("sorted chunks")}) {
+    auto model = model_of<float>(config_of({pattern}));
+    const auto text_of = [&](std::uint64_t seed) {
+      Workspace workspace(1);
+      Decoder<float> decoder(workspace, model, 1, {7});
+      return generate(workspace, decoder, {{1, 2, 3}},
+                      {.max_tokens = 60, .sampling = {.temperature = 2}, .seed = seed})[0];
+    };
+    std::vector<std::vector<std::int32_t>> expected, texts(3);
+    for (std::uint64_t seed = 0; seed < 3; ++seed) expected.push_back(text_of(seed));
+    std::vector<std::thread> threads;
+    for (std::size_t seed = 0; seed < 3; ++seed) {
+      threads.emplace_back([&, seed] { texts[seed] = text_of(seed); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(texts, expected);
+  }
+}
+
+TEST(Decoder, StartsAnewAfterAnErrorHalfWay) {
+  for (const auto& [name, pattern] : decodable_patterns()) {
+    auto model = model_of<float>(config_of({pattern, LocalPattern{4}}, FixedResidual{}));
+    parameter(model, "embedding.weight").value.row(10).setConstant(3000);  // beyond the range
+    Workspace workspace(1);
+    Decoder<float> decoder(workspace, model, 2, {7}), alone(workspace, model, 1, {7});
+    Tokens prompts(2, 2);
+    prompts.setValues({{1, 2}, {3, 4}});
+    decoder.prefill(workspace, prompts);
+    alone.prefill(workspace, prompt_of(prompts, 0, 2));
+    const std::vector<Index> second = {1}, both = {0, 1};
+    EXPECT_TRUE(contains(
+        message_of<std::overflow_error>([&] { decoder.step(workspace, second, std::array{10}); }),
+        "the embedding"));
+    EXPECT_TRUE(contains(message_of([&] {
+                           decoder.step(workspace, both, std::array{1, 1});
+                         }),
+                         "sequence 1 was left half-way by an error, must start anew"))
+        << name;
+    const std::vector<Index> first = {0};
+    EXPECT_TRUE(same_bits(row_of(decoder.step(workspace, first, std::array{5}), 0),
+                          row_of(alone.step(workspace, std::array{5}), 0)))
+        << name;
+    decoder.prefill(workspace, 1, std::array{3, 4});
+    EXPECT_NO_THROW(decoder.step(workspace, both, std::array{1, 1}));
+  }
+}
+
 TEST(Decoder, RunsModelsWithSortedChunksOverTheWholeSequence) {
   const LshPattern sorted{.chunk_length = 4, .num_hashes = 2, .num_buckets = {4}};
   auto model = model_of<float>(config_of({LocalPattern{4}, sorted}));
@@ -394,6 +566,15 @@ TEST(Decoder, SaysWhatIsImpossible) {
 
   auto model = model_of<float>(config_of({LocalPattern{4}}));
   EXPECT_TRUE(contains(message_of([&] { Decoder<float>(workspace, model, 0); }), "batch is 0"));
+  EXPECT_EQ(message_of([&] { Decoder<float>(workspace, model, -1); }),
+            "reformer::Decoder: batch is -1, must be at least 1");
+  EXPECT_TRUE(contains(message_of([&] { Decoder<float>(workspace, model, Index{1} << 40); }),
+                       "batch is 1099511627776, must be at most"));
+  EXPECT_TRUE(contains(message_of([&] {
+                         Model<float> empty(config_of({LocalPattern{4}}));
+                         Decoder<float>(workspace, empty, 1);
+                       }),
+                       "Decoder: all parameters are zero"));
   Decoder<float> decoder(workspace, model, 2);
   const Tokens two = random_tokens(2, 5, 11, 1);
   const auto prefill = [&](const Tokens& tokens, std::vector<Index> lengths) {
@@ -406,6 +587,21 @@ TEST(Decoder, SaysWhatIsImpossible) {
   decoder.prefill(workspace, two);
   EXPECT_TRUE(contains(message_of([&] { decoder.step(workspace, std::array{1}); }),
                        "tokens is 1, must equal batch = 2"));
+  const auto step = [&](std::vector<Index> sequences, std::vector<std::int32_t> ids) {
+    return message_of([&] { decoder.step(workspace, sequences, ids); });
+  };
+  EXPECT_TRUE(contains(step({0}, {1, 2}), "tokens is 2, must equal sequences = 1"));
+  EXPECT_TRUE(contains(step({2}, {1}), "sequence is 2, must be in [0, 2)"));
+  EXPECT_TRUE(contains(step({-1}, {1}), "sequence is -1, must be in [0, 2)"));
+  EXPECT_TRUE(contains(step({1, 1}, {1, 1}), "sequence 1 comes after 1, must be ascending"));
+  EXPECT_TRUE(contains(message_of([&] { decoder.prefill(workspace, 2, std::array{1}); }),
+                       "sequence is 2, must be in [0, 2)"));
+  EXPECT_TRUE(
+      contains(message_of([&] { decoder.prefill(workspace, 1, std::span<const std::int32_t>{}); }),
+               "length is 0"));
+  EXPECT_TRUE(contains(message_of([&] { decoder.length(2); }), "sequence is 2"));
+  EXPECT_TRUE(contains(message_of([&] { decoder.length(-1); }), "sequence is -1"));
+  EXPECT_EQ(decoder.length(0), 5) << "none of these may have changed anything";
   EXPECT_TRUE(contains(message_of([&] {
                          decoder.step(workspace, std::array{1, 11});
                        }),

@@ -73,7 +73,6 @@ TEST(Generate, DrawsFromTheLogitsOfTheForwardPass) {
           EXPECT_EQ(texts_of(model, {prompt}, options)[0], slow_text(model, prompt, options, 0))
               << "context " << max_context << ", temperature " << temperature;
         }
-        if (max_context > 0) continue;  // sequences of a batch are read anew together
         const Texts together = texts_of(model, prompts, options);
         for (std::uint32_t b = 0; b < 3; ++b) {
           EXPECT_EQ(together[b], slow_text(model, prompts[b], options, b)) << b;
@@ -139,11 +138,83 @@ TEST(Generate, GoesBeyondTheTableOfPositions) {
   auto model = model_of(Chunking::bucket_chunks, LearnedPositions{16});
   GenerationOptions options{.max_tokens = 50, .max_context = 16};
   EXPECT_EQ(texts_of(model, {{1, 2, 3}}, options)[0].size(), 50u);
-  options.max_context = 0;
-  EXPECT_TRUE(contains(message_of([&] {
-                         texts_of(model, {{1, 2, 3}}, options);
-                       }),
-                       "length is 17, but there are positions for at most 16"));
+}
+
+TEST(Generate, EndsWherePositionsEndAndLosesNothing) {
+  auto model = model_of(Chunking::bucket_chunks, LearnedPositions{16});
+  const GenerationOptions options{.max_tokens = 50, .sampling = {.temperature = 3}};
+  const Text prompt = {1, 2, 3};
+  const Text alone = texts_of(model, {prompt}, options)[0];
+  EXPECT_EQ(alone.size(), 14u) << "13 more tokens are read, and the 14th comes after the last";
+  GenerationOptions short_of_it = options;
+  short_of_it.max_tokens = 14;
+  EXPECT_EQ(alone, slow_text(model, prompt, short_of_it, 0));
+  // One that begins near the end, and is ended at once, takes nothing from the other.
+  const Texts texts =
+      texts_of(model, {{5}, Text(15, 1)}, options, [](Index b, std::int32_t) { return b == 0; });
+  EXPECT_EQ(texts[0], texts_of(model, {{5}}, options)[0]);
+  EXPECT_EQ(texts[0].size(), 16u);
+  EXPECT_EQ(texts[1].size(), 1u);
+}
+
+TEST(Generate, GivesEachSequenceTheTextThatItHasAlone) {
+  const std::vector<AttentionPattern> kinds = {
+      LocalPattern{4}, LshPattern{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks},
+      LshPattern{4, 1, 0, 2, {4}}, ExactPattern{}};
+  Index ended = 0, read_anew = 0;
+  for (std::uint64_t draw = 0; draw < 60; ++draw) {
+    const RandomStream random({draw}, Purpose::data);
+    std::uint64_t used = 0;
+    const auto number = [&](Index most) {
+      return static_cast<Index>(random.uniform(used++) * static_cast<double>(most + 1));
+    };
+    ModelConfig config = tiny_config();
+    config.positions = LearnedPositions{48};
+    config.layers = {kinds[draw % kinds.size()], kinds[static_cast<std::size_t>(number(3))]};
+    if (number(1) == 0) config.residual = FixedResidual{};
+    Model<float> model(config);
+    randomize_parameters(model, draw);
+    Texts prompts;
+    for (Index b = 0; b < 3; ++b) {
+      prompts.emplace_back();
+      for (Index n = number(40); n >= 0; --n) {
+        prompts.back().push_back(static_cast<std::int32_t>(number(10)));
+      }
+    }
+    const GenerationOptions options{
+        .max_tokens = 1 + number(12),
+        .sampling = {.temperature = static_cast<double>(number(2)), .repetition_penalty = 1.2},
+        .seed = draw,
+        .stop_tokens = {static_cast<std::int32_t>(number(10))},
+        .max_context = 9 + number(39)};
+    const Texts together = texts_of(model, prompts, options);
+    for (std::uint32_t b = 0; b < 3; ++b) {
+      Text alone = slow_text(model, prompts[b], options, b);
+      const auto stop = std::find(alone.begin(), alone.end(), options.stop_tokens[0]);
+      ended += stop != alone.end() ? 1 : 0;
+      alone.erase(stop, alone.end());
+      ASSERT_EQ(together[b], alone) << "draw " << draw << ", sequence " << b;
+      const auto read = static_cast<Index>(prompts[b].size() + alone.size());
+      read_anew += read > options.max_context ? 1 : 0;
+    }
+  }
+  EXPECT_GT(ended, 30) << "few sequences end before others, which shows less";
+  EXPECT_GT(read_anew, 30);
+}
+
+TEST(Generate, ChecksAllTokensOfAllPromptsAndNotOnlyThoseItReads) {
+  auto model = model_of();
+  Workspace workspace(1);
+  Decoder<float> decoder(workspace, model, 2);
+  const GenerationOptions options{.sampling = {.repetition_penalty = 1.2}, .max_context = 2};
+  const auto message = [&](const Texts& prompts) {
+    return message_of([&] { generate(workspace, decoder, prompts, options); });
+  };
+  EXPECT_EQ(message({{1 << 20, 1, 2}, {1}}),
+            "reformer::generate: prompt 0: token 0 is 1048576, must be in [0, 11)");
+  EXPECT_EQ(message({{1}, {1, -1, 2, 3}}),
+            "reformer::generate: prompt 1: token 1 is -1, must be in [0, 11)");
+  EXPECT_EQ(decoder.length(0), 0) << "nothing may have been read";
 }
 
 TEST(Generate, SaysWhatIsImpossible) {
@@ -156,10 +227,17 @@ TEST(Generate, SaysWhatIsImpossible) {
   EXPECT_EQ(message({{1}}, {.max_tokens = 1}), "NOTHING WAS THROWN");
   EXPECT_TRUE(contains(message({{1}, {2}}, {}), "prompts has 2 elements"));
   EXPECT_TRUE(contains(message({{}}, {}), "prompt 0 is empty"));
-  EXPECT_TRUE(contains(message({{11}}, {}), "token 0 is 11"));
+  EXPECT_TRUE(contains(message({{11}}, {}), "prompt 0: token 0 is 11"));
   EXPECT_TRUE(contains(message({{1}}, {.max_tokens = -1}), "max_tokens is -1"));
   EXPECT_TRUE(contains(message({{1}}, {.max_context = -1}), "max_context is -1"));
   EXPECT_TRUE(contains(message({{1}}, {.sampling = {.top_p = 0}}), "top_p is 0"));
+  EXPECT_TRUE(contains(message({{1}}, {.stop_tokens = {3, 11}}), "stop token 1 is 11"));
+  EXPECT_TRUE(contains(message({{1}}, {.max_context = 1 << 24}),
+                       "max_context is 16777216, must be at most 16777215"));
+  model = model_of(Chunking::bucket_chunks, LearnedPositions{16});
+  EXPECT_TRUE(
+      contains(message({{1}}, {.max_context = 17}), "max_context is 17, must be at most 16"));
+  EXPECT_TRUE(contains(message({Text(17, 1)}, {}), "prompt 0 has 17 tokens, must have at most 16"));
 }
 
 }  // namespace

@@ -11,6 +11,8 @@
 /// the same hash buckets, and the same bits of the logits as long as the forward pass works on all
 /// heads of a layer as one group, that is while T * H * K scalars are at most 2 MiB. Beyond that it
 /// adds the outputs of groups of heads one after another, which rounds differently.
+/// Each sequence is on its own: its logits have the same bits whatever the others are, how long
+/// they are, and whether they go on.
 ///
 /// Layers with `sorted_chunks` cannot go on: a new token moves the places where chunks are cut, and
 /// with them what earlier tokens see. A model with such a layer is run over the whole sequence
@@ -19,6 +21,9 @@
 /// training, has at this place.
 #pragma once
 
+#include <algorithm>
+#include <numeric>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -28,7 +33,9 @@
 namespace reformer {
 
 /// Goes on with sequences token by token, with the parameters that the model has when the decoder
-/// is made: weights are copied into the layout of products.
+/// is made: it has a copy of all of them. Training the model further changes nothing that a decoder
+/// computes, and the model need not outlive it; for new parameters, make a new decoder. Decoders of
+/// one model may run at the same time, each on one thread with its own workspace.
 template <typename Scalar_>
 class Decoder {
  public:
@@ -36,33 +43,40 @@ class Decoder {
 
   /// @param batch  B, sequences decoded together
   /// @param key    hash rotations are drawn from it, one set for all tokens
-  /// @throw std::invalid_argument for a model that is not causal or has no language head
+  /// @throw std::invalid_argument for a model that is not causal, has no language head or was not
+  /// initialised
   Decoder(Workspace& workspace, Model<Scalar>& model, Index batch = 1, const RandomKey& key = {})
-      : model_(model), key_(key), length_(static_cast<std::size_t>(batch), 0) {
-    constexpr auto function = "Decoder";
-    const ModelConfig& config = model.config();
-    check_at_least(function, "batch", batch, 1);
-    check(config.causal, function, "the model is not causal");
-    model.check_head(function);
+      : model_(copy_of(model, batch)), key_(key), sequences_(static_cast<std::size_t>(batch)) {
+    const ModelConfig& config = model_.config();
     recomputes_ = std::any_of(config.layers.begin(), config.layers.end(), [](const auto& pattern) {
       return std::holds_alternative<LshPattern>(pattern) && !detail::has_bucket_chunks(pattern);
     });
-    logits_.resize(batch, config.vocabulary);
-    if (recomputes_) {
-      seen_.resize(static_cast<std::size_t>(batch));
-      return;
+    logits_.setZero(batch, config.vocabulary);
+    if (recomputes_) return;
+    const Pass pass{.workspace = workspace, .batch = batch, .length = 1, .key = key_};
+    for (Index i = 0; i < model_.stack_.size(); ++i) {
+      layers_.push_back(std::as_const(model_.stack_)[i].decoding(pass.at_layer(i)));
     }
-    const Pass pass = step_pass(workspace);
-    for (Index i = 0; i < model.stack_.size(); ++i) {
-      layers_.push_back(std::as_const(model.stack_)[i].decoding(pass.at_layer(i)));
-    }
-    head_.emplace(model.head_.kept_weight(workspace));
+    head_.emplace(model_.head_.kept_weight(workspace));
   }
 
-  Index batch() const { return static_cast<Index>(length_.size()); }
+  Index batch() const { return static_cast<Index>(sequences_.size()); }
 
   /// Tokens of a sequence so far.
-  Index length(Index sequence) const { return length_[static_cast<std::size_t>(sequence)]; }
+  /// @throw std::invalid_argument if there is no such sequence
+  Index length(Index sequence) const {
+    check_sequence("Decoder::length", sequence);
+    return sequences_[index(sequence)].length;
+  }
+
+  /// Most tokens that a sequence can have: there are no positions beyond, or 2^24 is reached.
+  Index max_length() const {
+    constexpr Index most = (Index{1} << 24) - 1;
+    return std::min(most, reformer::max_length(model_.config_.positions).value_or(most));
+  }
+
+  /// V
+  Index vocabulary() const { return logits_.cols(); }
 
   /// Whether each step runs over the whole sequence again.
   bool recomputes() const { return recomputes_; }
@@ -71,7 +85,7 @@ class Decoder {
   std::size_t state_bytes() const {
     std::size_t bytes = 0;
     for (const auto& layer : layers_) bytes += layer.f.state.bytes();
-    for (const auto& tokens : seen_) bytes += tokens.size() * sizeof(std::int32_t);
+    for (const auto& s : sequences_) bytes += s.seen.size() * sizeof(std::int32_t);
     return bytes;
   }
 
@@ -79,45 +93,38 @@ class Decoder {
   /// @param tokens   `[B, T]`
   /// @param lengths  tokens of each prompt, at least 1; empty: all T
   /// @return logits `[B, V]` of the token after each prompt, valid until the next call
-  /// @throw std::invalid_argument for wrong shapes, lengths or tokens
-  /// @throw std::overflow_error as `Model::loss`; the decoder must then start anew
+  /// @throw std::invalid_argument for wrong shapes, lengths or tokens, those behind a prompt's end
+  /// apart
+  /// @throw std::overflow_error as `Model::loss`; the sequences must then start anew
   const Matrix<Scalar>& prefill(Workspace& workspace, const Tokens& tokens,
                                 std::span<const Index> lengths = {}) {
     constexpr auto function = "Decoder::prefill";
     const Index T = tokens.dimension(1);
     check_equal(function, "tokens dimension 0", tokens.dimension(0), "batch", batch());
+    check_at_least(function, "length", T, 1);
     check(lengths.empty() || static_cast<Index>(lengths.size()) == batch(), function,
           "lengths has ", lengths.size(), " elements, must have batch = ", batch());
-    std::vector<std::uint8_t> is_real;
-    for (std::size_t b = 0; b < lengths.size(); ++b) {
-      check(lengths[b] >= 1 && lengths[b] <= T, function, "length ", b, " is ", lengths[b],
-            ", must be in [1, ", T, "]");
-      is_real.insert(is_real.end(), static_cast<std::size_t>(lengths[b]), 1);
-      is_real.insert(is_real.end(), static_cast<std::size_t>(T - lengths[b]), 0);
-    }
-    const Pass pass = model_.start(workspace, function, tokens, {.key = key_, .is_real = is_real});
+    std::vector<Prompt> prompts;
     for (Index b = 0; b < batch(); ++b) {
-      length_[index(b)] = lengths.empty() ? T : lengths[index(b)];
+      const Index length = lengths.empty() ? T : lengths[index(b)];
+      check(length >= 1 && length <= T, function, "length ", b, " is ", length, ", must be in [1, ",
+            T, "]");
+      prompts.push_back({b, {&tokens(b, 0), index(length)}});
     }
-    if (recomputes_) {
-      for (Index b = 0; b < batch(); ++b) {
-        seen_[index(b)].assign(&tokens(b, 0), &tokens(b, 0) + length(b));
-      }
-      recompute(workspace);
-      return logits_;
-    }
-    typename ReversibleSequence<Block>::Saved saved(layers_.size());
-    for (std::size_t i = 0; i < layers_.size(); ++i) {
-      layers_[i].f.state.clear();
-      saved[i].f.state = &layers_[i].f.state;
-    }
-    Halves<Half> halves{Half(model_.config_.residual), Half(model_.config_.residual)};
-    model_.embed(tokens, pass, halves);
-    model_.stack_.forward(halves, saved, pass);
-    for (Index b = 0; b < batch(); ++b) {
-      model_.head_.logits(halves, b * T + length(b) - 1, head_->packed(),
-                          {&logits_(b, 0), 1, logits_.cols()}, pass);
-    }
+    read(workspace, function, std::move(prompts));
+    return logits_;
+  }
+
+  /// Starts one sequence anew; the others are where they were.
+  /// @param tokens  `[T]`, at least one
+  /// @return logits `[B, V]`, of which the row of the sequence is new
+  /// @throw std::invalid_argument for no such sequence, or wrong tokens
+  /// @throw std::overflow_error as `Model::loss`; the sequence must then start anew
+  const Matrix<Scalar>& prefill(Workspace& workspace, Index sequence,
+                                std::span<const std::int32_t> tokens) {
+    constexpr auto function = "Decoder::prefill";
+    check_sequence(function, sequence);
+    read(workspace, function, {{sequence, tokens}});
     return logits_;
   }
 
@@ -127,28 +134,61 @@ class Decoder {
   /// @throw std::invalid_argument for wrong tokens, or at the end of the table of positions
   /// @throw std::overflow_error as `prefill`
   const Matrix<Scalar>& step(Workspace& workspace, std::span<const std::int32_t> tokens) {
+    check_equal("Decoder::step", "tokens", static_cast<Index>(tokens.size()), "batch", batch());
+    std::vector<Index> all(tokens.size());
+    std::iota(all.begin(), all.end(), 0);
+    return step(workspace, all, tokens);
+  }
+
+  /// Adds one token to each of some sequences; the others are where they were.
+  /// @param sequences  ascending
+  /// @param tokens     one for each of them
+  /// @return logits `[B, V]`, of which the rows of these sequences are new
+  /// @throw std::invalid_argument for wrong sequences or tokens, or at the end of the positions
+  /// @throw std::overflow_error as `prefill`, for these sequences
+  const Matrix<Scalar>& step(Workspace& workspace, std::span<const Index> sequences,
+                             std::span<const std::int32_t> tokens) {
     constexpr auto function = "Decoder::step";
-    check_equal(function, "tokens", static_cast<Index>(tokens.size()), "batch", batch());
-    Tokens column(batch(), 1);
+    const auto count = static_cast<Index>(sequences.size());
+    check_equal(function, "tokens", static_cast<Index>(tokens.size()), "sequences", count);
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      const Index b = sequences[i];
+      check_sequence(function, b);
+      check(i == 0 || sequences[i - 1] < b, function, "sequence ", b, " comes after ",
+            i == 0 ? b : sequences[i - 1], ", must be ascending");
+      model_.check_length_of_pass(function, length(b) + 1);
+      check(!sequences_[index(b)].is_broken, function, "sequence ", b,
+            " was left half-way by an error, must start anew with prefill");
+    }
+    Tokens column(count, 1);
     std::copy(tokens.begin(), tokens.end(), column.data());
     model_.embedding_.check_tokens(function, column);
-    for (Index b = 0; b < batch(); ++b) {
-      check_length(function, model_.config_.positions, length(b) + 1);
-      check(length(b) + 1 < (Index{1} << 24), function, "length is ", length(b) + 1,
-            ", must be less than 2^24");
+    if (count == 0) return logits_;
+
+    for (const Index b : sequences) {
+      sequences_[index(b)].is_broken = true;  // until all is done
+      ++sequences_[index(b)].length;
     }
-    for (Index b = 0; b < batch(); ++b) ++length_[index(b)];
     if (recomputes_) {
-      for (Index b = 0; b < batch(); ++b) seen_[index(b)].push_back(tokens[index(b)]);
-      recompute(workspace);
+      for (std::size_t i = 0; i < sequences.size(); ++i) {
+        sequences_[index(sequences[i])].seen.push_back(tokens[i]);
+        recompute(workspace, sequences[i]);
+      }
       return logits_;
     }
-    const Pass pass = step_pass(workspace);
-    model_.embed(column, pass, halves_, [&](Index b) { return length(b) - 1; });
+    select(sequences);
+    const Pass pass{.workspace = workspace, .batch = count, .length = 1, .key = key_};
+    model_.embed(column, pass, halves_,
+                 [&](Index row) { return sequences_[index(sequences[index(row)])].length - 1; });
     for (Index i = 0; i < model_.stack_.size(); ++i) {
       std::as_const(model_.stack_)[i].decode(halves_, layers_[index(i)], pass.at_layer(i));
     }
-    model_.head_.logits(halves_, 0, head_->packed(), view(logits_), pass);
+    rows_.resize(count, vocabulary());
+    model_.head_.logits(halves_, 0, head_->packed(), view(rows_), pass);
+    for (Index row = 0; row < count; ++row) {
+      logits_.row(sequences[index(row)]) = rows_.row(row);
+      sequences_[index(sequences[index(row)])].is_broken = false;
+    }
     return logits_;
   }
 
@@ -156,28 +196,125 @@ class Decoder {
   using Half = typename Model<Scalar>::Half;
   using Block = typename Model<Scalar>::Block;
 
+  struct Sequence {
+    Index length = 0;
+    bool is_broken = false;          // by an error on the way
+    std::vector<std::int32_t> seen;  // only if the decoder recomputes
+  };
+  struct Prompt {
+    Index sequence;
+    std::span<const std::int32_t> tokens;
+    Index length() const { return static_cast<Index>(tokens.size()); }
+  };
+
   static std::size_t index(Index i) { return static_cast<std::size_t>(i); }
 
-  Pass step_pass(Workspace& workspace) const {
-    return {.workspace = workspace, .batch = batch(), .length = 1, .key = key_};
+  static Model<Scalar> copy_of(Model<Scalar>& model, Index batch) {
+    constexpr auto function = "Decoder";
+    const ModelConfig& config = model.config();
+    check_between(function, "batch", batch, 1, max_size);
+    check_elements(function, "batch * vocabulary", batch, config.vocabulary);
+    check(config.causal, function, "the model is not causal");
+    model.check_head(function);
+    model.check_filled(function);
+    return model.parameters_only();
   }
 
-  void recompute(Workspace& workspace) {
-    for (Index b = 0; b < batch(); ++b) {
-      const auto logits = model_.next_token_logits(workspace, seen_[index(b)], {.key = key_});
-      std::copy(logits.begin(), logits.end(), &logits_(b, 0));
+  void check_sequence(std::string_view function, Index sequence) const {
+    check(sequence >= 0 && sequence < batch(), function, "sequence is ", sequence,
+          ", must be in [0, ", batch(), ")");
+  }
+
+  void select(std::span<const Index> sequences) {
+    for (auto& layer : layers_) layer.f.state.select({sequences.begin(), sequences.end()});
+  }
+
+  /// Reads prompts, those together that get the same bits as alone.
+  void read(Workspace& workspace, std::string_view function, std::vector<Prompt> prompts) {
+    for (const Prompt& prompt : prompts) {
+      model_.check_length_of_pass(function, prompt.length());
+      Tokens row(1, prompt.length());
+      std::copy(prompt.tokens.begin(), prompt.tokens.end(), row.data());
+      model_.embedding_.check_tokens(function, row);
+    }
+    for (const Prompt& prompt : prompts) {
+      auto& sequence = sequences_[index(prompt.sequence)];
+      sequence.is_broken = true;
+      sequence.length = prompt.length();
+      if (recomputes_) {
+        sequence.seen.assign(prompt.tokens.begin(), prompt.tokens.end());
+        recompute(workspace, prompt.sequence);
+      }
+    }
+    if (recomputes_) return;
+    std::stable_sort(prompts.begin(), prompts.end(),
+                     [](const Prompt& a, const Prompt& b) { return a.length() < b.length(); });
+    for (auto first = prompts.begin(); first != prompts.end();) {
+      auto last = first + 1;
+      while (last != prompts.end() && reads_as_alone(first->length(), last->length())) ++last;
+      read_together(workspace, {first, last});
+      first = last;
     }
   }
 
-  Model<Scalar>& model_;
+  /// Whether a prompt has the same bits in a pass of this length: padding changes nothing, but
+  /// heads that are worked on in groups are rounded otherwise.
+  bool reads_as_alone(Index length, Index length_of_pass) const {
+    const ModelConfig& config = model_.config_;
+    return length == length_of_pass ||
+           head_group_size<Scalar>(1, length_of_pass, config.num_heads, config.head_width).second ==
+               config.num_heads;
+  }
+
+  /// @param prompts  the longest comes last
+  void read_together(Workspace& workspace, std::span<const Prompt> prompts) {
+    const auto count = static_cast<Index>(prompts.size());
+    const Index T = prompts.back().length();
+    Tokens tokens(count, T);
+    tokens.setZero();
+    std::vector<std::uint8_t> is_real(index(count * T), 0);
+    std::vector<Index> sequences;
+    for (Index row = 0; row < count; ++row) {
+      const Prompt& prompt = prompts[index(row)];
+      std::copy(prompt.tokens.begin(), prompt.tokens.end(), &tokens(row, 0));
+      std::fill_n(is_real.begin() + row * T, prompt.length(), std::uint8_t{1});
+      sequences.push_back(prompt.sequence);
+    }
+    if (prompts.front().length() == T) is_real.clear();
+    const Pass pass{
+        .workspace = workspace, .batch = count, .length = T, .key = key_, .is_real = is_real};
+    select(sequences);
+    typename ReversibleSequence<Block>::Saved saved(layers_.size());
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      layers_[i].f.state.clear();
+      saved[i].f.state = &layers_[i].f.state;
+    }
+    Halves<Half> halves{Half(model_.config_.residual), Half(model_.config_.residual)};
+    model_.embed(tokens, pass, halves);
+    model_.stack_.forward(halves, saved, pass);
+    for (Index row = 0; row < count; ++row) {
+      const Prompt& prompt = prompts[index(row)];
+      model_.head_.logits(halves, row * T + prompt.length() - 1, head_->packed(),
+                          {&logits_(prompt.sequence, 0), 1, logits_.cols()}, pass);
+      sequences_[index(prompt.sequence)].is_broken = false;
+    }
+  }
+
+  void recompute(Workspace& workspace, Index b) {
+    const auto logits =
+        model_.next_token_logits(workspace, sequences_[index(b)].seen, {.key = key_});
+    std::copy(logits.begin(), logits.end(), &logits_(b, 0));
+    sequences_[index(b)].is_broken = false;
+  }
+
+  Model<Scalar> model_;
   RandomKey key_;
   bool recomputes_ = false;
-  std::vector<Index> length_;
-  std::vector<std::vector<std::int32_t>> seen_;  // only if it recomputes
+  std::vector<Sequence> sequences_;
   std::vector<typename Block::Decoding> layers_;
   std::optional<KeptWeight<Scalar>> head_;
   Halves<Half> halves_{Half(model_.config_.residual), Half(model_.config_.residual)};
-  Matrix<Scalar> logits_;
+  Matrix<Scalar> logits_, rows_;
 };
 
 }  // namespace reformer
