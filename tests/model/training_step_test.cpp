@@ -19,7 +19,7 @@
 #include "support/random_data.hpp"
 
 #if defined(__has_feature)
-#if __has_feature(address_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define __SANITIZE_ADDRESS__ 1  // what gcc defines
 #endif
 #endif
