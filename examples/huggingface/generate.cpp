@@ -15,6 +15,7 @@
 #include "enwik8/options.hpp"
 #include "reformer/io/huggingface.hpp"
 #include "reformer/model/sampling.hpp"
+#include "text_stream.hpp"
 #include "tokenizer.hpp"
 
 namespace huggingface {
@@ -111,24 +112,24 @@ int generate(const Options& options, const enwik8::Console& console) {
   const auto text_of = [&] {
     return tokenizer->decode(std::span(tokens).subspan(in_prompt > 0 ? 0 : 1));
   };
-  std::string written = text_of();
+  TextStream shown(text_of());
+  const auto write = [&](std::string_view text) {
+    if (std::fwrite(text.data(), 1, text.size(), console.out) != text.size() ||
+        std::fflush(console.out) != 0) {
+      throw std::runtime_error(
+          fmt::format("cannot write the text: {}", std::generic_category().message(errno)));
+    }
+  };
   for (std::int64_t i = 0; i < options.length; ++i) {
     const auto context = std::span(tokens).last(std::min(most, tokens.size()));
     const auto logits = model.next_token_logits(workspace, context, {.key = {options.seed}});
     const auto token = reformer::sample_token(std::span<const float>(logits), options.sampling,
                                               stream.uniform(static_cast<std::uint64_t>(i)));
     tokens.push_back(token);
-    // At once, because each token takes a while and somebody may be watching. What a token adds may
-    // depend on the ones before it.
-    const std::string text = text_of();
-    const std::string more = text.substr(std::min(written.size(), text.size()));
-    if (std::fwrite(more.data(), 1, more.size(), console.out) != more.size() ||
-        std::fflush(console.out) != 0) {
-      throw std::runtime_error(
-          fmt::format("cannot write the text: {}", std::generic_category().message(errno)));
-    }
-    written = text;
+    // At once, because each token takes a while and somebody may be watching.
+    write(shown.more(text_of()));
   }
+  write(shown.rest(text_of()));
   return enwik8::exit_success;
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// Models of HuggingFace in the programs: the trainer's --init and --export, and `generate`.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 
 #include "examples/run.hpp"
 #include "huggingface/generate.hpp"
+#include "huggingface/text_stream.hpp"
 #include "huggingface/tokenizer.hpp"
 #include "reformer/foundation/random.hpp"
 #include "reformer/io/huggingface.hpp"
@@ -327,6 +329,129 @@ TEST(Tokenizer, OfBytesTakesEveryByte) {
   EXPECT_EQ(bytes.decode(tokens), all);
   EXPECT_EQ(bytes.decode(std::vector<std::int32_t>{0, 'a' + 2, 1, 258}), "a");
 }
+
+// ---- text that grows
+
+/// All pieces, handed out while `texts` follow one another.
+Strings pieces_of(const Strings& texts) {
+  huggingface::TextStream stream("");
+  Strings pieces;
+  for (const std::string& text : texts) pieces.emplace_back(stream.more(text));
+  pieces.emplace_back(stream.rest(texts.back()));
+  return pieces;
+}
+
+TEST(TextStream, CutsOnlyBetweenCharacters) {
+  // One to four bytes each, and the ends of the ranges.
+  const Strings characters = {"a",
+                              "\xc2\x80",
+                              "\xdf\xbf",
+                              "\xe0\xa0\x80",
+                              "\xed\x9f\xbf",
+                              "\xef\xbf\xbe",
+                              "\xf0\x90\x80\x80",
+                              "\xf4\x8f\xbf\xbf"};
+  std::string all;
+  for (const std::string& character : characters) all += character;
+  // In every way to cut in two, and byte by byte.
+  for (std::size_t cut = 0; cut <= all.size(); ++cut) {
+    const Strings pieces = pieces_of({all.substr(0, cut), all});
+    EXPECT_EQ(pieces[0] + pieces[1], all) << cut;
+    for (const std::string& piece : pieces) {
+      EXPECT_EQ(reformer::detail::first_non_utf8(piece), piece.size()) << cut;
+    }
+  }
+  Strings texts;
+  for (std::size_t end = 1; end <= all.size(); ++end) texts.push_back(all.substr(0, end));
+  Strings seen = pieces_of(texts);
+  std::erase(seen, "");
+  EXPECT_EQ(seen, characters);
+}
+
+TEST(TextStream, LetsInvalidBytesPass) {
+  // Three bytes of any kind: all comes out, unchanged, and nothing waits for what cannot come.
+  const std::string kinds = "a\x80\xa0\xbf\xc1\xc2\xe0\xed\xef\xf0\xf4\xf5\xff";
+  for (const char a : kinds) {
+    for (const char b : kinds) {
+      for (const char c : kinds) {
+        const std::string text = {a, b, c};
+        Strings pieces = pieces_of({text.substr(0, 1), text.substr(0, 2), text, text + "a"});
+        EXPECT_EQ(pieces.back(), "") << reformer::detail::in_quotes(text);
+        std::string joined;
+        for (const std::string& piece : pieces) joined += piece;
+        EXPECT_EQ(joined, text + "a");
+      }
+    }
+  }
+  EXPECT_EQ(pieces_of({"a\xe0\x80"}), (Strings{"a\xe0\x80", ""})) << "an overlong form";
+  EXPECT_EQ(pieces_of({"a\xe2\x82"}), (Strings{"a", "\xe2\x82"})) << "the text ends there";
+}
+
+TEST(TextStream, WaitsForReplacementCharacters) {
+  const std::string r = "\xef\xbf\xbd";
+  EXPECT_EQ(pieces_of({"a" + r, "a" + r + r, "a" + r + r + r, "a\xf0\x9f\x98\x80"}),
+            (Strings{"a", "", "", "\xf0\x9f\x98\x80", ""}));
+  EXPECT_EQ(pieces_of({"a" + r, "a" + r + r, "a" + r + r + "b"}),
+            (Strings{"a", "", r + r + "b", ""}));
+  EXPECT_EQ(pieces_of({r + r + r + r + r}), (Strings{r + r, r + r + r}));
+  huggingface::TextStream after("prompt");
+  EXPECT_EQ(after.more("prompt b"), " b");
+}
+
+#ifdef GENERATE_SENTENCEPIECE
+/// A model of sentencepiece with 256 bytes behind <unk>, a space and "a", in its own format.
+std::string pieces_with_bytes() {
+  const auto field = [](int number, const std::string& content) {
+    return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(content.size())} +
+           content;
+  };
+  enum Type : char { normal = 1, unknown = 2, byte = 6 };
+  const auto piece = [&](const std::string& text, Type type) {
+    // score -1 as a float, and the type
+    return field(1,
+                 field(1, text) + std::string("\x15\x00\x00\x80\xbf\x18", 6) + std::string{type});
+  };
+  std::string model = piece("<unk>", unknown) + piece("\xe2\x96\x81", normal) + piece("a", normal);
+  for (int b = 0; b < 256; ++b) model += piece(fmt::format("<0x{:02X}>", b), byte);
+  return model + field(2, std::string("\x18\x01\x98\x02\x01", 5));  // unigram, byte_fallback
+}
+
+TEST_F(Generate, CharactersOfSeveralPiecesComeOutWhole) {
+  write_model("pieces", changed({{"vocab_size", 259}}));
+  write_file(folder_ / "pieces/spiece.model", pieces_with_bytes());
+  const auto tokenizer = huggingface::tokenizer_of(folder_ / "pieces", 259);
+  const std::string sentence = "a \xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 a";
+  const auto tokens = tokenizer->encode(sentence);
+  ASSERT_EQ(tokenizer->decode(tokens), sentence);
+  Strings texts;
+  for (std::size_t n = 1; n <= tokens.size(); ++n) {
+    texts.push_back(tokenizer->decode(std::span(tokens).first(n)));
+  }
+  std::string shown;
+  for (const std::string& piece : pieces_of(texts)) {
+    EXPECT_EQ(piece.find("\xef\xbf\xbd"), std::string::npos);
+    shown += piece;
+  }
+  EXPECT_EQ(shown, sentence);
+
+  // The program: what it has written in the end is what its tokens are decoded to.
+  HuggingFace model = HuggingFace::load(folder_ / "pieces");
+  reformer::Workspace workspace(1);
+  const reformer::RandomStream stream({5}, reformer::Purpose::sampling);
+  std::vector<std::int32_t> all = tokenizer->encode("a");
+  for (std::uint64_t i = 0; i < 150; ++i) {
+    const auto context = std::span(all).last(std::min<std::size_t>(64, all.size()));
+    const auto logits = model.next_token_logits(workspace, context, {.key = {5}});
+    all.push_back(static_cast<std::int32_t>(reformer::sample_token(
+        std::span<const float>(logits), {.temperature = 3, .top_p = 1}, stream.uniform(i))));
+  }
+  const Outcome outcome =
+      generate_text({"--model", path("pieces"), "--threads", "1", "--prompt", "a", "--length",
+                     "150", "--temperature", "3", "--top-p", "1", "--seed", "5"});
+  EXPECT_EQ(outcome.code, exit_success) << outcome.error;
+  EXPECT_EQ("a" + outcome.out, tokenizer->decode(all));
+}
+#endif
 
 }  // namespace
 }  // namespace enwik8::test
