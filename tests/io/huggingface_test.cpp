@@ -173,10 +173,9 @@ TEST(SaveHuggingFace, TakesAModelThatWasMadeHere) {
                          std::get<LshPattern>(c.layers[1]).chunking = Chunking::bucket_chunks;
                        }),
                        "a layer has bucket_chunks"));
-  EXPECT_TRUE(contains(message([](ModelConfig& c) {
-                         std::get<LshPattern>(c.layers[1]).values = Values::following;
-                       }),
-                       "a layer has values of what followed"));
+  EXPECT_TRUE(contains(
+      message([](ModelConfig& c) { std::get<LshPattern>(c.layers[1]).values = Values::following; }),
+      "a layer has values of what followed"));
   config.layers = {LshPattern{8}};
   Model<float> other(config);
   EXPECT_TRUE(contains(message_of([&] {
