@@ -7,6 +7,9 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
 #include <string>
 #include <thread>
 
@@ -105,6 +108,60 @@ TEST_F(Program, ASignalEndsTheRunWithACheckpoint) {
   }
 }
 
+/// A number in the environment, which scripts/kill_while_saving.sh sets.
+int number_of(const char* variable, int otherwise) {
+  const char* text = std::getenv(variable);
+  return text == nullptr ? otherwise : std::stoi(text);
+}
+
+TEST_F(Program, KilledAtAnyMomentItEndsWithTheSameBits) {
+  const int kills = number_of("REFORMER_KILLS", 5);
+  std::mt19937 random(static_cast<unsigned>(number_of("REFORMER_KILL_SEED", 1)));
+  // Wide, so that saving takes more time than a step; and it saves after every step.
+  const Strings options =
+      tiny(folder_ / "text") + Strings{"--width",       "128", "--steps",        "10",
+                                       "--dropout",     "0.1", "--save-minutes", "1e-9",
+                                       "--final-bytes", "50"};
+  const auto start = [&](const fs::path& run) { return options + Strings{"--out", run.string()}; };
+  const auto clock = std::chrono::steady_clock::now();
+  ASSERT_EQ(Process(program("enwik8"), start(folder_ / "straight"), out_, error_).wait(), 0);
+  const std::chrono::duration<double> alone = std::chrono::steady_clock::now() - clock;
+  auto expected_records = records_of(folder_ / "straight");
+  expected_records[0] = {};
+  const Snapshot expected = snapshot_of(folder_ / "straight");
+
+  std::uniform_real_distribution<double> moment(0, alone.count());
+  int killed = 0, runs = 0, while_writing = 0;
+  for (const fs::path run = folder_ / "run"; killed < kills; ++runs) {
+    fs::remove_all(run);
+    int status = 0;
+    do {
+      const bool resumed = fs::exists(run / "checkpoint.bin");
+      Process process(program("enwik8"),
+                      resumed ? Strings{"--resume", "--out", run.string()} : start(run), out_,
+                      error_);
+      if (killed < kills) {
+        std::this_thread::sleep_for(std::chrono::duration<double>(moment(random)));
+        process.send(SIGKILL);
+      }
+      status = process.wait();
+      if (WIFSIGNALED(status)) {
+        ++killed;
+        while_writing += fs::exists(run / "checkpoint.bin.tmp") ? 1 : 0;
+      }
+    } while (WIFSIGNALED(status));
+    ASSERT_EQ(status, 0) << read_file(error_);
+    ASSERT_EQ(snapshot_of(run), expected) << "after " << killed << " kills";
+    auto records = records_of(run);
+    records[0] = {};
+    ASSERT_EQ(records, expected_records) << "after " << killed << " kills";
+    ASSERT_EQ(std::distance(fs::directory_iterator(run), fs::directory_iterator()), 2)
+        << "something is left beside checkpoint.bin and metrics.jsonl";
+  }
+  std::printf("%d kills in %d runs, %d of them while a checkpoint was written\n", killed, runs,
+              while_writing);
+}
+
 TEST_F(Program, ASecondSignalEndsItAtOnce) {
   const fs::path run = folder_ / "run";
   Process process(program("enwik8"),
@@ -145,6 +202,58 @@ TEST_F(Program, ExitCodesAndStreams) {
   EXPECT_TRUE(lines_of(read_file(out_)).back().starts_with("test bits per byte: "));
   EXPECT_EQ(exit_code("enwik8_generate", {"--checkpoint", run, "--length", "11"}), exit_success);
   EXPECT_EQ(read_file(out_).size(), 11u);
+}
+
+/// What run.sh does before it builds, in a tree in which it cannot build.
+class RunScript : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (const char* file :
+         {"examples/enwik8/run.sh", "examples/enwik8/help.txt", "scripts/setup.sh"}) {
+      fs::create_directories((folder_ / file).parent_path());
+      fs::copy_file(fs::path(SOURCE_DIR) / file, folder_ / file);
+    }
+  }
+  int run(const Strings& arguments) const {
+    const int status =
+        Process("/bin/bash", Strings{(folder_ / "examples/enwik8/run.sh").string()} + arguments,
+                folder_ / "out", folder_ / "error")
+            .wait();
+    EXPECT_FALSE(fs::exists(folder_ / "build"));
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(RunScript, AnswersForHelpWithoutBuilding) {
+  const std::string help = read_file(SOURCE_DIR "/examples/enwik8/help.txt");
+  for (const Strings& arguments :
+       {Strings{"--help"}, {"-h"}, {"--data", "--help", "-h"}, {"--resume", "--out=x", "--help"}}) {
+    EXPECT_EQ(run(arguments), 0);
+    EXPECT_EQ(read_file(folder_ / "out"), help);
+    EXPECT_EQ(read_file(folder_ / "error"), "");
+  }
+  EXPECT_EQ(run({"--help", "--preset", "paper"}), 0);
+  EXPECT_EQ(read_file(folder_ / "out"), help);
+  EXPECT_TRUE(contains(read_file(folder_ / "error"), "these are the defaults of the preset quick"));
+}
+
+TEST_F(RunScript, RefusesWrongOptionsWithoutBuilding) {
+  const std::vector<std::pair<Strings, std::string>> cases{
+      {{"--no-such", "3"}, "unknown option '--no-such'; see --help for those that are known"},
+      {{"--steps", "3", "--.*"}, "unknown option '--.*'; see --help for those that are known"},
+      {{"--steps"}, "--steps needs a value; see --help"},
+      {{"--resume", "3"}, "unknown argument '3'; see --help for those that are known"},
+      {{"enwik8.gz", "--help"},
+       "unknown argument 'enwik8.gz'; see --help for those that are known"}};
+  for (const auto& [arguments, message] : cases) {
+    EXPECT_EQ(run(arguments), exit_usage);
+    EXPECT_EQ(read_file(folder_ / "out"), "");
+    EXPECT_EQ(read_file(folder_ / "error"), "enwik8: " + message + "\n");
+    // The trainer itself says the same.
+    EXPECT_EQ(train(arguments).error, "enwik8: " + message + "\n");
+  }
 }
 
 }  // namespace

@@ -36,10 +36,7 @@ class AtomicFile {
     // A leftover of a killed run is removed, not reused: it may be a link to somewhere else.
     ::unlink(temporary_.c_str());
     descriptor_ = ::open(temporary_.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) {
-      throw std::runtime_error(
-          detail::join("cannot write '", path_.string(), "': ", error_text(errno)));
-    }
+    if (descriptor_ < 0) fail(errno);
   }
 
   ~AtomicFile() {
