@@ -73,6 +73,11 @@ std::vector<std::string> split_list(const std::string& text) {
 }
 
 constexpr std::int64_t whole_limit = 1'000'000'000'000;
+constexpr std::int64_t pass_limit = 4'294'967'295;  // random numbers count passes with 32 bits
+/// Of steps, sizes in lists, positions at once, and heads times their width.
+constexpr std::int64_t size_limit = 2'147'483'647;
+constexpr std::int64_t bucket_limit = 65535;
+constexpr double most_minutes = 10'000'000;  // 19 years
 
 /// Collects options, one call each. Every kind of value is read, shown and refused here.
 template <typename Values>
@@ -119,16 +124,19 @@ class TableBuilder {
   void real(std::string name, double Values::*member, double low, bool low_included, double high,
             bool high_included, std::string help) {
     std::string allowed = fmt::format("a number {} {}", low_included ? "from" : "above", low);
-    if (std::isfinite(high)) {
-      allowed += fmt::format(" {} {}", high_included ? "to" : "and below", high);
-    }
+    allowed += std::isfinite(high) ? fmt::format(" {} {}", high_included ? "to" : "and below", high)
+                                   : ", in the range of float";
     add(
         name, "X", help,
         [=](Values& values, const std::string& text) {
           const auto number = to_number<double>(text);
-          const bool good = number && std::isfinite(*number) &&
-                            (low_included ? *number >= low : *number > low) &&
-                            (high_included ? *number <= high : *number < high);
+          // Most become floats, in which a tiny number is zero and a huge one infinite.
+          const auto as_float = number ? static_cast<double>(static_cast<float>(*number)) : 0;
+          const bool good =
+              number && std::isfinite(as_float) &&
+              (low_included ? *number >= low
+                            : as_float >= double{std::numeric_limits<float>::min()}) &&
+              (high_included ? *number <= high : *number < high);
           if (!good) {
             refuse(name, text, allowed);
           }
@@ -180,7 +188,7 @@ class TableBuilder {
         member);
   }
 
-  /// A comma list of whole numbers from 1; a single 0 stands for a rule.
+  /// A comma list of sizes; a single 0 stands for a rule.
   void wholes(std::string name, std::vector<std::int64_t> Values::*member, std::string help) {
     add_list(
         name, "LIST", help,
@@ -188,12 +196,13 @@ class TableBuilder {
           std::vector<std::int64_t> numbers;
           for (const std::string& part : split_list(given)) {
             const auto number = to_number<std::int64_t>(part);
-            if (!number || *number < 1 || *number > whole_limit) {
+            if (!number || *number < 1 || *number > size_limit) {
               if (given == "0") {
                 numbers.push_back(0);
                 break;
               }
-              refuse(name, given, "a comma list of whole numbers from 1, or 0");
+              refuse(name, given,
+                     fmt::format("a comma list of whole numbers from 1 to {}, or 0", size_limit));
             }
             numbers.push_back(*number);
           }
@@ -248,8 +257,8 @@ Table<Options> make_training_table() {
   t.text("data", "FILE", &Options::data,
          "learn from this file: raw, .gz or .zip (default: enwik8 from the data folder, else a "
          "generated text)");
-  t.real("minutes", &Options::minutes, 0, false, infinity, false, "train for so many minutes");
-  t.whole("steps", &Options::steps, 1, "train for so many steps, instead of --minutes");
+  t.real("minutes", &Options::minutes, 0, false, most_minutes, true, "train for so many minutes");
+  t.whole("steps", &Options::steps, 1, "train for so many steps, instead of --minutes", size_limit);
   t.text("out", "FOLDER", &Options::out,
          "folder for checkpoint.bin and metrics.jsonl (default: a new one under runs/)");
   t.flag("resume", &Options::resume, "continue the run in the folder --out");
@@ -267,14 +276,14 @@ Table<Options> make_training_table() {
          "split evaluations by how far back lies what a byte repeats");
   t.whole("final-bytes", &Options::final_bytes, 0,
           "bytes of the validation and of the test split evaluated at the end, 0: all");
-  t.real("save-minutes", &Options::save_minutes, 0, false, infinity, false,
+  t.real("save-minutes", &Options::save_minutes, 0, false, most_minutes, true,
          "minutes between checkpoints");
   t.whole("sample-bytes", &Options::sample_bytes, 0, "length of the text written at the end",
           1'000'000);
   t.real("sample-temperature", &Options::sample_temperature, 0, true, infinity, false,
          "of that text, 0: always the most likely byte");
   t.text("export", "FOLDER", &Options::export_folder,
-         "at the end, write the model here in the layout of HuggingFace", true);
+         "at the end, write the model here in the layout of HuggingFace");
 
   t.group("Model", true);
   t.text("preset", "NAME", &Options::preset,
@@ -282,8 +291,7 @@ Table<Options> make_training_table() {
   t.text("init", "FOLDER", &Options::init,
          "begin with the byte model in this folder, config.json and model.safetensors of "
          "HuggingFace's Reformer, which decides all other options of the model but length, "
-         "axial-shape, hashes and dropout",
-         true);
+         "axial-shape, hashes and dropout");
   t.whole("length", &Options::length, 1, "bytes the model sees at once", 1'000'000'000);
   t.choices("layers", &Options::layers, {"local", "lsh", "bucket", "exact"},
             "attention of each layer: local, lsh (chunks across buckets), bucket (chunks within "
@@ -371,7 +379,7 @@ Table<EvaluateOptions> make_evaluate_table() {
   t.text("checkpoint", "FILE", &EvaluateOptions::checkpoint,
          "checkpoint.bin of a run, or the folder of the run");
   t.text("data", "FILE", &EvaluateOptions::data,
-         "raw, .gz or .zip (default: what the run was made with)", true);
+         "raw, .gz or .zip (default: what the run was made with)");
   t.choice("split", &EvaluateOptions::split, {"train", "validation", "test"}, "part of the data");
   t.whole("bytes", &EvaluateOptions::bytes, 0, "bytes of it at most, 0: all");
   t.whole("hashes", &EvaluateOptions::hashes, 0,
@@ -550,6 +558,10 @@ void complete_axial(Options& options) {
     refuse_option(options, "axial-shape",
                   fmt::format("two numbers whose product is at least --length {}", options.length));
   }
+  if (rows > size_limit / columns) {
+    refuse_option(options, "axial-shape",
+                  fmt::format("two numbers whose product is at most {}", size_limit));
+  }
   if (options.axial_widths == std::vector<std::int64_t>{0}) {
     if (options.width < 2) {
       refuse_option(options, "width", "from 2 with --positions axial");
@@ -584,6 +596,20 @@ Options preset_options(const std::string& name) {
 }
 
 void complete_options(Options& options) {
+  // Each is in its range; products may still be beyond what can be counted.
+  const auto check_product = [&](const char* name, std::int64_t value, std::int64_t limit,
+                                 const char* other, std::int64_t by) {
+    if (value > limit / by) {
+      refuse(name, std::to_string(value),
+             fmt::format("at most {} with --{} {}", limit / by, other, by));
+    }
+  };
+  check_product("batch", options.batch, size_limit, "length", options.length);
+  if (options.accumulate > pass_limit / (options.steps + 1)) {
+    refuse_option(
+        options, "accumulate",
+        fmt::format("at most {} with --steps {}", pass_limit / (options.steps + 1), options.steps));
+  }
   if (options.head_width == 0) {
     if (options.width % options.heads != 0) {
       refuse_option(options, "width",
@@ -591,6 +617,7 @@ void complete_options(Options& options) {
     }
     options.head_width = options.width / options.heads;
   }
+  check_product("head-width", options.head_width, size_limit, "heads", options.heads);
   if (options.ff_width == 0) {
     options.ff_width = 4 * options.width;
   }
@@ -601,10 +628,15 @@ void complete_options(Options& options) {
     refuse_option(options, "values",
                   fmt::format("one word, or one for each of the {} layers", options.layers.size()));
   }
-  if (options.buckets != std::vector<std::int64_t>{0} &&
-      std::any_of(options.buckets.begin(), options.buckets.end(),
-                  [](std::int64_t factor) { return factor % 2 != 0; })) {
-    refuse_option(options, "buckets", "an even number, even factors such as 16,32, or 0");
+  std::int64_t buckets_left = bucket_limit;
+  for (const std::int64_t factor : options.buckets) {
+    if (factor % 2 != 0) {
+      refuse_option(options, "buckets", "an even number, even factors such as 16,32, or 0");
+    }
+    if (factor > buckets_left) {
+      refuse_option(options, "buckets", fmt::format("up to {} buckets in all", bucket_limit));
+    }
+    buckets_left /= std::max<std::int64_t>(factor, 1);
   }
   if (options.buckets == std::vector<std::int64_t>{0} &&
       std::find(options.layers.begin(), options.layers.end(), "bucket") != options.layers.end()) {

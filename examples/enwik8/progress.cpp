@@ -53,6 +53,18 @@ std::string format_bytes(std::size_t bytes) {
                       : with_prefix(static_cast<double>(bytes)) + "B";
 }
 
+std::string memory_warning(std::size_t planned, std::size_t machine,
+                           std::optional<std::size_t> container) {
+  constexpr const char* advice = "a smaller --batch or --length takes less";
+  if (container && planned > *container) {
+    return fmt::format("warning: this container may use {}, and is killed above; {}",
+                       format_bytes(*container), advice);
+  }
+  return machine > 0 && planned > machine
+             ? fmt::format("warning: this machine has only {}; {}", format_bytes(machine), advice)
+             : std::string();
+}
+
 std::string format_duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0 || seconds > 1e9) {
     return "?";

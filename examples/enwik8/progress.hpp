@@ -30,6 +30,11 @@ std::string format_progress(const ProgressValues& values);
 /// "812 bytes", "34.5 kB", "1.25 GB" (powers of 1000, three digits).
 std::string format_bytes(std::size_t bytes);
 
+/// A sentence for when `planned` bytes are more than the machine has, or than its container allows;
+/// empty when they fit. @param machine  0 when unknown
+std::string memory_warning(std::size_t planned, std::size_t machine,
+                           std::optional<std::size_t> container);
+
 /// "0:07", "12:30", "3:05:09"; an unknown (negative or not finite) time is "?".
 std::string format_duration(double seconds);
 

@@ -29,6 +29,7 @@
 #include "output_folder.hpp"
 #include "pace.hpp"
 #include "progress.hpp"
+#include "reformer/foundation/container.hpp"
 #include "reformer/training/clipping.hpp"
 #include "reformer/version.hpp"
 #include "stopwatch.hpp"
@@ -257,11 +258,10 @@ class Trainer {
       progress_.message(fmt::format("memory budget: {} MB, stored: {}", options_.memory_budget,
                                     stored.empty() ? "nothing, it is too small" : stored));
     }
-    if (const std::size_t there = machine_memory(); there > 0 && forecast.total() > there) {
-      progress_.message(
-          fmt::format("warning: this machine has only {}; a smaller --batch or "
-                      "--length takes less",
-                      format_bytes(there)));
+    if (const std::string warning =
+            memory_warning(forecast.total(), machine_memory(), reformer::container_memory_limit());
+        !warning.empty()) {
+      progress_.message(warning);
     }
     progress_.message(fmt::format("training: {}, {} bytes per step, {} on {} thread{}, seed {}",
                                   is_limited_by_time()

@@ -6,6 +6,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -49,7 +51,6 @@ std::string parse(const std::vector<std::string>& arguments, Options& options) {
   app.add_option(
          "--temperature", options.sampling.temperature,
          "below 1 more likely text, above 1 more surprising; 0: always the most likely token")
-      ->check(CLI::Range(0.0, std::numeric_limits<double>::max()))
       ->capture_default_str();
   std::int64_t top_k = 0;
   app.add_option("--top-k", top_k, "choose among the k most likely tokens, 0: all")
@@ -59,6 +60,15 @@ std::string parse(const std::vector<std::string>& arguments, Options& options) {
                  "choose among the most likely tokens whose probabilities sum to this")
       ->capture_default_str();
   app.add_option("--seed", options.seed, "the same seed writes the same text")
+      ->check([](const std::string& text) {  // CLI11 takes what does not fit for the nearest number
+        const char* end = text.data() + text.size();
+        std::uint64_t seed = 0;
+        const auto result = std::from_chars(text.data(), end, seed);
+        return result.ec == std::errc() && result.ptr == end
+                   ? std::string()
+                   : fmt::format("'{}' is not a whole number from 0 to {}", text,
+                                 std::numeric_limits<std::uint64_t>::max());
+      })
       ->capture_default_str();
   app.add_option("--threads", options.threads, "threads, 0 for all")
       ->check(CLI::Range(0, 4096))
@@ -66,17 +76,23 @@ std::string parse(const std::vector<std::string>& arguments, Options& options) {
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
     options.sampling.top_k = top_k;
-    if (!help) {
-      reformer::check_config("sampling", options.sampling);
-    }
   } catch (const CLI::ParseError& error) {
-    throw enwik8::OptionError(error.what());
-  } catch (const std::invalid_argument& error) {
     throw enwik8::OptionError(error.what());
   }
   if (help) {
     return app.help();
   }
+  // CLI::Range takes NaN for a number in its range.
+  const auto check_number = [](bool good, const char* name, double value, const char* allowed) {
+    if (!good) {
+      throw enwik8::OptionError(fmt::format("--{} is '{}'; allowed: {}", name, value, allowed));
+    }
+  };
+  const double temperature = options.sampling.temperature;
+  const double top_p = options.sampling.top_p;
+  check_number(std::isfinite(temperature) && temperature >= 0, "temperature", temperature,
+               "a number from 0");
+  check_number(top_p > 0 && top_p <= 1, "top-p", top_p, "a number above 0 to 1");
   if (options.model.empty()) {
     throw enwik8::OptionError("--model is missing: give a folder with config.json");
   }

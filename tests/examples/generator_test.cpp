@@ -137,6 +137,43 @@ TEST_F(Generator, RefusesWithOneLine) {
   refuses({"--checkpoint", path("empty")}, exit_failure, "is missing in the file");
 }
 
+TEST_F(Generator, RefusesEveryValueThatMeansNothing) {
+  const Strings no_whole{"", "x", "-1", "1.5", "nan", "0x10", "1 ", "99999999999999999999"};
+  const Strings no_real{"", "x", "-1", "nan", "inf", "1e39", "1e400", "1,5"};
+  const std::vector<std::pair<std::string, Strings>> cases{
+      {"length", no_whole + Strings{"0", "1000000001"}},
+      {"top-k", no_whole},
+      {"threads", no_whole + Strings{"4097"}},
+      {"seed", no_whole + Strings{"18446744073709551616"}},
+      {"temperature", no_real},
+      {"top-p", no_real + Strings{"0", "1.1", "1e-50"}},
+      {"repetition-penalty", no_real + Strings{"0", "1e-50"}},
+      {"checkpoint", {""}},
+      {"prompt-file", {""}},
+      {"stop", {""}}};
+  for (const auto& [name, values] : cases) {
+    for (const std::string& value : values) {
+      const Outcome outcome = generate({"--checkpoint", run(), "--" + name + "=" + value});
+      EXPECT_EQ(outcome.code, exit_usage) << name;
+      EXPECT_EQ(outcome.out, "");
+      EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
+      const std::string start = "enwik8_generate: --" + name;
+      EXPECT_TRUE(contains(outcome.error, value.empty()
+                                              ? start + " needs a value"
+                                              : start + " is '" + value + "'; allowed: "));
+    }
+  }
+  // The ends of the ranges are numbers that can be computed with.
+  for (const Strings& more : {Strings{"--temperature", "1e-38"},
+                              {"--temperature", "3e38"},
+                              {"--top-p", "2e-38"},
+                              {"--top-k", "1000000000000"},
+                              {"--repetition-penalty", "3e38"},
+                              {"--repetition-penalty", "2e-38"}}) {
+    EXPECT_EQ(text(Strings{"--length", "20"} + more).size(), 20u) << more[0] << " " << more[1];
+  }
+}
+
 TEST_F(Generator, SaysWhenTheTextCannotBeWritten) {
   Captured error;
   std::FILE* full = std::fopen("/dev/full", "w");

@@ -230,8 +230,8 @@ TEST_F(HuggingFaceRun, RefusesWhatDoesNotFit) {
 }
 
 TEST_F(HuggingFaceRun, AModelTrainedHereIsExported) {
-  succeed(tiny(folder_ / "text") +
-          Strings{"--steps", "1", "--out", path("run"), "--export", path("exported")});
+  succeed(tiny(folder_ / "text") + Strings{"--steps", "1", "--out", path("run"), "--values", "own",
+                                           "--export", path("exported")});
   HuggingFace model = HuggingFace::load(folder_ / "exported");
   EXPECT_EQ(model.config().model.vocabulary, 256);
 }
@@ -296,7 +296,16 @@ TEST_F(Generate, RefusesWithOneLine) {
   };
   refuses({}, exit_usage, "--model is missing");
   refuses({"--model", path("model"), "--length", "0"}, exit_usage, "--length");
-  refuses({"--model", path("model"), "--top-p", "2"}, exit_usage, "top_p is 2");
+  refuses({"--model", path("model"), "--top-p", "2"}, exit_usage,
+          "--top-p is '2'; allowed: a number above 0 to 1");
+  refuses({"--model", path("model"), "--top-p", "nan"}, exit_usage, "--top-p is 'nan'");
+  refuses({"--model", path("model"), "--temperature", "nan"}, exit_usage, "--temperature is 'nan'");
+  refuses({"--model", path("model"), "--temperature", "inf"}, exit_usage, "--temperature is 'inf'");
+  for (const char* name : {"--length", "--top-k", "--seed", "--threads"}) {
+    for (const char* value : {"-1", "nan", "1.5", "x", "99999999999999999999"}) {
+      refuses({"--model", path("model"), name, value}, exit_usage, name);
+    }
+  }
   refuses({"--model", path("model"), "--temperature", "-1"}, exit_usage, "--temperature");
   refuses({"--model", path("model"), "--top-k", "-1"}, exit_usage, "--top-k");
   refuses({"--model", path("model"), "--many"}, exit_usage, "--many");

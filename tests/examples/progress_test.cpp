@@ -111,5 +111,17 @@ TEST(Progress, KnowsTheMemoryOfThisProcess) {
   EXPECT_GE(peak_resident_memory(), resident_memory() / 2);
 }
 
+TEST(MemoryWarning, NamesTheLimitThatIsExceeded) {
+  constexpr std::size_t gigabyte = 1'000'000'000;
+  EXPECT_EQ(memory_warning(2 * gigabyte, 4 * gigabyte, std::nullopt), "");
+  EXPECT_EQ(memory_warning(2 * gigabyte, 0, std::nullopt), "");
+  EXPECT_EQ(memory_warning(2 * gigabyte, 4 * gigabyte, 2 * gigabyte), "");
+  EXPECT_EQ(memory_warning(2 * gigabyte, 4 * gigabyte, gigabyte / 2),
+            "warning: this container may use 500 MB, and is killed above; a smaller --batch or "
+            "--length takes less");
+  EXPECT_EQ(memory_warning(8 * gigabyte, 4 * gigabyte, 16 * gigabyte),
+            "warning: this machine has only 4.00 GB; a smaller --batch or --length takes less");
+}
+
 }  // namespace
 }  // namespace enwik8::test

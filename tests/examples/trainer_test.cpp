@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include <cmath>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -288,9 +289,10 @@ TEST_F(Trainer, StopsWhenTheLossIsNotFiniteAndKeepsTheCheckpoint) {
 }
 
 TEST_F(Trainer, DoesNotSaveWhatIsNotFinite) {
-  const Outcome outcome = train(
-      options({"--steps", "50", "--learning-rate", "1e39", "--clip", "0", "--out", path("run")}),
-      after(1));
+  const Outcome outcome =
+      train(options({"--steps", "50", "--learning-rate", "1e38", "--weight-decay", "1e6", "--clip",
+                     "0", "--out", path("run")}),
+            after(1));
   EXPECT_EQ(outcome.code, exit_failure);
   EXPECT_TRUE(contains(outcome.error, "is no longer finite"));
   EXPECT_EQ(snapshot_of(folder_ / "run").state.at("step"), 0);
@@ -339,6 +341,88 @@ TEST_F(Trainer, RefusesBadOptions) {
   usage({"--heads", "3"}, "--width is '16'; allowed: a multiple of --heads 3");
   usage({"--axial-shape", "4,4"}, "product is at least --length 32");
   usage({"--weight-decay", "0.1", "--optimizer", "adafactor"}, "--weight-decay is '0.1'");
+}
+
+/// Values that an option does not take; "" is an argument that is empty.
+struct BadValues {
+  Strings names;
+  Strings values;
+};
+
+const std::vector<BadValues>& bad_values() {
+  const Strings no_whole{"",     "x",  "-1", "1.5", "1e3", "nan",
+                         "0x10", "+1", " 1", "1 ",  "1,2", "99999999999999999999"};
+  const Strings no_real{"", "x", "-1", "nan", "-nan", "inf", "-inf", "1e39", "1e400", "1,5", "1 "};
+  static const std::vector<BadValues> all{
+      {{"steps", "log-every", "eval-bytes", "length", "width", "heads", "chunk-length", "hashes",
+        "batch", "accumulate"},
+       no_whole + Strings{"0", "2000000000000"}},
+      {{"threads", "memory-budget", "eval-every", "final-bytes", "sample-bytes", "head-width",
+        "ff-width", "local-chunk-length", "warmup"},
+       no_whole + Strings{"2000000000000"}},
+      {{"seed"}, no_whole + Strings{"18446744073709551616"}},
+      {{"minutes", "save-minutes"}, no_real + Strings{"0", "1e-50", "10000001"}},
+      {{"learning-rate", "epsilon"}, no_real + Strings{"0", "1e-50", "1e-40"}},
+      {{"sample-temperature", "init-weights", "init-embedding", "init-positions", "weight-decay",
+        "clip"},
+       no_real},
+      {{"dropout", "attention-dropout", "beta1", "beta2"}, no_real + Strings{"1", "2"}},
+      {{"final-fraction"}, no_real + Strings{"1.1"}},
+      {{"preset", "activation", "positions", "residual", "optimizer", "schedule"},
+       {"", "huge", "RELU", "0", "relu,gelu", " adam"}},
+      {{"values"}, {"", ",", "own,", "x", "own,own,own"}},
+      {{"layers"}, {"", ",", "local,", "conv", "local,,lsh", "local lsh", "0"}},
+      {{"buckets", "axial-shape", "axial-widths"},
+       {"", ",", "x", "-2", "4,", "4,,4", "0,0", "1.5", "nan", "2147483648",
+        "99999999999999999999"}},
+      {{"buckets"}, {"5", "4,5", "65536", "256,256", "2147483646,2147483646"}},
+      {{"axial-shape"}, {"7", "1,1", "2,3,4", "2147483647,2147483647"}},
+      {{"axial-widths"}, {"16", "8,7", "4,4,8"}},
+      // What only the product with another option makes too large.
+      {{"batch"}, {"1048576"}},
+      {{"head-width"}, {"1048576"}},
+      {{"accumulate"}, {"1048576"}},
+      {{"data", "out", "init", "export"}, {""}},
+  };
+  return all;
+}
+
+TEST_F(Trainer, RefusesEveryValueThatMeansNothing) {
+  std::set<std::string> names;
+  for (const BadValues& bad : bad_values()) {
+    for (const std::string& name : bad.names) {
+      names.insert(name);
+      for (const std::string& value : bad.values) {
+        Strings more{"--steps", "3", "--out", path("refused")};
+        if (name == "minutes") {
+          more = {"--out", path("refused")};
+        } else if (value == "1048576") {
+          more = more + Strings{"--length", "1000000", "--heads", "65536", "--steps", "100000"};
+        }
+        refuse(options(more + Strings{"--" + name + "=" + value}), exit_usage,
+               "enwik8: --" + name +
+                   (value.empty() ? " needs a value" : " is '" + value + "'; allowed: "));
+      }
+    }
+  }
+  const json all = options_to_json(Options());
+  for (const auto& item : all.items()) {
+    EXPECT_TRUE(names.contains(item.key())) << "--" << item.key() << " is not in the table";
+  }
+}
+
+TEST_F(Trainer, TakesTheLargestValuesThatItAllows) {
+  // As far as the model, which is not made: a file that is missing is found first.
+  for (const Strings& more : {Strings{"--minutes", "10000000"},
+                              {"--steps", "2147483647", "--accumulate", "1"},
+                              {"--batch", "1048576", "--length", "2047"},
+                              {"--heads", "65536", "--head-width", "32767"},
+                              {"--buckets", "65534"},
+                              {"--positions", "axial", "--axial-shape", "1,2147483647"},
+                              {"--learning-rate", "3e38"},
+                              {"--seed", "18446744073709551615"}}) {
+    EXPECT_TRUE(contains(train(Strings{"--data", path("missing")} + more).error, "does not exist"));
+  }
 }
 
 TEST_F(Trainer, RefusesBadData) {
@@ -493,6 +577,40 @@ TEST_F(Trainer, AFullDiskLeavesThePreviousCheckpoint) {
   succeed({"--resume", "--out", path("run")});
   succeed(options({"--steps", "6", "--out", path("straight")}));
   EXPECT_EQ(snapshot_of(folder_ / "run"), snapshot_of(folder_ / "straight"));
+}
+
+TEST_F(Trainer, AFolderThatCannotBeWrittenAnyMoreLeavesThePreviousCheckpoint) {
+  interrupt(options({"--steps", "6", "--out", path("run")}), after(3));
+  const std::string checkpoint = read_file(folder_ / "run/checkpoint.bin");
+  // Root may write everywhere, but not in place of a folder.
+  fs::create_directory(folder_ / "run/checkpoint.bin.tmp");
+  const Outcome outcome = train({"--resume", "--out", path("run")});
+  EXPECT_EQ(outcome.code, exit_failure);
+  EXPECT_EQ(outcome.error, "enwik8: cannot write '" + path("run/checkpoint.bin") +
+                               "': File exists; the previous file is unchanged\n");
+  EXPECT_EQ(read_file(folder_ / "run/checkpoint.bin"), checkpoint);
+  fs::remove(folder_ / "run/checkpoint.bin.tmp");
+  // What a killed process leaves is replaced.
+  write_file(folder_ / "run/checkpoint.bin.tmp", checkpoint.substr(0, 1000));
+  write_file(folder_ / "run/metrics.jsonl.tmp", "{");
+  succeed({"--resume", "--out", path("run")});
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_ / "run"), fs::directory_iterator()), 2);
+  succeed(options({"--steps", "6", "--out", path("straight")}));
+  EXPECT_EQ(snapshot_of(folder_ / "run"), snapshot_of(folder_ / "straight"));
+}
+
+TEST_F(Trainer, AFolderThatIsGoneIsNamed) {
+  const Outcome outcome =
+      train(options({"--steps", "6", "--out", path("run")}), [&](std::int64_t step) {
+        if (step < 2) {
+          return false;
+        }
+        fs::remove_all(folder_ / "run");
+        return true;
+      });
+  EXPECT_EQ(outcome.code, exit_failure);
+  EXPECT_EQ(outcome.error, "enwik8: cannot write '" + path("run/checkpoint.bin") +
+                               "': No such file or directory\n");
 }
 
 TEST_F(Trainer, ADiskThatIsFullFromTheStartIsFoundAtOnce) {
