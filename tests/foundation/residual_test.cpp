@@ -298,7 +298,7 @@ TEST(Halves, RefuseNegativeSizes) {
 }
 
 TEST(FixedHalf, RefusesBitsThatCannotBeNegated) {
-  EXPECT_EQ(message_of([] { FixedHalf<float>(std::numeric_limits<int>::min()); }),
+  EXPECT_EQ(message_of([] { FixedHalf<float>{std::numeric_limits<int>::min()}; }),
             "reformer::FixedHalf: fraction_bits is -2147483648, must be in [1, 30]");
 }
 
