@@ -55,7 +55,8 @@ struct Draw {
   Index cut = 1;       ///< where the law of suffixes cuts
   RandomKey key;
   bool training = false;
-  double budget = 0;  ///< share of what could be stored
+  Index num_hashes = 0;  ///< `RunOptions::num_hashes` of passes without gradients
+  double budget = 0;     ///< share of what could be stored
   std::vector<std::uint8_t> is_real;
   Tokens tokens, labels;
   std::uint64_t values = 0;  ///< seed of weights and of other numbers
@@ -193,6 +194,7 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
                                 ? ignored_label
                                 : static_cast<std::int32_t>(dice.between(0, config.vocabulary - 1));
   }
+  if (dice.chance(0.2)) draw.num_hashes = dice.between(1, 6);
   draw.values = static_cast<std::uint64_t>(dice.between(1, 1 << 30));
   return draw;
 }
@@ -264,8 +266,8 @@ inline std::string text_of(const Draw& draw) {
     out << " floating";
   }
   out << " key " << draw.key.seed << ',' << draw.key.step << (draw.training ? " training" : "")
-      << " budget " << draw.budget << " append " << draw.appended << " cut " << draw.cut
-      << " values " << draw.values << " mask";
+      << " budget " << draw.budget << " hashes " << draw.num_hashes << " append " << draw.appended
+      << " cut " << draw.cut << " values " << draw.values << " mask";
   detail::write_mask(out, draw.is_real);
   return out.str();
 }
