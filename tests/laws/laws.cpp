@@ -216,6 +216,13 @@ class Trial {
     });
   }
 
+  /// Zero gradients through `encode_and_gradients`, whatever the head.
+  void step_of_encoding(Workspace& workspace, const Input& input, std::size_t memory_budget) {
+    model_.encode_and_gradients(
+        workspace, input.tokens, options(input, memory_budget),
+        [](const Activations& z) { return Activations(z.constant(Scalar(0))); });
+  }
+
   /// Logits, or z without a language head.
   Activations forward(Model<Scalar>& model, Workspace& workspace, const Input& input) const {
     return draw_.config.language_head ? model.logits(workspace, input.tokens, options(input))
@@ -325,6 +332,10 @@ class Trial {
         }
         expect_equal("plan and count", "scratch after the step", workspace.bytes_in_use(), 0);
         expect_at_most("plan and count", "stored", plan.stored, bytes);
+        workspace.reset_peak();
+        step_of_encoding(workspace, drawn(), bytes);
+        expect_at_most("plan and count", what + ", encoding", workspace.peak_bytes(),
+                       model_.plan_encoding(draw_.batch, draw_.length, threads, bytes).scratch);
       }
     }
   }
@@ -650,10 +661,6 @@ Index impossible(Dice& dice, Index least) {
   return dice.pick<Index>({least - 1, -1, -dice.scaled(2, max_size), max_size + 1, Index{1} << 40,
                            std::numeric_limits<Index>::max(), std::numeric_limits<Index>::min()});
 }
-/// The same for a field whose largest value is not checked.
-Index too_small(Dice& dice, Index least) {
-  return dice.pick<Index>({least - 1, -1, std::numeric_limits<Index>::min()});
-}
 double impossible_dropout(Dice& dice) {
   return dice.pick({-0.1, 1.0, 1e30, std::numeric_limits<double>::quiet_NaN(),
                     std::numeric_limits<double>::infinity()});
@@ -744,7 +751,7 @@ std::string spoil(ModelConfig& config, Dice& dice) {
   };
   switch (dice.between(0, 11)) {
     case 0:
-      what = join("vocabulary ", config.vocabulary = too_small(dice, 1));
+      set("vocabulary", config.vocabulary, 1);
       break;
     case 1:
       set("width", config.width, 1);
@@ -762,11 +769,11 @@ std::string spoil(ModelConfig& config, Dice& dice) {
       auto* axial = std::get_if<AxialPositions>(&config.positions);
       if (axial == nullptr) {
         LearnedPositions learned;
-        what = join("max_length ", learned.max_length = too_small(dice, 1));
+        set("max_length", learned.max_length, 1);
         config.positions = learned;
       } else {
         Index& field = (dice.chance(0.5) ? axial->shape : axial->widths)[dice.chance(0.5) ? 0 : 1];
-        what = join("axial size ", field = too_small(dice, 1));
+        set("axial size", field, 1);
       }
       break;
     }
