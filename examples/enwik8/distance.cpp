@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <unordered_map>
@@ -30,32 +31,44 @@ std::vector<std::int64_t> repetition_distances(std::span<const std::uint8_t> tex
   return distances;
 }
 
-DistanceClasses::DistanceClasses(std::int64_t reach, std::int64_t length) {
+std::vector<std::int64_t> repetition_distances(const Windows& windows, std::int64_t window) {
+  const auto first = windows.inputs.begin() + window * windows.length;
+  std::vector<std::uint8_t> text;
+  std::transform(first, first + windows.length, std::back_inserter(text),
+                 [](std::int32_t byte) { return static_cast<std::uint8_t>(byte); });
+  const auto last = static_cast<std::size_t>((window + 1) * windows.length - 1);
+  text.push_back(static_cast<std::uint8_t>(windows.labels[last]));
+  return repetition_distances(text);
+}
+
+std::vector<std::int64_t> distance_limits(std::int64_t reach, std::int64_t length) {
   std::vector<std::int64_t> limits{1 << 10, 1 << 12, 1 << 14, 1 << 16};
   if (reach > 0) {
     limits.push_back(reach);
   }
   std::sort(limits.begin(), limits.end());
   limits.erase(std::unique(limits.begin(), limits.end()), limits.end());
-  for (const std::int64_t limit : limits) {
-    if (limit < length) {
-      classes_.push_back({limit, {}});
-    }
+  limits.erase(std::lower_bound(limits.begin(), limits.end(), length), limits.end());
+  limits.push_back(length);
+  return limits;
+}
+
+std::string distances_text(std::int64_t from, std::int64_t to) {
+  return fmt::format("{} to {}", grouped(from), grouped(to));
+}
+
+DistanceClasses::DistanceClasses(std::int64_t reach, std::int64_t length) {
+  for (const std::int64_t limit : distance_limits(reach, length)) {
+    classes_.push_back({limit, {}});
   }
-  classes_.push_back({length, {}});
   classes_.push_back({0, {}});
 }
 
 void DistanceClasses::add(const Windows& windows, std::span<const double> losses) {
-  const auto length = static_cast<std::size_t>(windows.length);
-  std::vector<std::uint8_t> text(length + 1);
-  for (std::size_t first = 0; first < losses.size(); first += length) {
-    const auto inputs = windows.inputs.begin() + static_cast<std::ptrdiff_t>(first);
-    std::transform(inputs, inputs + windows.length, text.begin(),
-                   [](std::int32_t byte) { return static_cast<std::uint8_t>(byte); });
-    text.back() = static_cast<std::uint8_t>(windows.labels[first + length - 1]);
-    const std::vector<std::int64_t> distances = repetition_distances(text);
-    for (std::size_t i = 0; i < length; ++i) {
+  for (std::int64_t window = 0; window < windows.count; ++window) {
+    const std::vector<std::int64_t> distances = repetition_distances(windows, window);
+    const auto first = static_cast<std::size_t>(window * windows.length);
+    for (std::size_t i = 0; i < distances.size(); ++i) {
       Class& of_label = distances[i] == 0
                             ? classes_.back()
                             : *std::find_if(classes_.begin(), classes_.end(),
@@ -93,9 +106,7 @@ std::vector<std::string> DistanceClasses::lines() const {
                                              "bits per byte")};
   for (const nlohmann::json& entry : to_json()) {
     const std::string distances =
-        entry.contains("to") ? fmt::format("{} to {}", grouped(entry["from"].get<std::int64_t>()),
-                                           grouped(entry["to"].get<std::int64_t>()))
-                             : "nothing";
+        entry.contains("to") ? distances_text(entry["from"], entry["to"]) : "nothing";
     lines.push_back(fmt::format(
         "  {:<28} {:>10} {:>6.1f}% {:>14}", distances, grouped(entry["bytes"].get<std::int64_t>()),
         100 * entry["share"].get<double>(),

@@ -26,12 +26,21 @@ inline constexpr std::int64_t repeated_bytes = 8;
 /// it continues none.
 /// @param text  the window's inputs and, as the last one, the label after them
 std::vector<std::int64_t> repetition_distances(std::span<const std::uint8_t> text);
+/// The same of one of some windows.
+std::vector<std::int64_t> repetition_distances(const Windows& windows, std::int64_t window);
+
+/// The largest distance of each class of distances.
+/// @param reach   bytes that local layers look back, one after another; a limit between classes,
+///   like 1,024, 4,096, 16,384 and 65,536; 0: there are none
+/// @param length  of a window, beyond which there are no classes
+std::vector<std::int64_t> distance_limits(std::int64_t reach, std::int64_t length);
+
+/// "1 to 254"
+std::string distances_text(std::int64_t from, std::int64_t to);
 
 class DistanceClasses {
  public:
-  /// @param reach   bytes that local layers look back, one after another; a limit between classes,
-  ///   like 1,024, 4,096, 16,384 and 65,536; 0: there are none
-  /// @param length  of a window, beyond which there are no classes
+  /// @param reach,length  as for `distance_limits`
   DistanceClasses(std::int64_t reach, std::int64_t length);
 
   /// Adds the losses of all labels, in nats.

@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <stdexcept>
 
 #include "checkpoint.hpp"
 #include "corpus.hpp"
 #include "distance.hpp"
+#include "matches.hpp"
 #include "model_io.hpp"
 #include "options.hpp"
 #include "windows.hpp"
@@ -61,16 +63,28 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
 
   LossSum loss;
   DistanceClasses classes(local_reach(saved), saved.length);
+  std::optional<Matches> matches;
+  if (options.matches) {
+    matches.emplace(model.patterns(), local_reach(saved), saved.length);
+  }
   EvaluationWindows all(part, saved.batch, saved.length, options.bytes);
   for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
     std::vector<double> losses;
     loss += model.evaluate(windows, &losses);
     classes.add(windows, losses);
+    if (matches) {
+      matches->add(windows, model.buckets(windows));
+    }
   }
   fmt::print(console.out, "{} split of {}, {} bytes: {:.4f} bits per byte\n", options.split,
              corpus.source, grouped(loss.bytes), loss.bits_per_byte());
   if (options.by_distance) {
     for (const std::string& line : classes.lines()) {
+      fmt::print(console.out, "{}\n", line);
+    }
+  }
+  if (matches) {
+    for (const std::string& line : matches->lines()) {
       fmt::print(console.out, "{}\n", line);
     }
   }

@@ -47,6 +47,9 @@ int generate(const GenerateOptions& options, const Console& console) {
   CheckpointReader reader(path);
   Options saved = saved_options(reader, path);
   saved.threads = options.threads;
+  if (options.hashes > 0) {
+    saved.hashes = options.hashes;
+  }
   ByteModel model(saved, ByteModel::Use::generation);
   reader.read_into(model.parameters(), parameter_prefix);
 

@@ -303,6 +303,15 @@ LossSum ByteModel::evaluate(const Windows& windows, std::vector<double>* each) {
   return {loss.sum, loss.count};
 }
 
+const std::vector<reformer::AttentionPattern>& ByteModel::patterns() const {
+  return parts_->model.config().layers;
+}
+
+std::vector<reformer::Tensor<reformer::Bucket, 4>> ByteModel::buckets(const Windows& windows) {
+  return parts_->model.buckets(parts_->workspace, parts_->tokens_of(windows, windows.inputs),
+                               parts_->evaluation());
+}
+
 LossSum ByteModel::add_gradients(const Windows& windows, double scale, std::int64_t pass) {
   const reformer::Loss loss = parts_->model.loss_and_gradients(
       parts_->workspace, parts_->tokens_of(windows, windows.inputs),

@@ -20,6 +20,7 @@
 #include "checkpoint.hpp"
 #include "loss_sum.hpp"
 #include "options.hpp"
+#include "reformer/attention/pattern.hpp"
 #include "reformer/model/sampling.hpp"
 #include "windows.hpp"
 
@@ -99,6 +100,11 @@ class ByteModel {
   void write_text(std::span<const std::uint8_t> prompt, std::int64_t length,
                   const reformer::SamplingOptions& sampling, std::uint64_t seed,
                   const std::function<bool(std::uint8_t)>& each);
+
+  /// What each layer attends to.
+  const std::vector<reformer::AttentionPattern>& patterns() const;
+  /// Bucket ids `[B, H, R, T]` of each layer in an evaluation; empty for layers that do not hash.
+  std::vector<reformer::Tensor<reformer::Bucket, 4>> buckets(const Windows& windows);
 
   /// Where a pass ceases to be finite, such as "in layer 2 (lsh)".
   /// @param pass  as for `add_gradients`, or 0 for an evaluation

@@ -369,6 +369,8 @@ Table<GenerateOptions> make_generate_table() {
          "above 1: bytes that have occurred become less likely");
   t.text("stop", "BYTES", &GenerateOptions::stop, "end the text before any of these bytes");
   t.seed("seed", &GenerateOptions::seed, "the same seed writes the same text");
+  t.whole("hashes", &GenerateOptions::hashes, 0,
+          "hash rounds of lsh and bucket layers, 0: those of the run", 1 << 10);
   t.whole("threads", &GenerateOptions::threads, 0, "threads, 0 for all", 4096);
   return std::move(t.table);
 }
@@ -388,6 +390,7 @@ Table<EvaluateOptions> make_evaluate_table() {
            "layers, from 1, whose attention is left out; 0: none");
   t.flag("by-distance", &EvaluateOptions::by_distance,
          "split the result by how far back lies what a byte repeats");
+  t.flag("matches", &EvaluateOptions::matches, "count how often hashing finds what a byte repeats");
   t.whole("threads", &EvaluateOptions::threads, 0, "threads, 0 for all", 4096);
   return std::move(t.table);
 }

@@ -100,7 +100,8 @@ struct GenerateOptions {
   std::int64_t top_k = 0;
   double top_p = 0.95;
   double repetition_penalty = 1;
-  std::string stop;  ///< bytes before which the text ends
+  std::string stop;         ///< bytes before which the text ends
+  std::int64_t hashes = 0;  ///< rounds, 0: those of the run
   std::uint64_t seed = 1;
   std::int64_t threads = 0;
 
@@ -116,6 +117,7 @@ struct EvaluateOptions {
   std::int64_t hashes = 0;               ///< rounds, 0: those of the run
   std::vector<std::int64_t> without{0};  ///< layers whose attention is left out, from 1; 0: none
   bool by_distance = false;
+  bool matches = false;  ///< count what hashing finds
   std::int64_t threads = 0;
 
   std::set<std::string> given;

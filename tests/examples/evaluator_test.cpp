@@ -73,6 +73,12 @@ TEST_F(Evaluator, ChangesRoundsAndLeavesLayersOut) {
   EXPECT_EQ(bits({"--without", "0"}), all);
 }
 
+TEST_F(Evaluator, CountsWhatHashingFinds) {
+  const std::string out = text({"--matches"});
+  EXPECT_TRUE(contains(out, "layer 2, match is back")) << "the layer that hashes";
+  EXPECT_FALSE(contains(out, "layer 1, match is back"));
+}
+
 TEST_F(Evaluator, SaysWhatIsWrongInOneLine) {
   const std::vector<std::pair<Strings, std::string>> cases{
       {{}, "--checkpoint is missing"},
