@@ -2,11 +2,9 @@
 #include "enwik8/checkpoint.hpp"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <zlib.h>
 
 #include <cmath>
-#include <csignal>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -241,16 +239,13 @@ TEST(Checkpoint, KeepsTheLastGoodOneWhenTheDiskIsFull) {
   const std::string before = read_file(folder / "c");
   std::vector<float> large(10'000);
 
-  auto* const old_handler = std::signal(SIGXFSZ, SIG_IGN);
-  rlimit old{};
-  ::getrlimit(RLIMIT_FSIZE, &old);
-  const rlimit limit{4096, old.rlim_max};
-  ::setrlimit(RLIMIT_FSIZE, &limit);
-  const std::string message = message_of<std::runtime_error>([&] {
-    save_checkpoint(folder / "c", state, {{"large", 100, 100, large.data()}});
-  });
-  ::setrlimit(RLIMIT_FSIZE, &old);
-  std::signal(SIGXFSZ, old_handler);
+  std::string message;
+  {
+    const FileSizeLimit limit(4096);
+    message = message_of<std::runtime_error>([&] {
+      save_checkpoint(folder / "c", state, {{"large", 100, 100, large.data()}});
+    });
+  }
 
   EXPECT_TRUE(contains(message, "the previous file is unchanged"));
   EXPECT_EQ(read_file(folder / "c"), before);

@@ -16,6 +16,7 @@ namespace enwik8::test {
 using Strings = std::vector<std::string>;
 
 using reformer::test::contains;
+using reformer::test::FileSizeLimit;
 using reformer::test::message_of;
 using reformer::test::read_file;
 using reformer::test::TemporaryFolder;

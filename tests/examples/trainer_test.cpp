@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/resource.h>
 
 #include <cmath>
 #include <set>
@@ -540,25 +539,6 @@ TEST_F(Trainer, RefusesACheckpointOfALaterVersion) {
   refuse({"--resume", "--out", path("run")}, exit_failure, part);
   EXPECT_TRUE(contains(generate({"--checkpoint", path("run")}).error, part));
 }
-
-/// A limit on the size of files acts as a full disk does.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : handler_(::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    rlimit now = before_;
-    now.rlim_cur = bytes;
-    ::setrlimit(RLIMIT_FSIZE, &now);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    ::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  void (*handler_)(int);
-  rlimit before_{};
-};
 
 TEST_F(Trainer, AFullDiskLeavesThePreviousCheckpoint) {
   interrupt(options({"--steps", "6", "--out", path("run")}), after(3));

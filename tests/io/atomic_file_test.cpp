@@ -2,12 +2,12 @@
 #include "reformer/io/atomic_file.hpp"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <string>
 
+#include "reformer/io/mapped_file.hpp"
 #include "support/errors.hpp"
 #include "support/files.hpp"
 
@@ -15,26 +15,6 @@ namespace reformer::test {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Makes the disk full, as far as this process can tell: no file may grow beyond `bytes`.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : old_handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &old_);
-    const rlimit limit{bytes, old_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &old_);
-    std::signal(SIGXFSZ, old_handler_);
-  }
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
-
- private:
-  rlimit old_{};
-  void (*old_handler_)(int);
-};
 
 TEST(AtomicFile, WritesAndReplaces) {
   const TemporaryFolder folder;
@@ -96,6 +76,74 @@ TEST(AtomicFile, SaysWhenTheFolderIsClosed) {
   fs::permissions(folder / "closed", fs::perms::owner_read | fs::perms::owner_exec);
   EXPECT_TRUE(contains(message_of<std::runtime_error>([&] { AtomicFile(folder / "closed/a"); }),
                        "closed/a': Permission denied"));
+}
+
+// A rename would put a file where the device is, and the temporary of a name that is none, or that
+// goes on behind a zero byte, is another file of the user.
+TEST(AtomicFile, RefusesNamesOfWhatIsNoFile) {
+  const TemporaryFolder folder;
+  const auto message = [](const fs::path& path) {
+    return message_of<std::runtime_error>([&] { write_file_atomically(path, "new"); });
+  };
+  fs::create_directory(folder / "folder");
+  fs::create_symlink("/dev/full", folder / "full");
+  fs::create_symlink("old", folder / "link");
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  write_file(folder / "old", "old");
+  const auto before = folder.names();
+  const std::string here = "cannot write '" + folder.path().string();
+  EXPECT_EQ(message(folder / "folder"), here + "/folder': Is a directory");
+  EXPECT_EQ(message(folder / "folder/"), here + "/folder/': Is a directory");
+  EXPECT_EQ(message(folder / "full"), here + "/full': is not a regular file");
+  EXPECT_EQ(message(folder / "pipe"), here + "/pipe': is not a regular file");
+  EXPECT_EQ(message(folder / std::string_view("old\0x", 5)),
+            here + "/old': the name goes on behind a zero byte");
+  EXPECT_EQ(read_file(folder / "old"), "old");
+  EXPECT_EQ(folder.names(), before);
+  EXPECT_TRUE(fs::is_empty(folder / "folder"));
+
+  const fs::path start = fs::current_path();
+  fs::current_path(folder / "folder");
+  write_file(".tmp", "precious");
+  const std::string empty = message("");
+  const std::string kept = read_file(".tmp");
+  fs::current_path(start);
+  EXPECT_EQ(empty, "cannot write '': the name is empty");
+  EXPECT_EQ(kept, "precious");
+
+  write_file_atomically(folder / "link", "new");
+  EXPECT_EQ(read_file(folder / "link"), "new") << "a link to a file is replaced";
+  EXPECT_EQ(read_file(folder / "old"), "old");
+}
+
+TEST(AtomicFile, IsDurableBeforeItIsVisible) {
+  const TemporaryFolder folder;
+  write_file(folder / "a", "old");
+  {
+    AtomicFile file(folder / "a");
+    file.write(std::string_view("new"));
+    file.finish();
+    EXPECT_EQ(read_file(folder / "a"), "old");
+    EXPECT_TRUE(contains(message_of<std::runtime_error>([&] { file.write(std::string_view("x")); }),
+                         "the previous file is unchanged"));
+    file.commit();
+  }
+  EXPECT_EQ(read_file(folder / "a"), "new");
+}
+
+TEST(MappedFile, RefusesWhatIsNoFile) {
+  const TemporaryFolder folder;
+  const auto message = [](const fs::path& path) {
+    return message_of<std::runtime_error>([&] { MappedFile file(path); });
+  };
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_TRUE(contains(message(folder / "pipe"), "pipe': is not a regular file"));
+  EXPECT_EQ(message("/dev/zero"), "cannot read '/dev/zero': is not a regular file");
+  EXPECT_TRUE(contains(message(folder.path()), "': Is a directory"));
+  EXPECT_EQ(message(""), "cannot read '': the name is empty");
+  write_file(folder / "a", "a");
+  EXPECT_TRUE(contains(message(folder / std::string_view("a\0x", 3)),
+                       "a': the name goes on behind a zero byte"));
 }
 
 }  // namespace

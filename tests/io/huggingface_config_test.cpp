@@ -319,6 +319,48 @@ TEST(HuggingFaceNumBuckets, FollowsTheTable) {
   }
 }
 
+TEST(HuggingFaceNumBuckets, RefusesSizesThatNothingHas) {
+  const auto message = [](Index length, Index chunk, Index positions) {
+    return message_of([&] { huggingface_num_buckets(length, chunk, positions); });
+  };
+  EXPECT_EQ(message(0, 4, 64),
+            "reformer::huggingface_num_buckets: length is 0, must be at least 1");
+  EXPECT_TRUE(contains(message(64, 0, 64), "chunk_length is 0, must be at least 1"));
+  EXPECT_TRUE(contains(message(64, -4, 64), "chunk_length is -4, must be at least 1"));
+  EXPECT_TRUE(contains(message(64, 4, -1), "max_positions is -1, must be at least 1"));
+  constexpr Index huge = std::numeric_limits<Index>::max();
+  EXPECT_TRUE(contains(message(huge, 1, 64), "length is 9223372036854775807, must be at most"));
+  EXPECT_TRUE(contains(message(64, huge, 64), "chunk_length is 92233"));
+  EXPECT_TRUE(contains(message(64, 4, huge), "max_positions is 92233"));
+}
+
+TEST(HuggingFacePaddedLength, RefusesSizesThatNothingHas) {
+  const auto message = [](std::vector<AttentionPattern> layers, Index length) {
+    ModelConfig config;
+    config.layers = std::move(layers);
+    return message_of([&] { huggingface_padded_length(config, length); });
+  };
+  EXPECT_EQ(message({LocalPattern{0}}, 8),
+            "reformer::huggingface_padded_length: chunk_length is 0, must be at least 1");
+  EXPECT_TRUE(contains(message({LshPattern{-8}}, 8), "chunk_length is -8, must be at least 1"));
+  EXPECT_TRUE(contains(message({LocalPattern{8}}, 0), "length is 0, must be at least 1"));
+  EXPECT_TRUE(contains(message({LocalPattern{8}}, -8), "length is -8, must be at least 1"));
+  EXPECT_TRUE(contains(message({LocalPattern{8}}, std::numeric_limits<Index>::max()),
+                       "length is 9223372036854775807, must be at most"));
+  EXPECT_TRUE(contains(
+      message({LocalPattern{max_size}, LshPattern{max_size - 1}, LshPattern{max_size - 2}}, 9),
+      "the least common multiple of the chunk lengths is 4611686011984936962 * 2147483645"));
+}
+
+TEST(HuggingFaceConfig, RefusesWhatNoModelCanHold) {
+  EXPECT_TRUE(contains(message_of<std::runtime_error>([] {
+                         parse(small_config({{"feed_forward_size", 1 << 28},
+                                             {"hidden_size", 1 << 24},
+                                             {"axial_pos_embds_dim", {1 << 23, 1 << 23}}}));
+                       }),
+                       "feed_forward_width * width is 268435456 * 16777216, must be at most"));
+}
+
 TEST(HuggingFacePaddedLength, IsAMultipleOfAllChunkLengths) {
   const auto padded = [](std::vector<AttentionPattern> layers, Index length) {
     ModelConfig config;

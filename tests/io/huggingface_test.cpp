@@ -132,6 +132,56 @@ TEST(SaveHuggingFace, KeepsDoubleAndReplacesWhatIsThere) {
   EXPECT_EQ(SafetensorsFile(folder / "model.safetensors").tensors()[0].dtype, "F64");
 }
 
+// The weights of one model beside the config of another are no model.
+TEST(SaveHuggingFace, WritesBothFilesOrNone) {
+  const TemporaryFolder folder;
+  auto model = random_model<float>(small_config());
+  const auto message = [&](const fs::path& to) {
+    return message_of<std::runtime_error>([&] { model.save(to); });
+  };
+  fs::create_directories(folder / "a/config.json");
+  EXPECT_TRUE(contains(message(folder / "a"), "a/config.json': Is a directory"));
+  EXPECT_FALSE(fs::exists(folder / "a/model.safetensors"));
+  fs::create_directories(folder / "b/model.safetensors");
+  EXPECT_TRUE(contains(message(folder / "b"), "b/model.safetensors': Is a directory"));
+  EXPECT_FALSE(fs::exists(folder / "b/config.json"));
+  write_file(folder / "file", "old");
+  EXPECT_TRUE(contains(message(folder / "file"), "cannot create folder"));
+  EXPECT_EQ(read_file(folder / "file"), "old");
+  EXPECT_EQ(message(""), "cannot write '': the name is empty");
+
+  model.save(folder / "c");
+  const std::string weights = read_file(folder / "c/model.safetensors"),
+                    config = read_file(folder / "c/config.json");
+  auto other = random_model<float>(small_config({{"feed_forward_size", 48}}));
+  for (const rlim_t bytes : {rlim_t{100}, rlim_t{4000}}) {  // too little for one, and for the other
+    std::string full;
+    {
+      const FileSizeLimit limit(bytes);
+      full = message_of<std::runtime_error>([&] { other.save(folder / "c"); });
+    }
+    EXPECT_TRUE(contains(full, "File too large; the previous file is unchanged"));
+    EXPECT_EQ(read_file(folder / "c/model.safetensors"), weights);
+    EXPECT_EQ(read_file(folder / "c/config.json"), config);
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder / "c"), {}), 2);
+  }
+}
+
+TEST(LoadHuggingFace, RefusesNamesOfWhatIsNoFile) {
+  const TemporaryFolder folder;
+  const auto message = [](const fs::path& path) {
+    return message_of<std::runtime_error>([&] { HuggingFaceModel<float>::load(path); });
+  };
+  EXPECT_EQ(message(""), "cannot read '': the name is empty");
+  EXPECT_EQ(message_of<std::runtime_error>([] { SafetensorsFolder(""); }),
+            "cannot read '': the name is empty");
+  fs::create_directory(folder / "config.json");
+  EXPECT_TRUE(contains(message(folder.path()), "config.json': Is a directory"));
+  fs::create_directory(folder / "model.safetensors.index.json");
+  EXPECT_TRUE(contains(message_of<std::runtime_error>([&] { SafetensorsFolder(folder.path()); }),
+                       "model.safetensors.index.json': Is a directory"));
+}
+
 TEST(SaveHuggingFace, TakesAModelThatWasMadeHere) {
   ModelConfig config{.vocabulary = 40,
                      .width = 16,
@@ -509,6 +559,59 @@ TEST(HuggingFaceModel, PadsAndCuts) {
   const auto next =
       model.next_token_logits(workspace, {row.data(), static_cast<std::size_t>(row.size())});
   EXPECT_TRUE(same_bits(next, std::vector<float>(&one(0, 12, 0), &one(0, 12, 0) + 50)));
+}
+
+TEST(PaddedTokens, TakeOnlyWhatHasTheirShape) {
+  const auto model = random_model<float>(small_config());
+  const PaddedTokens padded = huggingface_pad(model.config(), random_tokens(2, 13, 50, 1));
+  ASSERT_EQ(padded.tokens.dimension(1), 16);
+  const auto message = [](const PaddedTokens& p, Index batch, Index length) {
+    return message_of([&] { p.labels(random_tokens(batch, length, 50, 1)); });
+  };
+  EXPECT_EQ(message(padded, 3, 13),
+            "reformer::PaddedTokens::labels: labels dimension 0 is 3, must equal batch = 2");
+  EXPECT_TRUE(contains(message(padded, 1, 13), "labels dimension 0 is 1"));
+  EXPECT_TRUE(contains(message(padded, 2, 12), "labels dimension 1 is 12, must equal length = 13"));
+  EXPECT_TRUE(contains(message(padded, 2, 16), "labels dimension 1 is 16"));
+  PaddedTokens longer = padded;
+  longer.length = 17;
+  EXPECT_TRUE(contains(message(longer, 2, 17), "length is 17, must be at most 16"));
+  const auto cut = [&](Index batch, Index length) {
+    return message_of([&] { padded.cut(Tensor<float, 3>(batch, length, 4)); });
+  };
+  EXPECT_EQ(cut(2, 12),
+            "reformer::PaddedTokens::cut: x dimension 1 is 12, must equal padded length = 16");
+  EXPECT_TRUE(contains(cut(2, 13), "x dimension 1 is 13"));
+  EXPECT_TRUE(contains(cut(3, 16), "x dimension 0 is 3, must equal batch = 2"));
+}
+
+TEST(HuggingFacePad, RefusesWhatNoModelTakes) {
+  HuggingFaceConfig config = parse(small_config({{"num_buckets", nullptr}}));
+  const auto message = [&](const Tokens& tokens) {
+    return message_of([&] { huggingface_pad(config, tokens); });
+  };
+  EXPECT_EQ(message(Tokens(0, 13)), "reformer::huggingface_pad: batch is 0, must be at least 1");
+  EXPECT_TRUE(contains(message(Tokens(2, 0)), "length is 0, must be at least 1"));
+  EXPECT_TRUE(
+      contains(message(random_tokens(1, 65, 50, 1)),
+               "huggingface_pad: padded length is 72, but there are positions for at most 64"));
+  Tokens wrong = random_tokens(1, 41, 50, 1);
+  wrong(0, 7) = 50;
+  EXPECT_TRUE(contains(message(wrong), "token 7 is 50, must be in [0, 50)"));
+
+  // Nothing is fixed by a call that throws.
+  auto model = random_model<float>(small_config({{"num_buckets", nullptr}}));
+  Workspace workspace(1);
+  const Tokens tokens = random_tokens(1, 41, 50, 1), labels = random_tokens(1, 40, 50, 1);
+  EXPECT_TRUE(contains(message_of([&] { model.logits(workspace, wrong); }), "token 7 is 50"));
+  EXPECT_TRUE(contains(message_of([&] { model.loss(workspace, tokens, labels); }), "labels"));
+  EXPECT_TRUE(std::get<LshPattern>(model.config().model.layers[1]).num_buckets.empty());
+
+  config.padding_token = -1;
+  EXPECT_TRUE(contains(message(random_tokens(1, 13, 50, 1)), "padding_token is -1, must be in"));
+  config.model.width = Index{1} << 62;
+  EXPECT_TRUE(contains(message_of([&] { huggingface_tensors(config.model); }),
+                       "huggingface_tensors: width is 4611686018427387904, must be at most"));
 }
 
 TEST(HuggingFaceModel, CountsTheLabelsOfItsKind) {

@@ -331,6 +331,51 @@ TEST(WriteSafetensors, RefusesWhatCannotBeReadBack) {
                        "tensor 'a' has the shape [3, 3], but 6 elements"));
   EXPECT_TRUE(contains(message({{"__metadata__", {2, 3}, view(x)}}), "__metadata__"));
   EXPECT_TRUE(contains(message({{"\xff", {2, 3}, view(x)}}), "is not UTF-8"));
+  // Products of six, or none, that no reader takes
+  EXPECT_TRUE(contains(message({{"a", {-2, -3}, view(x)}}),
+                       "tensor 'a' has the shape [-2, -3], but 6 elements"));
+  EXPECT_TRUE(contains(message({{"a", {Index{1} << 62, 4, 6}, view(x)}}), "], but 6 elements"));
+  const MatrixView<const double> none(x.data(), 0, 3), negative(x.data(), -2, -3),
+      huge(x.data(), Index{1} << 32, Index{1} << 32),
+      large(x.data(), Index{1} << 31, Index{1} << 31);
+  EXPECT_TRUE(contains(message({{"a", {Index{1} << 32, Index{1} << 32}, none}}),
+                       "tensor 'a' has the shape [4294967296, 4294967296], but 0 elements"));
+  EXPECT_TRUE(contains(message({{"a", {6}, negative}}),
+                       "tensor 'a' has values [-2, -3], must have sizes from 0"));
+  EXPECT_TRUE(contains(message({{"a", {0}, huge}}), "tensor 'a' has values [4294967296, 42949672"));
+  EXPECT_TRUE(contains(message({{"a", {Index{1} << 62}, large}}), "does not fit 64 bits"));
+  EXPECT_TRUE(contains(message_of([] {
+                         StoredTensor{"a", "F32", {Index{1} << 62, 4}, 0, 0}.size();
+                       }),
+                       "StoredTensor::size: shape is [4611686018427387904, 4], must have"));
+}
+
+TEST(WriteSafetensors, LeavesTheOldFileWhenTheDiskIsFull) {
+  const TemporaryFolder folder;
+  const Matrix<float> x = Matrix<float>::Zero(100, 100);
+  write_file(folder / "f", "old");
+  std::string message;
+  {
+    const FileSizeLimit limit(5000);
+    message = message_of<std::runtime_error>([&] {
+      write_safetensors<float>(folder / "f", {{"a", {100, 100}, view(x)}});
+    });
+  }
+  EXPECT_TRUE(contains(message, "f': File too large; the previous file is unchanged"));
+  EXPECT_EQ(read_file(folder / "f"), "old");
+  EXPECT_EQ(folder.names(), (Strings{"f"}));
+}
+
+TEST(SafetensorsFile, TransposesOnlyWhatHasTheShape) {
+  const TemporaryFolder folder;
+  const Matrix<float> x = Matrix<float>::Zero(2, 3);
+  write_safetensors<float>(folder / "f", {{"a", {2, 3}, view(x)}});
+  const SafetensorsFile file(folder / "f");
+  Matrix<float> same(2, 3), turned(3, 2);
+  EXPECT_TRUE(contains(message_of([&] { file.read_transposed(*file.find("a"), view(same)); }),
+                       "read_transposed: tensor 'a' is [2, 3], must be [3, 2]"));
+  file.read_transposed(*file.find("a"), view(turned));
+  EXPECT_EQ(turned, x.transpose());
 }
 
 /// Two files and their index.

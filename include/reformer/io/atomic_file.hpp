@@ -23,6 +23,7 @@
 #include <utility>
 
 #include "reformer/foundation/check.hpp"
+#include "reformer/io/file_name.hpp"
 
 namespace reformer {
 
@@ -30,8 +31,10 @@ namespace reformer {
 /// destructor removes the temporary.
 class AtomicFile {
  public:
-  /// @throw std::runtime_error when the temporary cannot be created
+  /// @throw std::runtime_error when the temporary cannot be created, or `path` is no name of a
+  ///   regular file
   explicit AtomicFile(std::filesystem::path path) : path_(std::move(path)), temporary_(path_) {
+    check_is_replaceable();
     temporary_ += ".tmp";
     // A leftover of a killed run is removed, not reused: it may be a link to somewhere else.
     ::unlink(temporary_.c_str());
@@ -60,12 +63,19 @@ class AtomicFile {
   }
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
-  /// Makes the content durable and visible. @throw std::runtime_error; the old file stays, unless
-  /// only the last step (forcing the folder to the disk) failed, which the message then says
-  void commit() {
+  /// Makes the content durable, and not yet visible: for several files that belong together, since
+  /// after it nothing but the renaming can fail. @throw std::runtime_error; the old file stays
+  void finish() {
+    if (descriptor_ < 0) return;
     if (!sync(descriptor_)) fail(errno);
     // Network file systems report a full disk as late as here, so the result of close counts.
     if (::close(std::exchange(descriptor_, -1)) != 0) fail(errno);
+  }
+
+  /// Makes the content durable and visible. @throw std::runtime_error; the old file stays, unless
+  /// only the last step (forcing the folder to the disk) failed, which the message then says
+  void commit() {
+    finish();
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
     temporary_.clear();
 
@@ -95,12 +105,24 @@ class AtomicFile {
     return result == 0 || errno == EINVAL || errno == EROFS;
   }
 
+  /// A rename replaces whatever has the name: a device too, for somebody who may write in /dev. The
+  /// temporary of an empty name, or of one that ends within, is another file of the user.
+  void check_is_replaceable() const {
+    detail::check_file_name("write", path_);
+    std::error_code ignored;
+    const auto status = std::filesystem::status(path_, ignored);
+    if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+      detail::fail_with_file(
+          "write", path_,
+          std::filesystem::is_directory(status) ? error_text(EISDIR) : "is not a regular file");
+    }
+  }
+
   [[noreturn]] void fail(int error) {
     std::error_code ignored;
     const bool had_previous = std::filesystem::exists(path_, ignored);
-    throw std::runtime_error(detail::join("cannot write '", path_.string(),
-                                          "': ", error_text(error),
-                                          had_previous ? "; the previous file is unchanged" : ""));
+    detail::fail_with_file("write", path_, error_text(error),
+                           had_previous ? "; the previous file is unchanged" : "");
   }
 
   std::filesystem::path path_;

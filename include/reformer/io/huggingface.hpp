@@ -46,8 +46,10 @@ struct HuggingFaceTensor {
   bool transposed = false;
 };
 
-/// All parameters of a model, in the order of `Model::for_each_parameter`. Nothing is allocated.
+/// All parameters of a model, in the order of `Model::for_each_parameter`, none of which is
+/// allocated. @throw std::invalid_argument for a configuration that no model can have
 inline std::vector<HuggingFaceTensor> huggingface_tensors(const ModelConfig& config) {
+  check_config("huggingface_tensors", config);
   const Index D = config.width, F = config.feed_forward_width, V = config.vocabulary;
   const Index all_heads = config.num_heads * config.head_width;
   std::vector<HuggingFaceTensor> tensors;
@@ -274,6 +276,7 @@ std::vector<std::string> load_huggingface_weights(
 /// Reads `config.json` of a folder.
 /// @throw std::runtime_error with one line: the file, the field, its value and what is allowed
 inline HuggingFaceConfig load_huggingface_config(const std::filesystem::path& folder) {
+  detail::check_file_name("read", folder);  // an empty one would be the current folder
   const auto path = folder / "config.json";
   const MappedFile file(path);
   try {
@@ -284,7 +287,8 @@ inline HuggingFaceConfig load_huggingface_config(const std::filesystem::path& fo
   }
 }
 
-/// Writes a folder that HuggingFace loads: `config.json` and `model.safetensors`, each in one step.
+/// Writes a folder that HuggingFace loads: `config.json` and `model.safetensors`, each in one step,
+/// and none before both are on the disk.
 /// The head's bias is stored as `lm_head.bias`, mask constants are not stored, as in recent
 /// versions. Loading it gives the same bits, and saving again the same files.
 /// @throw std::runtime_error when they cannot be written, std::invalid_argument for a config that
@@ -308,14 +312,20 @@ void save_huggingface(const std::filesystem::path& folder, Model<Scalar>& model,
   });
   check(outgoing.size() == tensors.size(), "save_huggingface", "the model has ", outgoing.size(),
         " parameters, the config ", tensors.size());
+  detail::check_file_name("write", folder);
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) {
     throw std::runtime_error(
         detail::join("cannot create folder '", folder.string(), "': ", error.message()));
   }
-  write_safetensors(folder / "model.safetensors", std::move(outgoing), {{"format", "pt"}});
-  write_file_atomically(folder / "config.json", text);
+  // Whatever cannot be written, the weights and the config of before still belong together.
+  AtomicFile weights(folder / "model.safetensors"), config_file(folder / "config.json");
+  config_file.write(text);
+  config_file.finish();
+  write_safetensors(weights, std::move(outgoing), {{"format", "pt"}});
+  weights.commit();
+  config_file.commit();
 }
 
 /// Tokens with the padding that HuggingFace adds at the end when it evaluates.
@@ -330,7 +340,11 @@ struct PaddedTokens {
     return options;
   }
   /// Labels `[B, length]` as `[B, padded length]`, the padding ignored.
+  /// @throw std::invalid_argument for another shape
   Tokens labels(const Tokens& labels) const {
+    constexpr auto function = "PaddedTokens::labels";
+    check_between(function, "length", length, 0, tokens.dimension(1));
+    check_shape(function, "labels", labels, {"batch", "length"}, {tokens.dimension(0), length});
     Tokens padded(tokens.dimension(0), tokens.dimension(1));
     padded.setConstant(ignored_label);
     for (Index b = 0; b < labels.dimension(0); ++b) {
@@ -339,8 +353,13 @@ struct PaddedTokens {
     return padded;
   }
   /// The part of a result `[B, padded length, n]` that is not padding.
+  /// @throw std::invalid_argument for another shape
   template <typename Scalar>
   Tensor<Scalar, 3> cut(const Tensor<Scalar, 3>& x) const {
+    constexpr auto function = "PaddedTokens::cut";
+    check_between(function, "length", length, 0, tokens.dimension(1));
+    check_shape(function, "x", x, {"batch", "padded length", "columns"},
+                {tokens.dimension(0), tokens.dimension(1), x.dimension(2)});
     if (x.dimension(1) == length) return x;
     Tensor<Scalar, 3> result(x.dimension(0), length, x.dimension(2));
     for (Index b = 0; b < x.dimension(0); ++b) {
@@ -352,14 +371,25 @@ struct PaddedTokens {
 };
 
 /// Pads tokens `[B, T]`, with a mask of real ones `[B*T]` or none, as HuggingFace does.
+/// @throw std::invalid_argument unless there are tokens, and positions for the padded length
 inline PaddedTokens huggingface_pad(const HuggingFaceConfig& config, const Tokens& tokens,
                                     std::span<const std::uint8_t> is_real = {}) {
   constexpr auto function = "huggingface_pad";
   const Index B = tokens.dimension(0), T = tokens.dimension(1);
+  check_at_least(function, "batch", B, 1);
   check_at_least(function, "length", T, 1);
   check(is_real.empty() || static_cast<Index>(is_real.size()) == B * T, function, "is_real has ",
         is_real.size(), " elements, must have B*T = ", B * T);
+  const auto check_token = [&](std::int32_t token, const auto&... what) {
+    check(token >= 0 && token < config.model.vocabulary, function, what..., " is ", token,
+          ", must be in [0, ", config.model.vocabulary, ")");
+  };
+  for (Index i = 0; i < tokens.size(); ++i) check_token(tokens.data()[i], "token ", i);
+  check_token(config.padding_token, "padding_token");
   const Index padded = huggingface_padded_length(config.model, T);
+  const auto longest = max_length(config.model.positions);
+  check(!longest || padded <= *longest, function, "padded length is ", padded,
+        ", but there are positions for at most ", longest.value_or(0));
   if (padded == T) return {tokens, {is_real.begin(), is_real.end()}, T};
   PaddedTokens result{Tokens(B, padded), {}, T};
   result.is_real.assign(static_cast<std::size_t>(B * padded), 0);
@@ -409,8 +439,9 @@ class HuggingFaceModel {
   /// What the model is run on. The first length that is hashed fixes the number of buckets where
   /// the config leaves it open; it stays, and is saved.
   PaddedTokens pad(const Tokens& tokens, std::span<const std::uint8_t> is_real = {}) {
-    fix_num_buckets(huggingface_padded_length(config_.model, tokens.dimension(1)));
-    return huggingface_pad(config_, tokens, is_real);
+    PaddedTokens padded = huggingface_pad(config_, tokens, is_real);
+    fix_num_buckets(padded.tokens.dimension(1));
+    return padded;
   }
 
   /// Labels `[B, T]` of HuggingFace, which shifts them by one for a language model, as they are
@@ -436,8 +467,8 @@ class HuggingFaceModel {
   /// Sum of cross-entropies over the labels, as in `Model::loss`; see `loss_labels`.
   Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
             const RunOptions& options = {}) {
-    const PaddedTokens padded = pad(tokens, options.is_real);
     check_labels(tokens, labels);
+    const PaddedTokens padded = pad(tokens, options.is_real);
     return model_->loss(workspace, padded.tokens, padded.labels(labels), padded.options(options));
   }
 
@@ -445,8 +476,8 @@ class HuggingFaceModel {
   /// that need no padding.
   Loss loss_and_gradients(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
                           Scalar scale, const RunOptions& options) {
-    const PaddedTokens padded = pad(tokens, options.is_real);
     check_labels(tokens, labels);
+    const PaddedTokens padded = pad(tokens, options.is_real);
     return model_->loss_and_gradients(workspace, padded.tokens, padded.labels(labels), scale,
                                       padded.options(options));
   }

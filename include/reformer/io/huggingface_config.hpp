@@ -52,8 +52,13 @@ struct HuggingFaceConfig {
 /// The number of buckets, in factors, that HuggingFace chooses at the first length that is hashed:
 /// the largest power of two that is at most 2 (T / C), in two factors above 2 max(sqrt(P / C), C)
 /// for P positions.
+/// @throw std::invalid_argument for sizes below 1 or beyond `max_elements`
 inline std::vector<Index> huggingface_num_buckets(Index length, Index chunk_length,
                                                   Index max_positions) {
+  constexpr auto function = "huggingface_num_buckets";
+  check_between(function, "length", length, 1, max_elements);
+  check_between(function, "chunk_length", chunk_length, 1, max_elements);
+  check_between(function, "max_positions", max_positions, 1, max_elements);
   const auto ratio = static_cast<std::uint64_t>(2 * (length / chunk_length));
   const int log2 = std::max(static_cast<int>(std::bit_width(ratio)) - 1, 1);
   const auto root = static_cast<Index>(
@@ -65,14 +70,22 @@ inline std::vector<Index> huggingface_num_buckets(Index length, Index chunk_leng
 
 /// The length at which HuggingFace evaluates: the next multiple of all chunk lengths, unless the
 /// sequence is not longer than the shortest chunk.
+/// @throw std::invalid_argument for a length or chunk lengths that nothing can have
 inline Index huggingface_padded_length(const ModelConfig& config, Index length) {
+  constexpr auto function = "huggingface_padded_length";
+  constexpr Index most = Index{1} << 62;  // more than the product of two chunk lengths
+  check_between(function, "length", length, 1, max_elements);
   Index multiple = 1, shortest = length;
   for (const AttentionPattern& pattern : config.layers) {
     const auto* lsh = std::get_if<LshPattern>(&pattern);
     const auto* local = std::get_if<LocalPattern>(&pattern);
     if (lsh == nullptr && local == nullptr) continue;
     const Index chunk = lsh != nullptr ? lsh->chunk_length : local->chunk_length;
-    multiple = std::lcm(multiple, chunk);
+    check_between(function, "chunk_length", chunk, 1, max_size);
+    const Index factor = chunk / std::gcd(multiple, chunk);
+    check(multiple <= most / factor, function, "the least common multiple of the chunk lengths is ",
+          multiple, " * ", factor, ", must be at most ", most);
+    multiple *= factor;
     shortest = std::min(shortest, chunk);
   }
   return length > shortest ? round_up(length, multiple) : length;
@@ -317,6 +330,11 @@ inline HuggingFaceConfig read_huggingface_fields(const Json& fields) {
   }
   if (config.kind == HuggingFaceClass::masked_language_model && model.causal) {
     f.refuse("is_decoder", true, "false for ReformerForMaskedLM");
+  }
+  try {
+    check_config("config", model);  // what single fields do not show, such as the size of products
+  } catch (const std::invalid_argument& error) {
+    throw std::runtime_error(join("config is of no possible model: ", error.what()));
   }
   return config;
 }

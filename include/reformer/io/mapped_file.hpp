@@ -12,12 +12,10 @@
 #include <cstddef>
 #include <filesystem>
 #include <span>
-#include <stdexcept>
-#include <string>
 #include <system_error>
 #include <utility>
 
-#include "reformer/foundation/check.hpp"
+#include "reformer/io/file_name.hpp"
 
 namespace reformer {
 
@@ -27,12 +25,14 @@ class MappedFile {
  public:
   /// @throw std::runtime_error with one line when there is no such file or it cannot be read
   explicit MappedFile(const std::filesystem::path& path) {
-    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    detail::check_file_name("read", path);
+    // Without O_NONBLOCK, a pipe that nobody writes to is waited for.
+    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat status {};
     int error = descriptor < 0 || ::fstat(descriptor, &status) != 0 ? errno : 0;
     if (error == 0 && S_ISDIR(status.st_mode)) error = EISDIR;
-    if (error == 0 && !S_ISREG(status.st_mode)) error = EINVAL;
-    if (error == 0 && status.st_size > 0) {  // an empty file cannot be mapped
+    const bool irregular = error == 0 && !S_ISREG(status.st_mode);
+    if (error == 0 && !irregular && status.st_size > 0) {  // an empty file cannot be mapped
       size_ = static_cast<std::size_t>(status.st_size);
       memory_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
       if (memory_ == MAP_FAILED) {
@@ -43,10 +43,8 @@ class MappedFile {
       }
     }
     if (descriptor >= 0) ::close(descriptor);
-    if (error != 0) {
-      throw std::runtime_error(detail::join("cannot read '", path.string(),
-                                            "': ", std::generic_category().message(error)));
-    }
+    if (irregular) detail::fail_with_file("read", path, "is not a regular file");
+    if (error != 0) detail::fail_with_file("read", path, std::generic_category().message(error));
   }
 
   ~MappedFile() {

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -29,6 +30,7 @@
 #include <utility>
 #include <vector>
 
+#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 #include "reformer/io/atomic_file.hpp"
 #include "reformer/io/json.hpp"
@@ -39,6 +41,22 @@ namespace reformer {
 static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
 static_assert(std::numeric_limits<float>::is_iec559 && std::numeric_limits<double>::is_iec559);
 
+/// "[2, 3]"
+inline std::string shape_text(std::span<const Index> shape) {
+  std::string text = "[";
+  for (const Index n : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(n);
+  return text + "]";
+}
+
+/// Elements of a tensor of this shape; nothing if a size is negative or they do not fit an `Index`.
+inline std::optional<Index> element_count(std::span<const Index> shape) {
+  Index product = 1;
+  for (const Index n : shape) {
+    if (n < 0 || __builtin_mul_overflow(product, n, &product)) return {};
+  }
+  return product;
+}
+
 /// A tensor in a safetensors file.
 struct StoredTensor {
   std::string name;
@@ -46,19 +64,14 @@ struct StoredTensor {
   std::vector<Index> shape;
   std::uint64_t begin = 0, end = 0;  ///< in the data
 
+  /// Elements. @throw std::invalid_argument for a shape that no file can have
   Index size() const {
-    Index product = 1;
-    for (const Index n : shape) product *= n;
-    return product;
+    const auto count = element_count(shape);
+    check(count.has_value(), "StoredTensor::size", "shape is ", shape_text(shape),
+          ", must have sizes from 0 and a product that fits 63 bits");
+    return *count;
   }
 };
-
-/// "[2, 3]"
-inline std::string shape_text(std::span<const Index> shape) {
-  std::string text = "[";
-  for (const Index n : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(n);
-  return text + "]";
-}
 
 /// What stands in front of the data.
 struct SafetensorsHeader {
@@ -362,10 +375,12 @@ class SafetensorsFile {
   }
 
   /// The transpose of a stored matrix `[out.columns, out.rows]`, converted.
+  /// @throw std::runtime_error unless the dtype is F32, F64, F16 or BF16
   template <typename Scalar>
   void read_transposed(const StoredTensor& tensor, const MatrixView<Scalar>& out) const {
-    check_equal("SafetensorsFile::read_transposed", "elements of out", out.rows * out.columns,
-                "elements of the tensor", tensor.size());
+    check(tensor.shape == std::vector<Index>{out.columns, out.rows},
+          "SafetensorsFile::read_transposed", "tensor ", detail::in_quotes(tensor.name), " is ",
+          shape_text(tensor.shape), ", must be [", out.columns, ", ", out.rows, "]");
     constexpr Index block = 32;  // so that lines of cache are used on both sides
     const std::byte* data = bytes(tensor).data();
     check_is_float(tensor, detail::with_float_type(tensor.dtype, [&](auto type) {
@@ -437,13 +452,12 @@ struct OutgoingTensor {
   bool transposed = false;          ///< the transpose of `values` is written
 };
 
-/// Writes float tensors as F32 and double as F64, in one step (see `AtomicFile`): sorted by name,
-/// the header padded so that data begins at a multiple of 8 and every tensor is aligned.
+/// Writes float tensors as F32 and double as F64 into a new file, which is not committed: sorted by
+/// name, the header padded so that data begins at a multiple of 8 and every tensor is aligned.
 /// @throw std::runtime_error when the file cannot be written, std::invalid_argument for names that
 ///   come twice or are not UTF-8 and for shapes that do not fit
 template <typename Scalar>
-void write_safetensors(const std::filesystem::path& path,
-                       std::vector<OutgoingTensor<Scalar>> tensors,
+void write_safetensors(AtomicFile& file, std::vector<OutgoingTensor<Scalar>> tensors,
                        const std::map<std::string, std::string>& metadata = {}) {
   static_assert(std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>);
   constexpr auto function = "write_safetensors";
@@ -458,13 +472,17 @@ void write_safetensors(const std::filesystem::path& path,
     check(tensor.name != "__metadata__", function, "no tensor may have the name __metadata__");
     check(&tensor == tensors.data() || tensor.name != (&tensor - 1)->name, function,
           "two tensors have the name ", detail::in_quotes(tensor.name));
-    const Index size = tensor.values.rows * tensor.values.columns;
-    Index product = 1;
-    for (const Index n : tensor.shape) product *= n;
-    check(product == size, function, "tensor ", detail::in_quotes(tensor.name), " has the shape ",
-          shape_text(tensor.shape), ", but ", size, " elements");
+    const std::array<Index, 2> sizes{tensor.values.rows, tensor.values.columns};
+    const auto size = element_count(sizes);
+    check(size.has_value(), function, "tensor ", detail::in_quotes(tensor.name), " has values ",
+          shape_text(sizes), ", must have sizes from 0 and a product that fits 63 bits");
+    check(element_count(tensor.shape) == size, function, "tensor ", detail::in_quotes(tensor.name),
+          " has the shape ", shape_text(tensor.shape), ", but ", *size, " elements");
     const std::uint64_t begin = end;
-    end += static_cast<std::uint64_t>(size) * sizeof(Scalar);
+    check(!__builtin_mul_overflow(static_cast<std::uint64_t>(*size), sizeof(Scalar), &end) &&
+              !__builtin_add_overflow(begin, end, &end),
+          function, "tensor ", detail::in_quotes(tensor.name), " ", shape_text(tensor.shape),
+          " ends at a byte whose number does not fit 64 bits");
     header[tensor.name] = {{"dtype", sizeof(Scalar) == 4 ? "F32" : "F64"},
                            {"shape", tensor.shape},
                            {"data_offsets", {begin, end}}};
@@ -474,7 +492,6 @@ void write_safetensors(const std::filesystem::path& path,
   check(text.size() <= max_safetensors_header, function, "the header has ", text.size(),
         " bytes, must have at most ", max_safetensors_header);
 
-  AtomicFile file(path);
   const std::uint64_t length = text.size();
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(text);
@@ -500,6 +517,16 @@ void write_safetensors(const std::filesystem::path& path,
       file.write(std::as_bytes(std::span(std::as_const(panel))));
     }
   }
+}
+
+/// The same as a file, in one step: see `AtomicFile`.
+/// @throw std::runtime_error also where the file cannot be made
+template <typename Scalar>
+void write_safetensors(const std::filesystem::path& path,
+                       std::vector<OutgoingTensor<Scalar>> tensors,
+                       const std::map<std::string, std::string>& metadata = {}) {
+  AtomicFile file(path);
+  write_safetensors(file, std::move(tensors), metadata);
   file.commit();
 }
 
@@ -545,6 +572,7 @@ class SafetensorsFolder {
   /// index
   ///   and the files do not agree
   explicit SafetensorsFolder(const std::filesystem::path& folder) {
+    detail::check_file_name("read", folder);
     const auto single = folder / "model.safetensors",
                index = folder / "model.safetensors.index.json";
     std::error_code ignored;
