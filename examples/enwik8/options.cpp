@@ -10,8 +10,10 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <locale>
 #include <map>
 #include <optional>
+#include <sstream>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -48,12 +50,45 @@ using Table = std::vector<Option<Values>>;
 
 // ---- values
 
-/// Reads all of `text` as a number, or nothing.
+/// Reads all of `text` as a whole number, or nothing.
 template <typename Number>
 std::optional<Number> to_number(std::string_view text) {
   Number number{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc() || end != text.data() + text.size()) {
+    return std::nullopt;
+  }
+  return number;
+}
+
+/// Reads all of `text` as a decimal number such as -1, .5 or 2e-4, or nothing. libc++ has no
+/// `from_chars` of it before version 20; a stream takes other spellings too, and as much as it
+/// can, so the spelling is looked at first.
+std::optional<double> to_real(const std::string& text) {
+  std::size_t i = text.starts_with('-') ? 1 : 0;
+  const auto digits = [&] {
+    const std::size_t first = i;
+    while (i < text.size() && text[i] >= '0' && text[i] <= '9') ++i;
+    return i - first;
+  };
+  const std::size_t whole = digits();
+  const std::size_t fraction = i < text.size() && text[i] == '.' ? (++i, digits()) : 0;
+  const std::string mantissa = text.substr(0, i);
+  bool good = whole + fraction > 0;
+  if (i < text.size() && (text[i] == 'e' || text[i] == 'E')) {
+    ++i;
+    if (i < text.size() && (text[i] == '+' || text[i] == '-')) ++i;
+    good = good && digits() > 0;
+  }
+  if (!good || i != text.size()) {
+    return std::nullopt;
+  }
+  std::istringstream stream(text);
+  stream.imbue(std::locale::classic());
+  double number = 0;
+  // A number too small for any but 0 is refused as one too large is.
+  if (!(stream >> number) ||
+      (number == 0 && mantissa.find_first_of("123456789") != std::string::npos)) {
     return std::nullopt;
   }
   return number;
@@ -129,7 +164,7 @@ class TableBuilder {
     add(
         name, "X", help,
         [=](Values& values, const std::string& text) {
-          const auto number = to_number<double>(text);
+          const auto number = to_real(text);
           // Most become floats, in which a tiny number is zero and a huge one infinite.
           const auto as_float = number ? static_cast<double>(static_cast<float>(*number)) : 0;
           const bool good =

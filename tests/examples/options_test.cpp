@@ -111,6 +111,24 @@ TEST(Options, RefusesSizesThatAreZeroNegativeOrNoNumbers) {
     EXPECT_EQ(error_of(std::string("--minutes ") + value),
               std::string("--minutes is '") + value + "'; allowed: a number above 0 to 10000000");
   }
+  // Decimal numbers and nothing else, whatever a stream or a locale would take
+  for (const char* value : {"+1", "1,5", "0x1p3", "0x8", "1e", "1e+", "1.5.", ".", "-", "e5", "1f",
+                            "infinity", "1e999", "1e-999", "1_000"}) {
+    EXPECT_EQ(error_of(std::string("--learning-rate ") + value).substr(0, 19),
+              "--learning-rate is ")
+        << value;
+  }
+  const auto read = [](const char* value) {
+    return parse(std::string("--sample-temperature ") + value).sample_temperature;
+  };
+  EXPECT_EQ(read("1."), 1);
+  EXPECT_EQ(read(".5"), .5);
+  EXPECT_EQ(read("007"), 7);
+  EXPECT_EQ(read("-0"), 0);
+  EXPECT_EQ(read("0e9"), 0);
+  EXPECT_EQ(read("25E-2"), .25);
+  EXPECT_EQ(read("3e+1"), 30);
+  EXPECT_EQ(read("0.1"), 0.1);
   EXPECT_EQ(error_of("--dropout 1"), "--dropout is '1'; allowed: a number from 0 and below 1");
   EXPECT_TRUE(contains(error_of("--seed -1"), "--seed is '-1'"));
   EXPECT_TRUE(contains(error_of("--threads -1"), "allowed: a whole number from 0 to"));
