@@ -102,7 +102,7 @@ nlohmann::json DistanceClasses::to_json() const {
 
 std::vector<std::string> DistanceClasses::lines() const {
   std::vector<std::string> lines{fmt::format("  {:<28} {:>10} {:>7} {:>14}",
-                                             "repeats what is bytes back", "bytes", "share",
+                                             "repeats, bytes back", "bytes", "share",
                                              "bits per byte")};
   for (const nlohmann::json& entry : to_json()) {
     const std::string distances =
