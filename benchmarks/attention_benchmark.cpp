@@ -69,7 +69,8 @@ template <typename Scalar>
 naive::Attention<Scalar> naive_of(const AttentionPattern& pattern, Index length,
                                   const Bucket* buckets) {
   return {true, shares_query_key(pattern),
-          counts_of(pattern, length, buckets).template cast<Scalar>()};
+          counts_of(pattern, length, buckets).template cast<Scalar>(),
+          values_of(pattern) == Values::following};
 }
 
 void verify(const Run& run, const Inputs& in) {

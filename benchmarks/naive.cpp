@@ -122,6 +122,14 @@ Matrix<Scalar> Attention<Scalar>::key_scale(const Matrix<Scalar>& key) const {
 }
 
 template <typename Scalar>
+Matrix<Scalar> Attention<Scalar>::carried(const Matrix<Scalar>& value) const {
+  if (!following) return value;
+  Matrix<Scalar> result = Matrix<Scalar>::Zero(value.rows(), value.cols());
+  result.topRows(value.rows() - 1) = value.bottomRows(value.rows() - 1);
+  return result;
+}
+
+template <typename Scalar>
 Matrix<Scalar> Attention<Scalar>::weights(const Matrix<Scalar>& query,
                                           const Matrix<Scalar>& key) const {
   const Index T = query.rows();
@@ -130,13 +138,17 @@ Matrix<Scalar> Attention<Scalar>::weights(const Matrix<Scalar>& query,
   if (shared) score.diagonal().setConstant(static_cast<Scalar>(self_score));
   for (Index i = 0; i < T; ++i) {
     for (Index j = 0; j < T; ++j) {
-      if (counts(i, j) == 0 || (causal && j > i)) {
+      if (counts(i, j) == 0 || (causal && j > i) || (following && j == i)) {
         score(i, j) = -std::numeric_limits<Scalar>::infinity();
       }
     }
   }
-  Matrix<Scalar> p = (score.colwise() - score.rowwise().maxCoeff()).array().exp() * counts.array();
-  p.array().colwise() /= p.rowwise().sum().eval().array();
+  // A row that sees nothing stays zero.
+  const Matrix<Scalar> most =
+      score.rowwise().maxCoeff().cwiseMax(std::numeric_limits<Scalar>::lowest());
+  Matrix<Scalar> p = (score.colwise() - most.col(0)).array().exp() * counts.array();
+  p.array().colwise() /=
+      p.rowwise().sum().cwiseMax(std::numeric_limits<Scalar>::min()).eval().array();
   return p;
 }
 
@@ -145,9 +157,9 @@ typename Attention<Scalar>::Gradients Attention<Scalar>::backward(
     const Matrix<Scalar>& query, const Matrix<Scalar>& key, const Matrix<Scalar>& value,
     const Matrix<Scalar>& dout) const {
   const Matrix<Scalar> p = weights(query, key), c = key_scale(key);
-  const Matrix<Scalar> out = p * value;
+  const Matrix<Scalar> out = p * carried(value);
   const Matrix<Scalar> delta = dout.cwiseProduct(out).rowwise().sum();
-  Matrix<Scalar> dscore = dout * value.transpose();
+  Matrix<Scalar> dscore = dout * carried(value).transpose();
   dscore.colwise() -= delta.col(0);
   dscore.array() *= p.array();
   if (shared) dscore.diagonal().setZero();  // that score is a constant
@@ -155,8 +167,13 @@ typename Attention<Scalar>::Gradients Attention<Scalar>::backward(
     x.array().colwise() *= c.col(0).array();
     return x;
   };
-  Gradients gradients{out, dscore * scaled(key), scaled(dscore.transpose() * query),
-                      p.transpose() * dout};
+  Matrix<Scalar> dvalue = p.transpose() * dout;
+  if (following) {  // row t is what the key before carried
+    const Matrix<Scalar> of_keys = dvalue;
+    dvalue.bottomRows(dvalue.rows() - 1) = of_keys.topRows(of_keys.rows() - 1);
+    dvalue.row(0).setZero();
+  }
+  Gradients gradients{out, dscore * scaled(key), scaled(dscore.transpose() * query), dvalue};
   if (shared) {  // through the length of the key, to which queries are not scaled
     Matrix<Scalar> score = query * key.transpose();
     score.array().rowwise() *= c.col(0).transpose().array();
@@ -188,9 +205,9 @@ Matrix<Scalar> SelfAttention<Scalar>::operator()(const Matrix<Scalar>& x) const 
   const Index K = q.cols() / heads;
   Matrix<Scalar> out(q.rows(), q.cols());
   for (Index h = 0; h < heads; ++h) {
-    const Matrix<Scalar> p = attention[static_cast<std::size_t>(h)].weights(q.middleCols(h * K, K),
-                                                                            k.middleCols(h * K, K));
-    out.middleCols(h * K, K) = p * v.middleCols(h * K, K);
+    const Attention<Scalar>& head = attention[static_cast<std::size_t>(h)];
+    out.middleCols(h * K, K) = head.weights(q.middleCols(h * K, K), k.middleCols(h * K, K)) *
+                               head.carried(v.middleCols(h * K, K));
   }
   return out * output;
 }

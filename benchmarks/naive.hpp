@@ -59,7 +59,10 @@ struct Attention {
   bool causal = true;
   bool shared = false;  ///< queries are keys
   Matrix<Scalar> counts;
+  bool following = false;  ///< a key carries the value of the next token
 
+  /// What keys carry.
+  Matrix<Scalar> carried(const Matrix<Scalar>& value) const;
   Matrix<Scalar> weights(const Matrix<Scalar>& query, const Matrix<Scalar>& key) const;
 
   struct Gradients {

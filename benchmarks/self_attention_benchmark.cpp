@@ -52,7 +52,8 @@ naive::SelfAttention<Scalar> naive_of(const Sizes& s, SelfAttention<float>& bran
   for (Index h = 0; h < s.heads; ++h) {
     result.attention.push_back(
         {true, shared,
-         counts_of(pattern, s.length, buckets.data() + h * per_head).template cast<Scalar>()});
+         counts_of(pattern, s.length, buckets.data() + h * per_head).template cast<Scalar>(),
+         values_of(pattern) == Values::following});
   }
   result.scale = get("layer_norm.weight");
   result.bias = get("layer_norm.bias");
@@ -134,11 +135,14 @@ const Registration registration([] {
       }
     };
     const LshPattern lsh{.chunk_length = s.chunk, .num_hashes = rounds};
+    LshPattern following = lsh;
+    following.values = Values::following;
     if (s.length <= 4096) {
       for (const int threads : one_and_all_threads()) kind("lsh", lsh, rounds, threads);
     } else {
       kind("lsh", lsh, rounds, default_threads());
     }
+    if (s.length <= 4096) kind("following", following, rounds, default_threads());
     if (exact) {
       kind("local", LocalPattern{.chunk_length = s.chunk}, 0, default_threads());
       kind("exact", ExactPattern{}, 0, default_threads());
