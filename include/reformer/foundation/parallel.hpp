@@ -19,6 +19,14 @@
 #include "reformer/foundation/container.hpp"
 #include "reformer/foundation/tensor.hpp"
 
+#ifdef __SANITIZE_THREAD__  // gcc
+#define REFORMER_THREAD_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)  // clang
+#define REFORMER_THREAD_SANITIZER
+#endif
+#endif
+
 namespace reformer {
 
 namespace detail {
@@ -59,7 +67,11 @@ template <typename Body>
 void parallel_for(int threads, Index count, const Body& body) {
 #ifdef _OPENMP
   if (threads > 1 && count > 1) {
+#ifdef REFORMER_THREAD_SANITIZER  // every thread has a share, or a race could hide by chance
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
+#else
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+#endif
     for (Index i = 0; i < count; ++i) detail::run_task(body, i, omp_get_thread_num());
     return;
   }
