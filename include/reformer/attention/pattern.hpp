@@ -46,6 +46,13 @@ enum class Values {
   following,
 };
 
+// Where gcc 12 inlines the move of an `AttentionPattern` that holds another pattern, it warns of
+// the members that an LshPattern would have.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 /// LSH attention with shared queries and keys: see `Chunking`.
 struct LshPattern {
   Index chunk_length = 64;
@@ -65,6 +72,10 @@ struct LshPattern {
 
   bool operator==(const LshPattern&) const = default;
 };
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 /// Attention within chunks of the sequence and their neighbours, with separate queries and keys.
 struct LocalPattern {
