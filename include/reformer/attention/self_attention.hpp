@@ -97,31 +97,41 @@ class SelfAttention {
   /// Uses these rotations `[H, K, R, columns]` instead of drawing them for each pass.
   /// @throw std::invalid_argument if the layer does not hash or the shape is another
   void set_rotations(const Tensor<Scalar, 4>& rotations) {
+    constexpr auto function = "SelfAttention::set_rotations";
     const auto* lsh = std::get_if<LshPattern>(&config_.pattern);
-    check(lsh != nullptr, "SelfAttention", "rotations are given to a layer that does not hash");
-    check_equal("SelfAttention", "rotations dimension 0", rotations.dimension(0), "num_heads",
-                config_.num_heads);
-    check_equal("SelfAttention", "rotations dimension 1", rotations.dimension(1), "head_width",
-                config_.head_width);
-    check_equal("SelfAttention", "rotations dimension 2", rotations.dimension(2), "num_hashes",
-                lsh->num_hashes);
+    check(lsh != nullptr, function, "rotations are given to a layer that does not hash");
+    const Index columns = lsh->num_buckets.empty() ? rotations.dimension(3)  // follow the length
+                                                   : rotation_columns(lsh->num_buckets);
+    check_shape(function, "rotations", rotations,
+                {"num_heads", "head_width", "num_hashes", "half the sum of num_buckets"},
+                {config_.num_heads, K(), lsh->num_hashes, columns});
     rotations_ = rotations;
   }
 
   /// Fixes the number of buckets, in factors, where the pattern leaves it to the length.
   /// @throw std::invalid_argument if the layer does not hash or the factors are not possible
   void set_num_buckets(const std::vector<Index>& factors) {
+    constexpr auto function = "SelfAttention::set_num_buckets";
     auto* lsh = std::get_if<LshPattern>(&config_.pattern);
-    check(lsh != nullptr, "SelfAttention", "num_buckets is given to a layer that does not hash");
-    check_buckets("SelfAttention", factors);
+    check(lsh != nullptr, function, "num_buckets is given to a layer that does not hash");
+    check_buckets(function, factors);
     lsh->num_buckets = factors;
   }
 
+  /// Throws `std::invalid_argument` unless `forward` can take these arguments.
+  template <ResidualHalf Half>
+  void check_forward(const Half& x, const Half& y, const Saved& saved, const Pass& pass) const {
+    constexpr auto function = "SelfAttention::forward";
+    check_rows(function, x, y, pass);
+    check_rotations(function, pattern_of(pass), pass.length);
+    if (saved.state != nullptr) check_state(function, *saved.state, pass);
+  }
+
   /// y += f(x)
+  /// @throw std::invalid_argument, before anything is written, for sizes that do not fit
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
-    check_rows(x, y, pass);
-    if (saved.state != nullptr) check_state("SelfAttention", *saved.state, pass);
+    check_forward(x, y, saved, pass);
     saved.batch = pass.batch;
     saved.length = pass.length;
     saved.buckets.resize(saved_buckets(y, saved, pass));
@@ -147,7 +157,10 @@ class SelfAttention {
   /// A fresh state for `pass.batch` sequences, with the rotations of the pass's key.
   /// @throw std::invalid_argument for a pattern or a configuration that cannot go on token by token
   Decoding decoding(const Pass& pass) const {
-    check(config_.causal, "SelfAttention::decoding", "attention is not causal");
+    constexpr auto function = "SelfAttention::decoding";
+    check_pass(function, pass);
+    check(config_.causal, function, "attention is not causal");
+    check_rotations(function, pattern_of(pass), pass.length);
     const auto kept = [&](const Parameter<Scalar>& weight) {
       return KeptWeight<Scalar>(pass.workspace, view(weight.value), natural);
     };
@@ -162,18 +175,25 @@ class SelfAttention {
     return decoding;
   }
 
+  /// Throws `std::invalid_argument` unless `decode` can take these arguments.
+  template <ResidualHalf Half>
+  void check_decode(const Half& x, const Half& y, const Decoding& decoding,
+                    const Pass& pass) const {
+    constexpr auto function = "SelfAttention::decode";
+    check_rows(function, x, y, pass);
+    check_equal(function, "length", pass.length, "one token,", 1);
+    check_state(function, decoding.state, pass);
+    check_equal(function, "rows of the kept query weight", decoding.query.packed().depth(), "width",
+                config_.width);
+  }
+
   /// y += f(x) for the next token of each sequence, x and y `[B, D]`, whose keys and values become
   /// part of the state. The bits of `forward`, if all heads are one group there.
   /// @param pass  length 1, no mask
   /// @throw std::invalid_argument if the shapes are others than those of the state
   template <ResidualHalf Half>
   void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
-    check_rows(x, y, pass);
-    constexpr auto function = "SelfAttention::decode";
-    check_equal(function, "length", pass.length, "one token,", 1);
-    check_state(function, decoding.state, pass);
-    check_equal(function, "rows of the kept query weight", decoding.query.packed().depth(), "width",
-                config_.width);
+    check_decode(x, y, decoding, pass);
     const HeadGroup group{1, 0, pass.batch, 0, config_.num_heads};
     Scratch scratch(pass.workspace);
     auto arrays = arrays_of(group, decoding.state.pattern(), pass);
@@ -198,35 +218,48 @@ class SelfAttention {
     add_output(arrays, group, decoding.output.packed(), Sign::plus, y, pass);
   }
 
-  /// y -= f(x) (unless the pass says that it need not), dx += (df/dx)^T dy, parameter gradients +=
-  /// ...
+  /// Throws `std::invalid_argument` unless `reverse` can take these arguments.
   template <ResidualHalf Half>
-  void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
-               const MatrixView<Scalar>& dx, Saved& saved, const Pass& pass) {
-    check_rows(x, y, pass);
-    check_equal("SelfAttention", "rows of dy", dy.rows, "B*T", pass.rows());
-    check_equal("SelfAttention", "columns of dy", dy.columns, "width", config_.width);
-    check_equal("SelfAttention", "rows of dx", dx.rows, "B*T", pass.rows());
-    check_equal("SelfAttention", "columns of dx", dx.columns, "width", config_.width);
+  void check_reverse(const Half& x, const Half& y, const MatrixView<const Scalar>& dy,
+                     const MatrixView<const Scalar>& dx, const Saved& saved, const Pass& pass) {
+    constexpr auto function = "SelfAttention::reverse";
+    check_rows(function, x, y, pass);
+    check_equal(function, "rows of dy", dy.rows, "B*T", pass.rows());
+    check_equal(function, "columns of dy", dy.columns, "width", config_.width);
+    check_equal(function, "rows of dx", dx.rows, "B*T", pass.rows());
+    check_equal(function, "columns of dx", dx.columns, "width", config_.width);
     if (!saved.buckets.empty() || saved.keep_context) {
-      check_equal("SelfAttention", "batch of saved", saved.batch, "batch", pass.batch);
-      check_equal("SelfAttention", "length of saved", saved.length, "length", pass.length);
+      check_equal(function, "batch of saved", saved.batch, "batch", pass.batch);
+      check_equal(function, "length of saved", saved.length, "length", pass.length);
     }
-    check_equal("SelfAttention", "size of saved.buckets", static_cast<Index>(saved.buckets.size()),
+    check_equal(function, "size of saved.buckets", static_cast<Index>(saved.buckets.size()),
                 is_exact(y) && !saved.keep_buckets && !saved.keep_context ? "none" : "B*H*R*T",
                 static_cast<Index>(saved_buckets(y, saved, pass)));
     check(!saved.keep_context || saved.context.size() == context_size(pass.batch, pass.length),
-          "SelfAttention", "saved.context has ", saved.context.size(), " elements, must have ",
+          function, "saved.context has ", saved.context.size(), " elements, must have ",
           context_size(pass.batch, pass.length));
-    for_each_parameter([](const Parameter<Scalar>& p) {
-      check(p.has_gradient(), "SelfAttention", "gradient of ", p.name, " is not allocated");
-    });
-    const bool hash_again = is_exact(y) && !saved.keep_context;
-    if (const auto* lsh = detail::hashed(config_.pattern, pass.length); lsh && !hash_again) {
-      detail::check_bucket_ids("SelfAttention", pass.workspace, pass.batch, pass.length,
-                               num_buckets(bucket_factors(*lsh, pass.length)), pass.is_real,
-                               saved.buckets.data(), static_cast<Index>(saved.buckets.size()));
+    check_gradients(function, *this);
+    if (const auto* lsh = detail::hashed(config_.pattern, pass.length)) {
+      if (hashes_again(y, saved)) {
+        check_rotations(function, pattern_of(pass), pass.length);
+      } else {
+        detail::check_bucket_ids(function, pass.workspace, pass.batch, pass.length,
+                                 num_buckets(bucket_factors(*lsh, pass.length)), pass.is_real,
+                                 saved.buckets.data(), static_cast<Index>(saved.buckets.size()));
+      }
     }
+  }
+
+  /// y -= f(x) (unless the pass says that it need not), dx += (df/dx)^T dy, parameter gradients +=
+  /// ...
+  /// @param dy  finite, at padding too: a product of zero and NaN is not zero
+  /// @throw std::invalid_argument, before anything is written, for sizes that do not fit, what
+  /// another pass has saved, and gradients that are not allocated
+  template <ResidualHalf Half>
+  void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
+               const MatrixView<Scalar>& dx, Saved& saved, const Pass& pass) {
+    check_reverse(x, y, dy, dx, saved, pass);
+    const bool hash_again = hashes_again(y, saved);
     const AttentionPattern pattern = pattern_of(pass);
     const auto rotations = hash_again ? rotations_for(pattern, pass) : std::nullopt;
     for_each_group(pass, [&](const HeadGroup& group) {
@@ -369,15 +402,32 @@ class SelfAttention {
   }
 
   template <typename Half>
-  void check_rows(const Half& x, const Half& y, const Pass& pass) const {
-    check_pass("SelfAttention", pass);
-    check_between("SelfAttention", "num_hashes", pass.num_hashes, 0, max_hashes);
-    check(pass.length < (Index{1} << 24), "SelfAttention", "length is ", pass.length,
+  void check_rows(std::string_view function, const Half& x, const Half& y, const Pass& pass) const {
+    check_pass(function, pass);
+    check_between(function, "num_hashes", pass.num_hashes, 0, max_hashes);
+    check(pass.length < (Index{1} << 24), function, "length is ", pass.length,
           ", must be less than 2^24");
-    check_equal("SelfAttention", "rows of x", x.rows(), "B*T", pass.rows());
-    check_equal("SelfAttention", "rows of y", y.rows(), "B*T", pass.rows());
-    check_equal("SelfAttention", "columns of x", x.columns(), "width", config_.width);
-    check_equal("SelfAttention", "columns of y", y.columns(), "width", config_.width);
+    check_equal(function, "rows of x", x.rows(), "B*T", pass.rows());
+    check_equal(function, "rows of y", y.rows(), "B*T", pass.rows());
+    check_equal(function, "columns of x", x.columns(), "width", config_.width);
+    check_equal(function, "columns of y", y.columns(), "width", config_.width);
+  }
+
+  /// Throws unless rotations that were set, if any, are those of a pattern at a length.
+  void check_rotations(std::string_view function, const AttentionPattern& pattern,
+                       Index length) const {
+    const auto* lsh = detail::hashed(pattern, length);
+    if (lsh == nullptr || !rotations_) return;
+    check_equal(function, "rotations dimension 2", rotations_->dimension(2), "num_hashes",
+                lsh->num_hashes);
+    check_equal(function, "rotations dimension 3", rotations_->dimension(3),
+                "half the sum of num_buckets", rotation_columns(bucket_factors(*lsh, length)));
+  }
+
+  /// Whether `reverse` computes bucket ids again instead of reading those that are saved.
+  template <typename Half>
+  static bool hashes_again(const Half& y, const Saved& saved) {
+    return is_exact(y) && !saved.keep_context;
   }
 
   template <typename Body>
@@ -446,15 +496,9 @@ class SelfAttention {
                                                  const Pass& pass) const {
     const auto* lsh = detail::hashed(pattern, pass.length);
     if (lsh == nullptr) return {};
-    const auto factors = bucket_factors(*lsh, pass.length);
-    if (!rotations_) {
-      return random_rotations<Scalar>(config_.num_heads, K(), lsh->num_hashes, factors, pass.key);
-    }
-    check_equal("SelfAttention", "rotations dimension 2", rotations_->dimension(2), "num_hashes",
-                lsh->num_hashes);
-    check_equal("SelfAttention", "rotations dimension 3", rotations_->dimension(3),
-                "half the sum of num_buckets", rotation_columns(factors));
-    return rotations_;
+    if (rotations_) return rotations_;
+    return random_rotations<Scalar>(config_.num_heads, K(), lsh->num_hashes,
+                                    bucket_factors(*lsh, pass.length), pass.key);
   }
 
   MultiHead<Scalar> arrays_of(const HeadGroup& group, const AttentionPattern& pattern,

@@ -18,7 +18,6 @@
 #pragma once
 
 #include <string_view>
-#include <tuple>
 #include <utility>
 
 #include "reformer/foundation/parameter.hpp"
@@ -72,10 +71,17 @@ class FeedForward {
 
   const FeedForwardConfig& config() const { return config_; }
 
-  /// y += f(x)
+  /// Throws `std::invalid_argument` unless `forward` can take these arguments.
   template <ResidualHalf Half>
-  void forward(const Half& x, Half& y, Saved&, const Pass& pass) const {
-    check_arguments(x, y, pass);
+  void check_forward(const Half& x, const Half& y, const Saved&, const Pass& pass) const {
+    check_rows("FeedForward::forward", x, y, pass);
+  }
+
+  /// y += f(x)
+  /// @throw std::invalid_argument, before anything is written, for sizes that do not fit
+  template <ResidualHalf Half>
+  void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
+    check_forward(x, y, saved, pass);
     Scratch scratch(pass.workspace);
     const PackedWeight<Scalar> in(scratch, pass.workspace, view(weight_in_.value), natural);
     const PackedWeight<Scalar> out(scratch, pass.workspace, view(weight_out_.value), natural);
@@ -87,30 +93,48 @@ class FeedForward {
             {pass.workspace, view(weight_out_.value), natural}};
   }
 
+  /// Throws `std::invalid_argument` unless `decode` can take these arguments.
+  template <ResidualHalf Half>
+  void check_decode(const Half& x, const Half& y, const Decoding& decoding,
+                    const Pass& pass) const {
+    constexpr auto function = "FeedForward::decode";
+    check_rows(function, x, y, pass);
+    check_equal(function, "rows of the kept weight", decoding.in.packed().depth(), "width",
+                config_.width);
+    check_equal(function, "columns of the kept weight", decoding.in.packed().columns(),
+                "hidden_width", config_.hidden_width);
+  }
+
   /// y += f(x) for the next token of each sequence: the bits of `forward`.
+  /// @throw std::invalid_argument as `forward`
   template <ResidualHalf Half>
   void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
-    check_arguments(x, y, pass);
-    check_equal("FeedForward::decode", "rows of the kept weight", decoding.in.packed().depth(),
-                "width", config_.width);
-    check_equal("FeedForward::decode", "columns of the kept weight", decoding.in.packed().columns(),
-                "hidden_width", config_.hidden_width);
+    check_decode(x, y, decoding, pass);
     add_rows(x, y, decoding.in.packed(), decoding.out.packed(), pass);
+  }
+
+  /// Throws `std::invalid_argument` unless `reverse` can take these arguments.
+  template <ResidualHalf Half>
+  void check_reverse(const Half& x, const Half& y, const MatrixView<const Scalar>& dy,
+                     const MatrixView<const Scalar>& dx, const Saved&, const Pass& pass) {
+    constexpr auto function = "FeedForward::reverse";
+    check_rows(function, x, y, pass);
+    check_equal(function, "rows of dy", dy.rows, "B*T", pass.rows());
+    check_equal(function, "columns of dy", dy.columns, "width", config_.width);
+    check_equal(function, "rows of dx", dx.rows, "B*T", pass.rows());
+    check_equal(function, "columns of dx", dx.columns, "width", config_.width);
+    check_gradients(function, *this);
   }
 
   /// y -= f(x) (unless the pass says that it need not), dx += (df/dx)^T dy, parameter gradients +=
   /// ...
+  /// @param dy  finite, at padding too: a product of zero and NaN is not zero
+  /// @throw std::invalid_argument, before anything is written, for sizes that do not fit and
+  /// gradients that are not allocated
   template <ResidualHalf Half>
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
-               const MatrixView<Scalar>& dx, const Saved&, const Pass& pass) {
-    check_arguments(x, y, pass);
-    for (const auto& [name, rows, columns] :
-         {std::tuple("dy", dy.rows, dy.columns), std::tuple("dx", dx.rows, dx.columns)}) {
-      check_equal("FeedForward", detail::join("rows of ", name), rows, "B*T", pass.rows());
-      check_equal("FeedForward", detail::join("columns of ", name), columns, "width",
-                  config_.width);
-    }
-    check_gradients("FeedForward", *this);
+               const MatrixView<Scalar>& dx, const Saved& saved, const Pass& pass) {
+    check_reverse(x, y, dy, dx, saved, pass);
     Workspace& workspace = pass.workspace;
     Scratch scratch(workspace);
     // One block of a weight at a time, packed again for each panel: that is little beside a product
@@ -245,12 +269,12 @@ class FeedForward {
   }
 
   template <typename Half>
-  void check_arguments(const Half& x, const Half& y, const Pass& pass) const {
-    check_pass("FeedForward", pass);
-    check_equal("FeedForward", "rows of x", x.rows(), "B*T", pass.rows());
-    check_equal("FeedForward", "rows of y", y.rows(), "B*T", pass.rows());
-    check_equal("FeedForward", "columns of x", x.columns(), "width", config_.width);
-    check_equal("FeedForward", "columns of y", y.columns(), "width", config_.width);
+  void check_rows(std::string_view function, const Half& x, const Half& y, const Pass& pass) const {
+    check_pass(function, pass);
+    check_equal(function, "rows of x", x.rows(), "B*T", pass.rows());
+    check_equal(function, "rows of y", y.rows(), "B*T", pass.rows());
+    check_equal(function, "columns of x", x.columns(), "width", config_.width);
+    check_equal(function, "columns of y", y.columns(), "width", config_.width);
   }
 
   Index block_columns() const { return std::min(detail::depth_block, config_.hidden_width); }

@@ -26,7 +26,11 @@ namespace reformer {
 ///     ...
 ///
 /// `reverse` is given what `forward` left in `saved` and the same pass. A branch never reads y or
-/// dx for anything else.
+/// dx for anything else. dy is finite, at padding too.
+///
+/// A branch may have `check_forward`, `check_reverse` and `check_decode`, which take the arguments
+/// of the functions that they are named after and throw `std::invalid_argument` for those that do
+/// not fit. Blocks and sequences call those of all branches before any branch writes.
 template <typename Branch, typename Half>
 concept ReversibleBranch = ResidualHalf<Half> &&
     requires(Branch& branch, const Half& x, Half& y, typename Branch::Saved& saved,
@@ -86,15 +90,29 @@ class ReversibleBlock {
     StoredInputs<Half> none;
     forward(x, saved, none, pass);
   }
+  /// @throw std::invalid_argument, before anything is written, for what a branch cannot take
   template <typename Half>
   requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
   void forward(Halves<Half>& x, Saved& saved, StoredInputs<Half>& stored, const Pass& pass) {
+    check_forward(x, saved, pass);
     if (stored.first) *stored.first = x.first;
     f_.forward(x.second, x.first, saved.f, pass_of(pass, 0));
     check_branch("first", f_, x.first, pass);
     if (stored.second) *stored.second = x.second;
     g_.forward(x.first, x.second, saved.g, pass_of(pass, 1));
     check_branch("second", g_, x.second, pass);
+  }
+
+  /// Throws `std::invalid_argument` if a branch cannot take these arguments of `forward`.
+  template <typename Half>
+  void check_forward(const Halves<Half>& x, const Saved& saved, const Pass& pass) const {
+    const auto check_one = [](const auto& branch, const auto&... arguments) {
+      if constexpr (requires { branch.check_forward(arguments...); }) {
+        branch.check_forward(arguments...);
+      }
+    };
+    check_one(f_, x.second, x.first, saved.f, pass_of(pass, 0));
+    check_one(g_, x.first, x.second, saved.g, pass_of(pass, 1));
   }
 
   /// A fresh state for `pass.batch` sequences and the pass's random key.
@@ -104,9 +122,16 @@ class ReversibleBlock {
 
   /// `forward` for the next token of each sequence, halves `[B, D]`.
   /// @param pass  length 1
-  /// @throw std::overflow_error as `forward`
+  /// @throw std::invalid_argument, std::overflow_error as `forward`
   template <typename Half>
   void decode(Halves<Half>& x, Decoding& decoding, const Pass& pass) const {
+    const auto check_one = [](const auto& branch, const auto&... arguments) {
+      if constexpr (requires { branch.check_decode(arguments...); }) {
+        branch.check_decode(arguments...);
+      }
+    };
+    check_one(f_, x.second, x.first, decoding.f, pass_of(pass, 0));
+    check_one(g_, x.first, x.second, decoding.g, pass_of(pass, 1));
     f_.decode(x.second, x.first, decoding.f, pass_of(pass, 0));
     check_branch("first", f_, x.first, pass);
     g_.decode(x.first, x.second, decoding.g, pass_of(pass, 1));
@@ -114,6 +139,7 @@ class ReversibleBlock {
   }
 
   /// (y_1, y_2) becomes (x_1, x_2), their gradients likewise; parameter gradients are accumulated.
+  /// @throw std::invalid_argument, before anything is written, for what a branch cannot take
   /// @throw std::overflow_error as `forward`; never if (y_1, y_2) is what `forward` gave
   template <typename Half>
   requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
@@ -125,6 +151,7 @@ class ReversibleBlock {
   requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
   void reverse(Halves<Half>& y, HalfGradients<Scalar>& dy, Saved& saved, StoredInputs<Half>& stored,
                const Pass& pass) {
+    check_reverse(y, dy, saved, stored, pass);
     Pass g_pass = pass_of(pass, 1), f_pass = pass_of(pass, 0);
     g_pass.subtract = !stored.second;
     f_pass.subtract = !stored.first;
@@ -136,6 +163,22 @@ class ReversibleBlock {
     check_branch("first", f_, y.first, pass);
   }
 
+  /// Throws `std::invalid_argument` if a branch cannot take these arguments of `reverse`, or a copy
+  /// of an input has another size.
+  template <typename Half>
+  void check_reverse(const Halves<Half>& y, const HalfGradients<Scalar>& dy, const Saved& saved,
+                     const StoredInputs<Half>& stored, const Pass& pass) {
+    const auto check_one = [](auto& branch, const auto&... arguments) {
+      if constexpr (requires { branch.check_reverse(arguments...); }) {
+        branch.check_reverse(arguments...);
+      }
+    };
+    check_one(g_, y.first, y.second, view(dy.second), view(dy.first), saved.g, pass_of(pass, 1));
+    check_one(f_, y.second, y.first, view(dy.first), view(dy.second), saved.f, pass_of(pass, 0));
+    check_stored("first", stored.first, y.first);
+    check_stored("second", stored.second, y.second);
+  }
+
   template <typename Visitor>
   void for_each_parameter(Visitor&& visitor) {
     f_.for_each_parameter(visitor);
@@ -143,6 +186,17 @@ class ReversibleBlock {
   }
 
  private:
+  template <typename Half>
+  static void check_stored(std::string_view name, const std::optional<Half>& stored,
+                           const Half& half) {
+    if (!stored) return;
+    constexpr auto function = "ReversibleBlock::reverse";
+    check_equal(function, detail::join("rows of stored.", name), stored->rows(), "those of y",
+                half.rows());
+    check_equal(function, detail::join("columns of stored.", name), stored->columns(), "those of y",
+                half.columns());
+  }
+
   /// The two branches draw from streams of their own.
   static Pass pass_of(const Pass& pass, Index branch) {
     return pass.at_layer(2 * static_cast<Index>(pass.key.layer) + branch);

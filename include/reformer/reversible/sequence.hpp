@@ -43,6 +43,8 @@ class ReversibleSequence {
 
   /// Input halves become output halves.
   /// @param saved  filled with what the backward walk needs; its memory is used again if it fits
+  /// @throw std::invalid_argument, before any half is written, for what one of the blocks cannot
+  /// take
   template <typename Half>
   void forward(Halves<Half>& x, Saved& saved, const Pass& pass) {
     forward(x, saved, pass, [](Index) {});
@@ -62,6 +64,8 @@ class ReversibleSequence {
   }
 
   /// Output halves become input halves, gradients by the outputs become gradients by the inputs.
+  /// @throw std::invalid_argument, before anything is written, for what one of the blocks cannot
+  /// take
   template <typename Half>
   void reverse(Halves<Half>& y, HalfGradients<Scalar>& dy, Saved& saved, const Pass& pass) {
     Stored<Half> none;
@@ -76,10 +80,15 @@ class ReversibleSequence {
                 size());
     check_stored("ReversibleSequence::reverse", stored);
     StoredInputs<Half> none;
+    const auto stored_at = [&](Index i) -> StoredInputs<Half>& {
+      return stored.empty() ? none : stored[static_cast<std::size_t>(i)];
+    };
+    for (Index i = 0; i < size(); ++i) {
+      (*this)[i].check_reverse(y, dy, saved[static_cast<std::size_t>(i)], stored_at(i),
+                               pass.at_layer(i));
+    }
     for (Index i = size() - 1; i >= 0; --i) {
-      const auto index = static_cast<std::size_t>(i);
-      (*this)[i].reverse(y, dy, saved[index], stored.empty() ? none : stored[index],
-                         pass.at_layer(i));
+      (*this)[i].reverse(y, dy, saved[static_cast<std::size_t>(i)], stored_at(i), pass.at_layer(i));
     }
   }
 
@@ -100,6 +109,9 @@ class ReversibleSequence {
                const After& after) {
     check_stored("ReversibleSequence::forward", stored);
     saved.resize(blocks_.size());
+    for (Index i = 0; i < size(); ++i) {
+      (*this)[i].check_forward(x, saved[static_cast<std::size_t>(i)], pass.at_layer(i));
+    }
     StoredInputs<Half> none;
     for (Index i = 0; i < size(); ++i) {
       const auto index = static_cast<std::size_t>(i);
