@@ -54,22 +54,24 @@ void reformer_test_assert_failed(const char* condition) {
   count_allocation();
 }
 
-void* operator new(std::size_t size) {
+// Not inlined: gcc warns of memory from new that is given to free.
+__attribute__((noinline)) void* operator new(std::size_t size) {
   return allocate(size, 16);
 }
-void* operator new(std::size_t size, std::align_val_t alignment) {
+__attribute__((noinline)) void* operator new(std::size_t size, std::align_val_t alignment) {
   return allocate(size, static_cast<std::size_t>(alignment));
 }
-void operator delete(void* memory) noexcept {
+__attribute__((noinline)) void operator delete(void* memory) noexcept {
   std::free(memory);
 }
-void operator delete(void* memory, std::size_t) noexcept {
+__attribute__((noinline)) void operator delete(void* memory, std::size_t) noexcept {
   std::free(memory);
 }
-void operator delete(void* memory, std::align_val_t) noexcept {
+__attribute__((noinline)) void operator delete(void* memory, std::align_val_t) noexcept {
   std::free(memory);
 }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+__attribute__((noinline)) void operator delete(void* memory, std::size_t,
+                                               std::align_val_t) noexcept {
   std::free(memory);
 }
 
@@ -171,6 +173,48 @@ TEST(OutOfMemory, LeavesAModelThatGoesOn) {
   }
   EXPECT_GT(failures, 10);
   EXPECT_LT(failures, 1999);
+}
+
+TEST(OutOfMemory, InAStepOfADecoderAsksForANewPrefill) {
+  ModelConfig config = all_layers();
+  config.layers = {LocalPattern{4, 1}, ExactPattern{true},
+                   LshPattern{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks}};
+  Model<float> model(config);
+  randomize_parameters(model, 1);
+  const std::vector<std::int32_t> prompt{1, 2, 3, 4}, next{5, 6};
+  int failures = 0;
+  for (int n = 1; n < 500; ++n) {
+    Workspace workspace(2);
+    Decoder<float> decoder(workspace, model, 2);
+    const auto start = [&](Index sequence) { decoder.prefill(workspace, sequence, prompt); };
+    start(0);
+    start(1);
+    bool has_failed = false;
+    allocations_in_parallel([&] {
+      until_failure = n;
+      try {
+        decoder.step(workspace, next);
+      } catch (const std::bad_alloc&) {
+        has_failed = true;
+      }
+      until_failure = 0;
+    });
+    if (!has_failed) break;
+    ++failures;
+    if (decoder.length(0) == 5) {  // it had begun
+      EXPECT_THROW(decoder.step(workspace, next), std::invalid_argument) << "allocation " << n;
+      start(0);
+      start(1);
+    }
+    const Matrix<float> logits = decoder.step(workspace, next);
+    Decoder<float> other(workspace, model, 2);
+    other.prefill(workspace, 0, prompt);
+    other.prefill(workspace, 1, prompt);
+    ASSERT_EQ(logits, other.step(workspace, next)) << "allocation " << n;
+    ASSERT_EQ(workspace.bytes_in_use(), 0U) << "allocation " << n;
+  }
+  EXPECT_GT(failures, 5);
+  EXPECT_LT(failures, 499);
 }
 
 TEST(ParallelRegions, OfDecodingDoNotAllocate) {
