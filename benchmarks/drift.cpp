@@ -136,8 +136,9 @@ Result walk(Model<float>& model, Workspace& workspace, const Tokens& tokens, boo
     stack[i].forward(x, saved[index], stored[index], pass.at_layer(i));
   }
   HalfGradients<float> dx{Matrix<float>(pass.rows(), width), Matrix<float>(pass.rows(), width)};
-  head.loss_and_gradients(x, next_token_labels(tokens).data(), 1.0F / (batch * (length - 1)), dx,
-                          pass);
+  const Tokens labels = next_token_labels(tokens);
+  head.loss_and_gradients(x, {labels.data(), static_cast<std::size_t>(labels.size())},
+                          1.0F / (batch * (length - 1)), dx, pass);
   Result result;
   double ids = 0;
   for (Index i = stack.size() - 1; i >= 0; --i) {

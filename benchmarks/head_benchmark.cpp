@@ -50,9 +50,9 @@ void head(Run& run, const Sizes& s, bool backward) {
   HalfGradients<float> dx{Matrix<float>(s.rows, s.width), Matrix<float>(s.rows, s.width)};
   Loss loss;
   const auto operation = [&] {
-    loss = backward ? in.head.loss_and_gradients(in.halves, in.labels.data(),
+    loss = backward ? in.head.loss_and_gradients(in.halves, in.labels,
                                                  1.0F / static_cast<float>(s.rows), dx, pass)
-                    : in.head.loss(in.halves, in.labels.data(), pass);
+                    : in.head.loss(in.halves, in.labels, pass);
   };
   if (run.must_verify()) {
     operation();

@@ -552,7 +552,7 @@ TEST(Decoder, SaysWhatIsImpossible) {
   EXPECT_TRUE(contains(with([](auto& c) { c.causal = false; }), "the model is not causal"));
   EXPECT_TRUE(contains(with([](auto& c) { c.language_head = false; }), "no language head"));
   EXPECT_TRUE(contains(with([](auto& c) { c.positions = LearnedPositions{6}; }),
-                       "Decoder::step: length is 7, but there are positions for at most 6"));
+                       "Decoder::step: length is 7, must be at most 6, the number of positions"));
   EXPECT_TRUE(contains(with([](auto& c) {
                          c.layers[0] = LocalPattern{4, 2, 0, true};
                        }),

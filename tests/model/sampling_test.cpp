@@ -37,6 +37,19 @@ std::vector<int> percentages(const std::vector<float>& row, const SamplingOption
   return counts;
 }
 
+TEST(Sampling, ExtremePenaltiesLeaveNumbers) {
+  constexpr float most = std::numeric_limits<float>::max();
+  for (const double penalty : {1e-300, 1e300}) {
+    const SamplingOptions options{.repetition_penalty = penalty};
+    // Both become the largest, the lowest, or nearly zero: the same.
+    for (const auto& row : {std::vector{most, most / 2}, std::vector{-most / 2, -most}}) {
+      EXPECT_EQ(draw(row, options, 0.25, {1, 1}), 0);
+      EXPECT_EQ(draw(row, options, 0.75, {1, 1}), 1);
+    }
+    EXPECT_EQ(draw({-infinity, -most}, options, 0.5, {1, 1}), 1);
+  }
+}
+
 TEST(Sampling, FollowsTheProbabilities) {
   EXPECT_EQ(percentages(logits, {}), (std::vector<int>{10, 40, 20, 30}));
 }

@@ -190,7 +190,8 @@ TEST(Positions, BackwardChecksBeforeItWrites) {
   };
   EXPECT_TRUE(contains(message(dx, 2, 3), "gradient of positions.weight is not allocated"));
   reset_gradients(positions, 7);
-  EXPECT_TRUE(contains(message(dx, 1, 6), "length is 6, but there are positions for at most 4"));
+  EXPECT_TRUE(
+      contains(message(dx, 1, 6), "length is 6, must be at most 4, the number of positions"));
   EXPECT_TRUE(contains(message(dx, 3, 3), "rows of dx is 6, must equal B*T = 9"));
   EXPECT_TRUE(contains(message(dx, 0, 3), "batch is 0"));
   EXPECT_TRUE(contains(message(narrow, 2, 3), "columns of dx is 1, must equal width = 2"));
@@ -243,13 +244,15 @@ TEST(Positions, CheckTheLength) {
   EXPECT_EQ(max_length(axial), 20);
   EXPECT_NO_THROW(check_length("f", axial, 20));
   EXPECT_EQ(message_of([&] { check_length("f", axial, 21); }),
-            "reformer::f: length is 21, but there are positions for at most 20 (the product of the "
-            "axial position shape)");
+            "reformer::f: length is 21, must be at most 20, the number of positions: the "
+            "product of "
+            "AxialPositions::shape");
   const PositionConfig learned = LearnedPositions{7};
   EXPECT_EQ(max_length(learned), 7);
   EXPECT_NO_THROW(check_length("f", learned, 7));
   EXPECT_EQ(message_of([&] { check_length("f", learned, 8); }),
-            "reformer::f: length is 8, but there are positions for at most 7 (max_length)");
+            "reformer::f: length is 8, must be at most 7, the number of positions: "
+            "LearnedPositions::max_length");
   EXPECT_FALSE(max_length(SinusoidalPositions{}).has_value());
   EXPECT_NO_THROW(check_length("f", SinusoidalPositions{}, Index{1} << 40));
 }

@@ -183,22 +183,26 @@ class TensorGroup {
 };
 
 template <typename Scalar>
+void check_like_query(std::string_view function, std::string_view name, const Tensor<Scalar, 4>& x,
+                      const Tensor<Scalar, 4>& query) {
+  check_shape(function, name, x, {"batch", "length", "heads", "head width"}, query.dimensions());
+}
+
+template <typename Scalar>
 void check_attention(std::string_view function, Workspace& workspace,
                      const Tensor<Scalar, 4>& query, const Tensor<Scalar, 4>& key,
                      const Tensor<Scalar, 4>& value, const AttentionOptions& options,
                      const Tensor<Bucket, 4>& buckets) {
   check_pattern(function, options.pattern, options.causal);
   check_dropout(function, "dropout", options.dropout);
-  check_pass(function,
-             Pass{workspace, query.dimension(0), query.dimension(1), {}, false, options.is_real});
+  check_pass(function, Pass{workspace, query.dimension(0), query.dimension(1), options.key, false,
+                            options.is_real});
   check(query.dimension(1) < (Index{1} << 24), function, "length is ", query.dimension(1),
         ", must be less than 2^24");
   check_at_least(function, "heads", query.dimension(2), 1);
   check_at_least(function, "head width", query.dimension(3), 1);
-  check(query.dimensions() == value.dimensions(), function,
-        "value has another shape than query, both must be [B, T, H, K]");
-  check(query.dimensions() == key.dimensions(), function,
-        "key has another shape than query, both must be [B, T, H, K]");
+  check_like_query(function, "key", key, query);
+  check_like_query(function, "value", value, query);
   check(!shares_query_key(options.pattern) || query.data() == key.data(), function,
         "query and key are two tensors, but the pattern shares them: pass one as both");
   const Index B = query.dimension(0), T = query.dimension(1), H = query.dimension(2);
@@ -215,8 +219,7 @@ template <typename Scalar>
 void check_output(std::string_view function, const Tensor<Scalar, 4>& query,
                   const AttentionOutput<Scalar>& output) {
   const Index B = query.dimension(0), T = query.dimension(1), H = query.dimension(2);
-  check_shape(function, "output.out", output.out, {"batch", "length", "heads", "head width"},
-              {B, T, H, query.dimension(3)});
+  check_like_query(function, "output.out", output.out, query);
   const auto check_statistic = [&](std::string_view name, const Tensor<Scalar, 3>& statistic) {
     check_shape(function, name, statistic, {"batch", "heads", "length"}, {B, H, T});
   };
@@ -266,8 +269,7 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
                                               const Tensor<Scalar, 4>& dout,
                                               const Tensor<Bucket, 4>& buckets = {}) {
   detail::check_attention("attention_backward", workspace, query, key, value, options, buckets);
-  check(dout.dimensions() == query.dimensions(), "attention_backward",
-        "dout has another shape than query, both must be [B, T, H, K]");
+  detail::check_like_query("attention_backward", "dout", dout, query);
   detail::check_output("attention_backward", query, output);
   const bool shared = shares_query_key(options.pattern);
   AttentionGradients<Scalar> gradients{

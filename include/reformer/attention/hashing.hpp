@@ -71,8 +71,11 @@ inline void check_buckets(std::string_view function, std::span<const Index> fact
   for (const Index n : factors) {
     check(n >= 2 && n % 2 == 0, function, "num_buckets has the factor ", n,
           ", every factor must be even and positive");
-    check(n <= max_buckets / product, function, "num_buckets is more than ", max_buckets,
-          ", the largest number of buckets");
+    if (n > max_buckets / product) [[unlikely]] {
+      std::ostringstream text;
+      for (std::size_t i = 0; i < factors.size(); ++i) text << (i == 0 ? "" : " * ") << factors[i];
+      check(false, function, "num_buckets is ", text.str(), ", must be at most ", max_buckets);
+    }
     product *= n;
   }
 }
@@ -81,7 +84,8 @@ inline void check_buckets(std::string_view function, std::span<const Index> fact
 inline constexpr Index max_hashes = 65535;
 
 /// Draws rotations `[H, K, R, columns]` with standard normal entries.
-/// @throw std::invalid_argument for sizes out of range, or factors that `check_buckets` refuses
+/// @throw std::invalid_argument for sizes or a key out of range, or factors that `check_buckets`
+/// refuses
 template <typename Scalar>
 Tensor<Scalar, 4> random_rotations(Index heads, Index head_width, Index num_hashes,
                                    std::span<const Index> factors, const RandomKey& key) {
@@ -90,6 +94,7 @@ Tensor<Scalar, 4> random_rotations(Index heads, Index head_width, Index num_hash
   check_between(function, "head_width", head_width, 1, max_size / heads);
   check_between(function, "num_hashes", num_hashes, 1, max_hashes);
   check_buckets(function, factors);
+  check_key(function, key);
   Tensor<Scalar, 4> rotations(heads, head_width, num_hashes, rotation_columns(factors));
   fill_normal(rotations.data(), rotations.size(), 1.0, RandomStream(key, Purpose::rotations));
   return rotations;

@@ -64,6 +64,10 @@ class AttentionState {
     check_between("AttentionState", "heads", heads, 1, max_size / batch);
     check_between("AttentionState", "head_width", head_width, 1, max_size / heads);
     if (const auto* lsh = std::get_if<LshPattern>(&pattern_)) {
+      check_elements("AttentionState", "batch * heads * num_hashes", batch * heads,
+                     lsh->num_hashes);
+    }
+    if (const auto* lsh = std::get_if<LshPattern>(&pattern_)) {
       window_ = window_of(*lsh);
       rounds_ = lsh->num_hashes;
       buckets_ = num_buckets(lsh->num_buckets);

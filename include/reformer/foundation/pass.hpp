@@ -50,7 +50,7 @@ inline void check_pass(std::string_view function, const Pass& pass) {
   check(pass.batch <= std::numeric_limits<Index>::max() / pass.length, function, "batch is ",
         pass.batch, ", must be at most ", std::numeric_limits<Index>::max() / pass.length,
         " for length ", pass.length);
-  check_between(function, "key.layer", pass.key.layer, 0, RandomKey::num_layers - 1);
+  check_key(function, pass.key);
   check(pass.is_real.empty() || static_cast<Index>(pass.is_real.size()) == pass.rows(), function,
         "is_real has ", pass.is_real.size(), " elements, must have B*T = ", pass.rows());
 }

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <numbers>
+#include <string_view>
 
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
@@ -61,6 +62,11 @@ struct RandomKey {
     return {seed, step, static_cast<std::uint32_t>(index)};
   }
 };
+
+/// Throws `std::invalid_argument` for a layer that a key cannot tell from others.
+inline void check_key(std::string_view function, const RandomKey& key) {
+  check_between(function, "key.layer", key.layer, 0, RandomKey::num_layers - 1);
+}
 
 /// One stream of random numbers. Keys are not checked here, where loops in parallel make them.
 class RandomStream {

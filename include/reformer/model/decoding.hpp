@@ -43,10 +43,10 @@ class Decoder {
 
   /// @param batch  B, sequences decoded together
   /// @param key    hash rotations are drawn from it, one set for all tokens
-  /// @throw std::invalid_argument for a model that is not causal, has no language head or was not
-  /// initialised
+  /// @throw std::invalid_argument for a batch or key out of range, and for a model that is not
+  /// causal, has no language head or was not initialised
   Decoder(Workspace& workspace, Model<Scalar>& model, Index batch = 1, const RandomKey& key = {})
-      : model_(copy_of(model, batch)), key_(key), sequences_(static_cast<std::size_t>(batch)) {
+      : model_(copy_of(model, batch, key)), key_(key), sequences_(static_cast<std::size_t>(batch)) {
     const ModelConfig& config = model_.config();
     recomputes_ = std::any_of(config.layers.begin(), config.layers.end(), [](const auto& pattern) {
       return std::holds_alternative<LshPattern>(pattern) && !detail::has_bucket_chunks(pattern);
@@ -209,9 +209,10 @@ class Decoder {
 
   static std::size_t index(Index i) { return static_cast<std::size_t>(i); }
 
-  static Model<Scalar> copy_of(Model<Scalar>& model, Index batch) {
+  static Model<Scalar> copy_of(Model<Scalar>& model, Index batch, const RandomKey& key) {
     constexpr auto function = "Decoder";
     const ModelConfig& config = model.config();
+    check_key(function, key);
     check_between(function, "batch", batch, 1, max_size);
     check_elements(function, "batch * vocabulary", batch, config.vocabulary);
     check(config.causal, function, "the model is not causal");
@@ -239,14 +240,16 @@ class Decoder {
     }
     for (const Prompt& prompt : prompts) {
       auto& sequence = sequences_[index(prompt.sequence)];
-      sequence.is_broken = true;
+      sequence.is_broken = true;  // until it is read
       sequence.length = prompt.length();
-      if (recomputes_) {
-        sequence.seen.assign(prompt.tokens.begin(), prompt.tokens.end());
+    }
+    if (recomputes_) {
+      for (const Prompt& prompt : prompts) {
+        sequences_[index(prompt.sequence)].seen.assign(prompt.tokens.begin(), prompt.tokens.end());
         recompute(workspace, prompt.sequence);
       }
+      return;
     }
-    if (recomputes_) return;
     std::stable_sort(prompts.begin(), prompts.end(),
                      [](const Prompt& a, const Prompt& b) { return a.length() < b.length(); });
     for (auto first = prompts.begin(); first != prompts.end();) {

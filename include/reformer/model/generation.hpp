@@ -34,9 +34,12 @@ using TokenCallback = std::function<bool(Index, std::int32_t)>;
 /// @param prompts  one for each sequence of the decoder, of at least one token each
 /// @return the tokens after each prompt: `max_tokens`, or fewer where a stop token or `each` ended
 /// the sequence, or where it became as long as the decoder's `max_length` without a `max_context`
-/// @throw std::invalid_argument for bad options or prompts, before anything is read; what `each`
-/// throws ends all texts
-/// @throw std::overflow_error as `Model::loss`; `each` has been given all tokens until then
+/// An exception on the way ends the texts of all sequences, and nothing is returned. Who must not
+/// lose what was made until then keeps the tokens that `each` is given: it gets every token as soon
+/// as it is chosen, and whatever ends the texts comes after that.
+/// @throw std::invalid_argument for bad options or prompts, before anything is read; on the way,
+/// for logits that are NaN or +infinity
+/// @throw std::overflow_error as `Model::loss`, std::bad_alloc, and what `each` throws
 template <typename Scalar>
 std::vector<std::vector<std::int32_t>> generate(
     Workspace& workspace, Decoder<Scalar>& decoder,

@@ -13,7 +13,11 @@
 /// logits [B*T, V] never exist. A head without a vocabulary ends at z.
 #pragma once
 
+#include <cmath>
+#include <limits>
 #include <optional>
+#include <span>
+#include <string_view>
 #include <utility>
 
 #include "reformer/foundation/parameter.hpp"
@@ -27,8 +31,12 @@ namespace reformer {
 template <typename Scalar>
 class Head {
  public:
+  /// @throw std::invalid_argument for sizes, an epsilon or a dropout out of range
   Head(Index width, Index vocabulary, double layer_norm_epsilon, double dropout)
-      : width_(width),
+      : width_((check_between("Head", "width", width, 1, max_size / 2),
+                check_between("Head", "vocabulary", vocabulary, 0, max_size),
+                check_elements("Head", "vocabulary * 2 * width", vocabulary, 2 * width),
+                check_dropout("Head", "dropout", dropout), width)),
         dropout_(dropout),
         norm_("layer_norm", 2 * width, layer_norm_epsilon),
         weight_("head.weight", 2 * width, vocabulary),
@@ -38,8 +46,12 @@ class Head {
   Index vocabulary() const { return weight_.value.cols(); }
 
   /// z `[B*T, 2D]`
+  /// @throw std::invalid_argument for sizes that do not fit, as the others, before anything is
+  /// written
   template <ResidualHalf Half>
   void encode(const Halves<Half>& x, const MatrixView<Scalar>& out, const Pass& pass) const {
+    check_input("Head::encode", x, pass);
+    check_matrix("Head::encode", "out", out, "2 * width", 2 * width_, pass);
     normalize(x, 0, out, pass);
   }
 
@@ -48,6 +60,11 @@ class Head {
   template <ResidualHalf Half>
   void encode_backward(const Halves<Half>& x, const MatrixView<Scalar>& dout,
                        HalfGradients<Scalar>& dx, const Pass& pass) {
+    constexpr auto function = "Head::encode_backward";
+    check_input(function, x, pass);
+    check_matrix(function, "dout", dout, "2 * width", 2 * width_, pass);
+    check_output(function, dx, pass);
+    check_gradients(function, norm_);
     Scratch scratch(pass.workspace);
     const auto row_of_x = scratch.per_thread<Scalar>(2 * width_);
     const auto dropout = dropout_of(pass);
@@ -61,6 +78,7 @@ class Head {
   template <ResidualHalf Half>
   void logits(const Halves<Half>& x, Index first, const MatrixView<Scalar>& out,
               const Pass& pass) const {
+    check_vocabulary("Head::logits");
     Scratch scratch(pass.workspace);
     const PackedWeight<Scalar> weight(scratch, pass.workspace, view(weight_.value),
                                       Orientation::natural);
@@ -71,6 +89,13 @@ class Head {
   template <ResidualHalf Half>
   void logits(const Halves<Half>& x, Index first, const PackedWeight<Scalar>& weight,
               const MatrixView<Scalar>& out, const Pass& pass) const {
+    constexpr auto function = "Head::logits";
+    check_input(function, x, pass);
+    check_vocabulary(function);
+    check_equal(function, "columns of out", out.columns, "vocabulary", vocabulary());
+    check_between(function, "first", first, 0, pass.rows() - out.rows);
+    check_equal(function, "rows of the weight", weight.depth(), "2 * width", 2 * width_);
+    check_equal(function, "columns of the weight", weight.columns(), "vocabulary", vocabulary());
     Scratch scratch(pass.workspace);
     const Index panel = std::min(panel_rows(), out.rows);
     const auto normed = scratch.matrix<Scalar>(panel, 2 * width_);
@@ -86,20 +111,33 @@ class Head {
   }
 
   /// Sum of losses over labels `[B*T]` that are not `ignored_label`.
-  /// @param each  receives the loss of each position `[B*T]`, 0 where the label is ignored; may be
-  ///   null
+  /// @param each  receives the loss of each position `[B*T]`, 0 where the label is ignored; or
+  ///   empty
   template <ResidualHalf Half>
-  Loss loss(const Halves<Half>& x, const std::int32_t* labels, const Pass& pass,
-            double* each = nullptr) {
-    return run<false>(x, labels, Scalar(0), nullptr, pass, each);
+  Loss loss(const Halves<Half>& x, std::span<const std::int32_t> labels, const Pass& pass,
+            std::span<double> each = {}) {
+    constexpr auto function = "Head::loss";
+    check_input(function, x, pass);
+    check_labels(function, labels, pass);
+    check(each.empty() || static_cast<Index>(each.size()) == pass.rows(), function, "each has ",
+          each.size(), " elements, must have B*T = ", pass.rows(), " or none");
+    return run<false>(x, labels.data(), Scalar(0), nullptr, pass,
+                      each.empty() ? nullptr : each.data());
   }
 
   /// The same, and the gradients of `scale` times the sum: parameter gradients are accumulated, dx
   /// is overwritten.
   template <ResidualHalf Half>
-  Loss loss_and_gradients(const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
+  Loss loss_and_gradients(const Halves<Half>& x, std::span<const std::int32_t> labels, Scalar scale,
                           HalfGradients<Scalar>& dx, const Pass& pass) {
-    return run<true>(x, labels, scale, &dx, pass, nullptr);
+    constexpr auto function = "Head::loss_and_gradients";
+    check_input(function, x, pass);
+    check_labels(function, labels, pass);
+    check(std::abs(scale) <= std::numeric_limits<Scalar>::max(), function, "scale is ", scale,
+          ", must be finite");
+    check_output(function, dx, pass);
+    check_gradients(function, *this);
+    return run<true>(x, labels.data(), scale, &dx, pass, nullptr);
   }
 
   /// Scratch of `loss_and_gradients`.
@@ -134,6 +172,37 @@ class Head {
   }
 
  private:
+  template <typename Half>
+  void check_input(std::string_view function, const Halves<Half>& x, const Pass& pass) const {
+    check_pass(function, pass);
+    for (const auto& [name, half] :
+         {std::pair("first", &x.first), std::pair("second", &x.second)}) {
+      check_equal(function, detail::join("rows of x.", name), half->rows(), "B*T", pass.rows());
+      check_equal(function, detail::join("columns of x.", name), half->columns(), "width", width_);
+    }
+  }
+  static void check_matrix(std::string_view function, std::string_view name,
+                           const MatrixView<const Scalar>& matrix, std::string_view columns_name,
+                           Index columns, const Pass& pass) {
+    check_equal(function, detail::join("rows of ", name), matrix.rows, "B*T", pass.rows());
+    check_equal(function, detail::join("columns of ", name), matrix.columns, columns_name, columns);
+  }
+  void check_output(std::string_view function, const HalfGradients<Scalar>& dx,
+                    const Pass& pass) const {
+    check_matrix(function, "dx.first", view(dx.first), "width", width_, pass);
+    check_matrix(function, "dx.second", view(dx.second), "width", width_, pass);
+  }
+  void check_vocabulary(std::string_view function) const {
+    check_at_least(function, "vocabulary of the head", vocabulary(), 1);
+  }
+  void check_labels(std::string_view function, std::span<const std::int32_t> labels,
+                    const Pass& pass) const {
+    check_vocabulary(function);
+    check_equal(function, "number of labels", static_cast<Index>(labels.size()), "B*T",
+                pass.rows());
+    check_label_range(function, labels, vocabulary());
+  }
+
   Index panel_rows() const {
     return std::clamp<Index>((Index{1} << 18) / std::max<Index>(vocabulary(), 1), detail::tile_rows,
                              512);

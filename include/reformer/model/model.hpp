@@ -231,7 +231,7 @@ class Model {
           "each has ", each.size(), " elements, must have B*T = ", tokens.size(), " or none");
     const Pass pass = start(workspace, "Model::loss", tokens, options);
     climb(tokens, pass);
-    return head_.loss(halves_, labels.data(), pass, each.empty() ? nullptr : each.data());
+    return head_.loss(halves_, span_of(labels), pass, each);
   }
 
   /// One training step without the optimiser: adds the gradients of `scale` times the summed loss
@@ -253,7 +253,7 @@ class Model {
     check_all_rounds(function, options);
     climb_for_gradients(tokens, pass,
                         plan(pass.batch, pass.length, workspace.threads(), options.memory_budget));
-    const Loss loss = head_.loss_and_gradients(halves_, labels.data(), scale, gradients_, pass);
+    const Loss loss = head_.loss_and_gradients(halves_, span_of(labels), scale, gradients_, pass);
     descend(tokens, pass);
     return loss;
   }
@@ -299,8 +299,7 @@ class Model {
     Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
     head_.encode(halves_, rows_of(z), pass);
     Tensor<Scalar, 3> dz = gradient(std::as_const(z));
-    check(dz.dimensions() == z.dimensions(), function,
-          "the gradient has another shape than z, must be [B, T, 2D]");
+    check_shape(function, "dz", dz, {"batch", "length", "2 * width"}, z.dimensions());
     z.resize(0, 0, 0);
     head_.encode_backward(halves_, rows_of(dz), gradients_, pass);
     descend(tokens, pass);
@@ -497,15 +496,14 @@ class Model {
     check(config_.language_head, function, "the model has no language head, only encode");
   }
 
+  static std::span<const std::int32_t> span_of(const Tokens& tokens) {
+    return {tokens.data(), static_cast<std::size_t>(tokens.size())};
+  }
+
   void check_labels(std::string_view function, const Tokens& tokens, const Tokens& labels) const {
     check_equal(function, "labels dimension 0", labels.dimension(0), "batch", tokens.dimension(0));
     check_equal(function, "labels dimension 1", labels.dimension(1), "length", tokens.dimension(1));
-    for (Index i = 0; i < labels.size(); ++i) {
-      const auto label = labels.data()[i];
-      check(label == ignored_label || (label >= 0 && label < config_.vocabulary), function,
-            "label ", i, " is ", label, ", must be in [0, ", config_.vocabulary, ") or ",
-            ignored_label);
-    }
+    check_label_range(function, span_of(labels), config_.vocabulary);
   }
 
   /// Everything that may be stored.

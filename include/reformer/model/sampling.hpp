@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -61,6 +62,9 @@ std::int32_t sample_token(std::span<const Scalar> logits, const SamplingOptions&
     const bool penalised = !occurred.empty() && occurred[i] != 0;
     const double penalty = options.repetition_penalty;
     score[i] = !penalised ? x : x > 0 ? x / penalty : x * penalty;
+    // An extreme penalty must not make a possible token infinitely so: infinities have no ratio.
+    constexpr double largest = std::numeric_limits<double>::max();
+    if (std::isfinite(x)) score[i] = std::clamp(score[i], -largest, largest);
   }
   check(possible, function, "all logits are -infinity");
   if (options.temperature == 0) {

@@ -16,9 +16,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <vector>
 
+#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 
 namespace reformer {
@@ -44,8 +46,20 @@ struct StorageItem {
 };
 
 /// Takes what saves most work for each byte first, as long as it fits; of equals, the lowest layer.
+/// @throw std::invalid_argument for an item without a layer of the model or without a field, or
+/// whose work is negative or not finite
 inline StoragePlan choose_storage(std::size_t num_layers, std::vector<StorageItem> items,
                                   std::size_t budget) {
+  constexpr auto function = "choose_storage";
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const StorageItem& item = items[i];
+    check(item.layer < num_layers, function, "items[", i, "].layer is ", item.layer,
+          ", must be less than num_layers = ", num_layers);
+    check(item.what != nullptr, function, "items[", i,
+          "].what is null, must be a member of LayerStorage");
+    check(item.work >= 0 && std::isfinite(item.work), function, "items[", i, "].work is ",
+          item.work, ", must be finite and not negative");
+  }
   std::stable_sort(items.begin(), items.end(), [](const StorageItem& a, const StorageItem& b) {
     return a.work * static_cast<double>(b.bytes) > b.work * static_cast<double>(a.bytes);
   });

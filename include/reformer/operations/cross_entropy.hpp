@@ -7,14 +7,27 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <span>
+#include <string_view>
 
+#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/simd.hpp"
 
 namespace reformer {
 
 /// Label of a position that counts neither in the sum nor in the number of losses.
 inline constexpr std::int32_t ignored_label = -100;
+
+/// Throws `std::invalid_argument` unless every label is a token or ignored.
+inline void check_label_range(std::string_view function, std::span<const std::int32_t> labels,
+                              Index vocabulary) {
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    check(labels[i] == ignored_label || (labels[i] >= 0 && labels[i] < vocabulary), function,
+          "label ", i, " is ", labels[i], ", must be in [0, ", vocabulary, ") or ", ignored_label);
+  }
+}
 
 /// Sum of losses in nats, and how many positions it is the sum of.
 struct Loss {
@@ -30,6 +43,7 @@ struct Loss {
 };
 
 /// Loss of one row of logits `[V]`, which is overwritten by exp(l - max) in the process.
+/// @param label  in [0, V)
 /// @param sum_of_exponentials  receives sum_v exp(l_v - max)
 template <typename Scalar>
 double cross_entropy_row(Index vocabulary, Scalar* logits, std::int32_t label,

@@ -181,9 +181,17 @@ class LayerNorm {
   /// Gradient of `forward` over many rows, in parallel.
   /// @param dout  `[rows, D]`, destroyed
   /// @param dx    `[B*T, D]`: rows `[first, first + dout.rows)` are added to
+  /// @throw std::invalid_argument for rows that are not there, another width, or no gradient
   template <ResidualHalf Half>
   void backward(const Half& x, Index first, const MatrixView<Scalar>& dout,
                 const MatrixView<Scalar>& dx, const Pass& pass) {
+    constexpr auto function = "LayerNorm::backward";
+    check_equal(function, "columns of x", x.columns(), "width", width());
+    check_equal(function, "columns of dout", dout.columns, "width", width());
+    check_equal(function, "columns of dx", dx.columns, "width", width());
+    check_equal(function, "rows of dx", dx.rows, "rows of x", x.rows());
+    check_between(function, "first", first, 0, x.rows() - dout.rows);
+    check_gradients(function, *this);
     Scratch scratch(pass.workspace);
     const detail::PartialGradients<Scalar> partial(scratch, dout.rows, width());
     const auto rows_of_x = scratch.per_thread<Scalar>(width());

@@ -76,11 +76,10 @@ inline void check_config(std::string_view function, const PositionConfig& config
 /// Throws `std::invalid_argument` if a sequence is longer than there are positions.
 inline void check_length(std::string_view function, const PositionConfig& config, Index length) {
   const auto longest = max_length(config);
-  check(
-      !longest || length <= *longest, function, "length is ", length,
-      ", but there are positions for at most ", longest.value_or(0),
-      (std::holds_alternative<AxialPositions>(config) ? " (the product of the axial position shape)"
-                                                      : " (max_length)"));
+  check(!longest || length <= *longest, function, "length is ", length, ", must be at most ",
+        longest.value_or(0), ", the number of positions: ",
+        std::holds_alternative<AxialPositions>(config) ? "the product of AxialPositions::shape"
+                                                       : "LearnedPositions::max_length");
 }
 
 /// Position vectors with their parameters.
