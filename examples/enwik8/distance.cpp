@@ -101,9 +101,8 @@ nlohmann::json DistanceClasses::to_json() const {
 }
 
 std::vector<std::string> DistanceClasses::lines() const {
-  std::vector<std::string> lines{fmt::format("  {:<28} {:>10} {:>7} {:>14}",
-                                             "repeats, bytes back", "bytes", "share",
-                                             "bits per byte")};
+  std::vector<std::string> lines{fmt::format("  {:<28} {:>10} {:>7} {:>14}", "repeats, bytes back",
+                                             "bytes", "share", "bits per byte")};
   for (const nlohmann::json& entry : to_json()) {
     const std::string distances =
         entry.contains("to") ? distances_text(entry["from"], entry["to"]) : "nothing";
