@@ -70,6 +70,15 @@ bool Visibility::sees(std::int64_t query, std::int64_t key) const {
   return false;
 }
 
+bool Visibility::shares_bucket(std::int64_t query, std::int64_t key) const {
+  for (std::int64_t round = 0; round < rounds_; ++round) {
+    if (at(round, query).bucket == at(round, key).bucket) {
+      return true;
+    }
+  }
+  return false;
+}
+
 Matches::Matches(std::vector<reformer::AttentionPattern> layers, std::int64_t reach,
                  std::int64_t length)
     : layers_(std::move(layers)),
@@ -104,11 +113,15 @@ void Matches::add(const Windows& windows, const std::vector<reformer::Tensor<Buc
           return std::count_if(of_head.begin(), of_head.end(),
                                [&](const Visibility& head) { return head.sees(query, key); });
         };
+        const auto in_bucket = [&](const Visibility& head) {
+          return head.shares_bucket(query, match);
+        };
         const auto by_heads = seen(match);
         ++count.matches;
         count.heads += heads;
         count.by_head += by_heads;
         count.by_any += by_heads > 0 ? 1 : 0;
+        count.in_bucket += std::count_if(of_head.begin(), of_head.end(), in_bucket);
         count.beside_by_head += seen(match - beside);
       }
     }
@@ -121,9 +134,10 @@ std::vector<std::string> Matches::lines() const {
     if (!std::holds_alternative<LshPattern>(layers_[layer])) {
       continue;
     }
-    lines.push_back(fmt::format("  {:<28} {:>10} {:>14} {:>12} {:>16}",
+    lines.push_back(fmt::format("  {:<28} {:>10} {:>14} {:>12} {:>14} {:>16}",
                                 fmt::format("layer {}, match is back", layer + 1), "matches",
-                                "seen by a head", "by any head", "beside, by a head"));
+                                "seen by a head", "by any head", "in its bucket",
+                                "beside, by a head"));
     std::int64_t from = 1;
     for (std::size_t c = 0; c < limits_.size(); ++c) {
       const Count& count = counts_[layer][c];
@@ -133,9 +147,10 @@ std::vector<std::string> Matches::lines() const {
                                       100 * static_cast<double>(part) / static_cast<double>(all));
       };
       lines.push_back(fmt::format(
-          "  {:<28} {:>10} {:>14} {:>12} {:>16}", distances_text(from, limits_[c]),
+          "  {:<28} {:>10} {:>14} {:>12} {:>14} {:>16}", distances_text(from, limits_[c]),
           grouped(count.matches), share(count.by_head, count.heads),
-          share(count.by_any, count.matches), share(count.beside_by_head, count.heads)));
+          share(count.by_any, count.matches), share(count.in_bucket, count.heads),
+          share(count.beside_by_head, count.heads)));
       from = limits_[c] + 1;
     }
   }

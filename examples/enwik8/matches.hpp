@@ -6,7 +6,8 @@
 /// byte before the place that it repeats. Attention can fetch what follows the match only if some
 /// round puts both into one block. Counted is, for each hashed layer and class of distances, the
 /// share of matches that one head finds on average, and the share that any head finds; beside them
-/// the same for a byte near the match that is none, which is what hashing finds by chance.
+/// the share that one head has in the query's bucket, near enough or not, and the share that it
+/// finds of bytes near the match that are none, which is what hashing finds by chance.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +29,9 @@ class Visibility {
 
   /// Whether some round puts both into one block.
   bool sees(std::int64_t query, std::int64_t key) const;
+
+  /// Whether some round puts both into one bucket.
+  bool shares_bucket(std::int64_t query, std::int64_t key) const;
 
  private:
   struct Place {
@@ -60,7 +64,7 @@ class Matches {
   static constexpr std::int64_t beside = 5;
 
   struct Count {
-    std::int64_t matches = 0, by_head = 0, by_any = 0, beside_by_head = 0, heads = 0;
+    std::int64_t matches = 0, by_head = 0, by_any = 0, in_bucket = 0, beside_by_head = 0, heads = 0;
   };
 
   std::vector<reformer::AttentionPattern> layers_;

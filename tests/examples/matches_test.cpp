@@ -63,7 +63,7 @@ struct Repeated {
   Windows windows;
   reformer::Tensor<Bucket, 4> buckets;
 
-  explicit Repeated(bool by_content) {
+  explicit Repeated(bool by_content, bool is_one_bucket) {
     windows.count = 1;
     windows.length = 100;
     for (std::int32_t i = 0; i <= 100; ++i) {
@@ -73,7 +73,7 @@ struct Repeated {
     }
     buckets.resize(1, 1, 1, 100);
     for (Index t = 0; t < 100; ++t) {
-      buckets(0, 0, 0, t) = static_cast<Bucket>(by_content ? t % 50 : t);
+      buckets(0, 0, 0, t) = static_cast<Bucket>(is_one_bucket ? 0 : by_content ? t % 50 : t);
     }
   }
 };
@@ -81,20 +81,25 @@ struct Repeated {
 TEST(Matches, CountWhatIsSeenBesideWhatIsNot) {
   LshPattern pattern{.chunk_length = 4, .num_buckets = {128}};
   pattern.chunking = reformer::Chunking::bucket_chunks;
-  const auto line_of = [&](bool by_content) {
+  const auto line_of = [&](bool by_content, Index chunk_length = 4) {
+    pattern.chunk_length = chunk_length;
     Matches matches({reformer::LocalPattern{}, pattern}, 0, 100);
-    const Repeated data(by_content);
+    const Repeated data(by_content, chunk_length == 1);
     matches.add(data.windows, {{}, data.buckets});
     EXPECT_EQ(matches.lines().size(), 2u) << "a heading and one class, of the layer that hashes";
     return matches.lines().back();
   };
   // The label of each place from 57 on and the eight bytes before it stand once more 50 bytes back.
-  EXPECT_NE(line_of(true).find("43         100.0%       100.0%             0.0%"),
+  EXPECT_NE(line_of(true).find("43         100.0%       100.0%         100.0%             0.0%"),
             std::string::npos)
       << line_of(true);
-  EXPECT_NE(line_of(false).find("43           0.0%         0.0%             0.0%"),
+  EXPECT_NE(line_of(false).find("43           0.0%         0.0%           0.0%             0.0%"),
             std::string::npos)
       << line_of(false);
+  // One bucket, whose window ends two tokens back.
+  EXPECT_NE(line_of(true, 1).find("43           0.0%         0.0%         100.0%             0.0%"),
+            std::string::npos)
+      << line_of(true, 1);
 }
 
 }  // namespace
