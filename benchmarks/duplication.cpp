@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The duplication task of the paper (section 5): sequences 0 w 0 w, where w is drawn anew. The
 // second w can be foreseen only by looking back to the first one. Prints, for a model of one layer,
-// the share of symbols of the second w that are foreseen, and at the end that share with other
-// numbers of hash rounds and with exact attention (the paper's table 2).
+// the share of symbols of the second w that are foreseen, and at the end that share with exact
+// attention and with other numbers of hash rounds (the paper's table 2): of the pattern it was
+// trained with, or of bucket chunks if that was exact.
 //
 //     duplication --attention bucket | lsh | local | exact [--values following | own]
 //                 [--length N] [--batch N] [--steps N] [--seed N] [--chunk N]
@@ -74,10 +75,11 @@ std::vector<Index> numbers_of(const std::string& text) {
   return numbers;
 }
 
-/// The same model, but with exact attention.
-Model<float> exact_copy(Model<float>& model) {
+/// The same parameters, but another pattern of attention with shared queries and keys.
+Model<float> copy_with(AttentionPattern pattern, Model<float>& model) {
   ModelConfig config = model.config();
-  config.layers = {ExactPattern{true, values_of(config.layers[0])}};
+  std::visit([&](auto& p) { p.values = values_of(config.layers[0]); }, pattern);
+  config.layers = {pattern};
   Model<float> copy(config);
   std::vector<Matrix<float>> values;
   model.for_each_parameter([&](const auto& p) { values.push_back(p.value); });
@@ -174,13 +176,12 @@ void run(TableOptions options) {
                 how.c_str(), 100 * sum / tasks);
     std::fflush(stdout);
   };
-  if (shares_query_key(pattern)) {
-    Model<float> exact = exact_copy(model);
-    evaluate(exact, "exact attention", 0);
-  }
-  if (!std::holds_alternative<LshPattern>(pattern)) return;
+  if (!shares_query_key(pattern)) return;
+  Model<float> exact = copy_with(kinds.at("exact"), model);
+  evaluate(exact, "exact attention", 0);
+  Model<float> hashed = copy_with(kinds.at(kind == "lsh" ? "lsh" : "bucket"), model);
   for (const Index rounds : {8, 4, 2, 1}) {
-    evaluate(model, std::to_string(rounds) + " rounds", rounds);
+    evaluate(hashed, std::to_string(rounds) + " rounds", rounds);
   }
 }
 
