@@ -47,7 +47,7 @@ void embedding(Run& run, const Sizes& s, bool backward, bool naive) {
     }
   };
   const auto by_library = [&] {
-    for_each_row_tile(workspace, s.rows,
+    for_each_row_tile(workspace.threads(), s.rows,
                       [&](Index row, Index count, int) { forward_rows(row, count); });
     if (!backward) return;
     in.embedding.backward(in.tokens, view(std::as_const(in.dx)), pass);

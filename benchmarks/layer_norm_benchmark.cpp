@@ -38,7 +38,7 @@ void layer_norm(Run& run, const Sizes& s, bool backward) {
   const Pass pass{workspace, 1, s.rows};
   Matrix<float> y(s.rows, s.width), dx = Matrix<float>::Zero(s.rows, s.width), dy = in.dy;
   const auto operation = [&] {
-    for_each_row_tile(workspace, s.rows, [&](Index row, Index count, int) {
+    for_each_row_tile(workspace.threads(), s.rows, [&](Index row, Index count, int) {
       in.norm.forward(x, row, view(y).middle_rows(row, count), pass);
     });
     if (!backward) return;

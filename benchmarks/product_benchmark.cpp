@@ -22,8 +22,8 @@ void multiply_into(Workspace& workspace, const Matrix<float>& a, const Matrix<fl
                    Orientation orientation, Matrix<float>& c) {
   Scratch scratch(workspace);
   const PackedWeight<float> packed(scratch, workspace, view(weight), orientation);
-  parallel_product<float>(workspace, view(a), packed.whole(), view(c), Write::assign,
-                          [](const auto&...) {});
+  weight_product<float>(workspace, view(a), packed.whole(), view(c), Write::assign,
+                        [](const auto&...) {});
 }
 
 void product(Run& run, const Sizes& s, bool backward) {

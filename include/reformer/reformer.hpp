@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// The whole library but file formats: floors 1 to 6 of the design.
+/// The whole library but file formats: floors 1 to 7 of the design.
 #pragma once
 
 #include "reformer/attention/attention.hpp"

@@ -83,6 +83,19 @@ TEST(ParallelFor, NoTwoBodiesRunAsTheSameThreadAtOnce) {
   }
 }
 
+TEST(ForEachRowTile, CoversAllRowsOnce) {
+  for (const int threads : thread_counts) {
+    for (const Index rows : {0, 1, 63, 64, 65, 500}) {
+      std::vector<int> visited(static_cast<std::size_t>(rows), 0);
+      for_each_row_tile(threads, rows, [&](Index first, Index count, int thread) {
+        EXPECT_TRUE(thread >= 0 && thread < threads);
+        for (Index i = first; i < first + count; ++i) ++visited[static_cast<std::size_t>(i)];
+      });
+      EXPECT_EQ(visited, std::vector<int>(static_cast<std::size_t>(rows), 1));
+    }
+  }
+}
+
 TEST(ParallelFor, WorksInsideARegionOfTheCaller) {
   constexpr int outer = 2;
   std::vector<int> results[outer];

@@ -79,7 +79,7 @@ MatrixView<const Scalar> side_by_side(const Tensor<Scalar, 4>& x) {
 template <typename Scalar>
 void copy_rows(Workspace& workspace, const MatrixView<const Scalar>& from,
                const MatrixView<Scalar>& to) {
-  for_each_row_tile(workspace, from.rows, [&](Index first, Index count, int) {
+  for_each_row_tile(workspace.threads(), from.rows, [&](Index first, Index count, int) {
     for (Index i = first; i < first + count; ++i) {
       simd::copy(from.columns, from.row(i), to.row(i));
     }
@@ -164,7 +164,7 @@ class TensorGroup {
   Scalar* delta(const MatrixView<const Scalar>& dout, const MatrixView<const Scalar>& out) {
     const Index T = group_.length, H = group_.heads, K = columns_ / H;
     auto* result = scratch_.template take<Scalar>(group_.rows() * H);
-    for_each_row_tile(workspace_, out.rows, [&](Index first, Index count, int) {
+    for_each_row_tile(workspace_.threads(), out.rows, [&](Index first, Index count, int) {
       for (Index t = first; t < first + count; ++t) {
         for (Index h = 0; h < H; ++h) {
           result[(t / T * H + h) * T + t % T] =

@@ -26,7 +26,7 @@
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/random.hpp"
 #include "reformer/foundation/workspace.hpp"
-#include "reformer/operations/product.hpp"
+#include "reformer/products/float_kernel.hpp"
 
 namespace reformer {
 

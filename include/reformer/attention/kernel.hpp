@@ -38,7 +38,7 @@
 #include "reformer/attention/staircase.hpp"
 #include "reformer/attention/tiles.hpp"
 #include "reformer/operations/dropout.hpp"
-#include "reformer/operations/product.hpp"
+#include "reformer/products/float_kernel.hpp"
 
 namespace reformer {
 

@@ -30,6 +30,7 @@
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
 #include "reformer/operations/layer_norm.hpp"
+#include "reformer/products/weight_gradient.hpp"
 
 namespace reformer {
 
@@ -595,7 +596,7 @@ class SelfAttention {
     Scratch scratch(workspace);
     const Index D = config_.width;
     const auto normed = scratch.per_thread<Scalar>(detail::tile_rows * D);
-    for_each_row_tile(workspace, query.rows, [&](Index row, Index count, int thread) {
+    for_each_row_tile(workspace.threads(), query.rows, [&](Index row, Index count, int thread) {
       const MatrixView<Scalar> tile(normed[thread], count, D);
       norm_.forward(x, group.first_row() + row, tile, pass);
       const auto left = rows_as_left(tile);
@@ -621,14 +622,16 @@ class SelfAttention {
     const Index D = config_.width;
     const auto memory = scratch.per_thread<Scalar>(detail::tile_rows * D);
     const auto output_dropout = dropout_of_output(pass);
-    for_each_row_tile(pass.workspace, arrays.out.rows, [&](Index row, Index count, int thread) {
-      const MatrixView<Scalar> tile(memory[thread], count, D);
-      multiply(rows_as_left(arrays.out).from_row(row), to_output.from_column(0), arrays.out.columns,
-               tile);
-      const Index first = group.first_row() + row;
-      output_dropout.apply_tile(tile, first, 0, D);
-      for (Index i = 0; i < count; ++i) accumulate(y, sign, first + i, 0, D, tile.row(i));
-    });
+    for_each_row_tile(pass.workspace.threads(), arrays.out.rows,
+                      [&](Index row, Index count, int thread) {
+                        const MatrixView<Scalar> tile(memory[thread], count, D);
+                        multiply(rows_as_left(arrays.out).from_row(row), to_output.from_column(0),
+                                 arrays.out.columns, tile);
+                        const Index first = group.first_row() + row;
+                        output_dropout.apply_tile(tile, first, 0, D);
+                        for (Index i = 0; i < count; ++i)
+                          accumulate(y, sign, first + i, 0, D, tile.row(i));
+                      });
   }
 
   /// dW_o += out^T df, delta = <dout, out>, and out is overwritten by dout = df W_o^T.
@@ -651,7 +654,7 @@ class SelfAttention {
       const auto out = arrays.out.middle_rows(first, rows);
       MatrixView<const Scalar> dout = dy.middle_rows(group.first_row() + first, rows);
       if (output_dropout.active()) {
-        for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+        for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int) {
           const auto tile = dropped.middle_rows(row, count);
           for (Index i = 0; i < count; ++i) std::copy_n(dout.row(row + i), D, tile.row(i));
           output_dropout.apply_tile(tile, group.first_row() + first + row, 0, D);
@@ -659,7 +662,7 @@ class SelfAttention {
         dout = dropped.middle_rows(0, rows);
       }
       accumulate_weight_gradient<Scalar>(workspace, out, dout, dweight);
-      for_each_row_tile(workspace, rows, [&](Index row, Index count, int thread) {
+      for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int thread) {
         const MatrixView<Scalar> tile(memory[thread], count, width);
         multiply(rows_as_left(dout).from_row(row), from_output.from_column(0), D, tile);
         for (Index i = 0; i < count; ++i) {
@@ -697,7 +700,7 @@ class SelfAttention {
       const Index rows = std::min(panel, dquery.rows - first);
       const Index first_row = group.first_row() + first;
       const auto normed = normed_panel.middle_rows(0, rows);
-      for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+      for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int) {
         norm_.forward(x, first_row + row, normed.middle_rows(row, count), pass);
       });
       const MatrixView<const Scalar> dq = dquery.middle_rows(first, rows);
@@ -707,7 +710,7 @@ class SelfAttention {
       if (!shared_) accumulate_weight_gradient<Scalar>(workspace, normed, dk, gradient_of(key_));
       accumulate_weight_gradient<Scalar>(workspace, normed, dv, gradient_of(value_));
       // dLN = dq W_q^T + dk W_k^T + dv W_v^T, in place of LN(x), which is not needed any more
-      for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+      for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int) {
         const auto tile = normed.middle_rows(row, count);
         multiply(rows_as_left(dq).from_row(row), from_query.from_column(0), width, tile);
         if (from_key) {

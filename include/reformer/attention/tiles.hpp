@@ -13,7 +13,7 @@
 
 #include "reformer/attention/blocks.hpp"
 #include "reformer/foundation/workspace.hpp"
-#include "reformer/operations/product.hpp"
+#include "reformer/products/float_operands.hpp"
 
 namespace reformer {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// The one parallel loop. Without OpenMP it is an ordinary loop.
+/// The one parallel loop, over tasks or over rows. Without OpenMP it is an ordinary loop.
 ///
 /// Results never depend on the number of threads: a task writes only what it owns, and how work is
 /// cut into tasks depends on shapes alone. No thread count is set for the program: each region asks
@@ -79,6 +79,20 @@ void parallel_for(int threads, Index count, const Body& body) {
   static_cast<void>(threads);
 #endif
   for (Index i = 0; i < count; ++i) detail::run_task(body, i, 0);
+}
+
+namespace detail {
+/// Rows of a task, where rows are shared among threads.
+inline constexpr Index tile_rows = 64;
+}  // namespace detail
+
+/// Calls `body(first_row, count, thread)` for tiles of `rows` rows, in parallel.
+template <typename Body>
+void for_each_row_tile(int threads, Index rows, const Body& body) {
+  parallel_for(threads, ceil_div(rows, detail::tile_rows), [&](Index task, int thread) {
+    const Index first = task * detail::tile_rows;
+    body(first, std::min(detail::tile_rows, rows - first), thread);
+  });
 }
 
 }  // namespace reformer

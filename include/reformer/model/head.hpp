@@ -21,9 +21,12 @@
 #include <utility>
 
 #include "reformer/foundation/parameter.hpp"
+#include "reformer/operations/bias.hpp"
 #include "reformer/operations/cross_entropy.hpp"
 #include "reformer/operations/dropout.hpp"
 #include "reformer/operations/layer_norm.hpp"
+#include "reformer/products/weight_gradient.hpp"
+#include "reformer/products/weight_product.hpp"
 #include "reformer/reversible/block.hpp"
 
 namespace reformer {
@@ -68,7 +71,7 @@ class Head {
     Scratch scratch(pass.workspace);
     const auto row_of_x = scratch.per_thread<Scalar>(2 * width_);
     const auto dropout = dropout_of(pass);
-    for_each_row_tile(pass.workspace, dout.rows, [&](Index row, Index count, int) {
+    for_each_row_tile(pass.workspace.threads(), dout.rows, [&](Index row, Index count, int) {
       dropout.apply_tile(dout.middle_rows(row, count), row, 0, 2 * width_);
     });
     normalize_backward(x, 0, dout, row_of_x, dx, pass);
@@ -223,7 +226,7 @@ class Head {
   void normalize(const Halves<Half>& x, Index first, const MatrixView<Scalar>& z,
                  const Pass& pass) const {
     const auto dropout = dropout_of(pass);
-    for_each_row_tile(pass.workspace, z.rows, [&](Index row, Index count, int) {
+    for_each_row_tile(pass.workspace.threads(), z.rows, [&](Index row, Index count, int) {
       for (Index i = row; i < row + count; ++i) {
         read_row(x, first + i, z.row(i));
         norm_.forward_row(z.row(i), z.row(i));
@@ -243,20 +246,22 @@ class Head {
                           const Pass& pass) {
     Scratch scratch(pass.workspace);
     const detail::PartialGradients<Scalar> partial(scratch, dnorm.rows, 2 * width_);
-    for_each_row_tile(pass.workspace, dnorm.rows, [&](Index row, Index count, int thread) {
-      for (Index i = row; i < row + count; ++i) {
-        read_row(x, first + i, row_of_x[thread]);
-        if (!is_usable(pass, first + i, 2 * width_, row_of_x[thread]) ||
-            !is_usable(pass, first + i, 2 * width_, dnorm.row(i))) {
-          std::fill_n(&dx.first(first + i, 0), width_, Scalar(0));
-          std::fill_n(&dx.second(first + i, 0), width_, Scalar(0));
-          continue;
-        }
-        norm_.backward_row(row_of_x[thread], dnorm.row(i), partial.scale(row), partial.bias(row));
-        std::copy_n(dnorm.row(i), width_, &dx.first(first + i, 0));
-        std::copy_n(dnorm.row(i) + width_, width_, &dx.second(first + i, 0));
-      }
-    });
+    for_each_row_tile(pass.workspace.threads(), dnorm.rows,
+                      [&](Index row, Index count, int thread) {
+                        for (Index i = row; i < row + count; ++i) {
+                          read_row(x, first + i, row_of_x[thread]);
+                          if (!is_usable(pass, first + i, 2 * width_, row_of_x[thread]) ||
+                              !is_usable(pass, first + i, 2 * width_, dnorm.row(i))) {
+                            std::fill_n(&dx.first(first + i, 0), width_, Scalar(0));
+                            std::fill_n(&dx.second(first + i, 0), width_, Scalar(0));
+                            continue;
+                          }
+                          norm_.backward_row(row_of_x[thread], dnorm.row(i), partial.scale(row),
+                                             partial.bias(row));
+                          std::copy_n(dnorm.row(i), width_, &dx.first(first + i, 0));
+                          std::copy_n(dnorm.row(i) + width_, width_, &dx.second(first + i, 0));
+                        }
+                      });
     norm_.add_gradients(partial);
   }
 
@@ -265,10 +270,10 @@ class Head {
                     const MatrixView<Scalar>& normed, const MatrixView<Scalar>& out,
                     const Pass& pass) const {
     normalize(x, first, normed, pass);
-    parallel_product<Scalar>(pass.workspace, normed, weight.whole(), out, Write::assign,
-                             [&](const MatrixView<Scalar>& tile, Index, Index j) {
-                               add_bias(tile, bias_.value.data() + j);
-                             });
+    weight_product<Scalar>(pass.workspace, normed, weight.whole(), out, Write::assign,
+                           [&](const MatrixView<Scalar>& tile, Index, Index j) {
+                             add_bias(tile, bias_.value.data() + j);
+                           });
   }
 
   template <bool with_gradients, typename Half>
@@ -296,7 +301,7 @@ class Head {
       const auto normed = normed_panel.middle_rows(0, rows);
       const auto logits = logits_panel.middle_rows(0, rows);
       panel_logits(x, first, weight, normed, logits, pass);
-      for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+      for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int) {
         for (Index i = row; i < row + count; ++i) {
           const std::int32_t label = labels[first + i];
           losses[i] = 0;
@@ -318,11 +323,10 @@ class Head {
       if constexpr (with_gradients) {
         accumulate_bias_gradient<Scalar>(workspace, logits, bias_.gradient.data());
         accumulate_weight_gradient<Scalar>(workspace, normed, logits, view(weight_.gradient));
-        parallel_product<Scalar>(workspace, logits, weight_transposed->whole(), normed,
-                                 Write::assign,
-                                 [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-                                   dropout.apply_tile(tile, first + i, j, D2);
-                                 });
+        weight_product<Scalar>(workspace, logits, weight_transposed->whole(), normed, Write::assign,
+                               [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+                                 dropout.apply_tile(tile, first + i, j, D2);
+                               });
         normalize_backward(x, first, normed, row_of_x, *dx, pass);
       }
     }

@@ -612,16 +612,17 @@ class Model {
     Scratch scratch(pass.workspace);
     const auto memory = scratch.per_thread<Scalar>(D);
     const auto dropout = embedding_dropout(pass);
-    for_each_row_tile(pass.workspace, pass.rows(), [&](Index first, Index count, int thread) {
-      const MatrixView<Scalar> x(memory[thread], 1, D);
-      for (Index row = first; row < first + count; ++row) {
-        std::copy_n(embedding_.row(tokens.data()[row]), D, x.data);
-        positions_.add_row(position(row), x.data);
-        dropout.apply_tile(x, row, 0, D);
-        halves.first.write(row, 0, D, x.data);
-        halves.second.write(row, 0, D, x.data);
-      }
-    });
+    for_each_row_tile(pass.workspace.threads(), pass.rows(),
+                      [&](Index first, Index count, int thread) {
+                        const MatrixView<Scalar> x(memory[thread], 1, D);
+                        for (Index row = first; row < first + count; ++row) {
+                          std::copy_n(embedding_.row(tokens.data()[row]), D, x.data);
+                          positions_.add_row(position(row), x.data);
+                          dropout.apply_tile(x, row, 0, D);
+                          halves.first.write(row, 0, D, x.data);
+                          halves.second.write(row, 0, D, x.data);
+                        }
+                      });
     check_range("the embedding", halves.first, pass.length);
   }
 
@@ -629,7 +630,7 @@ class Model {
   void embed_backward(const Tokens& tokens, HalfGradients<Scalar>& gradients, const Pass& pass) {
     const auto dx = view(gradients.first);
     const auto dropout = embedding_dropout(pass);
-    for_each_row_tile(pass.workspace, pass.rows(), [&](Index first, Index count, int) {
+    for_each_row_tile(pass.workspace.threads(), pass.rows(), [&](Index first, Index count, int) {
       const auto tile = dx.middle_rows(first, count);
       for (Index i = 0; i < count; ++i) {
         simd::add(dx.columns, &gradients.second(first + i, 0), tile.row(i));

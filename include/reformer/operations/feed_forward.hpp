@@ -24,9 +24,11 @@
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
 #include "reformer/operations/activation.hpp"
+#include "reformer/operations/bias.hpp"
 #include "reformer/operations/dropout.hpp"
 #include "reformer/operations/layer_norm.hpp"
-#include "reformer/operations/product.hpp"
+#include "reformer/products/weight_gradient.hpp"
+#include "reformer/products/weight_product.hpp"
 
 namespace reformer {
 
@@ -165,7 +167,7 @@ class FeedForward {
       // f = dropout(h W_2 + b_2); without dropout the gradient is read where it is
       MatrixView<const Scalar> dout = dy.middle_rows(first, rows);
       if (output_dropout.active()) {
-        for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+        for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int) {
           const auto tile = dout_panel.middle_rows(row, count);
           for (Index i = 0; i < count; ++i) std::copy_n(dout.row(row + i), D, tile.row(i));
           output_dropout.apply_tile(tile, first + row, 0, D);
@@ -195,7 +197,7 @@ class FeedForward {
 
         // h = act(u), u = dropout(LN(x) W_1 + b_1): du = act'(u) (df W_2^T), in place of h
         with(out_value, transposed, [&](const WeightBlock<Scalar>& out) {
-          parallel_product<Scalar>(
+          weight_product<Scalar>(
               workspace, dout, out, hidden, Write::assign,
               [&](const MatrixView<Scalar>& tile, Index i, Index j) {
                 for (Index r = 0; r < tile.rows; ++r) {
@@ -212,7 +214,7 @@ class FeedForward {
 
         // dLN = du W_1^T
         with(in_value, transposed, [&](const WeightBlock<Scalar>& in) {
-          parallel_product<Scalar>(workspace, hidden, in, dnormed, write, [](const auto&...) {});
+          weight_product<Scalar>(workspace, hidden, in, dnormed, write, [](const auto&...) {});
         });
       });
       norm_.backward(x, first, dnormed, dx, pass);
@@ -318,7 +320,7 @@ class FeedForward {
   template <typename Half>
   void normalise(const Half& x, Index first, const MatrixView<Scalar>& out,
                  const Pass& pass) const {
-    for_each_row_tile(pass.workspace, out.rows, [&](Index row, Index count, int) {
+    for_each_row_tile(pass.workspace.threads(), out.rows, [&](Index row, Index count, int) {
       norm_.forward(x, first + row, out.middle_rows(row, count), pass);
     });
   }
@@ -329,19 +331,19 @@ class FeedForward {
                     const MatrixView<const Scalar>& normed, const MatrixView<Scalar>& hidden,
                     const MatrixView<Scalar>& slope, const Pass& pass) const {
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
-    parallel_product<Scalar>(
-        pass.workspace, normed, in, hidden, Write::assign,
-        [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-          add_bias(tile, bias_in_.value.data() + column + j);
-          hidden_dropout.apply_tile(tile, first + i, column + j, config_.hidden_width);
-          for (Index r = 0; r < tile.rows; ++r) {
-            if (slope.rows > 0) {
-              activation_derivative(config_.activation, tile.columns, tile.row(r),
-                                    slope.row(i + r) + j);
-            }
-            activate(config_.activation, tile.columns, tile.row(r), tile.row(r));
-          }
-        });
+    weight_product<Scalar>(pass.workspace, normed, in, hidden, Write::assign,
+                           [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+                             add_bias(tile, bias_in_.value.data() + column + j);
+                             hidden_dropout.apply_tile(tile, first + i, column + j,
+                                                       config_.hidden_width);
+                             for (Index r = 0; r < tile.rows; ++r) {
+                               if (slope.rows > 0) {
+                                 activation_derivative(config_.activation, tile.columns,
+                                                       tile.row(r), slope.row(i + r) + j);
+                               }
+                               activate(config_.activation, tile.columns, tile.row(r), tile.row(r));
+                             }
+                           });
   }
 
   /// sum = or += hidden W_2 of a block of hidden columns; after the last one
@@ -351,15 +353,15 @@ class FeedForward {
                   const MatrixView<const Scalar>& hidden, const MatrixView<Scalar>& sum,
                   Write write, bool is_last, Sign sign, Half& y, const Pass& pass) const {
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
-    parallel_product<Scalar>(pass.workspace, hidden, out, sum, write,
-                             [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-                               if (!is_last) return;
-                               add_bias(tile, bias_out_.value.data() + j);
-                               output_dropout.apply_tile(tile, first + i, j, config_.width);
-                               for (Index r = 0; r < tile.rows; ++r) {
-                                 accumulate(y, sign, first + i + r, j, tile.columns, tile.row(r));
-                               }
-                             });
+    weight_product<Scalar>(pass.workspace, hidden, out, sum, write,
+                           [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+                             if (!is_last) return;
+                             add_bias(tile, bias_out_.value.data() + j);
+                             output_dropout.apply_tile(tile, first + i, j, config_.width);
+                             for (Index r = 0; r < tile.rows; ++r) {
+                               accumulate(y, sign, first + i + r, j, tile.columns, tile.row(r));
+                             }
+                           });
   }
 
   FeedForwardConfig config_;

@@ -22,7 +22,6 @@
 #include "reformer/foundation/residual.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
-#include "reformer/operations/product.hpp"
 
 namespace reformer {
 
@@ -195,7 +194,7 @@ class LayerNorm {
     Scratch scratch(pass.workspace);
     const detail::PartialGradients<Scalar> partial(scratch, dout.rows, width());
     const auto rows_of_x = scratch.per_thread<Scalar>(width());
-    for_each_row_tile(pass.workspace, dout.rows, [&](Index row, Index count, int thread) {
+    for_each_row_tile(pass.workspace.threads(), dout.rows, [&](Index row, Index count, int thread) {
       for (Index i = row; i < row + count; ++i) {
         x.read(first + i, 0, width(), rows_of_x[thread]);
         if (!is_usable(pass, first + i, width(), rows_of_x[thread]) ||

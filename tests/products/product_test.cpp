@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "reformer/operations/product.hpp"
+#include "reformer/products/float_kernel.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "reformer/products/weight_gradient.hpp"
+#include "reformer/products/weight_product.hpp"
 #include "support/compare.hpp"
 #include "support/naive.hpp"
 #include "support/random_data.hpp"
@@ -288,7 +290,7 @@ TYPED_TEST(Product, PackedWeightServesBothOrientations) {
   }
 }
 
-TYPED_TEST(Product, ParallelProductFinishesEachTileOnceWithTheSameBits) {
+TYPED_TEST(Product, WeightProductFinishesEachTileOnceWithTheSameBits) {
   for (const Index rows : {1, 64, 65, 200}) {
     for (const Index columns : {3, 256, 301}) {
       const auto a = random_matrix<TypeParam>(rows, 33, 1);
@@ -303,12 +305,12 @@ TYPED_TEST(Product, ParallelProductFinishesEachTileOnceWithTheSameBits) {
                                              Orientation::natural);
         Matrix<TypeParam> y = Matrix<TypeParam>::Zero(rows, columns);
         Matrix<double> finished = Matrix<double>::Zero(rows, columns);
-        parallel_product<TypeParam>(workspace, view(std::as_const(a)), packed.whole(), view(y),
-                                    Write::assign,
-                                    [&](const MatrixView<TypeParam>& tile, Index i, Index j) {
-                                      EXPECT_EQ(tile.data, &y(i, j));
-                                      finished.block(i, j, tile.rows, tile.columns).array() += 1;
-                                    });
+        weight_product<TypeParam>(workspace, view(std::as_const(a)), packed.whole(), view(y),
+                                  Write::assign,
+                                  [&](const MatrixView<TypeParam>& tile, Index i, Index j) {
+                                    EXPECT_EQ(tile.data, &y(i, j));
+                                    finished.block(i, j, tile.rows, tile.columns).array() += 1;
+                                  });
         EXPECT_TRUE((finished.array() == 1).all());
         EXPECT_TRUE(close(y, expected));
         if (threads == 1) first = y;
@@ -318,8 +320,8 @@ TYPED_TEST(Product, ParallelProductFinishesEachTileOnceWithTheSameBits) {
         Matrix<TypeParam> sum = Matrix<TypeParam>::Ones(rows, columns);
         for (const auto& [from, depth] : {std::pair<Index, Index>{0, 20}, {20, 13}}) {
           const auto part = view(std::as_const(a)).middle_columns(from, depth);
-          parallel_product<TypeParam>(workspace, part, packed.middle_depth(from, depth), view(sum),
-                                      Write::accumulate, [](const auto&...) {});
+          weight_product<TypeParam>(workspace, part, packed.middle_depth(from, depth), view(sum),
+                                    Write::accumulate, [](const auto&...) {});
         }
         EXPECT_TRUE(close(sum, Matrix<double>(expected.array() + 1)));
       }
@@ -356,67 +358,6 @@ TYPED_TEST(Product, WeightGradientIsAddedWithTheSameBitsForAnyThreads) {
       if (threads == 1) first = gradient;
       EXPECT_TRUE(same_bits(gradient, first)) << threads << " threads";
       EXPECT_EQ(workspace.bytes_in_use(), 0U);
-    }
-  }
-}
-
-TYPED_TEST(Product, BiasGradientIsAddedWithTheSameBitsForAnyThreads) {
-  for (const Index rows : {1, 5, 513}) {
-    for (const Index columns : {1, 63, 64, 65, 200}) {
-      const auto dy = random_matrix<TypeParam>(rows, columns, 1);
-      const auto before = random_matrix<TypeParam>(1, columns, 2);
-      const Matrix<double> expected =
-          before.template cast<double>() + dy.template cast<double>().colwise().sum();
-      Matrix<TypeParam> first;
-      for (const int threads : thread_counts) {
-        Workspace workspace(threads);
-        Matrix<TypeParam> gradient = before;
-        accumulate_bias_gradient(workspace, view(dy), gradient.data());
-        EXPECT_TRUE(close(gradient, expected)) << rows << " rows, " << columns << " columns";
-        if (threads == 1) first = gradient;
-        EXPECT_TRUE(same_bits(gradient, first)) << threads << " threads";
-      }
-    }
-  }
-}
-
-TEST(BiasGradient, InFloatAgreesWithDoubleOverAMillionRows) {
-  constexpr Index panel = 1024, panels = 1024, columns = 3;
-  Workspace workspace(1);
-  Matrix<float> sum = Matrix<float>::Zero(1, columns);
-  Matrix<double> expected = Matrix<double>::Zero(1, columns);
-  for (Index p = 0; p < panels; ++p) {
-    Matrix<float> dy = random_matrix<float>(panel, columns, static_cast<std::uint64_t>(p));
-    dy.array() += 1;  // gradients of one sign are the worst
-    expected += dy.cast<double>().colwise().sum();
-    accumulate_bias_gradient<float>(workspace, view(std::as_const(dy)), sum.data());
-  }
-  for (Index j = 0; j < columns; ++j) {
-    EXPECT_NEAR(sum(0, j) / expected(0, j), 1, 2e-6) << "column " << j;
-  }
-}
-
-TYPED_TEST(Product, AddBiasAddsToEveryRowOfATile) {
-  for (const Index columns : {1, 16, 19}) {
-    auto x = random_matrix<TypeParam>(4, columns + 2, 1);
-    const auto bias = random_matrix<TypeParam>(1, columns, 2);
-    Matrix<TypeParam> expected = x;
-    for (Index i = 0; i < 4; ++i) expected.block(i, 1, 1, columns) += bias;
-    add_bias(view(x).middle_columns(1, columns), bias.data());
-    EXPECT_TRUE(same_bits(x, expected));
-  }
-}
-
-TEST(ForEachRowTile, CoversAllRowsOnce) {
-  for (const int threads : thread_counts) {
-    Workspace workspace(threads);
-    for (const Index rows : {0, 1, 63, 64, 65, 500}) {
-      std::vector<int> visited(static_cast<std::size_t>(rows), 0);
-      for_each_row_tile(workspace, rows, [&](Index first, Index count, int thread) {
-        EXPECT_TRUE(thread >= 0 && thread < threads);
-        for (Index i = first; i < first + count; ++i) ++visited[static_cast<std::size_t>(i)];
-      });
-      EXPECT_EQ(visited, std::vector<int>(static_cast<std::size_t>(rows), 1));
     }
   }
 }
