@@ -41,14 +41,26 @@ void leave_out(ByteModel& model, const EvaluateOptions& options, const Options& 
   }
 }
 
+/// Nothing that is learned has a size that depends on how tokens are hashed.
+void change_hashing(const EvaluateOptions& options, Options& saved) {
+  if (options.hashes > 0) {
+    saved.hashes = options.hashes;
+  }
+  if (options.buckets != std::vector<std::int64_t>{0}) {
+    saved.buckets = options.buckets;
+  }
+  if (options.chunk_length > 0) {
+    saved.chunk_length = options.chunk_length;
+  }
+  complete_options(saved);
+}
+
 int evaluate(const EvaluateOptions& options, const Console& console) {
   const std::filesystem::path path = checkpoint_path(options.checkpoint);
   CheckpointReader reader(path);
   Options saved = saved_options(reader, path);
   saved.threads = options.threads;
-  if (options.hashes > 0) {
-    saved.hashes = options.hashes;
-  }
+  change_hashing(options, saved);
   const Corpus corpus =
       choose_corpus(options.data.empty() ? saved.data : options.data,
                     data_folders(std::filesystem::current_path(), program_path()));

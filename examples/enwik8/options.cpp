@@ -421,6 +421,11 @@ Table<EvaluateOptions> make_evaluate_table() {
   t.whole("bytes", &EvaluateOptions::bytes, 0, "bytes of it at most, 0: all");
   t.whole("hashes", &EvaluateOptions::hashes, 0,
           "hash rounds of lsh and bucket layers, 0: those of the run", 1 << 10);
+  t.wholes("buckets", &EvaluateOptions::buckets,
+           "of lsh and bucket layers: an even number, or even factors such as 16,32; 0: those of "
+           "the run");
+  t.whole("chunk-length", &EvaluateOptions::chunk_length, 0,
+          "of lsh and bucket layers, 0: that of the run", 1 << 24);
   t.wholes("without", &EvaluateOptions::without,
            "layers, from 1, whose attention is left out; 0: none");
   t.flag("by-distance", &EvaluateOptions::by_distance,

@@ -115,6 +115,8 @@ struct EvaluateOptions {
   std::string split = "validation";
   std::int64_t bytes = 0;                ///< at most, 0: all
   std::int64_t hashes = 0;               ///< rounds, 0: those of the run
+  std::vector<std::int64_t> buckets{0};  ///< factors of their number, 0: those of the run
+  std::int64_t chunk_length = 0;         ///< of hashed layers, 0: that of the run
   std::vector<std::int64_t> without{0};  ///< layers whose attention is left out, from 1; 0: none
   bool by_distance = false;
   bool matches = false;  ///< count what hashing finds

@@ -65,9 +65,11 @@ TEST_F(Evaluator, GivesWhatTheTrainerGave) {
             2 + test.at("by_distance").size());
 }
 
-TEST_F(Evaluator, ChangesRoundsAndLeavesLayersOut) {
+TEST_F(Evaluator, ChangesHashingAndLeavesLayersOut) {
   const double all = bits({});
   EXPECT_NE(bits({"--hashes", "8"}), all);
+  EXPECT_NE(bits({"--buckets", "8,8"}), all);
+  EXPECT_NE(bits({"--chunk-length", "5"}), all);
   EXPECT_NE(bits({"--without", "1"}), all);
   EXPECT_NE(bits({"--without", "1,2"}), bits({"--without", "1"}));
   EXPECT_EQ(bits({"--without", "0"}), all);
@@ -85,6 +87,7 @@ TEST_F(Evaluator, SaysWhatIsWrongInOneLine) {
       {{"--checkpoint", "nowhere"}, "nowhere"},
       {{"--checkpoint", run(), "--split", "all"}, "--split is 'all'; allowed: train"},
       {{"--checkpoint", run(), "--without", "9"}, "--without is '9'; allowed: layers from 1 to 2"},
+      {{"--checkpoint", run(), "--buckets", "7"}, "--buckets is '7'; allowed: an even number"},
       {{"--checkpoint", run(), "--data", "nowhere"}, "nowhere"}};
   for (const auto& [arguments, part] : cases) {
     const Outcome outcome = evaluate(arguments);
