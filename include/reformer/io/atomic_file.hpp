@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <filesystem>
@@ -28,7 +29,8 @@
 namespace reformer {
 
 /// A file under construction. Nothing is visible at `path` before `commit`; without it the
-/// destructor removes the temporary.
+/// destructor removes the temporary, and so does the first error: what is there then lacks a part,
+/// and a later call throws `std::invalid_argument`.
 class AtomicFile {
  public:
   /// @throw std::runtime_error when the temporary cannot be created, or `path` is no name of a
@@ -50,13 +52,15 @@ class AtomicFile {
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 
-  /// Appends bytes. @throw std::runtime_error when the disk does not take them all
+  /// Appends bytes. @throw std::runtime_error when the disk does not take them all,
+  ///   std::invalid_argument after `finish` or an error
   void write(std::span<const std::byte> bytes) {
+    check_state("AtomicFile::write", state_ == State::open, "open");
     while (!bytes.empty()) {
       const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
       if (written < 0) {
         if (errno == EINTR) continue;
-        fail(errno);
+        give_up(errno);
       }
       bytes = bytes.subspan(static_cast<std::size_t>(written));
     }
@@ -64,20 +68,26 @@ class AtomicFile {
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
   /// Makes the content durable, and not yet visible: for several files that belong together, since
-  /// after it nothing but the renaming can fail. @throw std::runtime_error; the old file stays
+  /// after it nothing but the renaming can fail. @throw std::runtime_error, and the old file stays;
+  ///   std::invalid_argument after `commit` or an error
   void finish() {
-    if (descriptor_ < 0) return;
-    if (!sync(descriptor_)) fail(errno);
+    check_is_pending("AtomicFile::finish");
+    if (state_ == State::finished) return;
+    if (!sync(descriptor_)) give_up(errno);
     // Network file systems report a full disk as late as here, so the result of close counts.
-    if (::close(std::exchange(descriptor_, -1)) != 0) fail(errno);
+    if (::close(std::exchange(descriptor_, -1)) != 0) give_up(errno);
+    state_ = State::finished;
   }
 
   /// Makes the content durable and visible. @throw std::runtime_error; the old file stays, unless
-  /// only the last step (forcing the folder to the disk) failed, which the message then says
+  /// only the last step (forcing the folder to the disk) failed, which the message then says.
+  ///   std::invalid_argument after `commit` or an error
   void commit() {
+    check_is_pending("AtomicFile::commit");
     finish();
-    if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
+    if (::rename(temporary_.c_str(), path_.c_str()) != 0) give_up(errno);
     temporary_.clear();
+    state_ = State::committed;
 
     // The rename is durable only when the folder is.
     const std::filesystem::path parent = path_.parent_path();
@@ -94,6 +104,18 @@ class AtomicFile {
   }
 
  private:
+  enum class State { open, finished, committed, given_up };
+
+  void check_state(std::string_view function, bool is_right, std::string_view rule) const {
+    constexpr std::array<std::string_view, 4> names = {"open", "finished", "committed",
+                                                       "given up after an error"};
+    check(is_right, function, "the file is ", names[static_cast<std::size_t>(state_)], ", must be ",
+          rule);
+  }
+  void check_is_pending(std::string_view function) const {
+    check_state(function, state_ == State::open || state_ == State::finished, "open or finished");
+  }
+
   static std::string error_text(int error) { return std::generic_category().message(error); }
 
   /// fsync that accepts file systems which cannot do it (they answer EINVAL).
@@ -118,7 +140,17 @@ class AtomicFile {
     }
   }
 
-  [[noreturn]] void fail(int error) {
+  /// What was written lacks a part, and an error of `fsync` is told only once: neither may be
+  /// committed later.
+  [[noreturn]] void give_up(int error) {
+    if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
+    ::unlink(temporary_.c_str());
+    temporary_.clear();
+    state_ = State::given_up;
+    fail(error);
+  }
+
+  [[noreturn]] void fail(int error) const {
     std::error_code ignored;
     const bool had_previous = std::filesystem::exists(path_, ignored);
     detail::fail_with_file("write", path_, error_text(error),
@@ -128,6 +160,7 @@ class AtomicFile {
   std::filesystem::path path_;
   std::filesystem::path temporary_;
   int descriptor_ = -1;
+  State state_ = State::open;
 };
 
 /// The whole of a small file at once.
