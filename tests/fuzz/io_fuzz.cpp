@@ -55,7 +55,8 @@ void read_config(std::string_view text) {
     // What was accepted can be written, and says the same when it is read again.
     const std::string written = reformer::huggingface_config_text(config, "float32");
     const reformer::HuggingFaceConfig again = reformer::parse_huggingface_config(written);
-    require(reformer::detail::function_fields(config) == reformer::detail::function_fields(again));
+    require(reformer::detail::function_fields("io_fuzz", config) ==
+            reformer::detail::function_fields("io_fuzz", again));
     // For weights of the type it names, it comes out as it was spelled.
     const char* key = config.fields.contains("dtype") ? "dtype" : "torch_dtype";
     const auto dtype = config.fields.value(key, reformer::Json("float32"));

@@ -119,7 +119,7 @@ TEST(HuggingFaceConfig, IgnoresWhatHasNoEffect) {
                    {"initializer_range", 2.0},
                    {"eos_token_id", 1},
                    {"task_specific_params", {{"text-generation", {{"max_length", 100}}}}}});
-  EXPECT_EQ(detail::function_fields(parse(more)), detail::function_fields(parse(plain)));
+  EXPECT_EQ(detail::function_fields("", parse(more)), detail::function_fields("", parse(plain)));
   EXPECT_EQ(parse(more).model.dropout, 0);
 }
 

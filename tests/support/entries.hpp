@@ -16,7 +16,7 @@
 
 namespace reformer::test {
 
-/// A call of the library with one argument out of range.
+/// A call of the library with one argument out of range, or of a file that is.
 template <typename Fixture>
 struct Refusal {
   std::string_view function;               ///< without the namespace
@@ -76,13 +76,14 @@ void expect_answer(std::string_view function, std::string_view quantity, std::st
 /// The same of all rows; nothing that the fixture shows may have changed, and no scratch of its
 /// workspace may be in use.
 /// @return the number of cases
-template <typename Fixture>
+template <typename Fixture, typename Error = std::invalid_argument>
 std::size_t expect_refused(Fixture& fixture, std::span<const Refusal<Fixture>> table) {
   for (const auto& row : table) {
     SCOPED_TRACE(
         reformer::detail::join(row.function, ": ", row.quantity, " ", row.value, ", ", row.rule));
     const Bits before = fixture.bits();
-    expect_answer(row.function, row.quantity, row.value, row.rule, [&] { row.call(fixture); });
+    expect_answer<Error>(row.function, row.quantity, row.value, row.rule,
+                         [&] { row.call(fixture); });
     EXPECT_TRUE(fixture.bits() == before) << "something was written";
     EXPECT_EQ(fixture.workspace.bytes_in_use(), 0U);
   }

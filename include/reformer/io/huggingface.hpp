@@ -154,22 +154,25 @@ class HuggingFaceWeights {
 
   /// Everything that keeps the folder from being the weights of a model: missing and unknown
   /// tensors, other shapes, dtypes that are not numbers.
-  /// @param may_differ  parameters that need not be there or may have another shape
+  /// @param may_differ  parameters that need not be there or may have another shape; empty: none
   std::vector<std::string> differences(
       const std::vector<HuggingFaceTensor>& wanted,
-      const std::function<bool(std::string_view)>& may_differ) const {
+      const std::function<bool(std::string_view)>& may_differ = {}) const {
+    const auto must_fit = [&](const HuggingFaceTensor& tensor) {
+      return !may_differ || !may_differ(tensor.parameter);
+    };
     std::vector<std::string> lines;
     std::set<std::string_view> known;
     for (const HuggingFaceTensor& tensor : wanted) {
       known.insert(tensor.name);
       const auto* place = find(tensor.name);
       if (place == nullptr) {
-        if (!may_differ(tensor.parameter)) {
+        if (must_fit(tensor)) {
           lines.push_back(detail::join("'", tensor.name, "' ", shape_text(tensor.shape),
                                        " is missing in the file"));
         }
       } else if (place->tensor->shape != tensor.shape) {
-        if (!may_differ(tensor.parameter)) {
+        if (must_fit(tensor)) {
           lines.push_back(detail::join("'", tensor.name, "' is ", shape_text(place->tensor->shape),
                                        " in the file and ", shape_text(tensor.shape),
                                        " in the model"));
@@ -219,13 +222,13 @@ class HuggingFaceWeights {
 };
 
 /// Throws `std::runtime_error` listing all differences between the weights and a model of this
-/// configuration; see `HuggingFaceWeights::differences`.
+/// configuration, and `std::invalid_argument` for a configuration that no model can have; see
+/// `HuggingFaceWeights::differences`.
 inline void check_huggingface_weights(
     const HuggingFaceWeights& weights, const ModelConfig& config,
-    const std::function<bool(std::string_view)>& may_differ = [](std::string_view) {
-      return false;
-    }) {
+    const std::function<bool(std::string_view)>& may_differ = {}) {
   constexpr std::size_t shown = 50;
+  check_config("check_huggingface_weights", config);
   const auto wanted = huggingface_tensors(config);
   if (!weights.has_any(wanted)) {
     throw std::runtime_error(detail::join("'", weights.folder().string(),
@@ -242,25 +245,52 @@ inline void check_huggingface_weights(
   throw std::runtime_error(text);
 }
 
+namespace detail {
+
+/// Throws `std::invalid_argument` unless the tensors are the parameters of the model, in order.
+template <typename Scalar>
+void check_parameters(std::string_view function, Model<Scalar>& model,
+                      const std::vector<HuggingFaceTensor>& tensors) {
+  std::size_t count = 0;
+  model.for_each_parameter([&](const Parameter<Scalar>& p) {
+    check(count < tensors.size() && p.name == tensors[count].parameter, function, "parameter ",
+          count, " of the model is ", p.name, ", must be ",
+          count < tensors.size() ? tensors[count].parameter : "none");
+    const HuggingFaceTensor& tensor = tensors[count++];
+    const std::vector<Index> stored = tensor.transposed
+                                          ? std::vector{p.value.cols(), p.value.rows()}
+                                          : std::vector{p.value.rows(), p.value.cols()};
+    std::vector<Index> squeezed[2];  // without axes of one row, which one side may have
+    for (const Index n : stored)
+      if (n != 1) squeezed[0].push_back(n);
+    for (const Index n : tensor.shape)
+      if (n != 1) squeezed[1].push_back(n);
+    check(squeezed[0] == squeezed[1], function, "parameter ", p.name, " is ", shape_text(stored),
+          tensor.transposed ? " transposed" : "", ", must be ", shape_text(tensor.shape));
+  });
+  check(count == tensors.size(), function, "the model has ", count, " parameters, must have ",
+        tensors.size());
+}
+
+}  // namespace detail
+
 /// Fills a model; nothing is changed unless everything fits.
 /// @param may_differ  names (here) of parameters that stay as they are where the folder has none of
-///   their shape
+///   their shape; empty: none
 /// @return the names of those that did
 /// @throw std::runtime_error listing all differences by name with both shapes
+/// @throw std::invalid_argument for a model whose parameters have been given other shapes
 template <typename Scalar>
 std::vector<std::string> load_huggingface_weights(
     const HuggingFaceWeights& weights, Model<Scalar>& model,
-    const std::function<bool(std::string_view)>& may_differ = [](std::string_view) {
-      return false;
-    }) {
+    const std::function<bool(std::string_view)>& may_differ = {}) {
   check_huggingface_weights(weights, model.config(), may_differ);
   const auto tensors = huggingface_tensors(model.config());
+  detail::check_parameters("load_huggingface_weights", model, tensors);
   std::size_t next = 0;
   std::vector<std::string> left;
   model.for_each_parameter([&](Parameter<Scalar>& p) {
-    const HuggingFaceTensor& tensor = tensors.at(next++);
-    check(p.name == tensor.parameter, "load_huggingface_weights", "parameter ", p.name,
-          " stands where ", tensor.parameter, " should");
+    const HuggingFaceTensor& tensor = tensors[next++];
     const auto* place = weights.find(tensor.name);
     if (place == nullptr || place->tensor->shape != tensor.shape) {
       left.push_back(p.name);
@@ -287,31 +317,53 @@ inline HuggingFaceConfig load_huggingface_config(const std::filesystem::path& fo
   }
 }
 
+namespace detail {
+
+/// Throws `std::invalid_argument` unless a model of the configuration computes what the config
+/// says. Circular windows and sorted padding are HuggingFace's: see `huggingface_config`.
+inline void check_is_of_model(std::string_view function, const HuggingFaceConfig& config,
+                              const ModelConfig& model) {
+  HuggingFaceConfig own = config;
+  own.model = model;
+  for (AttentionPattern& pattern : own.model.layers) {
+    if (auto* lsh = std::get_if<LshPattern>(&pattern)) lsh->sort_padding = true;
+    if (auto* local = std::get_if<LocalPattern>(&pattern)) local->circular = true;
+  }
+  const Json of_config = function_fields(function, config),
+             of_model = function_fields(function, own);
+  for (const auto& [name, value] : of_model.items()) {
+    const Json found = of_config.value(name, Json());
+    check(found == value, function, "config has ", name, " ", shortened(found.dump(), 80),
+          ", must be ", shortened(value.dump(), 80), " as in the model");
+  }
+}
+
+}  // namespace detail
+
 /// Writes a folder that HuggingFace loads: `config.json` and `model.safetensors`, each in one step,
 /// and none before both are on the disk.
 /// The head's bias is stored as `lm_head.bias`, mask constants are not stored, as in recent
 /// versions. Loading it gives the same bits, and saving again the same files.
 /// @throw std::runtime_error when they cannot be written, std::invalid_argument for a config that
-/// is
-///   not the model's
+///   is not the model's
 template <typename Scalar>
 void save_huggingface(const std::filesystem::path& folder, Model<Scalar>& model,
                       const HuggingFaceConfig& config) {
+  constexpr auto function = "save_huggingface";
+  detail::check_huggingface_config(function, config);
+  detail::check_is_of_model(function, config, model.config());
   const auto tensors = huggingface_tensors(config.model);
+  detail::check_parameters(function, model, tensors);
   const std::string text =
       huggingface_config_text(config, std::is_same_v<Scalar, double> ? "float64" : "float32");
   std::vector<OutgoingTensor<Scalar>> outgoing;
   model.for_each_parameter([&](const Parameter<Scalar>& p) {
     const std::size_t i = outgoing.size();
-    check(i < tensors.size() && tensors[i].parameter == p.name, "save_huggingface", "parameter ",
-          p.name, " is not in the config");
     const bool prefixed =
         config.kind != HuggingFaceClass::base && !tensors[i].name.starts_with("lm_head.");
     outgoing.push_back({(prefixed ? "reformer." : "") + tensors[i].name, tensors[i].shape,
                         view(p.value), tensors[i].transposed});
   });
-  check(outgoing.size() == tensors.size(), "save_huggingface", "the model has ", outgoing.size(),
-        " parameters, the config ", tensors.size());
   detail::check_file_name("write", folder);
   std::error_code error;
   std::filesystem::create_directories(folder, error);
@@ -343,7 +395,7 @@ struct PaddedTokens {
   /// @throw std::invalid_argument for another shape
   Tokens labels(const Tokens& labels) const {
     constexpr auto function = "PaddedTokens::labels";
-    check_between(function, "length", length, 0, tokens.dimension(1));
+    check_between(function, "length", length, 1, tokens.dimension(1));
     check_shape(function, "labels", labels, {"batch", "length"}, {tokens.dimension(0), length});
     Tokens padded(tokens.dimension(0), tokens.dimension(1));
     padded.setConstant(ignored_label);
@@ -357,7 +409,7 @@ struct PaddedTokens {
   template <typename Scalar>
   Tensor<Scalar, 3> cut(const Tensor<Scalar, 3>& x) const {
     constexpr auto function = "PaddedTokens::cut";
-    check_between(function, "length", length, 0, tokens.dimension(1));
+    check_between(function, "length", length, 1, tokens.dimension(1));
     check_shape(function, "x", x, {"batch", "padded length", "columns"},
                 {tokens.dimension(0), tokens.dimension(1), x.dimension(2)});
     if (x.dimension(1) == length) return x;
@@ -375,6 +427,7 @@ struct PaddedTokens {
 inline PaddedTokens huggingface_pad(const HuggingFaceConfig& config, const Tokens& tokens,
                                     std::span<const std::uint8_t> is_real = {}) {
   constexpr auto function = "huggingface_pad";
+  detail::check_huggingface_config(function, config);
   const Index B = tokens.dimension(0), T = tokens.dimension(1);
   check_at_least(function, "batch", B, 1);
   check_at_least(function, "length", T, 1);
@@ -385,11 +438,12 @@ inline PaddedTokens huggingface_pad(const HuggingFaceConfig& config, const Token
           ", must be in [0, ", config.model.vocabulary, ")");
   };
   for (Index i = 0; i < tokens.size(); ++i) check_token(tokens.data()[i], "token ", i);
-  check_token(config.padding_token, "padding_token");
   const Index padded = huggingface_padded_length(config.model, T);
   const auto longest = max_length(config.model.positions);
-  check(!longest || padded <= *longest, function, "padded length is ", padded,
-        ", but there are positions for at most ", longest.value_or(0));
+  check(!longest || padded <= *longest, function, "padded length is ", padded, ", must be at most ",
+        longest.value_or(0), ", the number of positions");
+  check(padded < (Index{1} << 24), function, "padded length is ", padded,
+        ", must be less than 2^24");
   if (padded == T) return {tokens, {is_real.begin(), is_real.end()}, T};
   PaddedTokens result{Tokens(B, padded), {}, T};
   result.is_real.assign(static_cast<std::size_t>(B * padded), 0);
@@ -416,8 +470,10 @@ template <typename Scalar>
 class HuggingFaceModel {
  public:
   /// Weights are zero until something fills them.
+  /// @throw std::invalid_argument naming the first impossible field of the config
   explicit HuggingFaceModel(HuggingFaceConfig config)
-      : config_(std::move(config)), model_(std::make_unique<Model<Scalar>>(config_.model)) {}
+      : config_((detail::check_huggingface_config("HuggingFaceModel", config), std::move(config))),
+        model_(std::make_unique<Model<Scalar>>(config_.model)) {}
 
   /// Loads a folder.
   /// @throw std::runtime_error with one line when a file is missing, damaged or does not fit
@@ -430,7 +486,11 @@ class HuggingFaceModel {
     return loaded;
   }
 
-  void save(const std::filesystem::path& folder) { save_huggingface(folder, *model_, config_); }
+  /// Writes a folder that `load` reads; see `save_huggingface`.
+  void save(const std::filesystem::path& folder) {
+    config_.model = model_->config();  // where the number of buckets may have been fixed
+    save_huggingface(folder, *model_, config_);
+  }
 
   const HuggingFaceConfig& config() const { return config_; }
   /// The model itself, which pads nothing.
@@ -467,7 +527,7 @@ class HuggingFaceModel {
   /// Sum of cross-entropies over the labels, as in `Model::loss`; see `loss_labels`.
   Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
             const RunOptions& options = {}) {
-    check_labels(tokens, labels);
+    check_labels("HuggingFaceModel::loss", tokens, labels);
     const PaddedTokens padded = pad(tokens, options.is_real);
     return model_->loss(workspace, padded.tokens, padded.labels(labels), padded.options(options));
   }
@@ -476,7 +536,7 @@ class HuggingFaceModel {
   /// that need no padding.
   Loss loss_and_gradients(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
                           Scalar scale, const RunOptions& options) {
-    check_labels(tokens, labels);
+    check_labels("HuggingFaceModel::loss_and_gradients", tokens, labels);
     const PaddedTokens padded = pad(tokens, options.is_real);
     return model_->loss_and_gradients(workspace, padded.tokens, padded.labels(labels), scale,
                                       padded.options(options));
@@ -494,9 +554,10 @@ class HuggingFaceModel {
   }
 
  private:
-  static void check_labels(const Tokens& tokens, const Tokens& labels) {
-    check(tokens.dimensions() == labels.dimensions(), "HuggingFaceModel",
-          "labels have another shape than tokens, both must be [B, T]");
+  void check_labels(std::string_view function, const Tokens& tokens, const Tokens& labels) const {
+    check_shape(function, "labels", labels, {"batch", "length"}, tokens.dimensions());
+    check_label_range(function, {labels.data(), static_cast<std::size_t>(labels.size())},
+                      config_.model.vocabulary);
   }
 
   void fix_num_buckets(Index length) {

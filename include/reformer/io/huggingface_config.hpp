@@ -93,10 +93,15 @@ inline Index huggingface_padded_length(const ModelConfig& config, Index length) 
 
 /// The number of buckets, in factors, that a pass at this (padded) length fixes; empty if it hashes
 /// nothing or the config leaves nothing open.
+/// @throw std::invalid_argument for sizes below 1 or beyond what anything can have
 inline std::vector<Index> huggingface_open_buckets(const HuggingFaceConfig& config, Index length) {
+  constexpr auto function = "huggingface_open_buckets";
+  check_between(function, "length", length, 1, max_elements);
+  check_between(function, "max_positions", config.max_positions, 1, max_elements);
   for (const AttentionPattern& pattern : config.model.layers) {
     const auto* lsh = detail::hashed(pattern, length);
     if (lsh != nullptr && lsh->num_buckets.empty()) {
+      check_between(function, "chunk_length", lsh->chunk_length, 1, max_size);
       return huggingface_num_buckets(length, lsh->chunk_length, config.max_positions);
     }
   }
@@ -109,6 +114,21 @@ inline constexpr std::pair<HuggingFaceClass, std::string_view> huggingface_class
     {HuggingFaceClass::language_model, "ReformerModelWithLMHead"},
     {HuggingFaceClass::masked_language_model, "ReformerForMaskedLM"},
     {HuggingFaceClass::base, "ReformerModel"}};
+
+inline constexpr Index max_huggingface_positions = Index{1} << 31;
+
+/// Throws `std::invalid_argument` naming the first field that is not possible.
+inline void check_huggingface_config(std::string_view function, const HuggingFaceConfig& config) {
+  check_config(function, config.model);
+  check(std::any_of(std::begin(huggingface_classes), std::end(huggingface_classes),
+                    [&](const auto& known) { return known.first == config.kind; }),
+        function, "kind is number ", static_cast<int>(config.kind),
+        ", must be language_model, masked_language_model or base");
+  check(config.padding_token >= 0 && config.padding_token < config.model.vocabulary, function,
+        "padding_token is ", config.padding_token, ", must be in [0, ", config.model.vocabulary,
+        ")");
+  check_between(function, "max_positions", config.max_positions, 1, max_huggingface_positions);
+}
 
 /// Names of activations; the first for each is what is written.
 inline constexpr std::pair<std::string_view, Activation> huggingface_activations[] = {
@@ -308,7 +328,7 @@ inline HuggingFaceConfig read_huggingface_fields(const Json& fields) {
     }
     model.activation = found->second;
   }
-  config.max_positions = f.whole("max_position_embeddings", 4096, 1, Index{1} << 31);
+  config.max_positions = f.whole("max_position_embeddings", 4096, 1, max_huggingface_positions);
   model.positions = huggingface_positions(f, model.width, config.max_positions);
   model.layers = huggingface_layers(f);
   config.padding_token =
@@ -341,8 +361,7 @@ inline HuggingFaceConfig read_huggingface_fields(const Json& fields) {
 
 /// The fields that say what a model computes.
 /// @throw std::invalid_argument for what HuggingFace's Reformer cannot compute
-inline Json function_fields(const HuggingFaceConfig& config) {
-  constexpr auto function = "huggingface_config";
+inline Json function_fields(std::string_view function, const HuggingFaceConfig& config) {
   const ModelConfig& model = config.model;
   Json fields = Json::object();
   Json kinds = Json::array();
@@ -359,6 +378,8 @@ inline Json function_fields(const HuggingFaceConfig& config) {
                    lsh->chunks_after == l->chunks_after && lsh->num_hashes == l->num_hashes &&
                    lsh->num_buckets == l->num_buckets),
           function, "the LSH layers differ, which HuggingFace's layout cannot express");
+      check(l->sort_padding, function,
+            "sort_padding of a layer is false, must be true as in HuggingFace's Reformer");
       lsh = *l;
       kinds.push_back("lsh");
     } else if (const auto* l2 = std::get_if<LocalPattern>(&pattern)) {
@@ -366,6 +387,8 @@ inline Json function_fields(const HuggingFaceConfig& config) {
                        local->chunks_before == l2->chunks_before &&
                        local->chunks_after == l2->chunks_after),
             function, "the local layers differ, which HuggingFace's layout cannot express");
+      check(l2->circular, function,
+            "circular of a layer is false, must be true as in HuggingFace's Reformer");
       local = *l2;
       kinds.push_back("local");
     } else {
@@ -436,9 +459,11 @@ inline HuggingFaceConfig parse_huggingface_config(std::string_view text) {
 /// padding whose windows are not longer than the sequence. A number of buckets that is left to the
 /// length will follow HuggingFace's rule.
 /// @param kind  by default a language model, masked or base as the configuration asks for
-/// @throw std::invalid_argument that names what HuggingFace's Reformer cannot compute: sinusoidal
-///   positions, exact attention, layers of one kind that differ
+/// @throw std::invalid_argument that names what no model can have, or HuggingFace's Reformer cannot
+///   compute: sinusoidal positions, exact attention, layers of one kind that differ
 inline HuggingFaceConfig huggingface_config(const ModelConfig& model) {
+  constexpr auto function = "huggingface_config";
+  check_config(function, model);
   HuggingFaceConfig config;
   config.model = model;
   config.kind = !model.language_head ? HuggingFaceClass::base
@@ -450,7 +475,7 @@ inline HuggingFaceConfig huggingface_config(const ModelConfig& model) {
     if (auto* local = std::get_if<LocalPattern>(&pattern)) local->circular = true;
   }
   // Sorted by name, as HuggingFace writes it.
-  nlohmann::json sorted = detail::function_fields(config);
+  nlohmann::json sorted = detail::function_fields(function, config);
   sorted["hidden_dropout_prob"] = model.dropout;
   sorted["local_attention_probs_dropout_prob"] = model.attention_dropout;
   sorted["lsh_attention_probs_dropout_prob"] = model.attention_dropout;
@@ -458,24 +483,44 @@ inline HuggingFaceConfig huggingface_config(const ModelConfig& model) {
   sorted["tie_word_embeddings"] = false;
   sorted["torch_dtype"] = "float32";
   config.fields = sorted;
-  detail::read_huggingface_fields(config.fields);  // whatever else a loader would refuse
+  try {
+    detail::read_huggingface_fields(config.fields);  // whatever else a loader would refuse
+  } catch (const std::runtime_error& error) {
+    check(false, function, error.what());
+  }
   return config;
 }
 
 /// The text of `config.json`: what was read, with the fields that no longer say what the model
 /// computes replaced. All else comes out byte for byte, however it was written.
 /// @param dtype  of the weights beside it, "float32"
+/// @throw std::invalid_argument for a config that no model can have, or that could not be read back
 inline std::string huggingface_config_text(const HuggingFaceConfig& config,
                                            std::string_view dtype) {
-  Json fields = config.fields;
-  const Json now = detail::function_fields(config);
-  const Json before = detail::function_fields(detail::read_huggingface_fields(fields));
-  for (const auto& [name, value] : now.items()) {
-    if (!before.contains(name) || before[name] != value) fields[name] = value;
+  constexpr auto function = "huggingface_config_text";
+  detail::check_huggingface_config(function, config);
+  const std::size_t bad = detail::first_non_utf8(dtype);
+  check(bad == dtype.size(), function, "dtype is not UTF-8 at byte ", bad, ", must be");
+  check(config.fields.is_object(), function, "fields is ", config.fields.type_name(),
+        ", must be an object");
+  try {
+    if (!config.text.empty()) parse_json_object("text", config.text, max_huggingface_config);
+    Json fields = config.fields;
+    const Json now = detail::function_fields(function, config);
+    const Json before = detail::function_fields(function, detail::read_huggingface_fields(fields));
+    for (const auto& [name, value] : now.items()) {
+      if (!before.contains(name) || before[name] != value) fields[name] = value;
+    }
+    detail::read_huggingface_fields(fields);
+    const char* key = fields.contains("dtype") ? "dtype" : "torch_dtype";
+    if (fields.contains(key) || dtype != "float32") fields[key] = dtype;
+    return detail::json_text_like(config.text, fields);
+  } catch (const std::runtime_error& error) {
+    throw std::invalid_argument(detail::join("reformer::", function, ": ", error.what()));
+  } catch (const Json::exception&) {
+    throw std::invalid_argument(
+        detail::join("reformer::", function, ": fields has text that is not UTF-8, must be"));
   }
-  const char* key = fields.contains("dtype") ? "dtype" : "torch_dtype";
-  if (fields.contains(key) || dtype != "float32") fields[key] = dtype;
-  return detail::json_text_like(config.text, fields);
 }
 
 }  // namespace reformer

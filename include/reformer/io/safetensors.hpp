@@ -71,6 +71,8 @@ struct StoredTensor {
           ", must have sizes from 0 and a product that fits 63 bits");
     return *count;
   }
+
+  bool operator==(const StoredTensor&) const = default;
 };
 
 /// What stands in front of the data.
@@ -270,6 +272,20 @@ inline void check_layout(SafetensorsHeader& header, std::uint64_t data_bytes) {
   }
 }
 
+/// Elements of a view. @throw std::invalid_argument for one that no matrix has
+template <typename Element>
+Index checked_size(std::string_view function, std::string_view name, const MatrixView<Element>& x) {
+  const std::array<Index, 2> sizes{x.rows, x.columns};
+  const auto size = element_count(sizes);
+  check(size.has_value(), function, name, " is ", shape_text(sizes),
+        ", must have sizes from 0 and a product that fits 63 bits");
+  check(x.rows < 2 || x.stride >= x.columns, function, name, " has the stride ", x.stride,
+        ", must be at least the number of columns, ", x.columns);
+  check(*size == 0 || x.data != nullptr, function, name, " is ", shape_text(sizes),
+        " at a null pointer, must be at memory");
+  return *size;
+}
+
 /// Calls `f(value, address)` for the floating-point type of a dtype.
 /// @return whether there is one
 template <typename F>
@@ -351,16 +367,23 @@ class SafetensorsFile {
     return found == places_.end() ? nullptr : &header_.tensors[found->second];
   }
 
+  /// @param tensor  one of `tensors()`, here and in all that follows, or a copy of it
+  /// @throw std::invalid_argument for another
   std::span<const std::byte> bytes(const StoredTensor& tensor) const {
+    check_is_own("SafetensorsFile::bytes", tensor);
     return file_.bytes().subspan(static_cast<std::size_t>(header_.data_begin + tensor.begin),
                                  static_cast<std::size_t>(tensor.end - tensor.begin));
   }
 
   /// Values of a tensor, converted. `out` must have as many elements.
   /// @throw std::runtime_error unless the dtype is F32, F64, F16 or BF16
+  /// @throw std::invalid_argument for an `out` of another size, or a tensor that is not of this
+  /// file
   template <typename Scalar>
   void read(const StoredTensor& tensor, const MatrixView<Scalar>& out) const {
-    check_equal("SafetensorsFile::read", "elements of out", out.rows * out.columns,
+    constexpr auto function = "SafetensorsFile::read";
+    check_is_own(function, tensor);
+    check_equal(function, "elements of out", detail::checked_size(function, "out", out),
                 "elements of the tensor", tensor.size());
     const std::byte* data = bytes(tensor).data();
     check_is_float(tensor, detail::with_float_type(tensor.dtype, [&](auto type) {
@@ -376,11 +399,16 @@ class SafetensorsFile {
 
   /// The transpose of a stored matrix `[out.columns, out.rows]`, converted.
   /// @throw std::runtime_error unless the dtype is F32, F64, F16 or BF16
+  /// @throw std::invalid_argument for an `out` of another shape, or a tensor that is not of this
+  /// file
   template <typename Scalar>
   void read_transposed(const StoredTensor& tensor, const MatrixView<Scalar>& out) const {
-    check(tensor.shape == std::vector<Index>{out.columns, out.rows},
-          "SafetensorsFile::read_transposed", "tensor ", detail::in_quotes(tensor.name), " is ",
-          shape_text(tensor.shape), ", must be [", out.columns, ", ", out.rows, "]");
+    constexpr auto function = "SafetensorsFile::read_transposed";
+    check_is_own(function, tensor);
+    detail::checked_size(function, "out", out);
+    check(tensor.shape == std::vector<Index>{out.columns, out.rows}, function, "tensor ",
+          detail::in_quotes(tensor.name), " is ", shape_text(tensor.shape), ", must be [",
+          out.columns, ", ", out.rows, "]");
     constexpr Index block = 32;  // so that lines of cache are used on both sides
     const std::byte* data = bytes(tensor).data();
     check_is_float(tensor, detail::with_float_type(tensor.dtype, [&](auto type) {
@@ -402,7 +430,9 @@ class SafetensorsFile {
 
   /// Values of a tensor of whole numbers, row by row.
   /// @throw std::runtime_error unless the dtype is I64, I32, U8 or BOOL
+  /// @throw std::invalid_argument for a tensor that is not of this file
   std::vector<std::int64_t> read_integers(const StoredTensor& tensor) const {
+    check_is_own("SafetensorsFile::read_integers", tensor);
     std::vector<std::int64_t> values(static_cast<std::size_t>(tensor.size()));
     const std::byte* data = bytes(tensor).data();
     const auto copy = [&](auto type) {
@@ -423,11 +453,20 @@ class SafetensorsFile {
   }
 
   /// @throw std::runtime_error unless `read` can convert the tensor
+  /// @throw std::invalid_argument for a tensor that is not of this file
   void check_is_float(const StoredTensor& tensor) const {
+    check_is_own("SafetensorsFile::check_is_float", tensor);
     check_is_float(tensor, detail::with_float_type(tensor.dtype, [](auto) {}));
   }
 
  private:
+  /// Another tensor may say that it lies outside of the file.
+  void check_is_own(std::string_view function, const StoredTensor& tensor) const {
+    const StoredTensor* own = find(tensor.name);
+    check(own != nullptr && *own == tensor, function, "tensor ", detail::in_quotes(tensor.name),
+          " is ", tensor.dtype, " ", shape_text(tensor.shape), " at bytes [", tensor.begin, ", ",
+          tensor.end, "], must be one of the tensors of the file");
+  }
   void check_is_float(const StoredTensor& tensor, bool is) const {
     if (!is) refuse_dtype(tensor, "F32, F64, F16 or BF16");
   }
@@ -455,7 +494,7 @@ struct OutgoingTensor {
 /// Writes float tensors as F32 and double as F64 into a new file, which is not committed: sorted by
 /// name, the header padded so that data begins at a multiple of 8 and every tensor is aligned.
 /// @throw std::runtime_error when the file cannot be written, std::invalid_argument for names that
-///   come twice or are not UTF-8 and for shapes that do not fit
+///   come twice, names and metadata that are not UTF-8, and shapes that do not fit
 template <typename Scalar>
 void write_safetensors(AtomicFile& file, std::vector<OutgoingTensor<Scalar>> tensors,
                        const std::map<std::string, std::string>& metadata = {}) {
@@ -463,26 +502,33 @@ void write_safetensors(AtomicFile& file, std::vector<OutgoingTensor<Scalar>> ten
   constexpr auto function = "write_safetensors";
   std::sort(tensors.begin(), tensors.end(),
             [](const auto& a, const auto& b) { return a.name < b.name; });
+  const auto check_utf8 = [&](std::string_view text, const auto&... what) {
+    const std::size_t bad = detail::first_non_utf8(text);
+    check(bad == text.size(), function, what..., " is not UTF-8 at byte ", bad, ", must be");
+  };
+  for (const auto& [key, value] : metadata) {
+    check_utf8(key, "a key of metadata");
+    check_utf8(value, "metadata ", detail::in_quotes(key));
+  }
   Json header = Json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::uint64_t end = 0;
   for (const OutgoingTensor<Scalar>& tensor : tensors) {
-    check(detail::first_non_utf8(tensor.name) == tensor.name.size(), function,
-          "the name of a tensor is not UTF-8");
-    check(tensor.name != "__metadata__", function, "no tensor may have the name __metadata__");
+    check_utf8(tensor.name, "the name of a tensor");
+    check(tensor.name != "__metadata__", function,
+          "the name of a tensor is __metadata__, must be another: the format keeps it for itself");
     check(&tensor == tensors.data() || tensor.name != (&tensor - 1)->name, function,
-          "two tensors have the name ", detail::in_quotes(tensor.name));
-    const std::array<Index, 2> sizes{tensor.values.rows, tensor.values.columns};
-    const auto size = element_count(sizes);
-    check(size.has_value(), function, "tensor ", detail::in_quotes(tensor.name), " has values ",
-          shape_text(sizes), ", must have sizes from 0 and a product that fits 63 bits");
+          "two tensors have the name ", detail::in_quotes(tensor.name),
+          ", must have different ones");
+    const Index size = detail::checked_size(
+        function, "values of tensor " + detail::in_quotes(tensor.name), tensor.values);
     check(element_count(tensor.shape) == size, function, "tensor ", detail::in_quotes(tensor.name),
-          " has the shape ", shape_text(tensor.shape), ", but ", *size, " elements");
+          " has the shape ", shape_text(tensor.shape), ", must be one of its ", size, " elements");
     const std::uint64_t begin = end;
-    check(!__builtin_mul_overflow(static_cast<std::uint64_t>(*size), sizeof(Scalar), &end) &&
+    check(!__builtin_mul_overflow(static_cast<std::uint64_t>(size), sizeof(Scalar), &end) &&
               !__builtin_add_overflow(begin, end, &end),
           function, "tensor ", detail::in_quotes(tensor.name), " ", shape_text(tensor.shape),
-          " ends at a byte whose number does not fit 64 bits");
+          " ends at a byte whose number must, and does not, fit 64 bits");
     header[tensor.name] = {{"dtype", sizeof(Scalar) == 4 ? "F32" : "F64"},
                            {"shape", tensor.shape},
                            {"data_offsets", {begin, end}}};
