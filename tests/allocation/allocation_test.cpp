@@ -222,7 +222,7 @@ TEST(ParallelRegions, OfDecodingDoNotAllocate) {
   config.positions = SinusoidalPositions{};
   config.layers = {LocalPattern{64, max_size}, ExactPattern{true}, ExactPattern{},
                    LshPattern{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks}};
-  config.head_width = 64;  // enough work for more than one thread
+  config.head_width = 256;  // enough work for more than one thread, in a step too
   Model<float> model(config);
   randomize_parameters(model, 1);
   Workspace workspace(2);
