@@ -98,5 +98,31 @@ TEST_F(Evaluator, SaysWhatIsWrongInOneLine) {
   }
 }
 
+TEST_F(Evaluator, RefusesEveryValueThatMeansNothing) {
+  const Strings no_whole{"", "x", "-1", "1.5", "nan", "0x10", "1 ", "99999999999999999999"};
+  const std::vector<std::pair<std::string, Strings>> cases{
+      {"checkpoint", {""}},
+      {"data", {""}},
+      {"split", {"", "all", "Test"}},
+      {"bytes", no_whole},
+      {"hashes", no_whole + Strings{"1025"}},
+      {"buckets", no_whole + Strings{"7", "16,3", "65536", "256,258", ","}},
+      {"chunk-length", no_whole + Strings{"16777217"}},
+      {"without", no_whole + Strings{"3", "1,,2"}},
+      {"threads", no_whole + Strings{"4097"}}};
+  for (const auto& [name, values] : cases) {
+    for (const std::string& value : values) {
+      const Outcome outcome = evaluate({"--checkpoint", run(), "--" + name + "=" + value});
+      EXPECT_EQ(outcome.code, exit_usage) << name << " " << value;
+      EXPECT_EQ(outcome.out, "");
+      EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
+      const std::string start = "enwik8_evaluate: --" + name;
+      EXPECT_TRUE(contains(outcome.error, value.empty() ? start + " needs a value"
+                                                        : start + " is '" + value + "'; allowed: "))
+          << outcome.error;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace enwik8::test

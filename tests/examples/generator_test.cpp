@@ -144,6 +144,7 @@ TEST_F(Generator, RefusesEveryValueThatMeansNothing) {
       {"length", no_whole + Strings{"0", "1000000001"}},
       {"top-k", no_whole},
       {"threads", no_whole + Strings{"4097"}},
+      {"hashes", no_whole + Strings{"1025"}},
       {"seed", no_whole + Strings{"18446744073709551616"}},
       {"temperature", no_real},
       {"top-p", no_real + Strings{"0", "1.1", "1e-50"}},
