@@ -92,7 +92,6 @@ reformer::ModelConfig config_of(const Options& options) {
                                                    : reformer::Activation::gelu_tanh,
       .positions = positions_of(options),
       .layers = {},
-      .causal = true,
       .dropout = options.dropout,
       .attention_dropout = options.attention_dropout};
   if (options.residual == "fixed") {

@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
@@ -346,7 +347,8 @@ Table<Options> make_training_table() {
   t.whole("hashes", &Options::hashes, 1, "hash rounds of lsh and bucket layers", 1 << 10);
   t.wholes("buckets", &Options::buckets,
            "of lsh and bucket layers: an even number, or even factors such as 16,32; 0: by the "
-           "length at hand, or with bucket layers the power of two up to length / chunk-length");
+           "length at hand, or with bucket layers two factors whose product is the power of two "
+           "up to 16 * length / chunk-length");
   t.choice("positions", &Options::positions, {"axial", "learned", "sinusoidal"},
            "encoding of positions");
   t.wholes("axial-shape", &Options::axial_shape,
@@ -683,12 +685,15 @@ void complete_options(Options& options) {
   }
   if (options.buckets == std::vector<std::int64_t>{0} &&
       std::find(options.layers.begin(), options.layers.end(), "bucket") != options.layers.end()) {
-    // A bucket of a full window holds one to two chunks on average.
-    std::int64_t buckets = 2;
-    while (buckets < 32768 && 2 * buckets * options.chunk_length <= options.length) {
-      buckets *= 2;
+    // Sixteen for each chunk: tokens are spread unevenly, so that the bucket of a token is several
+    // times the mean one, and what it looks for lies behind a window's end in larger buckets. Two
+    // factors, because the work of hashing is by their sum.
+    std::array<std::int64_t, 2> factors{2, 2};
+    while (factors[0] * factors[1] < 32768 &&
+           factors[0] * factors[1] * options.chunk_length <= 8 * options.length) {
+      (factors[0] < factors[1] ? factors[0] : factors[1]) *= 2;
     }
-    options.buckets = {buckets};
+    options.buckets.assign(factors.begin(), factors.end());
   }
   if (options.positions == "axial") {
     complete_axial(options);

@@ -6,7 +6,9 @@ namespace {
 
 Options quick_preset() {
   Options options;
+  options.layers = {"local", "bucket", "local"};
   options.values = {"following"};
+  options.hashes = 4;
   return options;
 }
 
@@ -16,8 +18,9 @@ Options small_preset() {
   options.minutes = 120;
   options.length = 4096;
   options.batch = 2;
-  options.layers = {"local", "lsh", "local", "lsh", "local", "lsh"};
+  options.layers = {"local", "bucket", "local", "bucket", "local", "bucket"};
   options.values = {"following"};
+  options.hashes = 4;
   options.width = 384;
   options.heads = 6;
   options.activation = "gelu-tanh";
@@ -35,8 +38,9 @@ Options base_preset() {
   options.steps = 50'000;
   options.length = 16384;
   options.batch = 1;
-  options.layers = {"local", "local", "lsh", "local", "local", "local", "lsh", "local"};
+  options.layers = {"local", "local", "bucket", "local", "local", "local", "bucket", "local"};
   options.values = {"following"};
+  options.hashes = 4;
   options.width = 512;
   options.heads = 8;
   options.local_chunk_length = 128;

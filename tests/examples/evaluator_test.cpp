@@ -69,7 +69,7 @@ TEST_F(Evaluator, ChangesHashingAndLeavesLayersOut) {
   const double all = bits({});
   EXPECT_NE(bits({"--hashes", "8"}), all);
   EXPECT_NE(bits({"--buckets", "8,8"}), all);
-  EXPECT_NE(bits({"--chunk-length", "5"}), all);
+  EXPECT_NE(bits({"--chunk-length", "1"}), all);
   EXPECT_NE(bits({"--without", "1"}), all);
   EXPECT_NE(bits({"--without", "1,2"}), bits({"--without", "1"}));
   EXPECT_EQ(bits({"--without", "0"}), all);

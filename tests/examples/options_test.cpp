@@ -158,9 +158,11 @@ TEST(Options, RefusesCombinationsThatDoNotFit) {
   EXPECT_TRUE(contains(error_of("--buckets 5"), "allowed: an even number"));
   EXPECT_TRUE(contains(error_of("--buckets 4,5"), "allowed: an even number"));
   // The number of buckets of bucket layers is part of the configuration.
-  EXPECT_EQ(parse("--layers bucket,lsh --length 1000 --chunk-length 64").buckets, Numbers{8});
-  EXPECT_EQ(parse("--layers bucket --length 1024 --chunk-length 64").buckets, Numbers{16});
-  EXPECT_EQ(parse("--layers bucket --length 9 --chunk-length 64").buckets, Numbers{2});
+  EXPECT_EQ(parse("--layers bucket,lsh --length 1000 --chunk-length 64").buckets, (Numbers{8, 16}));
+  EXPECT_EQ(parse("--layers bucket --length 1024 --chunk-length 64").buckets, (Numbers{16, 16}));
+  EXPECT_EQ(parse("--layers bucket --length 1023 --chunk-length 64").buckets, (Numbers{8, 16}));
+  EXPECT_EQ(parse("--layers bucket --length 9 --chunk-length 64").buckets, (Numbers{2, 2}));
+  EXPECT_EQ(parse("--layers bucket --length 999999 --chunk-length 4").buckets, (Numbers{128, 256}));
   EXPECT_EQ(parse("--layers bucket --buckets 4,8").buckets, (Numbers{4, 8}));
   EXPECT_EQ(parse("--layers local,lsh").buckets, Numbers{0});
   EXPECT_NO_THROW(parse("--length 1000 --axial-shape 30,33 --positions learned"));
@@ -184,7 +186,7 @@ TEST(Options, HelpShowsAllOptionsWithTheirDefaults) {
   for (const auto& item : all.items()) {
     EXPECT_TRUE(contains(help, "--" + item.key()));
   }
-  EXPECT_TRUE(contains(help, "[local,lsh,local]"));
+  EXPECT_TRUE(contains(help, "[local,bucket,local]"));
   EXPECT_TRUE(contains(help, "--resume"));
   EXPECT_TRUE(contains(parse_options({"--help", "--preset", "paper"}).help, "[65536]"));
   EXPECT_TRUE(contains(parse_options({"-h"}).help, "Presets:"));

@@ -356,6 +356,18 @@ TEST(ModelConfig, HasDefaultsThatFitEverySize) {
                        "the width of a model with axial positions is 1, must be at least 2"));
 }
 
+TEST(ModelConfig, HasDefaultLayersForBothDirections) {
+  const auto has_values = [](const Model<float>& model, Values values) {
+    return std::ranges::all_of(model.config().layers, [&](const AttentionPattern& pattern) {
+      return values_of(pattern) == values &&
+             detail::has_bucket_chunks(pattern) ==
+                 (values == Values::following && shares_query_key(pattern));
+    });
+  };
+  EXPECT_TRUE(has_values(Model<float>(ModelConfig{.width = 64}), Values::following));
+  EXPECT_TRUE(has_values(Model<float>(ModelConfig{.width = 64, .causal = false}), Values::own));
+}
+
 TEST(Model, FixesTheNumberOfBucketsWhereItIsOpen) {
   ModelConfig config = tiny_config();
   config.layers = {LshPattern{4, 1, 0, 2, {4}}, LocalPattern{4}, LshPattern{4}};

@@ -12,10 +12,17 @@
 
 namespace reformer {
 
-/// Local and LSH attention in turn. A function, because gcc 12 cannot compile a braced list here
-/// as the default of a member where a template writes the configuration.
-inline std::vector<AttentionPattern> default_layers() {
-  return {LocalPattern{}, LshPattern{}, LocalPattern{}, LshPattern{}};
+/// Local and LSH attention in turn. Of causal models in the form that learns best: values of what
+/// followed, strictly causal chunks within buckets, and many small buckets, so that what a token
+/// looks for is not behind others of its bucket. Of others as published.
+inline std::vector<AttentionPattern> default_layers(bool causal) {
+  if (!causal) return {LocalPattern{}, LshPattern{}, LocalPattern{}, LshPattern{}};
+  const LocalPattern local{.values = Values::following};
+  const LshPattern far{.num_hashes = 4,
+                       .num_buckets = {32, 32},
+                       .chunking = Chunking::bucket_chunks,
+                       .values = Values::following};
+  return {local, far, local, far};
 }
 
 /// A Reformer language model. Written with designated initialisers; sizes default to a small byte
@@ -30,9 +37,10 @@ struct ModelConfig {
   Index feed_forward_width = 1024;  ///< F
   Activation activation = Activation::relu;
   PositionConfig positions = AxialPositions{};
-  /// What each layer attends to; its size is the number of layers.
-  std::vector<AttentionPattern> layers = default_layers();
   bool causal = true;
+  /// What each layer attends to; its size is the number of layers. (A function, because gcc 12
+  /// cannot compile a braced list here where a template writes the configuration.)
+  std::vector<AttentionPattern> layers = default_layers(causal);
   double dropout = 0;            ///< of embeddings, branch outputs, hidden arrays and head input
   double attention_dropout = 0;  ///< of attention weights
   double layer_norm_epsilon = 1e-12;
