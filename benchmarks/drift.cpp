@@ -94,9 +94,10 @@ std::vector<Bucket> buckets_of(Stack& stack, Index i, const Halves<Half>& x, con
     copy.first.write(row, 0, width, first.data() + row * width);
     copy.second.write(row, 0, width, second.data() + row * width);
   }
-  Model<float>::Block::Saved saved;
+  Scratch memory(pass.workspace);
+  auto saved = stack[i].saved_in(memory, {pass.batch, pass.length});
   stack[i].forward(copy, saved, pass.at_layer(i));
-  return saved.f.buckets;
+  return {saved.f.buckets.begin(), saved.f.buckets.end()};
 }
 
 struct Result {
@@ -126,7 +127,8 @@ Result walk(Model<float>& model, Workspace& workspace, const Tokens& tokens, boo
   }
   const std::vector<float> before[] = {values_of(x.first), values_of(x.second)};
 
-  Stack::Saved saved(static_cast<std::size_t>(stack.size()));
+  Scratch memory(workspace);
+  auto saved = stack.saved_in(memory, {batch, length, is_exact(x.first)});
   auto stored = stack.template store_all<Half>();
   if (!store) stored.assign(stored.size(), {});
   std::vector<std::vector<Bucket>> buckets;
@@ -135,7 +137,8 @@ Result walk(Model<float>& model, Workspace& workspace, const Tokens& tokens, boo
     buckets.push_back(buckets_of(stack, i, x, pass));
     stack[i].forward(x, saved[index], stored[index], pass.at_layer(i));
   }
-  HalfGradients<float> dx{Matrix<float>(pass.rows(), width), Matrix<float>(pass.rows(), width)};
+  Matrix<float> dx1(pass.rows(), width), dx2(pass.rows(), width);
+  const HalfGradients<float> dx{view(dx1), view(dx2)};
   const Tokens labels = next_token_labels(tokens);
   head.loss_and_gradients(x, {labels.data(), static_cast<std::size_t>(labels.size())},
                           1.0F / (batch * (length - 1)), dx, pass);

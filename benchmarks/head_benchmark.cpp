@@ -47,7 +47,8 @@ void head(Run& run, const Sizes& s, bool backward) {
   Inputs in(s);
   Workspace workspace(run.threads());
   const Pass pass{workspace, 1, s.rows};
-  HalfGradients<float> dx{Matrix<float>(s.rows, s.width), Matrix<float>(s.rows, s.width)};
+  Matrix<float> dx1(s.rows, s.width), dx2(s.rows, s.width);
+  const HalfGradients<float> dx{view(dx1), view(dx2)};
   Loss loss;
   const auto operation = [&] {
     loss = backward ? in.head.loss_and_gradients(in.halves, in.labels,
@@ -60,8 +61,8 @@ void head(Run& run, const Sizes& s, bool backward) {
     run.verify(std::abs(loss.mean() - expected.loss) < 1e-4 * expected.loss,
                detail::join("loss is ", loss.mean(), ", must be ", expected.loss));
     if (backward) {
-      run.verify("dx_1", span_of(dx.first), expected.dx.leftCols(s.width));
-      run.verify("dx_2", span_of(dx.second), expected.dx.rightCols(s.width));
+      run.verify("dx_1", span_of(dx1), expected.dx.leftCols(s.width));
+      run.verify("dx_2", span_of(dx2), expected.dx.rightCols(s.width));
       run.verify("dW", span_of(parameter(in.head, "head.weight").gradient), expected.dweight);
       run.verify("db", span_of(parameter(in.head, "head.bias").gradient), expected.dbias_out);
     }

@@ -71,10 +71,12 @@ void verify(const Run& run, const Sizes& s, const AttentionPattern& pattern) {
   const auto x = half_of(in.x);
   FloatHalf<float> y(s.length, s.width);
   Matrix<float> dx = Matrix<float>::Zero(s.length, s.width);
-  SelfAttention<float>::Saved saved;
+  Scratch memory(workspace);
+  auto saved = in.branch.saved_in(memory, {1, s.length});
   in.branch.forward(x, y, saved, pass);
-  const auto expected = naive_of<double>(s, in.branch, saved.buckets)
-                            .backward(in.x.cast<double>(), in.dy.cast<double>());
+  const std::vector<Bucket> buckets(saved.buckets.begin(), saved.buckets.end());
+  const auto expected =
+      naive_of<double>(s, in.branch, buckets).backward(in.x.cast<double>(), in.dy.cast<double>());
   run.verify("f(x)", span_of(matrix_of(y)), expected.y);
   in.branch.reverse(x, y, view(std::as_const(in.dy)), view(dx), saved, pass);
   run.verify(matrix_of(y).cwiseAbs().maxCoeff() < 1e-3F, "reverse does not undo forward");
@@ -100,7 +102,9 @@ void self_attention(Run& run, const Sizes& s, const AttentionPattern& pattern, b
   const auto x = half_of(in.x);
   FloatHalf<float> y(s.length, s.width);
   Matrix<float> dx = Matrix<float>::Zero(s.length, s.width);
-  SelfAttention<float>::Saved saved;
+  Workspace kept(1);  // not counted as scratch
+  Scratch memory(kept);
+  auto saved = in.branch.saved_in(memory, {1, s.length});
   run.measure(work(s, pattern, backward, true), &workspace, [&] {
     in.branch.forward(x, y, saved, pass);
     if (backward) in.branch.reverse(x, y, view(std::as_const(in.dy)), view(dx), saved, pass);

@@ -157,8 +157,8 @@ struct ByteModel::Parts {
         workspace(static_cast<int>(given.threads)) {
     if (use == Use::training) {
       std::visit([&](auto& any) { any.allocate(model); }, optimizer);
-      // Scratch in one piece from the start: grown bit by bit, it would take more than foreseen.
-      reformer::Scratch(workspace).take<std::byte>(static_cast<Index>(plan().scratch));
+      // In one piece and in use from the start: grown bit by bit, it would take more than foreseen.
+      reformer::Scratch(workspace).take<std::byte>(static_cast<Index>(plan().workspace()));
     }
   }
 
@@ -178,7 +178,7 @@ struct ByteModel::Parts {
                        : reformer::PaddedTokens{tokens, {}, tokens.dimension(1)};
   }
 
-  reformer::MemoryPlan plan() {
+  reformer::MemoryPlan plan() const {
     return model.plan(options.batch, options.length, workspace.threads(), memory_budget());
   }
   std::size_t memory_budget() const {

@@ -65,6 +65,7 @@ class Layer {
         x(random_matrix<Scalar>(c.batch * c.length, c.width, seed + 100)),
         c_(c) {
     randomize_parameters(attention, seed);
+    saved = attention.saved_in(memory, {c.batch, c.length});
     if (const auto* lsh = reformer::detail::hashed(c.pattern, c.length)) {
       // Drawn once in double: every scalar type uses the same.
       const auto drawn = random_rotations<double>(c.heads, c.head_width, lsh->num_hashes,
@@ -106,7 +107,11 @@ class Layer {
     return values;
   }
 
-  Workspace workspace;
+  /// A copy of the bucket ids of the last pass.
+  std::vector<Bucket> buckets() const { return {saved.buckets.begin(), saved.buckets.end()}; }
+
+  Workspace workspace, kept{1};
+  Scratch memory{kept};
   SelfAttention<Scalar> attention;
   typename SelfAttention<Scalar>::Saved saved;
   Matrix<Scalar> x;
@@ -255,7 +260,7 @@ void expect_gradients(const Case& c, Index most_elements = 9) {
   const auto y = random_matrix<double>(layer.x.rows(), c.width, 51);
   const auto dy = random_matrix<double>(layer.x.rows(), c.width, 52);
   const Matrix<double> top = layer.forward(y);
-  const auto buckets = layer.saved.buckets;
+  const auto buckets = layer.buckets();
   if (std::holds_alternative<LshPattern>(c.pattern) && c.length > 8) {
     ASSERT_FALSE(buckets.empty()) << c.name();
   }
@@ -264,14 +269,14 @@ void expect_gradients(const Case& c, Index most_elements = 9) {
   Matrix<double> dx = Matrix<double>::Ones(dy.rows(), dy.cols());
   reset_gradients(layer.attention, 1);
   EXPECT_TRUE(close(layer.reverse(top, dy, dx), y)) << c.name() << ": y is not restored";
-  EXPECT_EQ(layer.saved.buckets, buckets) << c.name();
+  EXPECT_EQ(layer.buckets(), buckets) << c.name();
   dx.array() -= 1;
   layer.attention.for_each_parameter([](auto& p) { p.gradient.array() -= 1; });
 
   bool flipped = false;
   const auto objective = [&] {
     const double value = weighted_sum(dy, layer.forward());
-    flipped = flipped || layer.saved.buckets != buckets;
+    flipped = flipped || layer.buckets() != buckets;
     return value;
   };
   const GradientCheckOptions options{
@@ -330,15 +335,15 @@ TEST(SelfAttentionReverse, UsesSavedBucketsAndDoesNotHash) {
   const Case c{LshPattern{4, 1, 0, 2, {4}}, 2, 21, true, false};
   Layer<float> layer(c);
   const Matrix<float> f = layer.forward();
-  const auto buckets = layer.saved.buckets;
+  const auto buckets = layer.buckets();
   layer.attention.set_rotations(
       random_rotations<float>(c.heads, c.head_width, 2, std::vector<Index>{4}, {987}));
   Matrix<float> dx = Matrix<float>::Zero(f.rows(), f.cols());
   reset_gradients(layer.attention);
   EXPECT_TRUE((layer.reverse(f, f, dx).array() == 0).all());
-  EXPECT_EQ(layer.saved.buckets, buckets);
+  EXPECT_EQ(layer.buckets(), buckets);
   layer.forward();
-  EXPECT_NE(layer.saved.buckets, buckets);
+  EXPECT_NE(layer.buckets(), buckets);
 }
 
 TEST(SelfAttention, HasAsManyRoundsAsThePassSays) {
@@ -357,7 +362,8 @@ TEST(SelfAttention, HasAsManyRoundsAsThePassSays) {
       reset_gradients(attention);
       Pass pass = layer.pass();
       pass.num_hashes = num_hashes;
-      typename SelfAttention<float>::Saved saved;
+      Scratch memory(layer.workspace);
+      auto saved = attention.saved_in(memory, {c.batch, c.length, false, num_hashes});
       auto x = half_of<FloatHalf<float>>(layer.x);
       auto y = half_of<FloatHalf<float>>(Matrix<float>::Zero(layer.x.rows(), layer.x.cols()));
       attention.forward(x, y, saved, pass);
@@ -393,7 +399,7 @@ TEST(SelfAttention, DrawsRotationsByTheKeyOfThePass) {
     pass.key = key;
     FloatHalf<float> y(layer.x.rows(), c.width);
     attention.forward(half_of<FloatHalf<float>>(layer.x), y, layer.saved, pass);
-    return layer.saved.buckets;
+    return layer.buckets();
   };
   SelfAttention<float> attention("layer", c.config());
   randomize_parameters(attention, 1);
@@ -694,10 +700,8 @@ std::pair<Matrix<float>, std::size_t> decoded(Layer<float>& layer, const Case& c
   auto decoding = layer.attention.decoding(pass);
   decoding.rotations = layer.rotations.template cast<float>();
   pass.length = prompt;
-  typename SelfAttention<float>::Saved saved;
-  saved.state = &decoding.state;
   Half prompt_y(c.batch * prompt, c.width);
-  layer.attention.forward(half_of<Half>(rows_of_token(0, prompt)), prompt_y, saved, pass);
+  layer.attention.prefill(half_of<Half>(rows_of_token(0, prompt)), prompt_y, decoding, pass);
   pass.length = 1;
   Matrix<float> y = Matrix<float>::Zero(layer.x.rows(), c.width);
   const auto put = [&](const Matrix<float>& rows, Index t, Index count) {
@@ -765,10 +769,11 @@ TEST(SelfAttentionDecode, RefusesTheStateOfAnotherLayer) {
   }
   // The state that a prompt fills is checked as well.
   Layer<float> layer({ExactPattern{}});
-  AttentionState<float> state(ExactPattern{}, 3, 2, 5);
-  layer.saved.state = &state;
-  EXPECT_TRUE(contains(message_of([&] { layer.forward(); }),
-                       "batch is 2, must equal selected sequences of the state = 3"));
+  Pass pass = layer.pass();
+  auto decoding = layer.attention.decoding({layer.workspace, 3, 1});
+  auto half = half_of<Half>(layer.x);
+  EXPECT_TRUE(contains(message_of([&] { layer.attention.prefill(half, half, decoding, pass); }),
+                       "prefill: batch is 2, must equal selected sequences of the state = 3"));
 }
 
 TEST(SelfAttention, NamesParametersAndWhatIsShared) {
@@ -918,9 +923,11 @@ TEST(SelfAttentionReverse, RejectsWrongArguments) {
   EXPECT_TRUE(
       contains(message(nothing, 34, 12, 34, 11), "columns of dx is 11, must equal width = 12"));
   // Buckets of nothing, or of another shape, would be read beyond their end.
-  const auto forget = [](Layer<float>& layer) { layer.saved.buckets.clear(); };
-  EXPECT_TRUE(contains(message(forget, 34, 12, 34, 12), "saved.buckets"));
-  EXPECT_TRUE(contains(message(forget, 34, 12, 34, 12), "is 0, must equal B*H*R*T = 136"));
+  const auto forget = [](Layer<float>& layer) { layer.saved.buckets = {}; };
+  EXPECT_TRUE(contains(message(forget, 34, 12, 34, 12), "saved.buckets is empty, must have"));
+  const auto cut = [](Layer<float>& layer) { layer.saved.buckets = layer.saved.buckets.first(9); };
+  EXPECT_TRUE(contains(message(cut, 34, 12, 34, 12),
+                       "saved.buckets has 9 elements, must have 136 or none"));
   // As many, but of another layer or shape: they would be sorted beyond the table of buckets.
   const auto strangers = [](Layer<float>& layer) { layer.saved.buckets[5] = 9; };
   EXPECT_TRUE(contains(message(strangers, 34, 12, 34, 12), "bucket 5 is 9, must be less than 4"));

@@ -471,7 +471,8 @@ struct HeadOfModel {
   Workspace workspace{2};
   Head<float> head{W, V, 1e-5, 0};
   Halves<Half> x{Half(rows, W), Half(rows, W)};
-  HalfGradients<float> dx{Matrix<float>::Zero(rows, W), Matrix<float>::Zero(rows, W)};
+  Matrix<float> dx1 = Matrix<float>::Zero(rows, W), dx2 = dx1;
+  HalfGradients<float> dx{view(dx1), view(dx2)};
   Matrix<float> z = Matrix<float>::Zero(rows, 2 * W), logits = Matrix<float>::Zero(2, V);
   std::vector<std::int32_t> labels{0, 1, 2, ignored_label};
   std::vector<double> each = std::vector<double>(rows, 1.0);
@@ -482,11 +483,11 @@ struct HeadOfModel {
   Pass pass() { return {workspace, 1, rows}; }
   Bits bits() {
     Bits bits;
-    bits.add(dx.first).add(dx.second).add(z).add(logits).add(each);
+    bits.add(dx1).add(dx2).add(z).add(logits).add(each);
     head.for_each_parameter([&](const Parameter<float>& p) { bits.add(p.gradient); });
     return bits;
   }
-  void train(float scale, const std::vector<std::int32_t>& l, HalfGradients<float>& d) {
+  void train(float scale, const std::vector<std::int32_t>& l, const HalfGradients<float>& d) {
     head.loss_and_gradients(x, l, scale, d, pass());
   }
 };
@@ -523,8 +524,7 @@ const Refusal<HeadOfModel> head_entries[] = {
      }},
     {"Head::loss_and_gradients", "rows of dx.second", "0", "must equal B*T = 4",
      [](auto& f) {
-       HalfGradients<float> bad{f.dx.first, {}};
-       f.train(1, f.labels, bad);
+       f.train(1, f.labels, {f.dx.first, {}});
      }},
     {"Head::loss_and_gradients", "head.weight", "has no gradient", "call zero_gradients",
      [](auto& f) {
@@ -543,7 +543,7 @@ const Refusal<HeadOfModel> head_entries[] = {
      [](auto& f) { f.head.encode_backward(f.x, view(f.z).middle_rows(0, 2), f.dx, f.pass()); }},
     {"Head::encode_backward", "columns of dx.first", "0", "must equal width = 3",
      [](auto& f) {
-       HalfGradients<float> bad{Matrix<float>(4, 0), f.dx.second};
+       const HalfGradients<float> bad{f.dx.first.middle_columns(0, 0), f.dx.second};
        f.head.encode_backward(f.x, view(f.z), bad, f.pass());
      }},
     {"Head::logits", "columns of out", "6", "must equal vocabulary = 11",

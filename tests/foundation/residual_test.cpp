@@ -208,8 +208,6 @@ TYPED_TEST(FixedHalfTest, RecordsWhatLeavesItsRange) {
       if (!std::isnan(c.added)) {
         EXPECT_EQ(half.overflow()->added, c.subtract ? -c.added : c.added) << what;
       }
-      half.resize(3, 40);
-      EXPECT_EQ(half.overflow(), std::nullopt) << "resize begins anew";
     }
   }
 }
@@ -247,9 +245,7 @@ TYPED_TEST(FixedHalfTest, IsWhatADynamicHalfHoldsOnRequest) {
   using Scalar = TypeParam;
   const auto x = random_matrix<Scalar>(3, 19, 3), f = random_matrix<Scalar>(3, 19, 4);
   const auto check_as = [&](auto plain, const ResidualConfig& config) {
-    DynamicHalf<Scalar> half(config);
-    half.resize(3, 19);
-    plain.resize(3, 19);
+    DynamicHalf<Scalar> half(3, 19, config);
     for (Index i = 0; i < 3; ++i) {
       half.write(i, 0, 19, x.row(i).data());
       plain.write(i, 0, 19, x.row(i).data());
@@ -267,34 +263,67 @@ TYPED_TEST(FixedHalfTest, IsWhatADynamicHalfHoldsOnRequest) {
     plain.add(2, 3, 1, &large);
     EXPECT_EQ(overflow_of(half).has_value(), overflow_of(plain).has_value());
   };
-  check_as(FloatHalf<Scalar>(), FloatResidual{});
-  check_as(FixedHalf<Scalar>(), FixedResidual{});
-  check_as(FixedHalf<Scalar>(7), FixedResidual{7});
+  check_as(FloatHalf<Scalar>(3, 19), FloatResidual{});
+  check_as(FixedHalf<Scalar>(3, 19), FixedResidual{});
+  check_as(FixedHalf<Scalar>(3, 19, 7), FixedResidual{7});
 }
 
 template <typename Half>
-void refuses_negative_sizes(const std::string& name, Half half) {
-  for (const std::string& function : {name, name + "::resize"}) {
+void refuses_negative_sizes(const std::string& name) {
+  Workspace workspace(1);
+  Scratch scratch(workspace);
+  for (const bool lent : {false, true}) {
     const auto message = [&](Index rows, Index columns) {
-      return message_of([&] {
-        if (function == name) {
-          Half made(rows, columns);
-        } else {
-          half.resize(rows, columns);
-        }
-      });
+      return message_of([&] { lent ? Half(scratch, rows, columns) : Half(rows, columns); });
     };
-    const std::string prefix = "reformer::" + function + ": ";
+    const std::string prefix = "reformer::" + name + ": ";
     EXPECT_EQ(message(-1, 4), prefix + "rows is -1, must be at least 0");
     EXPECT_EQ(message(-1, -4), prefix + "rows is -1, must be at least 0");
     EXPECT_EQ(message(4, -1), prefix + "columns is -1, must be at least 0");
   }
-  EXPECT_THROW(half.resize(Index{1} << 32, Index{1} << 32), std::bad_alloc);
+  constexpr Index large = Index{1} << 32;
+  EXPECT_THROW(Half(large, large), std::bad_alloc);
+  EXPECT_THROW(Half(scratch, large, large), std::bad_alloc);
 }
 
 TEST(Halves, RefuseNegativeSizes) {
-  refuses_negative_sizes("FloatHalf", FloatHalf<float>(2, 3));
-  refuses_negative_sizes("FixedHalf", FixedHalf<double>(2, 3));
+  refuses_negative_sizes<FloatHalf<float>>("FloatHalf");
+  refuses_negative_sizes<FixedHalf<double>>("FixedHalf");
+}
+
+TEST(Halves, InScratchAreThoseOfTheirOwnMemory) {
+  const auto x = random_matrix<float>(5, 7, 3), other = random_matrix<float>(5, 7, 4);
+  for (const ResidualConfig& residual :
+       {ResidualConfig{FloatResidual{}}, ResidualConfig{FixedResidual{9}}}) {
+    Workspace workspace(1);
+    ScratchPlan plan(1);
+    Scratch scratch(workspace);
+    const DynamicHalf<float> counted(plan, 5, 7, residual);
+    DynamicHalf<float> lent(scratch, 5, 7, residual), own(5, 7, residual);
+    EXPECT_EQ(workspace.bytes_in_use(), 192u) << "5 * 7 elements of 4 bytes, in lines of 64";
+    EXPECT_EQ(plan.peak_bytes(), 192u);
+    const auto write = [](DynamicHalf<float>& half, const Matrix<float>& values) {
+      for (Index i = 0; i < 5; ++i) half.write(i, 0, 7, values.row(i).data());
+    };
+    write(lent, x);
+    write(own, x);
+    const auto expected = matrix_of(own);
+    EXPECT_TRUE(same_bits(matrix_of(lent), expected));
+
+    // A copy is another half; what is assigned to a half of the same size goes into its memory.
+    DynamicHalf<float> copy = lent, third(scratch, 5, 7, residual);
+    third = own;
+    write(lent, other);
+    const auto changed = matrix_of(lent);
+    EXPECT_TRUE(same_bits(matrix_of(copy), expected));
+    EXPECT_TRUE(same_bits(matrix_of(third), expected));
+    copy = DynamicHalf<float>(2, 3, residual);
+    EXPECT_EQ(copy.columns(), 3);
+    swap(lent, own);
+    EXPECT_TRUE(same_bits(matrix_of(own), changed));
+    EXPECT_TRUE(same_bits(matrix_of(lent), expected));
+    EXPECT_EQ(workspace.bytes_in_use(), 2 * 192u);
+  }
 }
 
 TEST(FixedHalf, RefusesBitsThatCannotBeNegated) {

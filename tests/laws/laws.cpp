@@ -324,18 +324,18 @@ class Trial {
         Workspace workspace(threads);
         const MemoryPlan plan = model_.plan(draw_.batch, draw_.length, threads, bytes);
         step(model_, workspace, drawn(), bytes);
-        const std::string what = join("scratch on ", threads, " threads");
+        const std::string what = join("workspace on ", threads, " threads");
         if (draw_.training || draw_.config.dropout == 0) {
-          expect_equal("plan and count", what, workspace.peak_bytes(), plan.scratch);
+          expect_equal("plan and count", what, workspace.peak_bytes(), plan.workspace());
         } else {
-          expect_at_most("plan and count", what, workspace.peak_bytes(), plan.scratch);
+          expect_at_most("plan and count", what, workspace.peak_bytes(), plan.workspace());
         }
         expect_equal("plan and count", "scratch after the step", workspace.bytes_in_use(), 0);
         expect_at_most("plan and count", "stored", plan.stored, bytes);
         workspace.reset_peak();
         step_of_encoding(workspace, drawn(), bytes);
         expect_at_most("plan and count", what + ", encoding", workspace.peak_bytes(),
-                       model_.plan_encoding(draw_.batch, draw_.length, threads, bytes).scratch);
+                       model_.plan_encoding(draw_.batch, draw_.length, threads, bytes).workspace());
       }
     }
   }
@@ -367,16 +367,16 @@ class Trial {
     const Pass pass{one_, draw_.batch, draw_.length, draw_.key, input.training, input.is_real};
     const auto there_and_back = [&](typename Stack::template Stored<Half> stored) {
       Halves<Half> halves = bottom;
-      typename Stack::Saved saved;
+      Scratch memory(one_);
+      auto saved = stack.saved_in(memory, {pass.batch, pass.length, is_fixed()});
       stack.forward(halves, saved, stored, pass);
-      HalfGradients<Scalar> gradients{
-          test::random_matrix<Scalar>(pass.rows(), draw_.config.width, draw_.values),
-          test::random_matrix<Scalar>(pass.rows(), draw_.config.width, draw_.values + 1)};
+      auto dx1 = test::random_matrix<Scalar>(pass.rows(), draw_.config.width, draw_.values);
+      auto dx2 = test::random_matrix<Scalar>(pass.rows(), draw_.config.width, draw_.values + 1);
       model_.zero_gradients();
-      stack.reverse(halves, gradients, saved, stored, pass);
+      stack.reverse(halves, {view(dx1), view(dx2)}, saved, stored, pass);
       Results results;
       add_halves("the bottom", halves, results);
-      for (const Matrix<Scalar>* dx : {&gradients.first, &gradients.second}) {
+      for (const Matrix<Scalar>* dx : {&dx1, &dx2}) {
         results.push_back({"gradient by the bottom", {dx->data(), dx->data() + dx->size()}});
       }
       add_gradients(model_, results);

@@ -83,13 +83,14 @@ double reversal_error(Index depth, double dropout) {
   const auto x1 = random_matrix<Scalar>(pass.rows(), shape.width, 1);
   const auto x2 = random_matrix<Scalar>(pass.rows(), shape.width, 2);
   Halves<HalfOf<Scalar>> x{half_of<HalfOf<Scalar>>(x1), half_of<HalfOf<Scalar>>(x2)};
-  typename Stack<Scalar>::Saved saved;
+  Scratch memory(workspace);
+  auto saved = stack.saved_in(memory, {shape.batch, shape.length});
   stack.forward(x, saved, pass);
   EXPECT_GT((matrix_of(x.first) - x1).norm(), x1.norm() / 4) << "the branches do next to nothing";
   reset_gradients(stack);
-  HalfGradients<Scalar> dy{random_matrix<Scalar>(pass.rows(), shape.width, 3),
-                           random_matrix<Scalar>(pass.rows(), shape.width, 4)};
-  stack.reverse(x, dy, saved, pass);
+  auto dy1 = random_matrix<Scalar>(pass.rows(), shape.width, 3);
+  auto dy2 = random_matrix<Scalar>(pass.rows(), shape.width, 4);
+  stack.reverse(x, {view(dy1), view(dy2)}, saved, pass);
   return static_cast<double>(std::max((matrix_of(x.first) - x1).cwiseAbs().maxCoeff(),
                                       (matrix_of(x.second) - x2).cwiseAbs().maxCoeff()) /
                              std::max(x1.cwiseAbs().maxCoeff(), x2.cwiseAbs().maxCoeff()));
@@ -159,20 +160,22 @@ Walk<Scalar> walk(Stack<Scalar>& stack, const Shape& shape, WalkOptions<Scalar> 
     x.second.write(i, 0, shape.width, x2.row(i).data());
   }
   const auto before = matrix_of(x.first);
-  typename Stack<Scalar>::Saved saved(static_cast<std::size_t>(stack.size()));
-  for (Index i = 0; i < stack.size() && options.keep_context_every > 0; ++i) {
-    saved[static_cast<std::size_t>(i)].f.keep_context = i % options.keep_context_every == 0;
+  Scratch memory(workspace);
+  typename Stack<Scalar>::Saved saved;
+  for (Index i = 0; i < stack.size(); ++i) {
+    const bool context = options.keep_context_every > 0 && i % options.keep_context_every == 0;
+    const SavedPass sizes{shape.batch, shape.length, is_exact(x.first)};
+    saved.push_back({std::as_const(stack)[i].f().saved_in(memory, sizes, context), {}});
   }
   stack.forward(x, saved, options.stored, pass);
   EXPECT_GT((matrix_of(x.first) - before).norm(), before.norm() / 4)
       << "branches do next to nothing";
   reset_gradients(stack);
-  HalfGradients<Scalar> dy{random_matrix<Scalar>(rows, shape.width, 3),
-                           random_matrix<Scalar>(rows, shape.width, 4)};
-  stack.reverse(x, dy, saved, options.stored,
+  auto dy1 = random_matrix<Scalar>(rows, shape.width, 3);
+  auto dy2 = random_matrix<Scalar>(rows, shape.width, 4);
+  stack.reverse(x, {view(dy1), view(dy2)}, saved, options.stored,
                 Pass{reverse_workspace, pass.batch, pass.length, pass.key, pass.training, is_real});
-  Walk<Scalar> result{matrix_of(x.first), matrix_of(x.second), dy.first,
-                      dy.second,          gradients_of(stack), {}};
+  Walk<Scalar> result{matrix_of(x.first), matrix_of(x.second), dy1, dy2, gradients_of(stack), {}};
   for (const auto& layer : saved) result.has_buckets.push_back(!layer.f.buckets.empty());
   return result;
 }
@@ -264,9 +267,7 @@ TEST(ReversibleSequence, SaysWhereAHalfLeavesItsRange) {
   const Index rows = pass.rows();
   Halves<HalfOf<float>> x{HalfOf<float>(rows, shape.width, FixedResidual{}),
                           HalfOf<float>(rows, shape.width, FixedResidual{})};
-  Stack<float>::Saved saved;
-  const std::string message =
-      message_of<std::overflow_error>([&] { stack.forward(x, saved, pass); });
+  const std::string message = message_of<std::overflow_error>([&] { stack.forward(x, pass); });
   EXPECT_TRUE(
       contains(message, "layer 4, second half (feed-forward), sequence 0, token 0, column 5"));
   EXPECT_TRUE(contains(message, " is outside [-2048, 2048)"));
@@ -286,7 +287,8 @@ TEST(ReversibleSequence, GradientsByReversalAreTheGradients) {
     const auto dy1 = random_matrix<double>(pass.rows(), shape.width, 3);
     const auto dy2 = random_matrix<double>(pass.rows(), shape.width, 4);
     using Half = HalfOf<double>;
-    Stack<double>::Saved saved;
+    Scratch memory(workspace);
+    auto saved = stack.saved_in(memory, {pass.batch, pass.length});
     const auto forward = [&] {
       Halves<Half> x{half_of<Half>(x1), half_of<Half>(x2)};
       stack.forward(x, saved, pass);
@@ -302,9 +304,9 @@ TEST(ReversibleSequence, GradientsByReversalAreTheGradients) {
     auto y = forward();
     const auto buckets = buckets_now();
     ASSERT_FALSE(buckets.empty());
-    HalfGradients<double> gradients{dy1, dy2};
+    Matrix<double> dx1 = dy1, dx2 = dy2;
     reset_gradients(stack);
-    stack.reverse(y, gradients, saved, pass);
+    stack.reverse(y, {view(dx1), view(dx2)}, saved, pass);
 
     bool flipped = false;
     const auto objective = [&] {
@@ -313,8 +315,8 @@ TEST(ReversibleSequence, GradientsByReversalAreTheGradients) {
       return weighted_sum(dy1, matrix_of(top.first)) + weighted_sum(dy2, matrix_of(top.second));
     };
     const GradientCheckOptions options{.step = 0x1p-15, .most_elements = 12};
-    check_gradient(operation, "x1", objective, x1, gradients.first, options);
-    check_gradient(operation, "x2", objective, x2, gradients.second, options);
+    check_gradient(operation, "x1", objective, x1, dx1, options);
+    check_gradient(operation, "x2", objective, x2, dx2, options);
     check_parameter_gradients(operation, stack, objective, options);
     EXPECT_FALSE(flipped) << "a hash flipped under finite differences: choose other data";
   }
@@ -326,7 +328,7 @@ struct KeyRecorder {
   struct Saved {};
   std::vector<std::pair<char, std::uint32_t>>* calls;
 
-  void forward(const FloatHalf<float>&, FloatHalf<float>& y, Saved&, const Pass& pass) {
+  void forward(const FloatHalf<float>&, FloatHalf<float>& y, Saved&, const Pass& pass) const {
     calls->emplace_back('f', pass.key.layer);
     const float one = 1;
     y.add(0, 0, 1, &one);
@@ -348,13 +350,13 @@ TEST(ReversibleSequence, GivesEveryBranchAStreamOfItsOwn) {
   Workspace workspace(1);
   const Pass pass{workspace, 1, 1, {3, 4, 0}};
   Halves<FloatHalf<float>> x{FloatHalf<float>(1, 1), FloatHalf<float>(1, 1)};
-  ReversibleSequence<Block>::Saved saved;
+  ReversibleSequence<Block>::Saved saved(depth);
   std::vector<Index> after;
-  stack.forward(x, saved, pass, [&](Index i) { after.push_back(i); });
+  stack.forward(x, pass, [&](Index i) { after.push_back(i); });
   EXPECT_EQ(after, (std::vector<Index>{0, 1, 2, 3, 4}));
   EXPECT_EQ(matrix_of(x.first)(0, 0), depth);
-  HalfGradients<float> dy{Matrix<float>::Zero(1, 1), Matrix<float>::Zero(1, 1)};
-  stack.reverse(x, dy, saved, pass);
+  Matrix<float> dy1 = Matrix<float>::Zero(1, 1), dy2 = dy1;
+  stack.reverse(x, {view(dy1), view(dy2)}, saved, pass);
   EXPECT_EQ(matrix_of(x.first)(0, 0), 0);
 
   ASSERT_EQ(calls.size(), 4u * depth);
@@ -378,12 +380,14 @@ TEST(ReversibleSequence, UsesScratchThatDoesNotGrowWithDepth) {
     using Half = HalfOf<float>;
     Halves<Half> x{half_of<Half>(random_matrix<float>(pass.rows(), shape.width, 1)),
                    half_of<Half>(random_matrix<float>(pass.rows(), shape.width, 2))};
-    Stack<float>::Saved saved;
+    Workspace other(1);
+    Scratch memory(other);
+    auto saved = stack.saved_in(memory, {shape.batch, shape.length});
     reset_gradients(stack);
-    HalfGradients<float> dy{random_matrix<float>(pass.rows(), shape.width, 3),
-                            random_matrix<float>(pass.rows(), shape.width, 4)};
+    auto dy1 = random_matrix<float>(pass.rows(), shape.width, 3);
+    auto dy2 = random_matrix<float>(pass.rows(), shape.width, 4);
     stack.forward(x, saved, pass);
-    stack.reverse(x, dy, saved, pass);
+    stack.reverse(x, {view(dy1), view(dy2)}, saved, pass);
     EXPECT_EQ(workspace.bytes_in_use(), 0u);
     peaks.push_back(workspace.peak_bytes());
   }
@@ -399,8 +403,7 @@ TEST(ReversibleSequence, OfNoBlocksIsTheIdentity) {
   const auto x1 = random_matrix<float>(3, 2, 1), x2 = random_matrix<float>(3, 2, 2);
   using Half = HalfOf<float>;
   Halves<Half> x{half_of<Half>(x1), half_of<Half>(x2)};
-  Stack<float>::Saved saved;
-  stack.forward(x, saved, pass);
+  stack.forward(x, pass);
   EXPECT_TRUE(same_bits(matrix_of(x.first), x1));
   EXPECT_TRUE(same_bits(matrix_of(x.second), x2));
 }
@@ -411,10 +414,13 @@ TEST(ReversibleSequence, RejectsWhatAnotherStackSaved) {
   const Pass pass{workspace, 2, 24};
   using Half = HalfOf<float>;
   Halves<Half> x{Half(48, 8), Half(48, 8)};
-  HalfGradients<float> dy{Matrix<float>::Zero(48, 8), Matrix<float>::Zero(48, 8)};
+  Matrix<float> dy1 = Matrix<float>::Zero(48, 8), dy2 = dy1;
+  const HalfGradients<float> dy{view(dy1), view(dy2)};
   Stack<float>::Saved saved(3);
   EXPECT_TRUE(contains(message_of([&] { stack.reverse(x, dy, saved, pass); }),
-                       "saved is 3, must equal blocks = 2"));
+                       "reverse: saved is 3, must equal blocks = 2"));
+  EXPECT_TRUE(contains(message_of([&] { stack.forward(x, saved, pass); }),
+                       "forward: saved is 3, must equal blocks = 2"));
   saved.resize(2);
   Stack<float>::Stored<Half> stored(1);
   EXPECT_TRUE(contains(message_of([&] { stack.forward(x, saved, stored, pass); }),

@@ -20,6 +20,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -63,17 +64,15 @@ class SelfAttention {
  public:
   using Scalar = Scalar_;
   static constexpr std::string_view label = "attention";
+  /// Memory for what `forward` leaves: see `saved_in`. What is empty is not kept; without any, no
+  /// backward pass follows.
   struct Saved {
-    std::vector<Bucket> buckets;  ///< [B, H, R, T]; empty unless hashed and needed
-    bool keep_buckets = false;    ///< set before `forward`: keep them in any case
-    bool keep_context = false;    ///< set before `forward`: keep what follows
+    std::span<Bucket> buckets;  ///< [B, H, R, T]
     /// Group by group: output [B*T, H*K] of the heads, then their statistics, each [B, H, T].
-    std::vector<Scalar> context;
-    /// Set before `forward`, empty: takes over the keys and values from which `decode` goes on.
-    AttentionState<Scalar>* state = nullptr;
+    std::span<Scalar> context;
     Index batch = 0, length = 0;  ///< of the pass that filled it
   };
-  /// What `decode` needs; the weights are copied.
+  /// What `prefill` and `decode` need; the weights are copied.
   struct Decoding {
     AttentionState<Scalar> state;
     std::optional<Tensor<Scalar, 4>> rotations;
@@ -119,34 +118,43 @@ class SelfAttention {
     lsh->num_buckets = factors;
   }
 
+  /// Memory for what `forward` must leave for `reverse`: bucket ids, if the layer hashes and halves
+  /// are not exact, and the context if it is asked for, with the bucket ids in any case.
+  template <ScratchMemory Memory>
+  Saved saved_in(Memory& memory, const SavedPass& pass, bool context = false) const {
+    Saved saved{{}, {}, pass.batch, pass.length};
+    if (!pass.is_exact || context) {
+      saved.buckets =
+          take_span<Bucket>(memory, num_bucket_ids(pass.batch, pass.length, pass.num_hashes));
+    }
+    if (context) saved.context = take_span<Scalar>(memory, context_size(pass.batch, pass.length));
+    return saved;
+  }
+
   /// Throws `std::invalid_argument` unless `forward` can take these arguments.
   template <ResidualHalf Half>
   void check_forward(const Half& x, const Half& y, const Saved& saved, const Pass& pass) const {
     constexpr auto function = "SelfAttention::forward";
     check_rows(function, x, y, pass);
     check_rotations(function, pattern_of(pass), pass.length);
-    if (saved.state != nullptr) check_state(function, *saved.state, pass);
+    check_saved(function, saved, pass);
   }
 
   /// y += f(x)
+  /// @param saved  what is there of it is filled
   /// @throw std::invalid_argument, before anything is written, for sizes that do not fit
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
     check_forward(x, y, saved, pass);
     saved.batch = pass.batch;
     saved.length = pass.length;
-    saved.buckets.resize(saved_buckets(y, saved, pass));
-    if (saved.keep_context) saved.context.resize(context_size(pass.batch, pass.length));
     const AttentionPattern pattern = pattern_of(pass);
     const auto rotations = rotations_for(pattern, pass);
     for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
       auto arrays = project_group(scratch, x, group, pattern, pass);
       attend_anew(scratch, arrays, rotations, saved, pass);
-      if (saved.state != nullptr) {
-        saved.state->keep(pass.workspace, arrays, saved_buckets_of(arrays, saved, pass));
-      }
-      if (saved.keep_context) {
+      if (!saved.context.empty()) {
         for_each_context(arrays, saved, [](Index n, const Scalar* now, Scalar* kept) {
           std::copy_n(now, n, kept);
         });
@@ -174,6 +182,31 @@ class SelfAttention {
                       {}};
     if (!shared_) decoding.key.emplace(kept(key_));
     return decoding;
+  }
+
+  /// Throws `std::invalid_argument` unless `prefill` can take these arguments.
+  template <ResidualHalf Half>
+  void check_prefill(const Half& x, const Half& y, const Decoding& decoding,
+                     const Pass& pass) const {
+    constexpr auto function = "SelfAttention::prefill";
+    check_rows(function, x, y, pass);
+    check_state(function, decoding.state, pass);
+  }
+
+  /// y += f(x) for prompts, whose keys and values become the state: that of the selected sequences
+  /// must be empty. The bits of `forward`.
+  /// @throw std::invalid_argument, before anything is written, for sizes that do not fit
+  template <ResidualHalf Half>
+  void prefill(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
+    check_prefill(x, y, decoding, pass);
+    Saved none;
+    for_each_group(pass, [&](const HeadGroup& group) {
+      Scratch scratch(pass.workspace);
+      auto arrays = project_group(scratch, x, group, decoding.state.pattern(), pass);
+      const Bucket* buckets = attend_anew(scratch, arrays, decoding.rotations, none, pass);
+      decoding.state.keep(pass.workspace, arrays, buckets);
+      add_output(arrays, group, Sign::plus, y, pass);
+    });
   }
 
   /// Throws `std::invalid_argument` unless `decode` can take these arguments.
@@ -222,26 +255,25 @@ class SelfAttention {
   /// Throws `std::invalid_argument` unless `reverse` can take these arguments.
   template <ResidualHalf Half>
   void check_reverse(const Half& x, const Half& y, const MatrixView<const Scalar>& dy,
-                     const MatrixView<const Scalar>& dx, const Saved& saved, const Pass& pass) {
+                     const MatrixView<const Scalar>& dx, const Saved& saved,
+                     const Pass& pass) const {
     constexpr auto function = "SelfAttention::reverse";
     check_rows(function, x, y, pass);
     check_equal(function, "rows of dy", dy.rows, "B*T", pass.rows());
     check_equal(function, "columns of dy", dy.columns, "width", config_.width);
     check_equal(function, "rows of dx", dx.rows, "B*T", pass.rows());
     check_equal(function, "columns of dx", dx.columns, "width", config_.width);
-    if (!saved.buckets.empty() || saved.keep_context) {
+    if (!saved.buckets.empty() || !saved.context.empty()) {
       check_equal(function, "batch of saved", saved.batch, "batch", pass.batch);
       check_equal(function, "length of saved", saved.length, "length", pass.length);
     }
-    check_equal(function, "size of saved.buckets", static_cast<Index>(saved.buckets.size()),
-                is_exact(y) && !saved.keep_buckets && !saved.keep_context ? "none" : "B*H*R*T",
-                static_cast<Index>(saved_buckets(y, saved, pass)));
-    check(!saved.keep_context || saved.context.size() == context_size(pass.batch, pass.length),
-          function, "saved.context has ", saved.context.size(), " elements, must have ",
-          context_size(pass.batch, pass.length));
+    check_saved(function, saved, pass);
     check_gradients(function, *this);
     if (const auto* lsh = detail::hashed(config_.pattern, pass.length)) {
-      if (hashes_again(y, saved)) {
+      check(is_exact(y) || !saved.buckets.empty(), function,
+            "saved.buckets is empty, must have the bucket ids of the forward pass where halves are "
+            "not exact");
+      if (saved.buckets.empty()) {
         check_rotations(function, pattern_of(pass), pass.length);
       } else {
         detail::check_bucket_ids(function, pass.workspace, pass.batch, pass.length,
@@ -260,13 +292,12 @@ class SelfAttention {
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
                const MatrixView<Scalar>& dx, Saved& saved, const Pass& pass) {
     check_reverse(x, y, dy, dx, saved, pass);
-    const bool hash_again = hashes_again(y, saved);
     const AttentionPattern pattern = pattern_of(pass);
-    const auto rotations = hash_again ? rotations_for(pattern, pass) : std::nullopt;
+    const auto rotations = saved.buckets.empty() ? rotations_for(pattern, pass) : std::nullopt;
     for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
       auto arrays = project_group(scratch, x, group, pattern, pass);
-      if (saved.keep_context) {
+      if (!saved.context.empty()) {
         order_tokens(scratch, arrays, rotations, saved, pass);
         for_each_context(arrays, saved, [](Index n, Scalar* now, const Scalar* kept) {
           std::copy_n(kept, n, now);
@@ -290,15 +321,20 @@ class SelfAttention {
   /// Bytes of bucket ids in `Saved`, where they are needed: halves that are not exact, or a context
   /// that is kept.
   std::size_t bucket_bytes(Index batch, Index length) const {
-    const auto* lsh = detail::hashed(config_.pattern, length);
-    if (lsh == nullptr) return 0;
-    return sizeof(Bucket) *
-           static_cast<std::size_t>(batch * length * config_.num_heads * lsh->num_hashes);
+    return sizeof(Bucket) * static_cast<std::size_t>(num_bucket_ids(batch, length));
   }
 
   /// Bytes of the context in `Saved`, if it is kept.
   std::size_t context_bytes(Index batch, Index length) const {
-    return sizeof(Scalar) * context_size(batch, length);
+    return sizeof(Scalar) * static_cast<std::size_t>(context_size(batch, length));
+  }
+
+  /// Rounds that the layer hashes in at a length, none if it does not.
+  /// @param num_hashes  as in `Pass`
+  Index rounds(Index length, Index num_hashes = 0) const {
+    const AttentionPattern pattern = pattern_of(num_hashes);
+    const auto* lsh = detail::hashed(pattern, length);
+    return lsh == nullptr ? 0 : lsh->num_hashes;
   }
 
   /// Multiply-adds for each row that `reverse` saves when it need not subtract.
@@ -374,14 +410,23 @@ class SelfAttention {
 
   template <typename F>
   void for_each_parameter(F&& f) {
-    norm_.for_each_parameter(f);
-    f(query_);
-    if (!shared_) f(key_);
-    f(value_);
-    f(output_);
+    visit_parameters(*this, f);
+  }
+  template <typename F>
+  void for_each_parameter(F&& f) const {
+    visit_parameters(*this, f);
   }
 
  private:
+  template <typename Self, typename F>
+  static void visit_parameters(Self& self, F& f) {
+    self.norm_.for_each_parameter(f);
+    f(self.query_);
+    if (!self.shared_) f(self.key_);
+    f(self.value_);
+    f(self.output_);
+  }
+
   static constexpr auto natural = Orientation::natural;
   static constexpr auto transposed = Orientation::transposed;
 
@@ -425,10 +470,16 @@ class SelfAttention {
                 "half the sum of num_buckets", rotation_columns(bucket_factors(*lsh, length)));
   }
 
-  /// Whether `reverse` computes bucket ids again instead of reading those that are saved.
-  template <typename Half>
-  static bool hashes_again(const Half& y, const Saved& saved) {
-    return is_exact(y) && !saved.keep_context;
+  /// Throws unless what is kept, or will be, has the sizes of the pass.
+  void check_saved(std::string_view function, const Saved& saved, const Pass& pass) const {
+    const Index ids = num_bucket_ids(pass.batch, pass.length, pass.num_hashes);
+    check(saved.buckets.empty() || static_cast<Index>(saved.buckets.size()) == ids, function,
+          "saved.buckets has ", saved.buckets.size(), " elements, must have ", ids, " or none");
+    if (saved.context.empty()) return;
+    check_equal(function, "size of saved.context", static_cast<Index>(saved.context.size()),
+                "that of the context", context_size(pass.batch, pass.length));
+    check(ids == 0 || !saved.buckets.empty(), function,
+          "saved.buckets is empty, must be there where saved.context is");
   }
 
   template <typename Body>
@@ -443,26 +494,12 @@ class SelfAttention {
     return {pass.training ? config_.dropout : 0.0, pass.key, Purpose::branch_dropout};
   }
 
-  template <typename Half>
-  std::size_t saved_buckets(const Half& y, const Saved& saved, const Pass& pass) const {
-    const bool kept = saved.keep_buckets || saved.keep_context || saved.state != nullptr;
-    if (is_exact(y) && !kept) return 0;
-    const AttentionPattern pattern = pattern_of(pass);
-    const auto* lsh = detail::hashed(pattern, pass.length);
-    return lsh == nullptr
-               ? 0
-               : static_cast<std::size_t>(pass.rows() * config_.num_heads * lsh->num_hashes);
+  /// Bucket ids of all heads.
+  Index num_bucket_ids(Index batch, Index length, Index num_hashes = 0) const {
+    return batch * length * config_.num_heads * rounds(length, num_hashes);
   }
-  /// Bucket ids of a group, if there are any.
-  const Bucket* saved_buckets_of(const MultiHead<Scalar>& arrays, const Saved& saved,
-                                 const Pass& pass) const {
-    if (saved.buckets.empty()) return nullptr;
-    const Index first = arrays.first_sequence * config_.num_heads + arrays.first_head;
-    return saved.buckets.data() + first * arrays.rounds() * pass.length;
-  }
-  std::size_t context_size(Index batch, Index length) const {
-    return static_cast<std::size_t>(batch * length *
-                                    (all_width() + num_statistics() * config_.num_heads));
+  Index context_size(Index batch, Index length) const {
+    return batch * length * (all_width() + num_statistics() * config_.num_heads);
   }
 
   /// Calls `copy(count, array, kept)` for the arrays of a group that `attend` writes.
@@ -533,12 +570,13 @@ class SelfAttention {
   }
 
   /// Orders the tokens by bucket. Hashes if rotations are given, else uses the saved buckets.
-  void order_tokens(Scratch& scratch, MultiHead<Scalar>& arrays,
-                    const std::optional<Tensor<Scalar, 4>>& rotations, Saved& saved,
-                    const Pass& pass) const {
+  /// @return bucket ids `[B, H, R, T]` of the group, null if the layer does not hash
+  const Bucket* order_tokens(Scratch& scratch, MultiHead<Scalar>& arrays,
+                             const std::optional<Tensor<Scalar, 4>>& rotations, Saved& saved,
+                             const Pass& pass) const {
     const AttentionPattern& pattern = *arrays.pattern;
     const auto* lsh = detail::hashed(pattern, pass.length);
-    if (lsh == nullptr) return;
+    if (lsh == nullptr) return nullptr;
     const auto factors = bucket_factors(*lsh, pass.length);
     const Index rounds = lsh->num_hashes, T = pass.length;
     const Index first = arrays.first_sequence * config_.num_heads + arrays.first_head;
@@ -555,14 +593,17 @@ class SelfAttention {
                          buckets);
     }
     order_by_bucket(pass.workspace, arrays, num_sorted_buckets(*lsh, T), buckets);
+    return buckets;
   }
 
   /// What the forward pass computes and the backward pass computes again.
-  void attend_anew(Scratch& scratch, MultiHead<Scalar>& arrays,
-                   const std::optional<Tensor<Scalar, 4>>& rotations, Saved& saved,
-                   const Pass& pass) const {
-    order_tokens(scratch, arrays, rotations, saved, pass);
+  /// @return as `order_tokens`
+  const Bucket* attend_anew(Scratch& scratch, MultiHead<Scalar>& arrays,
+                            const std::optional<Tensor<Scalar, 4>>& rotations, Saved& saved,
+                            const Pass& pass) const {
+    const Bucket* buckets = order_tokens(scratch, arrays, rotations, saved, pass);
     attend(pass.workspace, arrays, dropout_of_weights(pass));
+    return buckets;
   }
 
   MatrixView<const Scalar> columns_of(const Parameter<Scalar>& weight,

@@ -42,6 +42,14 @@ struct Pass {
   }
 };
 
+/// What a forward pass is of which something is saved for the backward pass.
+struct SavedPass {
+  Index batch = 1, length = 1;  ///< B, T
+  /// Whether subtracting from the halves undoes adding bit for bit.
+  bool is_exact = false;
+  Index num_hashes = 0;  ///< as in `Pass`
+};
+
 /// Throws `std::invalid_argument` unless sizes are positive, the layer is one that a
 /// key can tell, and the mask, if any, is `[B*T]`.
 inline void check_pass(std::string_view function, const Pass& pass) {

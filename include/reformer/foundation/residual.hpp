@@ -9,6 +9,7 @@
 /// | `DynamicHalf` | one of these, by configuration | as that one           |
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
@@ -25,6 +26,7 @@
 #include "reformer/foundation/compiled_once.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/tensor.hpp"
+#include "reformer/foundation/workspace.hpp"
 
 namespace reformer {
 
@@ -43,6 +45,50 @@ auto* run_of_row(Values& values, Index row, Index column, Index count) {
   }
   return &values(row, column);
 }
+
+/// The elements of a half: in memory of its own, or in scratch that outlives it. A copy has memory
+/// of its own, unless it is assigned to a half of the same size, which keeps its memory.
+template <typename T>
+class HalfValues {
+ public:
+  HalfValues() = default;
+  /// Zeros.
+  HalfValues(Index rows, Index columns)
+      : own_(Matrix<T>::Zero(rows, columns)), values_(view(own_)) {}
+  /// Elements are undefined.
+  template <ScratchMemory Memory>
+  HalfValues(Memory& memory, Index rows, Index columns)
+      : values_(memory.template take<T>(scratch_elements<T>("HalfValues", rows, columns)), rows,
+                columns) {}
+  HalfValues(const HalfValues& other) { *this = other; }
+  HalfValues(HalfValues&& other) noexcept { swap(*this, other); }
+  HalfValues& operator=(const HalfValues& other) {
+    if (this == &other) return *this;
+    if (rows() != other.rows() || columns() != other.columns()) {
+      own_.resize(other.rows(), other.columns());
+      values_ = view(own_);
+    }
+    std::copy_n(other.values_.data, other.rows() * other.columns(), values_.data);
+    return *this;
+  }
+  HalfValues& operator=(HalfValues&& other) noexcept {
+    swap(*this, other);
+    return *this;
+  }
+  friend void swap(HalfValues& a, HalfValues& b) noexcept {
+    a.own_.swap(b.own_);
+    std::swap(a.values_, b.values_);
+  }
+
+  Index rows() const { return values_.rows; }
+  Index columns() const { return values_.columns; }
+  T& operator()(Index row, Index column) { return values_(row, column); }
+  const T& operator()(Index row, Index column) const { return values_(row, column); }
+
+ private:
+  Matrix<T> own_;
+  MatrixView<T> values_;
+};
 }  // namespace detail
 
 /// A half of the residual stream, `[B*T, D]`, behind three operations on a run of elements of one
@@ -128,18 +174,18 @@ class FloatHalf {
   /// @throw std::invalid_argument for a negative size
   FloatHalf(Index rows, Index columns) {
     detail::check_half("FloatHalf", rows, columns);
-    values_ = Matrix<Scalar>::Zero(rows, columns);
+    values_ = {rows, columns};
   }
-
-  /// Elements are undefined afterwards; memory is kept when the size is the same.
+  /// In scratch, which must outlive it; elements are undefined.
   /// @throw std::invalid_argument for a negative size
-  void resize(Index rows, Index columns) {
-    detail::check_half("FloatHalf::resize", rows, columns);
-    values_.resize(rows, columns);
+  template <ScratchMemory Memory>
+  FloatHalf(Memory& memory, Index rows, Index columns) {
+    detail::check_half("FloatHalf", rows, columns);
+    values_ = {memory, rows, columns};
   }
 
   Index rows() const { return values_.rows(); }
-  Index columns() const { return values_.cols(); }
+  Index columns() const { return values_.columns(); }
 
   /// out[j] = element (row, column + j), j < count
   void read(Index row, Index column, Index count, Scalar* out) const {
@@ -159,7 +205,7 @@ class FloatHalf {
   }
 
  private:
-  Matrix<Scalar> values_;
+  detail::HalfValues<Scalar> values_;
 };
 
 /// A half held in fixed point: integers of the scalar's size, in units of 2^-fraction_bits.
@@ -191,20 +237,19 @@ class FixedHalf {
   FixedHalf(Index rows, Index columns, int fraction_bits = default_fraction_bits)
       : FixedHalf(fraction_bits) {
     detail::check_half("FixedHalf", rows, columns);
-    values_ = Matrix<Integer>::Zero(rows, columns);
+    values_ = {rows, columns};
   }
-
-  /// Elements are undefined afterwards and no overflow is recorded; memory is kept when the size is
-  /// the same.
-  /// @throw std::invalid_argument for a negative size
-  void resize(Index rows, Index columns) {
-    detail::check_half("FixedHalf::resize", rows, columns);
-    values_.resize(rows, columns);
-    overflow_.reset();
+  /// In scratch, which must outlive it; elements are undefined.
+  /// @throw std::invalid_argument as above
+  template <ScratchMemory Memory>
+  FixedHalf(Memory& memory, Index rows, Index columns, int fraction_bits = default_fraction_bits)
+      : FixedHalf(fraction_bits) {
+    detail::check_half("FixedHalf", rows, columns);
+    values_ = {memory, rows, columns};
   }
 
   Index rows() const { return values_.rows(); }
-  Index columns() const { return values_.cols(); }
+  Index columns() const { return values_.columns(); }
 
   static constexpr bool is_exact() { return true; }
 
@@ -306,7 +351,7 @@ class FixedHalf {
   }
 
   Scalar unit_ = 0, per_unit_ = 0;
-  Matrix<Integer> values_;
+  detail::HalfValues<Integer> values_;
   std::optional<ResidualOverflow> overflow_;
 };
 
@@ -336,15 +381,19 @@ class DynamicHalf {
   explicit DynamicHalf(const ResidualConfig& config) : DynamicHalf(0, 0, config) {}
   DynamicHalf(Index rows, Index columns, const ResidualConfig& config = {}) {
     if (const auto* fixed = std::get_if<FixedResidual>(&config)) {
-      const int bits = fixed->fraction_bits;
-      half_ = Fixed(rows, columns, bits == 0 ? Fixed::default_fraction_bits : bits);
+      half_ = Fixed(rows, columns, bits_of(*fixed));
     } else {
       half_ = Float(rows, columns);
     }
   }
-
-  void resize(Index rows, Index columns) {
-    std::visit([&](auto& half) { half.resize(rows, columns); }, half_);
+  /// In scratch, which must outlive it; elements are undefined.
+  template <ScratchMemory Memory>
+  DynamicHalf(Memory& memory, Index rows, Index columns, const ResidualConfig& config = {}) {
+    if (const auto* fixed = std::get_if<FixedResidual>(&config)) {
+      half_ = Fixed(memory, rows, columns, bits_of(*fixed));
+    } else {
+      half_ = Float(memory, rows, columns);
+    }
   }
 
   Index rows() const {
@@ -375,6 +424,10 @@ class DynamicHalf {
   friend void swap(DynamicHalf& a, DynamicHalf& b) noexcept { a.half_.swap(b.half_); }
 
  private:
+  static int bits_of(const FixedResidual& fixed) {
+    return fixed.fraction_bits == 0 ? Fixed::default_fraction_bits : fixed.fraction_bits;
+  }
+
   std::variant<Float, Fixed> half_;
 };
 

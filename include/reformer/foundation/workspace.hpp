@@ -12,10 +12,12 @@
 #endif
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <limits>
 #include <memory>
 #include <new>
+#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -216,9 +218,10 @@ class Scratch {
   Workspace::Mark mark_;
 };
 
-/// Counts the bytes that the same calls on a `Scratch` would take, without taking them. Operations
-/// describe their scratch with it in `plan_...` functions, so that the peak of a training step is
-/// known before it starts. Throws as a `Scratch` would for sizes that no memory could hold.
+/// Counts the bytes that the same calls on a `Scratch` would take, without taking them: what it
+/// hands out is null. Operations describe their scratch with it in `plan_...` functions, so that
+/// the peak of a training step is known before it starts. Throws as a `Scratch` would for sizes
+/// that no memory could hold.
 class ScratchPlan {
  public:
   explicit ScratchPlan(int threads) : threads_(threads) {}
@@ -226,13 +229,14 @@ class ScratchPlan {
   std::size_t peak_bytes() const { return peak_; }
 
   template <typename T>
-  void take(Index count) {
+  T* take(Index count) {
     const Index elements = detail::scratch_elements<T>("ScratchPlan::take", count, 1);
     const auto bytes =
         static_cast<std::size_t>(round_up(elements * static_cast<Index>(sizeof(T)), 64));
     if (used_ > std::numeric_limits<std::size_t>::max() - bytes) throw std::bad_array_new_length();
     used_ += bytes;
     peak_ = std::max(peak_, used_);
+    return nullptr;
   }
   template <typename T>
   void per_thread(Index count) {
@@ -260,5 +264,17 @@ class ScratchPlan {
   std::size_t used_ = 0;
   std::size_t peak_ = 0;
 };
+
+/// What memory is taken from: for use, or only to be counted. A function over both describes what
+/// it needs once.
+template <typename Memory>
+concept ScratchMemory = std::same_as<Memory, Scratch> || std::same_as<Memory, ScratchPlan>;
+
+/// `count` elements of `memory` as a span; null where they are only counted.
+template <typename T, ScratchMemory Memory>
+std::span<T> take_span(Memory& memory, Index count) {
+  T* data = memory.template take<T>(count);
+  return data == nullptr ? std::span<T>() : std::span<T>(data, static_cast<std::size_t>(count));
+}
 
 }  // namespace reformer

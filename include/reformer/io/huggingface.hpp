@@ -249,7 +249,7 @@ namespace detail {
 
 /// Throws `std::invalid_argument` unless the tensors are the parameters of the model, in order.
 template <typename Scalar>
-void check_parameters(std::string_view function, Model<Scalar>& model,
+void check_parameters(std::string_view function, const Model<Scalar>& model,
                       const std::vector<HuggingFaceTensor>& tensors) {
   std::size_t count = 0;
   model.for_each_parameter([&](const Parameter<Scalar>& p) {
@@ -347,7 +347,7 @@ inline void check_is_of_model(std::string_view function, const HuggingFaceConfig
 /// @throw std::runtime_error when they cannot be written, std::invalid_argument for a config that
 ///   is not the model's
 template <typename Scalar>
-void save_huggingface(const std::filesystem::path& folder, Model<Scalar>& model,
+void save_huggingface(const std::filesystem::path& folder, const Model<Scalar>& model,
                       const HuggingFaceConfig& config) {
   constexpr auto function = "save_huggingface";
   detail::check_huggingface_config(function, config);
@@ -487,14 +487,16 @@ class HuggingFaceModel {
   }
 
   /// Writes a folder that `load` reads; see `save_huggingface`.
-  void save(const std::filesystem::path& folder) {
-    config_.model = model_->config();  // where the number of buckets may have been fixed
-    save_huggingface(folder, *model_, config_);
+  void save(const std::filesystem::path& folder) const {
+    HuggingFaceConfig config = config_;
+    config.model = model_->config();  // where the number of buckets may have been fixed
+    save_huggingface(folder, std::as_const(*model_), config);
   }
 
   const HuggingFaceConfig& config() const { return config_; }
   /// The model itself, which pads nothing.
   Model<Scalar>& model() { return *model_; }
+  const Model<Scalar>& model() const { return *model_; }
 
   /// What the model is run on. The first length that is hashed fixes the number of buckets where
   /// the config leaves it open; it stays, and is saved.

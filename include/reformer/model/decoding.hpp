@@ -22,9 +22,12 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <numeric>
 #include <optional>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -32,10 +35,12 @@
 
 namespace reformer {
 
-/// Goes on with sequences token by token, with the parameters that the model has when the decoder
-/// is made: it has a copy of all of them. Training the model further changes nothing that a decoder
-/// computes, and the model need not outlive it; for new parameters, make a new decoder. Decoders of
-/// one model may run at the same time, each on one thread with its own workspace.
+/// Goes on with sequences token by token.
+///
+/// A decoder refers to its model, which must outlive it and stay where it is, and has copies of the
+/// large weights, packed for products. It is for the parameters that the model has when it is made;
+/// `prefill` refuses to start when they have changed, and for new parameters a new decoder is made.
+/// Decoders of one model may run at the same time, each on one thread with its own workspace.
 template <typename Scalar_>
 class Decoder {
  public:
@@ -45,20 +50,25 @@ class Decoder {
   /// @param key    hash rotations are drawn from it, one set for all tokens
   /// @throw std::invalid_argument for a batch or key out of range, and for a model that is not
   /// causal, has no language head or was not initialised
-  Decoder(Workspace& workspace, Model<Scalar>& model, Index batch = 1, const RandomKey& key = {})
-      : model_(copy_of(model, batch, key)), key_(key), sequences_(static_cast<std::size_t>(batch)) {
-    const ModelConfig& config = model_.config();
+  Decoder(Workspace& workspace, const Model<Scalar>& model, Index batch = 1,
+          const RandomKey& key = {})
+      : model_((check_arguments(model, batch, key), &model)),
+        key_(key),
+        sequences_(static_cast<std::size_t>(batch)) {
+    const ModelConfig& config = model_->config();
     recomputes_ = std::any_of(config.layers.begin(), config.layers.end(), [](const auto& pattern) {
       return std::holds_alternative<LshPattern>(pattern) && !detail::has_bucket_chunks(pattern);
     });
     logits_.setZero(batch, config.vocabulary);
     if (recomputes_) return;
     const Pass pass{.workspace = workspace, .batch = batch, .length = 1, .key = key_};
-    for (Index i = 0; i < model_.stack_.size(); ++i) {
-      layers_.push_back(std::as_const(model_.stack_)[i].decoding(pass.at_layer(i)));
+    for (Index i = 0; i < model_->stack_.size(); ++i) {
+      layers_.push_back(model_->stack_[i].decoding(pass.at_layer(i)));
     }
-    head_.emplace(model_.head_.kept_weight(workspace));
+    head_.emplace(model_->head_.kept_weight(workspace));
+    checksum_ = checksum();
   }
+  Decoder(Workspace&, const Model<Scalar>&&, Index = 1, const RandomKey& = {}) = delete;
 
   Index batch() const { return static_cast<Index>(sequences_.size()); }
 
@@ -72,7 +82,7 @@ class Decoder {
   /// Most tokens that a sequence can have: there are no positions beyond, or 2^24 is reached.
   Index max_length() const {
     constexpr Index most = (Index{1} << 24) - 1;
-    return std::min(most, reformer::max_length(model_.config_.positions).value_or(most));
+    return std::min(most, reformer::max_length(model_->config_.positions).value_or(most));
   }
 
   /// V
@@ -94,7 +104,7 @@ class Decoder {
   /// @param lengths  tokens of each prompt, at least 1; empty: all T
   /// @return logits `[B, V]` of the token after each prompt, valid until the next call
   /// @throw std::invalid_argument for wrong shapes, lengths or tokens, those behind a prompt's end
-  /// apart
+  /// apart, and if the model's parameters have changed since the decoder was made
   /// @throw std::overflow_error as `Model::loss`; the sequences must then start anew
   const Matrix<Scalar>& prefill(Workspace& workspace, const Tokens& tokens,
                                 std::span<const Index> lengths = {}) {
@@ -118,7 +128,7 @@ class Decoder {
   /// Starts one sequence anew; the others are where they were.
   /// @param tokens  `[T]`, at least one
   /// @return logits `[B, V]`, of which the row of the sequence is new
-  /// @throw std::invalid_argument for no such sequence, or wrong tokens
+  /// @throw std::invalid_argument for no such sequence, wrong tokens, or changed parameters
   /// @throw std::overflow_error as `Model::loss`; the sequence must then start anew
   const Matrix<Scalar>& prefill(Workspace& workspace, Index sequence,
                                 std::span<const std::int32_t> tokens) {
@@ -156,13 +166,13 @@ class Decoder {
       check_sequence(function, b);
       check(i == 0 || sequences[i - 1] < b, function, "sequence ", b, " comes after ",
             i == 0 ? b : sequences[i - 1], ", must be ascending");
-      model_.check_length_of_pass(function, length(b) + 1);
+      model_->check_length_of_pass(function, length(b) + 1);
       check(!sequences_[index(b)].is_broken, function, "sequence ", b,
             " was left half-way by an error, must start anew with prefill");
     }
     Tokens column(count, 1);
     std::copy(tokens.begin(), tokens.end(), column.data());
-    model_.embedding_.check_tokens(function, column);
+    model_->embedding_.check_tokens(function, column);
     if (count == 0) return logits_;
 
     for (const Index b : sequences) {
@@ -178,13 +188,15 @@ class Decoder {
     }
     select(sequences);
     const Pass pass{.workspace = workspace, .batch = count, .length = 1, .key = key_};
-    model_.embed(column, pass, halves_,
-                 [&](Index row) { return sequences_[index(sequences[index(row)])].length - 1; });
-    for (Index i = 0; i < model_.stack_.size(); ++i) {
-      std::as_const(model_.stack_)[i].decode(halves_, layers_[index(i)], pass.at_layer(i));
+    Scratch memory(workspace);
+    auto halves = model_->halves_in(memory, count);
+    model_->embed(column, pass, halves,
+                  [&](Index row) { return sequences_[index(sequences[index(row)])].length - 1; });
+    for (Index i = 0; i < model_->stack_.size(); ++i) {
+      model_->stack_[i].decode(halves, layers_[index(i)], pass.at_layer(i));
     }
     rows_.resize(count, vocabulary());
-    model_.head_.logits(halves_, 0, head_->packed(), view(rows_), pass);
+    model_->head_.logits(halves, 0, head_->packed(), view(rows_), pass);
     for (Index row = 0; row < count; ++row) {
       logits_.row(sequences[index(row)]) = rows_.row(row);
       sequences_[index(sequences[index(row)])].is_broken = false;
@@ -193,7 +205,6 @@ class Decoder {
   }
 
  private:
-  using Half = typename Model<Scalar>::Half;
   using Block = typename Model<Scalar>::Block;
 
   struct Sequence {
@@ -209,7 +220,7 @@ class Decoder {
 
   static std::size_t index(Index i) { return static_cast<std::size_t>(i); }
 
-  static Model<Scalar> copy_of(Model<Scalar>& model, Index batch, const RandomKey& key) {
+  static void check_arguments(const Model<Scalar>& model, Index batch, const RandomKey& key) {
     constexpr auto function = "Decoder";
     const ModelConfig& config = model.config();
     check_key(function, key);
@@ -218,7 +229,20 @@ class Decoder {
     check(config.causal, function, "the model is not causal");
     model.check_head(function);
     model.check_filled(function);
-    return model.parameters_only();
+  }
+
+  /// Of all parameters, bit by bit; a change of one number changes it.
+  std::uint64_t checksum() const {
+    using Bits = std::conditional_t<sizeof(Scalar) == 4, std::uint32_t, std::uint64_t>;
+    std::uint64_t sum = 0;
+    model_->for_each_parameter([&](const Parameter<Scalar>& p) {
+      Bits of_one = 0;
+      for (Index i = 0; i < p.size(); ++i) {
+        of_one += std::bit_cast<Bits>(p.value.data()[i]) * static_cast<Bits>(2 * i + 1);
+      }
+      sum = sum * 0x9E3779B97F4A7C15U + of_one;
+    });
+    return sum;
   }
 
   void check_sequence(std::string_view function, Index sequence) const {
@@ -232,11 +256,15 @@ class Decoder {
 
   /// Reads prompts, those together that get the same bits as alone.
   void read(Workspace& workspace, std::string_view function, std::vector<Prompt> prompts) {
+    check(
+        recomputes_ || checksum() == checksum_, function,
+        "the model's parameters have changed since the decoder was made, must be the same: make a "
+        "new decoder");
     for (const Prompt& prompt : prompts) {
-      model_.check_length_of_pass(function, prompt.length());
+      model_->check_length_of_pass(function, prompt.length());
       Tokens row(1, prompt.length());
       std::copy(prompt.tokens.begin(), prompt.tokens.end(), row.data());
-      model_.embedding_.check_tokens(function, row);
+      model_->embedding_.check_tokens(function, row);
     }
     for (const Prompt& prompt : prompts) {
       auto& sequence = sequences_[index(prompt.sequence)];
@@ -263,7 +291,7 @@ class Decoder {
   /// Whether a prompt has the same bits in a pass of this length: padding changes nothing, but
   /// heads that are worked on in groups are rounded otherwise.
   bool reads_as_alone(Index length, Index length_of_pass) const {
-    const ModelConfig& config = model_.config_;
+    const ModelConfig& config = model_->config_;
     return length == length_of_pass ||
            head_group_size<Scalar>(1, length_of_pass, config.num_heads, config.head_width).second ==
                config.num_heads;
@@ -287,36 +315,35 @@ class Decoder {
     const Pass pass{
         .workspace = workspace, .batch = count, .length = T, .key = key_, .is_real = is_real};
     select(sequences);
-    typename ReversibleSequence<Block>::Saved saved(layers_.size());
-    for (std::size_t i = 0; i < layers_.size(); ++i) {
-      layers_[i].f.state.clear();
-      saved[i].f.state = &layers_[i].f.state;
+    for (auto& layer : layers_) layer.f.state.clear();
+    Scratch memory(workspace);
+    auto halves = model_->halves_in(memory, pass.rows());
+    model_->embed(tokens, pass, halves);
+    for (Index i = 0; i < model_->stack_.size(); ++i) {
+      model_->stack_[i].prefill(halves, layers_[index(i)], pass.at_layer(i));
     }
-    Halves<Half> halves{Half(model_.config_.residual), Half(model_.config_.residual)};
-    model_.embed(tokens, pass, halves);
-    model_.stack_.forward(halves, saved, pass);
     for (Index row = 0; row < count; ++row) {
       const Prompt& prompt = prompts[index(row)];
-      model_.head_.logits(halves, row * T + prompt.length() - 1, head_->packed(),
-                          {&logits_(prompt.sequence, 0), 1, logits_.cols()}, pass);
+      model_->head_.logits(halves, row * T + prompt.length() - 1, head_->packed(),
+                           {&logits_(prompt.sequence, 0), 1, logits_.cols()}, pass);
       sequences_[index(prompt.sequence)].is_broken = false;
     }
   }
 
   void recompute(Workspace& workspace, Index b) {
     const auto logits =
-        model_.next_token_logits(workspace, sequences_[index(b)].seen, {.key = key_});
+        model_->next_token_logits(workspace, sequences_[index(b)].seen, {.key = key_});
     std::copy(logits.begin(), logits.end(), &logits_(b, 0));
     sequences_[index(b)].is_broken = false;
   }
 
-  Model<Scalar> model_;
+  const Model<Scalar>* model_;
   RandomKey key_;
   bool recomputes_ = false;
   std::vector<Sequence> sequences_;
   std::vector<typename Block::Decoding> layers_;
   std::optional<KeptWeight<Scalar>> head_;
-  Halves<Half> halves_{Half(model_.config_.residual), Half(model_.config_.residual)};
+  std::uint64_t checksum_ = 0;  // of the parameters, if the decoder has copies of some
   Matrix<Scalar> logits_, rows_;
 };
 

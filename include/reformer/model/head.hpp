@@ -62,7 +62,7 @@ class Head {
   /// @param dout  `[B*T, 2D]`, destroyed
   template <ResidualHalf Half>
   void encode_backward(const Halves<Half>& x, const MatrixView<Scalar>& dout,
-                       HalfGradients<Scalar>& dx, const Pass& pass) {
+                       const HalfGradients<Scalar>& dx, const Pass& pass) {
     constexpr auto function = "Head::encode_backward";
     check_input(function, x, pass);
     check_matrix(function, "dout", dout, "2 * width", 2 * width_, pass);
@@ -118,13 +118,13 @@ class Head {
   ///   empty
   template <ResidualHalf Half>
   Loss loss(const Halves<Half>& x, std::span<const std::int32_t> labels, const Pass& pass,
-            std::span<double> each = {}) {
+            std::span<double> each = {}) const {
     constexpr auto function = "Head::loss";
     check_input(function, x, pass);
     check_labels(function, labels, pass);
     check(each.empty() || static_cast<Index>(each.size()) == pass.rows(), function, "each has ",
           each.size(), " elements, must have B*T = ", pass.rows(), " or none");
-    return run<false>(x, labels.data(), Scalar(0), nullptr, pass,
+    return run<false>(nullptr, x, labels.data(), Scalar(0), {}, pass,
                       each.empty() ? nullptr : each.data());
   }
 
@@ -132,7 +132,7 @@ class Head {
   /// is overwritten.
   template <ResidualHalf Half>
   Loss loss_and_gradients(const Halves<Half>& x, std::span<const std::int32_t> labels, Scalar scale,
-                          HalfGradients<Scalar>& dx, const Pass& pass) {
+                          const HalfGradients<Scalar>& dx, const Pass& pass) {
     constexpr auto function = "Head::loss_and_gradients";
     check_input(function, x, pass);
     check_labels(function, labels, pass);
@@ -140,7 +140,7 @@ class Head {
           ", must be finite");
     check_output(function, dx, pass);
     check_gradients(function, *this);
-    return run<true>(x, labels.data(), scale, &dx, pass, nullptr);
+    return run<true>(this, x, labels.data(), scale, dx, pass, nullptr);
   }
 
   /// Scratch of `loss_and_gradients`.
@@ -168,13 +168,22 @@ class Head {
 
   template <typename F>
   void for_each_parameter(F&& f) {
-    norm_.for_each_parameter(f);
-    if (vocabulary() == 0) return;
-    f(weight_);
-    f(bias_);
+    visit_parameters(*this, f);
+  }
+  template <typename F>
+  void for_each_parameter(F&& f) const {
+    visit_parameters(*this, f);
   }
 
  private:
+  template <typename Self, typename F>
+  static void visit_parameters(Self& self, F& f) {
+    self.norm_.for_each_parameter(f);
+    if (self.vocabulary() == 0) return;
+    f(self.weight_);
+    f(self.bias_);
+  }
+
   template <typename Half>
   void check_input(std::string_view function, const Halves<Half>& x, const Pass& pass) const {
     check_pass(function, pass);
@@ -192,8 +201,8 @@ class Head {
   }
   void check_output(std::string_view function, const HalfGradients<Scalar>& dx,
                     const Pass& pass) const {
-    check_matrix(function, "dx.first", view(dx.first), "width", width_, pass);
-    check_matrix(function, "dx.second", view(dx.second), "width", width_, pass);
+    check_matrix(function, "dx.first", dx.first, "width", width_, pass);
+    check_matrix(function, "dx.second", dx.second, "width", width_, pass);
   }
   void check_vocabulary(std::string_view function) const {
     check_at_least(function, "vocabulary of the head", vocabulary(), 1);
@@ -242,7 +251,7 @@ class Head {
   /// @param row_of_x  scratch, `[2D]` for each thread
   template <typename Half>
   void normalize_backward(const Halves<Half>& x, Index first, const MatrixView<Scalar>& dnorm,
-                          const PerThread<Scalar>& row_of_x, HalfGradients<Scalar>& dx,
+                          const PerThread<Scalar>& row_of_x, const HalfGradients<Scalar>& dx,
                           const Pass& pass) {
     Scratch scratch(pass.workspace);
     const detail::PartialGradients<Scalar> partial(scratch, dnorm.rows, 2 * width_);
@@ -276,9 +285,10 @@ class Head {
                            });
   }
 
+  /// @param to  this head, whose gradients are accumulated; not used without gradients, as dx
   template <bool with_gradients, typename Half>
-  Loss run(const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
-           HalfGradients<Scalar>* dx, const Pass& pass, double* each) {
+  Loss run(Head* to, const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
+           const HalfGradients<Scalar>& dx, const Pass& pass, double* each) const {
     Workspace& workspace = pass.workspace;
     Scratch scratch(workspace);
     const Index V = vocabulary(), D2 = 2 * width_;
@@ -321,13 +331,13 @@ class Head {
       }
       if (each != nullptr) std::copy_n(losses, rows, each + first);
       if constexpr (with_gradients) {
-        accumulate_bias_gradient<Scalar>(workspace, logits, bias_.gradient.data());
-        accumulate_weight_gradient<Scalar>(workspace, normed, logits, view(weight_.gradient));
+        accumulate_bias_gradient<Scalar>(workspace, logits, to->bias_.gradient.data());
+        accumulate_weight_gradient<Scalar>(workspace, normed, logits, view(to->weight_.gradient));
         weight_product<Scalar>(workspace, logits, weight_transposed->whole(), normed, Write::assign,
                                [&](const MatrixView<Scalar>& tile, Index i, Index j) {
                                  dropout.apply_tile(tile, first + i, j, D2);
                                });
-        normalize_backward(x, first, normed, row_of_x, *dx, pass);
+        to->normalize_backward(x, first, normed, row_of_x, dx, pass);
       }
     }
     return total;

@@ -6,13 +6,13 @@
 ///     (x_1, x_2) through L reversible blocks of self-attention and feed-forward
 ///     logits = dropout(LN([x_1, x_2])) W + b
 ///
-/// A training step keeps four arrays [B*T, D], whatever the depth: two halves and their two
-/// gradients. Everything else is scratch of the workspace and, unless the halves are in fixed
-/// point, the bucket ids of hashed layers. A memory budget buys time: see `StoragePlan`.
+/// A model is its parameters. What a pass needs is taken from the caller's workspace and given back
+/// at its end: two halves and, in a training step, their two gradients, [B*T, D] each, whatever the
+/// depth, bucket ids of hashed layers unless the halves are in fixed point, and scratch. A memory
+/// budget buys time: see `StoragePlan`.
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -61,64 +61,32 @@ inline Tokens next_token_labels(const Tokens& tokens) {
   return labels;
 }
 
-/// Bytes of a training step by category: what the model holds after it, the peak of the scratch,
+/// Bytes of a training step by category: what the model holds, what the workspace does at its peak,
 /// and what the step returns or hands out on its way.
 struct MemoryPlan {
   std::size_t parameters = 0;
   std::size_t gradients = 0;
   std::size_t residual_halves = 0;  ///< two halves and their gradients: the floor, 4 B T D
   std::size_t bucket_ids = 0;       ///< of hashed layers; none with halves in fixed point
-  std::size_t scratch = 0;          ///< peak of the workspace
   std::size_t stored = 0;           ///< what `storage` takes, at most the budget
+  std::size_t scratch = 0;          ///< everything else in the workspace
   std::size_t encoding = 0;         ///< z and dz of `encode_and_gradients`, two arrays [B, T, 2D]
   StoragePlan storage;              ///< what is stored to save time, layer by layer
 
-  std::size_t total() const {
-    return parameters + gradients + residual_halves + bucket_ids + scratch + stored + encoding;
-  }
+  /// Peak of the workspace.
+  std::size_t workspace() const { return residual_halves + bucket_ids + stored + scratch; }
+  std::size_t total() const { return parameters + gradients + workspace() + encoding; }
 };
-
-namespace detail {
-
-/// Whether a pass of a model is running. It belongs to the object: a copy is not running.
-class RunningPass {
- public:
-  RunningPass() = default;
-  RunningPass(const RunningPass&) noexcept {}
-  RunningPass& operator=(const RunningPass&) noexcept { return *this; }
-
-  /// The pass runs as long as this lives.
-  class Guard {
-   public:
-    Guard(RunningPass& pass, std::string_view function) : is_running_(pass.is_running_) {
-      check(!is_running_.exchange(true), function,
-            "another pass of this model is running, in another thread or around this call: a model "
-            "runs one pass at a time, a copy of it another");
-    }
-    ~Guard() { is_running_ = false; }
-    Guard(const Guard&) = delete;
-    Guard& operator=(const Guard&) = delete;
-
-   private:
-    std::atomic<bool>& is_running_;
-  };
-
- private:
-  std::atomic<bool> is_running_ = false;
-};
-
-}  // namespace detail
 
 template <typename Scalar>
 class Decoder;
 
-/// Reformer model with its parameters.
+/// Reformer model: its parameters and their gradients, and nothing of a pass.
 ///
-/// A model keeps the memory of its last pass and uses it again, so passes that look like reading,
-/// such as `logits`, change it as well: one at a time, on one thread, and none from within the
-/// callback of another. A pass, `initialize` or `set_num_buckets` that begins while a pass runs
-/// throws `std::invalid_argument` and changes nothing. For more at a time, copy the model; a
-/// `Decoder` has a copy.
+/// Passes without gradients are const: any number of threads may run them on one model, each with a
+/// workspace of its own. Passes with gradients add to `Parameter::gradient`, so they are one at a
+/// time, but do not disturb passes without gradients; what changes parameters does. A pass may run
+/// within the callback of another, on the same workspace too, which then holds both.
 template <typename Scalar_>
 class Model {
  public:
@@ -134,8 +102,7 @@ class Model {
         embedding_("embedding", config.vocabulary, config.width),
         positions_("positions", config.positions, config.width),
         head_(config.width, config.language_head ? config.vocabulary : 0, config.layer_norm_epsilon,
-              config.dropout),
-        halves_{Half(config.residual), Half(config.residual)} {
+              config.dropout) {
     std::vector<Block> blocks;
     blocks.reserve(config.layers.size());
     for (Index i = 0; i < static_cast<Index>(config.layers.size()); ++i) {
@@ -149,12 +116,12 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   ReversibleSequence<Block>& stack() { return stack_; }
+  const ReversibleSequence<Block>& stack() const { return stack_; }
 
   /// Fixes the number of buckets, in factors, of the layers that leave it to the length.
   /// @throw std::invalid_argument for factors that are not possible
   void set_num_buckets(const std::vector<Index>& factors) {
     check_buckets("Model::set_num_buckets", factors);
-    const detail::RunningPass::Guard guard(running_, "Model::set_num_buckets");
     for (Index i = 0; i < stack_.size(); ++i) {
       auto* lsh = std::get_if<LshPattern>(&config_.layers[static_cast<std::size_t>(i)]);
       if (lsh == nullptr || !lsh->num_buckets.empty()) continue;
@@ -166,13 +133,14 @@ class Model {
   /// Visits every parameter in a fixed order: optimisers, checkpoints and checks all loop here.
   template <typename F>
   void for_each_parameter(F&& f) {
-    embedding_.for_each_parameter(f);
-    positions_.for_each_parameter(f);
-    stack_.for_each_parameter(f);
-    head_.for_each_parameter(f);
+    visit_parameters(*this, f);
+  }
+  template <typename F>
+  void for_each_parameter(F&& f) const {
+    visit_parameters(*this, f);
   }
 
-  Index num_parameters() {
+  Index num_parameters() const {
     Index count = 0;
     for_each_parameter([&](const Parameter<Scalar>& p) { count += p.size(); });
     return count;
@@ -189,7 +157,6 @@ class Model {
       check(value >= 0 && value <= 1e30, function, "the deviation of ", name, " is ", value,
             ", must be in [0, 1e30]");
     }
-    const detail::RunningPass::Guard guard(running_, function);
     std::uint32_t index = 0;
     const auto ends_with = [](const std::string& name, std::string_view end) {
       return name.ends_with(end);
@@ -223,15 +190,14 @@ class Model {
   /// @throw std::overflow_error if halves in fixed point leave their range, here and in every other
   /// pass: which layer and branch, where, the value and the range
   Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
-            const RunOptions& options = {}, std::span<double> each = {}) {
-    const detail::RunningPass::Guard guard(running_, "Model::loss");
+            const RunOptions& options = {}, std::span<double> each = {}) const {
     check_head("Model::loss");
     check_labels("Model::loss", tokens, labels);
     check(each.empty() || static_cast<Index>(each.size()) == tokens.size(), "Model::loss",
           "each has ", each.size(), " elements, must have B*T = ", tokens.size(), " or none");
     const Pass pass = start(workspace, "Model::loss", tokens, options);
-    climb(tokens, pass);
-    return head_.loss(halves_, span_of(labels), pass, each);
+    Scratch memory(workspace);
+    return head_.loss(forward(memory, tokens, pass), span_of(labels), pass, each);
   }
 
   /// One training step without the optimiser: adds the gradients of `scale` times the summed loss
@@ -244,105 +210,105 @@ class Model {
   Loss loss_and_gradients(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
                           Scalar scale, const RunOptions& options) {
     constexpr auto function = "Model::loss_and_gradients";
-    const detail::RunningPass::Guard guard(running_, function);
     check_head(function);
     check_labels(function, tokens, labels);
     check(std::abs(scale) <= std::numeric_limits<Scalar>::max(), function, "scale is ", scale,
           ", must be finite");
     const Pass pass = start(workspace, function, tokens, options);
     check_all_rounds(function, options);
-    climb_for_gradients(tokens, pass,
-                        plan(pass.batch, pass.length, workspace.threads(), options.memory_budget));
-    const Loss loss = head_.loss_and_gradients(halves_, span_of(labels), scale, gradients_, pass);
-    descend(tokens, pass);
+    const MemoryPlan plan =
+        this->plan(pass.batch, pass.length, workspace.threads(), options.memory_budget);
+    prepare_gradients(workspace, plan);
+    Scratch memory(workspace);
+    Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
+    forward(tokens, walk, pass);
+    const Loss loss =
+        head_.loss_and_gradients(walk.halves, span_of(labels), scale, walk.gradients, pass);
+    backward(tokens, walk, pass);
     return loss;
   }
 
   /// Logits `[B, T, V]`. Meant for short inputs and tests; training never holds them.
   Tensor<Scalar, 3> logits(Workspace& workspace, const Tokens& tokens,
-                           const RunOptions& options = {}) {
+                           const RunOptions& options = {}) const {
     constexpr auto function = "Model::logits";
-    const detail::RunningPass::Guard guard(running_, function);
     check_head(function);
     const Pass pass = start(workspace, function, tokens, options);
     check_elements(function, "B*T * vocabulary", pass.rows(), config_.vocabulary);
     Tensor<Scalar, 3> result(pass.batch, pass.length, config_.vocabulary);
-    climb(tokens, pass);
-    head_.logits(halves_, 0, rows_of(result), pass);
+    Scratch memory(workspace);
+    head_.logits(forward(memory, tokens, pass), 0, rows_of(result), pass);
     return result;
   }
 
   /// What the head makes of the stack, z = dropout(LN([x_1, x_2])) `[B, T, 2D]`, before logits.
   Tensor<Scalar, 3> encode(Workspace& workspace, const Tokens& tokens,
-                           const RunOptions& options = {}) {
-    const detail::RunningPass::Guard guard(running_, "Model::encode");
+                           const RunOptions& options = {}) const {
     const Pass pass = start(workspace, "Model::encode", tokens, options);
-    climb(tokens, pass);
     Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
-    head_.encode(halves_, rows_of(z), pass);
+    Scratch memory(workspace);
+    head_.encode(forward(memory, tokens, pass), rows_of(z), pass);
     return z;
   }
 
   /// The same, and the gradients of a loss of the caller's own, which are added to the parameters'.
-  /// @param gradient  is called once with z `[B, T, 2D]` and returns dz of the same shape; another
-  /// pass that it needs, such as one for the other texts of a contrastive loss, is one of a copy
+  /// @param gradient  is called once with z `[B, T, 2D]` and returns dz of the same shape; it may
+  /// run other passes, such as those for the other texts of a contrastive loss
   template <typename F>
   void encode_and_gradients(Workspace& workspace, const Tokens& tokens, const RunOptions& options,
                             const F& gradient) {
     constexpr auto function = "Model::encode_and_gradients";
-    const detail::RunningPass::Guard guard(running_, function);
     const Pass pass = start(workspace, function, tokens, options);
     check_all_rounds(function, options);
-    climb_for_gradients(
-        tokens, pass,
-        plan_encoding(pass.batch, pass.length, workspace.threads(), options.memory_budget));
+    const MemoryPlan plan =
+        plan_encoding(pass.batch, pass.length, workspace.threads(), options.memory_budget);
+    prepare_gradients(workspace, plan);
+    Scratch memory(workspace);
+    Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
+    forward(tokens, walk, pass);
     Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
-    head_.encode(halves_, rows_of(z), pass);
+    head_.encode(walk.halves, rows_of(z), pass);
     Tensor<Scalar, 3> dz = gradient(std::as_const(z));
     check_shape(function, "dz", dz, {"batch", "length", "2 * width"}, z.dimensions());
     z.resize(0, 0, 0);
-    head_.encode_backward(halves_, rows_of(dz), gradients_, pass);
-    descend(tokens, pass);
+    head_.encode_backward(walk.halves, rows_of(dz), walk.gradients, pass);
+    backward(tokens, walk, pass);
   }
 
   /// Runs the stack and shows the residual stream on its way.
   /// @param visit  is called as visit(i, halves) after block i; block -1 stands for the embedding
   template <typename Visit>
   void trace(Workspace& workspace, const Tokens& tokens, const RunOptions& options,
-             const Visit& visit) {
-    const detail::RunningPass::Guard guard(running_, "Model::trace");
+             const Visit& visit) const {
     const Pass pass = start(workspace, "Model::trace", tokens, options);
-    climb(tokens, pass, [&](Index block) { visit(block, std::as_const(halves_)); });
+    Scratch memory(workspace);
+    forward(memory, tokens, pass, visit);
   }
 
   /// Runs the stack and gives the bucket ids `[B, H, R, T]` of every layer, the same that another
   /// pass with these arguments has; empty for layers that do not hash at this length.
   std::vector<Tensor<Bucket, 4>> buckets(Workspace& workspace, const Tokens& tokens,
-                                         const RunOptions& options = {}) {
-    const detail::RunningPass::Guard guard(running_, "Model::buckets");
+                                         const RunOptions& options = {}) const {
     const Pass pass = start(workspace, "Model::buckets", tokens, options);
-    typename ReversibleSequence<Block>::Saved saved(config_.layers.size());
-    for (auto& layer : saved) layer.f.keep_buckets = true;
-    std::vector<Tensor<Bucket, 4>> result(saved.size());
-    embed(tokens, pass, halves_);
-    stack_.forward(halves_, saved, pass, [&](Index i) {
-      auto& ids = saved[static_cast<std::size_t>(i)].f.buckets;
-      if (ids.empty()) return;
-      const Index per_round = pass.rows() * config_.num_heads;
-      auto& layer = result[static_cast<std::size_t>(i)];
-      layer.resize(pass.batch, config_.num_heads, static_cast<Index>(ids.size()) / per_round,
-                   pass.length);
-      std::copy(ids.begin(), ids.end(), layer.data());
-      std::vector<Bucket>().swap(ids);
-    });
+    std::vector<Tensor<Bucket, 4>> result(config_.layers.size());
+    typename ReversibleSequence<Block>::Saved saved(result.size());
+    for (std::size_t i = 0; i < result.size(); ++i) {
+      const Index rounds = stack_[static_cast<Index>(i)].f().rounds(pass.length, pass.num_hashes);
+      if (rounds == 0) continue;
+      result[i].resize(pass.batch, config_.num_heads, rounds, pass.length);
+      saved[i].f.buckets = {result[i].data(), static_cast<std::size_t>(result[i].size())};
+    }
+    Scratch memory(workspace);
+    auto halves = halves_in(memory, pass.rows());
+    embed(tokens, pass, halves);
+    stack_.forward(halves, saved, pass);
     return result;
   }
 
   /// Logits `[V]` of the last real position of one sequence, for sampling the next token.
   std::vector<Scalar> next_token_logits(Workspace& workspace, std::span<const std::int32_t> tokens,
-                                        const RunOptions& options = {}) {
+                                        const RunOptions& options = {}) const {
     constexpr auto function = "Model::next_token_logits";
-    const detail::RunningPass::Guard guard(running_, function);
     check_head(function);
     Tokens row(1, static_cast<Index>(tokens.size()));
     std::copy(tokens.begin(), tokens.end(), row.data());
@@ -353,16 +319,16 @@ class Model {
       --last;
     }
     check(last >= 0, function, "is_real has no token that is real, must have at least one");
-    climb(row, pass);
     std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
-    head_.logits(halves_, last, {result.data(), 1, config_.vocabulary}, pass);
+    Scratch memory(workspace);
+    head_.logits(forward(memory, row, pass), last, {result.data(), 1, config_.vocabulary}, pass);
     return result;
   }
 
   /// The first block after which a half is not finite, to explain a loss that is not; no value if
   /// there is none. Block -1 stands for the embedding.
   std::optional<Index> first_non_finite_block(Workspace& workspace, const Tokens& tokens,
-                                              const RunOptions& options) {
+                                              const RunOptions& options) const {
     std::optional<Index> found;
     trace(workspace, tokens, options, [&](Index block, const Halves<Half>& halves) {
       if (!found && !is_finite(halves)) found = block;
@@ -374,20 +340,37 @@ class Model {
   /// `loss_and_gradients`, or `encode_and_gradients` if there is no language head.
   /// @param memory_budget  as in `RunOptions`
   /// @throw std::invalid_argument for sizes that no step can have
-  MemoryPlan plan(Index batch, Index length, int threads, std::size_t memory_budget = 0) {
+  MemoryPlan plan(Index batch, Index length, int threads, std::size_t memory_budget = 0) const {
     return plan_of(!config_.language_head, batch, length, threads, memory_budget);
   }
 
   /// The same for `encode_and_gradients`, with or without a language head.
-  MemoryPlan plan_encoding(Index batch, Index length, int threads, std::size_t memory_budget = 0) {
+  MemoryPlan plan_encoding(Index batch, Index length, int threads,
+                           std::size_t memory_budget = 0) const {
     return plan_of(true, batch, length, threads, memory_budget);
   }
 
  private:
   friend class Decoder<Scalar>;
 
+  /// What a pass with gradients carries from its forward to its backward walk.
+  struct Walk {
+    Halves<Half> halves;
+    HalfGradients<Scalar> gradients;
+    typename ReversibleSequence<Block>::Saved saved;
+    typename ReversibleSequence<Block>::template Stored<Half> stored;
+  };
+
+  template <typename Self, typename F>
+  static void visit_parameters(Self& self, F& f) {
+    self.embedding_.for_each_parameter(f);
+    self.positions_.for_each_parameter(f);
+    self.stack_.for_each_parameter(f);
+    self.head_.for_each_parameter(f);
+  }
+
   MemoryPlan plan_of(bool encodes, Index batch, Index length, int threads,
-                     std::size_t memory_budget) {
+                     std::size_t memory_budget) const {
     constexpr auto function = "Model::plan";
     check_between(function, "batch", batch, 1, max_size);
     check_length_of_pass(function, length);
@@ -407,7 +390,9 @@ class Model {
     const auto bytes = [](Index count) { return static_cast<std::size_t>(count) * sizeof(Scalar); };
     plan.parameters = plan.gradients = bytes(num_parameters());
     plan.residual_halves = 4 * bytes(batch * length * config_.width);
+    const bool is_exact = residual_is_exact();
     ScratchPlan scratch(threads);
+    walk_in(scratch, batch, length, plan.storage);
     scratch.scope([&] { scratch.per_thread<Scalar>(config_.width); });  // embed
     embedding_.plan_backward(scratch, batch * length);
     if (encodes) {
@@ -417,34 +402,14 @@ class Model {
       head_.plan_gradients(scratch, batch * length);
     }
     for (Index i = 0; i < stack_.size(); ++i) {
-      const Block& block = std::as_const(stack_)[i];
-      const LayerStorage stored =
-          plan.storage.empty() ? LayerStorage{} : plan.storage[static_cast<std::size_t>(i)];
-      if (!halves_.first.is_exact()) plan.bucket_ids += block.f().bucket_bytes(batch, length);
-      block.f().plan(scratch, batch, length, !halves_.first.is_exact() || stored.context);
+      const Block& block = stack_[i];
+      const LayerStorage stored = storage_of(plan.storage, i);
+      if (!is_exact) plan.bucket_ids += block.f().bucket_bytes(batch, length);
+      block.f().plan(scratch, batch, length, !is_exact || stored.context);
       block.g().plan(scratch, batch * length, !stored.feed_forward_input);
     }
-    plan.scratch = scratch.peak_bytes();
+    plan.scratch = scratch.peak_bytes() - plan.workspace();
     return plan;
-  }
-
-  /// A copy of what a pass reads, without gradients and the memory of the last pass.
-  Model parameters_only() {
-    ModelConfig config = config_;
-    for (std::size_t i = 0; i < config.layers.size(); ++i) {
-      config.layers[i] = stack_[static_cast<Index>(i)].f().config().pattern;
-    }
-    Model copy(config);
-    std::vector<const Matrix<Scalar>*> values;
-    for_each_parameter([&](const Parameter<Scalar>& p) { values.push_back(&p.value); });
-    std::size_t next = 0;
-    copy.for_each_parameter([&](Parameter<Scalar>& p) { p.value = *values[next++]; });
-    for (Index i = 0; i < stack_.size(); ++i) {
-      if (const auto& rotations = stack_[i].f().rotations()) {
-        copy.stack_[i].f().set_rotations(*rotations);
-      }
-    }
-    return copy;
   }
 
   Index attention_width() const { return config_.num_heads * config_.head_width; }
@@ -457,7 +422,7 @@ class Model {
   }
 
   Pass start(Workspace& workspace, std::string_view function, const Tokens& tokens,
-             const RunOptions& options) {
+             const RunOptions& options) const {
     Pass pass{workspace,   tokens.dimension(0), tokens.dimension(1),
               options.key, options.training,    options.is_real};
     pass.num_hashes = options.num_hashes;
@@ -481,7 +446,7 @@ class Model {
   }
 
   /// Zeros everywhere train to nothing: every gradient but that of the last bias is zero.
-  void check_filled(std::string_view function) {
+  void check_filled(std::string_view function) const {
     bool is_filled = false;
     for_each_parameter([&](const Parameter<Scalar>& p) {
       if (is_filled || p.name.ends_with("layer_norm.weight")) return;
@@ -520,8 +485,7 @@ class Model {
       const auto add = [&](bool LayerStorage::*what, std::size_t bytes, double work) {
         items.push_back({layer, what, bytes, static_cast<double>(rows) * work});
       };
-      const std::size_t buckets =
-          halves_.first.is_exact() ? block.f().bucket_bytes(batch, length) : 0;
+      const std::size_t buckets = residual_is_exact() ? block.f().bucket_bytes(batch, length) : 0;
       add(&LayerStorage::attention_input, half, block.f().output_work());
       add(&LayerStorage::feed_forward_input, half, block.g().output_work());
       add(&LayerStorage::context, block.f().context_bytes(batch, length) + buckets,
@@ -535,67 +499,72 @@ class Model {
     return choose_storage(config_.layers.size(), storage_items(batch, length), budget);
   }
 
-  /// Memory of another size is given back, so that what is held is what was planned.
-  template <typename T>
-  static void release_unless(std::vector<T>& kept, std::size_t bytes) {
-    if (kept.capacity() * sizeof(T) != bytes) std::vector<T>().swap(kept);
+  bool residual_is_exact() const { return std::holds_alternative<FixedResidual>(config_.residual); }
+
+  static LayerStorage storage_of(const StoragePlan& plan, Index layer) {
+    return plan.empty() ? LayerStorage{} : plan[static_cast<std::size_t>(layer)];
   }
 
-  /// Prepares the next forward pass to store what was chosen.
-  void store(const StoragePlan& plan, const Pass& pass) {
-    const auto prepare = [](std::optional<Half>& copy, bool wanted) {
-      if (!wanted) {
-        copy.reset();
-      } else if (!copy) {
-        copy.emplace();
-      }
+  template <ScratchMemory Memory>
+  Halves<Half> halves_in(Memory& memory, Index rows) const {
+    return {Half(memory, rows, config_.width, config_.residual),
+            Half(memory, rows, config_.width, config_.residual)};
+  }
+
+  /// Memory for a pass with gradients that stores what was chosen.
+  template <ScratchMemory Memory>
+  Walk walk_in(Memory& memory, Index batch, Index length, const StoragePlan& storage) const {
+    const Index rows = batch * length, D = config_.width;
+    const auto gradient = [&] {
+      return MatrixView<Scalar>(memory.template take<Scalar>(rows * D), rows, D);
     };
-    saved_.resize(config_.layers.size());
-    stored_.resize(config_.layers.size());
-    for (std::size_t i = 0; i < stored_.size(); ++i) {
-      const LayerStorage layer = plan.empty() ? LayerStorage{} : plan[i];
-      prepare(stored_[i].first, layer.attention_input);
-      prepare(stored_[i].second, layer.feed_forward_input);
-      auto& saved = saved_[i].f;
-      const auto& attention = stack_[static_cast<Index>(i)].f();
-      const bool keep_buckets = layer.context || !halves_.first.is_exact();
-      saved.keep_context = layer.context;
-      release_unless(saved.context,
-                     layer.context ? attention.context_bytes(pass.batch, pass.length) : 0);
-      release_unless(saved.buckets,
-                     keep_buckets ? attention.bucket_bytes(pass.batch, pass.length) : 0);
+    Walk walk{halves_in(memory, rows), {gradient(), gradient()}, {}, {}};
+    const SavedPass pass{batch, length, residual_is_exact()};
+    for (Index i = 0; i < stack_.size(); ++i) {
+      const LayerStorage layer = storage_of(storage, i);
+      walk.saved.push_back({stack_[i].f().saved_in(memory, pass, layer.context), {}});
+      walk.stored.emplace_back();
+      if (layer.attention_input) {
+        walk.stored.back().first.emplace(memory, rows, D, config_.residual);
+      }
+      if (layer.feed_forward_input) {
+        walk.stored.back().second.emplace(memory, rows, D, config_.residual);
+      }
     }
+    return walk;
   }
 
-  /// A forward pass that no backward pass follows.
-  void climb(const Tokens& tokens, const Pass& pass) {
-    climb(tokens, pass, [](Index) {});
-  }
-
-  /// The same, and calls `after(i)` when block i has been applied, i = -1 for the embedding.
-  template <typename After>
-  void climb(const Tokens& tokens, const Pass& pass, const After& after) {
-    for (auto& saved : saved_) saved.f.keep_context = false;
-    embed(tokens, pass, halves_);
-    after(Index{-1});
-    stack_.forward(halves_, saved_, pass, after);
-  }
-
-  /// Forward pass that leaves what `descend` needs, as planned; all gradients have their size.
-  void climb_for_gradients(const Tokens& tokens, const Pass& pass, const MemoryPlan& plan) {
+  /// All gradients have their size, and the workspace is one block, before a pass needs them.
+  void prepare_gradients(Workspace& workspace, const MemoryPlan& plan) {
     for_each_parameter([](Parameter<Scalar>& p) { p.allocate_gradient(); });
-    pass.workspace.reserve(plan.scratch);
-    store(plan.storage, pass);
-    embed(tokens, pass, halves_);
-    stack_.forward(halves_, saved_, stored_, pass);
-    gradients_.first.resize(pass.rows(), config_.width);
-    gradients_.second.resize(pass.rows(), config_.width);
+    workspace.reserve(plan.workspace());
   }
 
-  /// Backward pass from the gradients by the halves at the top.
-  void descend(const Tokens& tokens, const Pass& pass) {
-    stack_.reverse(halves_, gradients_, saved_, stored_, pass);
-    embed_backward(tokens, gradients_, pass);
+  /// The halves at the top, of a pass without gradients.
+  Halves<Half> forward(Scratch& memory, const Tokens& tokens, const Pass& pass) const {
+    return forward(memory, tokens, pass, [](Index, const Halves<Half>&) {});
+  }
+  /// The same, and calls `visit(i, halves)` when block i has been applied, i = -1 for the
+  /// embedding.
+  template <typename Visit>
+  Halves<Half> forward(Scratch& memory, const Tokens& tokens, const Pass& pass,
+                       const Visit& visit) const {
+    Halves<Half> halves = halves_in(memory, pass.rows());
+    embed(tokens, pass, halves);
+    visit(Index{-1}, std::as_const(halves));
+    stack_.forward(halves, pass, [&](Index block) { visit(block, std::as_const(halves)); });
+    return halves;
+  }
+  /// The same, of a pass with gradients.
+  void forward(const Tokens& tokens, Walk& walk, const Pass& pass) const {
+    embed(tokens, pass, walk.halves);
+    stack_.forward(walk.halves, walk.saved, walk.stored, pass);
+  }
+
+  /// From the gradients by the halves at the top to those of the parameters.
+  void backward(const Tokens& tokens, Walk& walk, const Pass& pass) {
+    stack_.reverse(walk.halves, walk.gradients, walk.saved, walk.stored, pass);
+    embed_backward(tokens, walk.gradients, pass);
   }
 
   /// dropout(embedding + position), in both halves
@@ -607,8 +576,6 @@ class Model {
   void embed(const Tokens& tokens, const Pass& pass, Halves<Half>& halves,
              const Position& position) const {
     const Index D = config_.width;
-    halves.first.resize(pass.rows(), D);
-    halves.second.resize(pass.rows(), D);
     Scratch scratch(pass.workspace);
     const auto memory = scratch.per_thread<Scalar>(D);
     const auto dropout = embedding_dropout(pass);
@@ -627,8 +594,9 @@ class Model {
   }
 
   /// @param gradients  by the two halves; the first is destroyed
-  void embed_backward(const Tokens& tokens, HalfGradients<Scalar>& gradients, const Pass& pass) {
-    const auto dx = view(gradients.first);
+  void embed_backward(const Tokens& tokens, const HalfGradients<Scalar>& gradients,
+                      const Pass& pass) {
+    const MatrixView<Scalar> dx = gradients.first;
     const auto dropout = embedding_dropout(pass);
     for_each_row_tile(pass.workspace.threads(), pass.rows(), [&](Index first, Index count, int) {
       const auto tile = dx.middle_rows(first, count);
@@ -658,17 +626,11 @@ class Model {
     return true;
   }
 
-  detail::RunningPass running_;
   ModelConfig config_;
   Embedding<Scalar> embedding_;
   Positions<Scalar> positions_;
   ReversibleSequence<Block> stack_;
   Head<Scalar> head_;
-  // Of the last pass, kept so that their memory is used again.
-  typename ReversibleSequence<Block>::Saved saved_;
-  typename ReversibleSequence<Block>::template Stored<Half> stored_;
-  Halves<Half> halves_;
-  HalfGradients<Scalar> gradients_;
 };
 
 }  // namespace reformer

@@ -86,6 +86,10 @@ class Embedding {
   void for_each_parameter(F&& f) {
     f(table_);
   }
+  template <typename F>
+  void for_each_parameter(F&& f) const {
+    f(table_);
+  }
 
  private:
   static constexpr Index rows_ahead = 8;  // pieces of rows that lie anywhere

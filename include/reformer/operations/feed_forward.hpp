@@ -57,7 +57,7 @@ class FeedForward {
   using Scalar = Scalar_;
   static constexpr std::string_view label = "feed-forward";
   struct Saved {};  // everything is recomputed
-  /// What `decode` needs; the weights are copied.
+  /// What `prefill` and `decode` need; the weights are copied.
   struct Decoding {
     KeptWeight<Scalar> in, out;
   };
@@ -107,6 +107,13 @@ class FeedForward {
                 "hidden_width", config_.hidden_width);
   }
 
+  /// y += f(x) for prompts: the bits of `forward`.
+  /// @throw std::invalid_argument as `forward`
+  template <ResidualHalf Half>
+  void prefill(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
+    decode(x, y, decoding, pass);
+  }
+
   /// y += f(x) for the next token of each sequence: the bits of `forward`.
   /// @throw std::invalid_argument as `forward`
   template <ResidualHalf Half>
@@ -118,7 +125,7 @@ class FeedForward {
   /// Throws `std::invalid_argument` unless `reverse` can take these arguments.
   template <ResidualHalf Half>
   void check_reverse(const Half& x, const Half& y, const MatrixView<const Scalar>& dy,
-                     const MatrixView<const Scalar>& dx, const Saved&, const Pass& pass) {
+                     const MatrixView<const Scalar>& dx, const Saved&, const Pass& pass) const {
     constexpr auto function = "FeedForward::reverse";
     check_rows(function, x, y, pass);
     check_equal(function, "rows of dy", dy.rows, "B*T", pass.rows());
@@ -251,14 +258,23 @@ class FeedForward {
 
   template <typename F>
   void for_each_parameter(F&& f) {
-    norm_.for_each_parameter(f);
-    f(weight_in_);
-    f(bias_in_);
-    f(weight_out_);
-    f(bias_out_);
+    visit_parameters(*this, f);
+  }
+  template <typename F>
+  void for_each_parameter(F&& f) const {
+    visit_parameters(*this, f);
   }
 
  private:
+  template <typename Self, typename F>
+  static void visit_parameters(Self& self, F& f) {
+    self.norm_.for_each_parameter(f);
+    f(self.weight_in_);
+    f(self.bias_in_);
+    f(self.weight_out_);
+    f(self.bias_out_);
+  }
+
   // Forward, both weights stay packed; `reverse` packs four blocks for each panel and column block,
   // which larger panels make rarer.
   static constexpr Index forward_rows = 512;

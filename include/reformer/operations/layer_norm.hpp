@@ -224,11 +224,20 @@ class LayerNorm {
 
   template <typename F>
   void for_each_parameter(F&& f) {
-    f(scale_);
-    f(bias_);
+    visit_parameters(*this, f);
+  }
+  template <typename F>
+  void for_each_parameter(F&& f) const {
+    visit_parameters(*this, f);
   }
 
  private:
+  template <typename Self, typename F>
+  static void visit_parameters(Self& self, F& f) {
+    f(self.scale_);
+    f(self.bias_);
+  }
+
   RowMoments<Scalar> moments(const Scalar* x) const {
     namespace e = Eigen::internal;
     const Index n = width();

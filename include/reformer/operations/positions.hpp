@@ -175,6 +175,10 @@ class Positions {
   void for_each_parameter(F&& f) {
     for (auto& table : tables_) f(table);
   }
+  template <typename F>
+  void for_each_parameter(F&& f) const {
+    for (const auto& table : tables_) f(table);
+  }
 
  private:
   Index row_of(std::size_t table, Index t) const {

@@ -26,17 +26,22 @@ namespace reformer {
 ///     ...
 ///
 /// `reverse` is given what `forward` left in `saved` and the same pass. A branch never reads y or
-/// dx for anything else. dy is finite, at padding too.
+/// dx for anything else. dy is finite, at padding too. `forward` changes nothing of the branch, so
+/// that any number of threads may run it at a time.
+///
+/// Memory for what `forward` leaves is the caller's. A branch that needs some has
+/// `saved_in(memory, pass)`, a template over `ScratchMemory` that takes it and returns a `Saved`; a
+/// `Saved` that is made without keeps nothing.
 ///
 /// A branch may have `check_forward`, `check_reverse` and `check_decode`, which take the arguments
 /// of the functions that they are named after and throw `std::invalid_argument` for those that do
 /// not fit. Blocks and sequences call those of all branches before any branch writes.
 template <typename Branch, typename Half>
 concept ReversibleBranch = ResidualHalf<Half> &&
-    requires(Branch& branch, const Half& x, Half& y, typename Branch::Saved& saved,
-             const Pass& pass, MatrixView<const typename Half::Scalar> dy,
-             MatrixView<typename Half::Scalar> dx) {
-  branch.forward(x, y, saved, pass);
+    requires(Branch& branch, const Branch& constant, const Half& x, Half& y,
+             typename Branch::Saved& saved, const Pass& pass,
+             MatrixView<const typename Half::Scalar> dy, MatrixView<typename Half::Scalar> dx) {
+  constant.forward(x, y, saved, pass);
   branch.reverse(x, y, dy, dx, saved, pass);
 };
 
@@ -53,10 +58,10 @@ struct StoredInputs {
   std::optional<Half> first, second;
 };
 
-/// Gradients of the loss by the two halves, each `[B*T, D]`.
+/// Gradients of the loss by the two halves, each `[B*T, D]`, in memory of the caller's.
 template <typename Scalar>
 struct HalfGradients {
-  Matrix<Scalar> first, second;
+  MatrixView<Scalar> first, second;
 };
 
 /// One reversible layer: f is attention, g is feed-forward in a Reformer, but any branches will do.
@@ -69,7 +74,7 @@ class ReversibleBlock {
     typename G::Saved g;
   };
 
-  /// What `decode` keeps, if both branches can go on token by token.
+  /// What `prefill` and `decode` keep, if both branches can go on token by token.
   struct Decoding {
     typename F::Decoding f;
     typename G::Decoding g;
@@ -82,18 +87,32 @@ class ReversibleBlock {
   const F& f() const { return f_; }
   const G& g() const { return g_; }
 
+  /// Memory for what `forward` must leave for `reverse`.
+  template <ScratchMemory Memory>
+  Saved saved_in(Memory& memory, const SavedPass& pass) const {
+    const auto of = [&]<typename Branch>(const Branch& branch) -> typename Branch::Saved {
+      if constexpr (requires { branch.saved_in(memory, pass); }) {
+        return branch.saved_in(memory, pass);
+      } else {
+        return {};
+      }
+    };
+    return {of(f_), of(g_)};
+  }
+
   /// (x_1, x_2) becomes (y_1, y_2).
+  /// @param saved  what there is memory for is filled
   /// @throw std::overflow_error if a half of limited range has left it: layer, branch, place, value
   template <typename Half>
   requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
-  void forward(Halves<Half>& x, Saved& saved, const Pass& pass) {
+  void forward(Halves<Half>& x, Saved& saved, const Pass& pass) const {
     StoredInputs<Half> none;
     forward(x, saved, none, pass);
   }
   /// @throw std::invalid_argument, before anything is written, for what a branch cannot take
   template <typename Half>
   requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
-  void forward(Halves<Half>& x, Saved& saved, StoredInputs<Half>& stored, const Pass& pass) {
+  void forward(Halves<Half>& x, Saved& saved, StoredInputs<Half>& stored, const Pass& pass) const {
     check_forward(x, saved, pass);
     if (stored.first) *stored.first = x.first;
     f_.forward(x.second, x.first, saved.f, pass_of(pass, 0));
@@ -120,6 +139,23 @@ class ReversibleBlock {
     return {f_.decoding(pass_of(pass, 0)), g_.decoding(pass_of(pass, 1))};
   }
 
+  /// `forward` for prompts, from which `decode` goes on.
+  /// @throw std::invalid_argument, std::overflow_error as `forward`
+  template <typename Half>
+  void prefill(Halves<Half>& x, Decoding& decoding, const Pass& pass) const {
+    const auto check_one = [](const auto& branch, const auto&... arguments) {
+      if constexpr (requires { branch.check_prefill(arguments...); }) {
+        branch.check_prefill(arguments...);
+      }
+    };
+    check_one(f_, x.second, x.first, decoding.f, pass_of(pass, 0));
+    check_one(g_, x.first, x.second, decoding.g, pass_of(pass, 1));
+    f_.prefill(x.second, x.first, decoding.f, pass_of(pass, 0));
+    check_branch("first", f_, x.first, pass);
+    g_.prefill(x.first, x.second, decoding.g, pass_of(pass, 1));
+    check_branch("second", g_, x.second, pass);
+  }
+
   /// `forward` for the next token of each sequence, halves `[B, D]`.
   /// @param pass  length 1
   /// @throw std::invalid_argument, std::overflow_error as `forward`
@@ -143,22 +179,22 @@ class ReversibleBlock {
   /// @throw std::overflow_error as `forward`; never if (y_1, y_2) is what `forward` gave
   template <typename Half>
   requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
-  void reverse(Halves<Half>& y, HalfGradients<Scalar>& dy, Saved& saved, const Pass& pass) {
+  void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved, const Pass& pass) {
     StoredInputs<Half> none;
     reverse(y, dy, saved, none, pass);
   }
   template <typename Half>
   requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
-  void reverse(Halves<Half>& y, HalfGradients<Scalar>& dy, Saved& saved, StoredInputs<Half>& stored,
-               const Pass& pass) {
+  void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved,
+               StoredInputs<Half>& stored, const Pass& pass) {
     check_reverse(y, dy, saved, stored, pass);
     Pass g_pass = pass_of(pass, 1), f_pass = pass_of(pass, 0);
     g_pass.subtract = !stored.second;
     f_pass.subtract = !stored.first;
-    g_.reverse(y.first, y.second, view(std::as_const(dy.second)), view(dy.first), saved.g, g_pass);
+    g_.reverse(y.first, y.second, dy.second, dy.first, saved.g, g_pass);
     if (stored.second) std::ranges::swap(*stored.second, y.second);
     check_branch("second", g_, y.second, pass);
-    f_.reverse(y.second, y.first, view(std::as_const(dy.first)), view(dy.second), saved.f, f_pass);
+    f_.reverse(y.second, y.first, dy.first, dy.second, saved.f, f_pass);
     if (stored.first) std::ranges::swap(*stored.first, y.first);
     check_branch("first", f_, y.first, pass);
   }
@@ -167,20 +203,25 @@ class ReversibleBlock {
   /// of an input has another size.
   template <typename Half>
   void check_reverse(const Halves<Half>& y, const HalfGradients<Scalar>& dy, const Saved& saved,
-                     const StoredInputs<Half>& stored, const Pass& pass) {
-    const auto check_one = [](auto& branch, const auto&... arguments) {
+                     const StoredInputs<Half>& stored, const Pass& pass) const {
+    const auto check_one = [](const auto& branch, const auto&... arguments) {
       if constexpr (requires { branch.check_reverse(arguments...); }) {
         branch.check_reverse(arguments...);
       }
     };
-    check_one(g_, y.first, y.second, view(dy.second), view(dy.first), saved.g, pass_of(pass, 1));
-    check_one(f_, y.second, y.first, view(dy.first), view(dy.second), saved.f, pass_of(pass, 0));
+    check_one(g_, y.first, y.second, dy.second, dy.first, saved.g, pass_of(pass, 1));
+    check_one(f_, y.second, y.first, dy.first, dy.second, saved.f, pass_of(pass, 0));
     check_stored("first", stored.first, y.first);
     check_stored("second", stored.second, y.second);
   }
 
   template <typename Visitor>
   void for_each_parameter(Visitor&& visitor) {
+    f_.for_each_parameter(visitor);
+    g_.for_each_parameter(visitor);
+  }
+  template <typename Visitor>
+  void for_each_parameter(Visitor&& visitor) const {
     f_.for_each_parameter(visitor);
     g_.for_each_parameter(visitor);
   }

@@ -9,6 +9,8 @@
 /// time: see `Stored`.
 #pragma once
 
+#include <concepts>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -23,7 +25,7 @@ class ReversibleSequence {
   using Scalar = typename Block::Scalar;
   using Saved = std::vector<typename Block::Saved>;
   /// Copies of inputs, block by block, that are put back instead of rebuilt; may be empty. What is
-  /// there is chosen by the caller, memory is allocated by the forward walk.
+  /// there is chosen by the caller; copies of another size than the halves get memory of their own.
   template <typename Half>
   using Stored = std::vector<StoredInputs<Half>>;
 
@@ -41,43 +43,59 @@ class ReversibleSequence {
     return Stored<Half>(blocks_.size(), StoredInputs<Half>{Half(), Half()});
   }
 
-  /// Input halves become output halves.
-  /// @param saved  filled with what the backward walk needs; its memory is used again if it fits
+  /// Memory for what `forward` must leave for `reverse`.
+  template <ScratchMemory Memory>
+  Saved saved_in(Memory& memory, const SavedPass& pass) const {
+    Saved saved;
+    for (const Block& block : blocks_) saved.push_back(block.saved_in(memory, pass));
+    return saved;
+  }
+
+  /// Input halves become output halves. Nothing is saved: no backward walk follows.
   /// @throw std::invalid_argument, before any half is written, for what one of the blocks cannot
   /// take
   template <typename Half>
-  void forward(Halves<Half>& x, Saved& saved, const Pass& pass) {
-    forward(x, saved, pass, [](Index) {});
-  }
-
-  /// The same, and fills `stored`.
-  template <typename Half>
-  void forward(Halves<Half>& x, Saved& saved, Stored<Half>& stored, const Pass& pass) {
-    walk_up(x, saved, stored, pass, [](Index) {});
+  void forward(Halves<Half>& x, const Pass& pass) const {
+    forward(x, pass, [](Index) {});
   }
 
   /// The same, and calls `after(i)` when block i has been applied.
   template <typename Half, typename After>
-  void forward(Halves<Half>& x, Saved& saved, const Pass& pass, const After& after) {
+  requires std::invocable<const After&, Index>
+  void forward(Halves<Half>& x, const Pass& pass, const After& after) const {
+    Saved nothing(blocks_.size());
     Stored<Half> none;
-    walk_up(x, saved, none, pass, after);
+    walk_up(x, nothing, none, pass, after);
+  }
+
+  /// The same, and leaves what the backward walk needs.
+  /// @param saved  what there is memory for is filled: see `saved_in`
+  template <typename Half>
+  void forward(Halves<Half>& x, Saved& saved, const Pass& pass) const {
+    Stored<Half> none;
+    forward(x, saved, none, pass);
+  }
+
+  /// The same, and fills `stored`.
+  template <typename Half>
+  void forward(Halves<Half>& x, Saved& saved, Stored<Half>& stored, const Pass& pass) const {
+    walk_up(x, saved, stored, pass, [](Index) {});
   }
 
   /// Output halves become input halves, gradients by the outputs become gradients by the inputs.
   /// @throw std::invalid_argument, before anything is written, for what one of the blocks cannot
   /// take
   template <typename Half>
-  void reverse(Halves<Half>& y, HalfGradients<Scalar>& dy, Saved& saved, const Pass& pass) {
+  void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved, const Pass& pass) {
     Stored<Half> none;
     reverse(y, dy, saved, none, pass);
   }
 
   /// The same with what `forward` has stored.
   template <typename Half>
-  void reverse(Halves<Half>& y, HalfGradients<Scalar>& dy, Saved& saved, Stored<Half>& stored,
+  void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved, Stored<Half>& stored,
                const Pass& pass) {
-    check_equal("ReversibleSequence::reverse", "saved", static_cast<Index>(saved.size()), "blocks",
-                size());
+    check_saved("ReversibleSequence::reverse", saved);
     check_stored("ReversibleSequence::reverse", stored);
     StoredInputs<Half> none;
     const auto stored_at = [&](Index i) -> StoredInputs<Half>& {
@@ -96,6 +114,10 @@ class ReversibleSequence {
   void for_each_parameter(Visitor&& visitor) {
     for (Block& block : blocks_) block.for_each_parameter(visitor);
   }
+  template <typename Visitor>
+  void for_each_parameter(Visitor&& visitor) const {
+    for (const Block& block : blocks_) block.for_each_parameter(visitor);
+  }
 
  private:
   std::size_t checked(Index i) const {
@@ -106,9 +128,9 @@ class ReversibleSequence {
 
   template <typename Half, typename After>
   void walk_up(Halves<Half>& x, Saved& saved, Stored<Half>& stored, const Pass& pass,
-               const After& after) {
+               const After& after) const {
+    check_saved("ReversibleSequence::forward", saved);
     check_stored("ReversibleSequence::forward", stored);
-    saved.resize(blocks_.size());
     for (Index i = 0; i < size(); ++i) {
       (*this)[i].check_forward(x, saved[static_cast<std::size_t>(i)], pass.at_layer(i));
     }
@@ -120,6 +142,9 @@ class ReversibleSequence {
     }
   }
 
+  void check_saved(std::string_view function, const Saved& saved) const {
+    check_equal(function, "saved", static_cast<Index>(saved.size()), "blocks", size());
+  }
   template <typename Half>
   void check_stored(std::string_view function, const Stored<Half>& stored) const {
     check(stored.empty() || static_cast<Index>(stored.size()) == size(), function, "stored is ",
