@@ -14,8 +14,8 @@ struct Parameters {
 
   Parameters(Index layers, Index width) {
     for (Index i = 0; i < layers; ++i) {
-      list.emplace_back("dense.weight", width, 4 * width);
-      list.emplace_back("dense.bias", 1, 4 * width);
+      list.emplace_back("dense.weight", Role::weight, width, 4 * width);
+      list.emplace_back("dense.bias", Role::bias, 1, 4 * width);
     }
     std::uint32_t number = 0;
     for (auto& p : list) {

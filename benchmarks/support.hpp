@@ -159,7 +159,7 @@ void randomize(Layer& layer) {
   layer.for_each_parameter([&](Parameter<float>& p) {
     const double deviation = 1 / std::sqrt(static_cast<double>(std::max<Index>(p.value.rows(), 4)));
     fill_normal(p.value.data(), p.size(), deviation, random_stream(number++));
-    if (p.name.ends_with("layer_norm.weight")) p.value.array() += 1;
+    if (p.role == Role::gain) p.value.array() += 1;
     p.allocate_gradient();
     p.gradient.setZero();
   });

@@ -191,7 +191,7 @@ TEST(FiniteDifference, IsExactForPolynomialsOfDegreeSix) {
 
 /// y = a x + b, as a layer
 struct Line {
-  Parameter<double> slope{"line.slope", 1, 1}, offset{"line.offset", 1, 1};
+  Parameter<double> slope{"line.slope", Role::gain, 1, 1}, offset{"line.offset", Role::bias, 1, 1};
   template <typename F>
   void for_each_parameter(F&& f) {
     f(slope);

@@ -85,7 +85,7 @@ TEST(Rounding, UpToMultiples) {
 }
 
 TEST(Parameter, StartsAtZeroWithoutGradient) {
-  const Parameter<float> p("name", 2, 3);
+  const Parameter<float> p("name", Role::weight, 2, 3);
   EXPECT_EQ(p.name, "name");
   EXPECT_EQ(p.size(), 6);
   EXPECT_TRUE((p.value.array() == 0).all());
@@ -94,17 +94,18 @@ TEST(Parameter, StartsAtZeroWithoutGradient) {
 }
 
 TEST(Parameter, RefusesNegativeSizes) {
-  EXPECT_EQ(message_of([] { Parameter<float>("name", -1, 3); }),
+  EXPECT_EQ(message_of([] { Parameter<float>("name", Role::weight, -1, 3); }),
             "reformer::Parameter: rows is -1, must be at least 0");
-  EXPECT_EQ(message_of([] { Parameter<float>("name", -1, -3); }),
+  EXPECT_EQ(message_of([] { Parameter<float>("name", Role::weight, -1, -3); }),
             "reformer::Parameter: rows is -1, must be at least 0");
-  EXPECT_EQ(message_of([] { Parameter<float>("name", 2, -3); }),
+  EXPECT_EQ(message_of([] { Parameter<float>("name", Role::weight, 2, -3); }),
             "reformer::Parameter: columns is -3, must be at least 0");
-  EXPECT_THROW(Parameter<float>("name", Index{1} << 32, Index{1} << 32), std::bad_alloc);
+  EXPECT_THROW(Parameter<float>("name", Role::weight, Index{1} << 32, Index{1} << 32),
+               std::bad_alloc);
 }
 
 TEST(Parameter, AGradientOfAnotherShapeIsNone) {
-  Parameter<float> p("name", 2, 3);
+  Parameter<float> p("name", Role::weight, 2, 3);
   p.gradient.setZero(3, 2);
   EXPECT_FALSE(p.has_gradient());
   p.allocate_gradient();
@@ -112,7 +113,7 @@ TEST(Parameter, AGradientOfAnotherShapeIsNone) {
 }
 
 TEST(Parameter, AllocatesAGradientOnce) {
-  Parameter<float> p("name", 2, 3);
+  Parameter<float> p("name", Role::weight, 2, 3);
   p.allocate_gradient();
   EXPECT_TRUE(p.has_gradient());
   EXPECT_EQ(p.gradient.rows(), 2);

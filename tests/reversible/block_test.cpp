@@ -30,7 +30,7 @@ class Sine {
   };
 
   Sine(const std::string& name, Index width, std::vector<Call>* calls)
-      : name_(name), weight_(name + ".weight", 1, width), calls_(calls) {}
+      : name_(name), weight_(name + ".weight", Role::gain, 1, width), calls_(calls) {}
 
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {

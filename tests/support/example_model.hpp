@@ -20,14 +20,14 @@ struct ExampleModel {
 
   explicit ExampleModel(std::uint64_t seed = 1) {
     parameters = {
-        {"embedding.weight", 13, 5},
-        {"positions.weights.0", 4, 3},
-        {"positions.weight", 6, 5},
-        {"block.0.feed_forward.layer_norm.weight", 1, 19},
-        {"block.0.feed_forward.dense.weight", 130, 257},
-        {"block.0.feed_forward.dense.bias", 1, 33},
-        {"head.weight", 7, 1},
-        {"head.bias", 1, 1},
+        {"embedding.weight", Role::embedding, 13, 5},
+        {"positions.weights.0", Role::position_table, 4, 3},
+        {"positions.weight", Role::position_table, 6, 5},
+        {"block.0.feed_forward.layer_norm.weight", Role::gain, 1, 19},
+        {"block.0.feed_forward.dense.weight", Role::weight, 130, 257},
+        {"block.0.feed_forward.dense.bias", Role::bias, 1, 33},
+        {"head.weight", Role::weight, 7, 1},
+        {"head.bias", Role::bias, 1, 1},
     };
     randomize_parameters(*this, seed);
     set_gradients(seed);

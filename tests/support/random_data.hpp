@@ -82,7 +82,7 @@ void randomize_parameters(Layer& layer, std::uint64_t seed, double deviation = 0
   std::uint64_t stream = seed << 16;
   layer.for_each_parameter([&](auto& p) {
     fill_normal(p.value.data(), p.value.size(), deviation, random_stream(++stream));
-    if (p.name.ends_with("layer_norm.weight")) p.value.array() += 1;
+    if (p.role == Role::gain) p.value.array() += 1;
   });
 }
 

@@ -206,15 +206,5 @@ TEST(Adam, RefusesANegativeNumberOfParameters) {
             "reformer::Adam::state_bytes: parameters is -1, must be at least 0");
 }
 
-TEST(Decays, LooksAtTheName) {
-  for (const char* name : {"embedding.weight", "head.weight", "a.dense.weight"}) {
-    EXPECT_TRUE(reformer::detail::decays(name)) << name;
-  }
-  for (const char* name : {"layer_norm.weight", "a.layer_norm.weight", "a.layer_norm.bias",
-                           "a.dense.bias", "positions.weight", "positions.weights.1"}) {
-    EXPECT_FALSE(reformer::detail::decays(name)) << name;
-  }
-}
-
 }  // namespace
 }  // namespace reformer::test

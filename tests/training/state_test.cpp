@@ -80,7 +80,7 @@ TYPED_TEST(OptimizerTest, RefusesOtherParametersThanItsOwn) {
     const std::string size =
         "[" + std::to_string(shape.first) + ", " + std::to_string(shape.second) + "]";
     EXPECT_EQ(message([&](Parameters& p) {
-                p[4] = Parameter<float>(p[4].name, shape.first, shape.second);
+                p[4] = Parameter<float>(p[4].name, p[4].role, shape.first, shape.second);
               }),
               "block.0.feed_forward.dense.weight is " + size + ", must be [130, 257]" + rule);
   }
@@ -91,7 +91,7 @@ TYPED_TEST(OptimizerTest, RefusesOtherParametersThanItsOwn) {
   EXPECT_EQ(message([](Parameters& p) { p.pop_back(); }),
             std::string("the model has 7 parameters, must have 8") + rule);
   EXPECT_EQ(message([](Parameters& p) {
-              p.push_back({"more", 1, 1});
+              p.push_back({"more", Role::weight, 1, 1});
             }),
             std::string("the model has 9 parameters, must have 8") + rule);
 }
@@ -106,7 +106,7 @@ TYPED_TEST(OptimizerTest, GoesOnWithACopyOfItsModel) {
 
 TYPED_TEST(OptimizerTest, AllocateBeginsAnew) {
   ExampleModel<float> larger;
-  larger.parameters[4] = Parameter<float>("larger", 200, 300);
+  larger.parameters[4] = Parameter<float>("larger", Role::weight, 200, 300);
   larger.set_gradients(1);
   ExampleModel<float> twin = larger;
   this->optimizer.step(this->workspace, this->own, 0.01);

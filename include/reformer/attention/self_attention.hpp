@@ -85,10 +85,12 @@ class SelfAttention {
       : config_((check_config("SelfAttention", config), config)),
         shared_(shares_query_key(config.pattern)),
         norm_(name + ".layer_norm", config.width, config.layer_norm_epsilon),
-        query_(name + (shared_ ? ".query_key.weight" : ".query.weight"), config.width, all_width()),
-        key_(name + ".key.weight", shared_ ? 0 : config.width, shared_ ? 0 : all_width()),
-        value_(name + ".value.weight", config.width, all_width()),
-        output_(name + ".output.weight", all_width(), config.width) {}
+        query_(name + (shared_ ? ".query_key.weight" : ".query.weight"), Role::weight, config.width,
+               all_width()),
+        key_(name + ".key.weight", Role::weight, shared_ ? 0 : config.width,
+             shared_ ? 0 : all_width()),
+        value_(name + ".value.weight", Role::weight, config.width, all_width()),
+        output_(name + ".output.weight", Role::weight, all_width(), config.width) {}
 
   const SelfAttentionConfig& config() const { return config_; }
   /// Those of `set_rotations`, if any.

@@ -1,14 +1,25 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// A trainable matrix: name, value, gradient.
+/// A trainable matrix: name, role, value, gradient.
 #pragma once
 
 #include <string>
+#include <utility>
 
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 
 namespace reformer {
+
+/// What a parameter is for. Initial values and weight decay are chosen by it; its name says where
+/// it is in a model and in files, and nothing else.
+enum class Role {
+  weight,          ///< [in, out] of a product y = x W: rows are its fan-in, columns its fan-out
+  gain,            ///< `[1, D]`, what a norm multiplies by: 1 in the beginning
+  bias,            ///< `[1, D]`, what is added: 0 in the beginning
+  embedding,       ///< [V, D], a vector for each token
+  position_table,  ///< [T, D], vectors of positions, or of a factor of them
+};
 
 /// A trainable matrix. Vectors (biases, scales) are matrices of one row.
 ///
@@ -18,13 +29,15 @@ namespace reformer {
 template <typename Scalar>
 struct Parameter {
   std::string name;
+  Role role = Role::weight;
   Matrix<Scalar> value;     ///< linear weights are [in, out]: y = x W
   Matrix<Scalar> gradient;  ///< same shape as `value`, or empty
 
   Parameter() = default;
   /// A value of zeros.
   /// @throw std::invalid_argument for a negative size
-  Parameter(std::string name_, Index rows, Index columns) : name(std::move(name_)) {
+  Parameter(std::string name_, Role role_, Index rows, Index columns)
+      : name(std::move(name_)), role(role_) {
     check_at_least("Parameter", "rows", rows, 0);
     check_at_least("Parameter", "columns", columns, 0);
     value = Matrix<Scalar>::Zero(rows, columns);

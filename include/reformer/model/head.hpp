@@ -42,8 +42,8 @@ class Head {
                 check_dropout("Head", "dropout", dropout), width)),
         dropout_(dropout),
         norm_("layer_norm", 2 * width, layer_norm_epsilon),
-        weight_("head.weight", 2 * width, vocabulary),
-        bias_("head.bias", 1, vocabulary) {}
+        weight_("head.weight", Role::weight, 2 * width, vocabulary),
+        bias_("head.bias", Role::bias, 1, vocabulary) {}
 
   /// V, or 0 for a head that ends at z.
   Index vocabulary() const { return weight_.value.cols(); }

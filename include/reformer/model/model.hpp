@@ -158,17 +158,27 @@ class Model {
             ", must be in [0, 1e30]");
     }
     std::uint32_t index = 0;
-    const auto ends_with = [](const std::string& name, std::string_view end) {
-      return name.ends_with(end);
-    };
+    const double positions = std::holds_alternative<AxialPositions>(config_.positions)
+                                 ? how.axial_positions
+                                 : how.learned_positions;
     for_each_parameter([&](Parameter<Scalar>& p) {
       const RandomStream stream({seed, 0, index++}, Purpose::initialization);
-      if (ends_with(p.name, "layer_norm.weight")) {
-        p.value.setOnes();
-      } else if (ends_with(p.name, ".bias")) {
-        p.value.setZero();
-      } else {
-        fill_normal(p.value.data(), p.size(), deviation(p.name, how), stream);
+      const auto draw = [&](double deviation) {
+        fill_normal(p.value.data(), p.size(), deviation, stream);
+      };
+      switch (p.role) {
+        case Role::weight:
+          return draw(how.weights);
+        case Role::embedding:
+          return draw(how.embedding);
+        case Role::position_table:
+          return draw(positions);
+        case Role::gain:
+          p.value.setOnes();
+          return;
+        case Role::bias:
+          p.value.setZero();
+          return;
       }
     });
   }
@@ -414,13 +424,6 @@ class Model {
 
   Index attention_width() const { return config_.num_heads * config_.head_width; }
 
-  static double deviation(std::string_view name, const Initialization& how) {
-    if (name.starts_with("embedding.")) return how.embedding;
-    if (name.starts_with("positions.weights.")) return how.axial_positions;
-    if (name.starts_with("positions.")) return how.learned_positions;
-    return how.weights;
-  }
-
   Pass start(Workspace& workspace, std::string_view function, const Tokens& tokens,
              const RunOptions& options) const {
     Pass pass{workspace,   tokens.dimension(0), tokens.dimension(1),
@@ -449,7 +452,7 @@ class Model {
   void check_filled(std::string_view function) const {
     bool is_filled = false;
     for_each_parameter([&](const Parameter<Scalar>& p) {
-      if (is_filled || p.name.ends_with("layer_norm.weight")) return;
+      if (is_filled || p.role == Role::gain) return;
       const Scalar* end = p.value.data() + p.size();
       is_filled = std::find_if(p.value.data(), end, [](Scalar x) { return x != 0; }) != end;
     });

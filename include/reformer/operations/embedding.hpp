@@ -22,7 +22,7 @@ class Embedding {
                 check_between("Embedding", "width", width, 1, max_size),
                 check_elements("Embedding", "vocabulary * width", vocabulary, width),
                 name + ".weight"),
-               vocabulary, width) {}
+               Role::embedding, vocabulary, width) {}
 
   Index vocabulary() const { return table_.value.rows(); }
 

@@ -66,10 +66,10 @@ class FeedForward {
   FeedForward(const std::string& name, const FeedForwardConfig& config)
       : config_((check_config("FeedForward", config), config)),
         norm_(name + ".layer_norm", config.width, config.layer_norm_epsilon),
-        weight_in_(name + ".dense.weight", config.width, config.hidden_width),
-        bias_in_(name + ".dense.bias", 1, config.hidden_width),
-        weight_out_(name + ".output.weight", config.hidden_width, config.width),
-        bias_out_(name + ".output.bias", 1, config.width) {}
+        weight_in_(name + ".dense.weight", Role::weight, config.width, config.hidden_width),
+        bias_in_(name + ".dense.bias", Role::bias, 1, config.hidden_width),
+        weight_out_(name + ".output.weight", Role::weight, config.hidden_width, config.width),
+        bias_out_(name + ".output.bias", Role::bias, 1, config.width) {}
 
   const FeedForwardConfig& config() const { return config_; }
 

@@ -99,9 +99,9 @@ class LayerNorm {
   /// @throw std::invalid_argument for a width or an epsilon out of range
   LayerNorm(const std::string& name, Index width, double epsilon)
       : epsilon_(static_cast<Scalar>(epsilon)),
-        scale_((check_between("LayerNorm", "width", width, 1, max_size), name + ".weight"), 1,
-               width),
-        bias_(name + ".bias", 1, width) {
+        scale_((check_between("LayerNorm", "width", width, 1, max_size), name + ".weight"),
+               Role::gain, 1, width),
+        bias_(name + ".bias", Role::bias, 1, width) {
     check_layer_norm_epsilon("LayerNorm", epsilon);
     scale_.value.setOnes();
   }

@@ -93,11 +93,11 @@ class Positions {
     if (auto* axial = std::get_if<AxialPositions>(&config_)) {
       axial->widths = axial_widths(*axial, width);
       for (std::size_t i = 0; i < 2; ++i) {
-        tables_.emplace_back(name + ".weights." + std::to_string(i), axial->shape[i],
-                             axial->widths[i]);
+        tables_.emplace_back(name + ".weights." + std::to_string(i), Role::position_table,
+                             axial->shape[i], axial->widths[i]);
       }
     } else if (const auto* learned = std::get_if<LearnedPositions>(&config)) {
-      tables_.emplace_back(name + ".weight", learned->max_length, width);
+      tables_.emplace_back(name + ".weight", Role::position_table, learned->max_length, width);
     }
   }
 

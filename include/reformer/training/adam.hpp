@@ -31,9 +31,8 @@ struct AdamConfig {
 namespace detail {
 
 /// Whether weight decay applies: matrices of linear layers and embeddings.
-inline bool decays(std::string_view name) {
-  return name.ends_with(".weight") && !name.ends_with("layer_norm.weight") &&
-         !name.starts_with("positions.");
+constexpr bool decays(Role role) {
+  return role == Role::weight || role == Role::embedding;
 }
 
 /// Elements that an optimiser's task handles at a time.
@@ -86,7 +85,7 @@ class Adam {
     model.for_each_parameter([&](Parameter<Scalar>& p) {
       Matrix<Scalar>&m = first_[index], &v = second_[index];
       ++index;
-      const auto keep = set(1 - (detail::decays(p.name) ? rate * config_.weight_decay : 0.0));
+      const auto keep = set(1 - (detail::decays(p.role) ? rate * config_.weight_decay : 0.0));
       parallel_for(
           workspace.threads(), ceil_div(p.size(), detail::optimizer_block), [&](Index task, int) {
             const Index begin = task * detail::optimizer_block;
