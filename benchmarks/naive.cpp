@@ -124,8 +124,8 @@ Matrix<Scalar> Attention<Scalar>::key_scale(const Matrix<Scalar>& key) const {
 template <typename Scalar>
 Matrix<Scalar> Attention<Scalar>::carried(const Matrix<Scalar>& value) const {
   if (!following) return value;
-  Matrix<Scalar> result = Matrix<Scalar>::Zero(value.rows(), value.cols());
-  result.topRows(value.rows() - 1) = value.bottomRows(value.rows() - 1);
+  Matrix<Scalar> result = of_own * value;
+  result.topRows(value.rows() - 1) += of_next * value.bottomRows(value.rows() - 1);
   return result;
 }
 
@@ -168,10 +168,10 @@ typename Attention<Scalar>::Gradients Attention<Scalar>::backward(
     return x;
   };
   Matrix<Scalar> dvalue = p.transpose() * dout;
-  if (following) {  // row t is what the key before carried
+  if (following) {  // also what the key before carried
     const Matrix<Scalar> of_keys = dvalue;
-    dvalue.bottomRows(dvalue.rows() - 1) = of_keys.topRows(of_keys.rows() - 1);
-    dvalue.row(0).setZero();
+    dvalue = of_own * of_keys;
+    dvalue.bottomRows(dvalue.rows() - 1) += of_next * of_keys.topRows(of_keys.rows() - 1);
   }
   Gradients gradients{out, dscore * scaled(key), scaled(dscore.transpose() * query), dvalue};
   if (shared) {  // through the length of the key, to which queries are not scaled

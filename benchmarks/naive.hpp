@@ -59,7 +59,8 @@ struct Attention {
   bool causal = true;
   bool shared = false;  ///< queries are keys
   Matrix<Scalar> counts;
-  bool following = false;  ///< a key carries the value of the next token
+  bool following = false;  ///< a key carries of_own its value + of_next that of the next token
+  Scalar of_own = 0, of_next = 1;
 
   /// What keys carry.
   Matrix<Scalar> carried(const Matrix<Scalar>& value) const;

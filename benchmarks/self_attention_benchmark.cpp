@@ -53,7 +53,12 @@ naive::SelfAttention<Scalar> naive_of(const Sizes& s, SelfAttention<float>& bran
     result.attention.push_back(
         {true, shared,
          counts_of(pattern, s.length, buckets.data() + h * per_head).template cast<Scalar>(),
-         values_of(pattern) == Values::following});
+         carries_next(pattern)});
+    if (values_of(pattern) == Values::mixed) {
+      const Matrix<Scalar> mixture = get("value_mixture");
+      result.attention.back().of_own = mixture(0, h);
+      result.attention.back().of_next = mixture(1, h);
+    }
   }
   result.scale = get("layer_norm.weight");
   result.bias = get("layer_norm.bias");
@@ -139,14 +144,18 @@ const Registration registration([] {
       }
     };
     const LshPattern lsh{.chunk_length = s.chunk, .num_hashes = rounds};
-    LshPattern following = lsh;
+    LshPattern following = lsh, mixed = lsh;
     following.values = Values::following;
+    mixed.values = Values::mixed;
     if (s.length <= 4096) {
       for (const int threads : one_and_all_threads()) kind("lsh", lsh, rounds, threads);
     } else {
       kind("lsh", lsh, rounds, default_threads());
     }
-    if (s.length <= 4096) kind("following", following, rounds, default_threads());
+    if (s.length <= 4096) {
+      kind("following", following, rounds, default_threads());
+      kind("mixed", mixed, rounds, default_threads());
+    }
     if (exact) {
       kind("local", LocalPattern{.chunk_length = s.chunk}, 0, default_threads());
       kind("exact", ExactPattern{}, 0, default_threads());

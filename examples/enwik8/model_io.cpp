@@ -48,8 +48,13 @@ reformer::AttentionPattern published_pattern_of(const Options& options, const st
 reformer::AttentionPattern pattern_of(const Options& options, std::size_t layer) {
   reformer::AttentionPattern pattern = published_pattern_of(options, options.layers[layer]);
   const auto& values = options.values;
-  if (values[values.size() == 1 ? 0 : layer] == "following") {
-    std::visit([](auto& p) { p.values = reformer::Values::following; }, pattern);
+  const std::string& word = values[values.size() == 1 ? 0 : layer];
+  if (word != "own") {
+    std::visit(
+        [&](auto& p) {
+          p.values = word == "mixed" ? reformer::Values::mixed : reformer::Values::following;
+        },
+        pattern);
   }
   return pattern;
 }

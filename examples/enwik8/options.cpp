@@ -332,9 +332,10 @@ Table<Options> make_training_table() {
   t.choices("layers", &Options::layers, {"local", "lsh", "bucket", "exact"},
             "attention of each layer: local, lsh (chunks across buckets), bucket (chunks within "
             "buckets, strictly causal) or exact");
-  t.choices("values", &Options::values, {"own", "following"},
-            "what a byte that finds an earlier one gets from it: its own value, as published, or "
-            "that of the byte which followed it; one word for all layers, or one for each");
+  t.choices("values", &Options::values, {"own", "following", "mixed"},
+            "what a byte that finds an earlier one gets from it: its own value, as published, "
+            "that of the byte which followed it, or a learned mixture of both; one word for all "
+            "layers, or one for each");
   t.whole("width", &Options::width, 1, "numbers for each byte in each half of the model", 1 << 20);
   t.whole("heads", &Options::heads, 1, "attention heads", 1 << 16);
   t.whole("head-width", &Options::head_width, 0, "0: width / heads", 1 << 20);

@@ -47,7 +47,7 @@ struct Options {
   std::string init;  ///< folder of the model to begin with; empty: a new one
   std::int64_t length = 1024;
   std::vector<std::string> layers{"local", "lsh", "local"};  ///< local, lsh, bucket or exact
-  std::vector<std::string> values{"own"};  ///< own or following: of all layers, or of each
+  std::vector<std::string> values{"own"};  ///< own, following or mixed: of all layers, or of each
   std::int64_t width = 192;
   std::int64_t heads = 3;
   std::int64_t head_width = 0;                ///< 0: width / heads

@@ -143,7 +143,7 @@ void check_attention_of(const AttentionOptions& options) {
 
 TEST(Attention, IsTheDefinitionAndItsGradient) {
   const auto is_real = mask();
-  for (const AttentionPattern& pattern : naive::with_following(patterns())) {
+  for (const AttentionPattern& pattern : naive::with_values(patterns(), {Values::following})) {
     for (const bool causal : {true, false}) {
       if (!naive::exists(pattern, causal)) continue;
       check_attention_of({.pattern = pattern, .causal = causal});

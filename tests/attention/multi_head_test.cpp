@@ -343,7 +343,7 @@ std::vector<Case> shapes() {
 std::vector<Case> cases(double dropout = 0) {
   std::vector<Case> result;
   for (Case c : shapes()) {
-    for (const AttentionPattern& pattern : naive::with_following({c.pattern})) {
+    for (const AttentionPattern& pattern : naive::with_values({c.pattern}, {Values::following})) {
       for (const bool causal : {true, false}) {
         if (!naive::exists(pattern, causal)) continue;
         for (const bool masked : {false, true}) {

@@ -46,6 +46,7 @@ struct Case {
     if (std::holds_alternative<LocalPattern>(pattern)) kind = "local";
     if (lsh == nullptr && shares_query_key(pattern)) kind += " shared";
     if (values_of(pattern) == Values::following) kind += " following";
+    if (values_of(pattern) == Values::mixed) kind += " mixed";
     return reformer::detail::join("self-attention (", kind, ", B=", batch, " T=", length,
                                   " H=", heads, " K=", head_width, causal ? ", causal" : "",
                                   masked ? ", masked" : "",
@@ -145,6 +146,10 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
               .subspan(static_cast<std::size_t>(b * c.length), static_cast<std::size_t>(c.length));
     }
     for (Index h = 0; h < c.heads; ++h) {
+      if (values_of(c.pattern) == Values::mixed) {
+        rules.of_own = parameters.back()(0, h);
+        rules.of_next = parameters.back()(1, h);
+      }
       const auto part = [&](const Matrix<double>& m) -> Matrix<double> {
         return m.block(b * c.length, h * c.head_width, c.length, c.head_width);
       };
@@ -178,19 +183,21 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
 }
 
 std::vector<AttentionPattern> patterns() {
-  return naive::with_following({
-      LshPattern{4, 1, 0, 2, {4}},
-      LshPattern{8, 1, 1, 1, {}},
-      LshPattern{5, 1, 0, 3, {2, 4}},
-      LshPattern{4, 1, 0, 2, {4}, /*sort_padding=*/true},
-      LshPattern{4, 1, 1, 1, {}, /*sort_padding=*/true},
-      LshPattern{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks},
-      LshPattern{3, 1, 1, 3, {2, 4}, false, Chunking::bucket_chunks, Duplicates::once},
-      LocalPattern{4, 1, 0, false},
-      LocalPattern{8, 1, 1, true},
-      ExactPattern{false},
-      ExactPattern{true},
-  });
+  return naive::with_values(
+      {
+          LshPattern{4, 1, 0, 2, {4}},
+          LshPattern{8, 1, 1, 1, {}},
+          LshPattern{5, 1, 0, 3, {2, 4}},
+          LshPattern{4, 1, 0, 2, {4}, /*sort_padding=*/true},
+          LshPattern{4, 1, 1, 1, {}, /*sort_padding=*/true},
+          LshPattern{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks},
+          LshPattern{3, 1, 1, 3, {2, 4}, false, Chunking::bucket_chunks, Duplicates::once},
+          LocalPattern{4, 1, 0, false},
+          LocalPattern{8, 1, 1, true},
+          ExactPattern{false},
+          ExactPattern{true},
+      },
+      {Values::following, Values::mixed});
 }
 
 bool only_causal(const AttentionPattern& pattern) {
@@ -589,10 +596,11 @@ Step<float> padded_step(Case c, Index padding, std::uint64_t content) {
 }
 
 TEST(SelfAttention, OfRealTokensDoesNotDependOnPadding) {
-  for (const AttentionPattern& pattern : naive::with_following(
+  for (const AttentionPattern& pattern : naive::with_values(
            {LshPattern{8, 1, 0, 2, {4}}, LshPattern{4, 1, 1, 3, {4, 2}},
             LshPattern{4, 1, 1, 2, {4}, false, Chunking::bucket_chunks, Duplicates::once},
-            LocalPattern{8, 1, 1, false}, ExactPattern{false}, ExactPattern{true}})) {
+            LocalPattern{8, 1, 1, false}, ExactPattern{false}, ExactPattern{true}},
+           {Values::following, Values::mixed})) {
     for (const bool causal : {true, false}) {
       if (!naive::exists(pattern, causal)) continue;
       const Case c{pattern, 1, 27, causal, false, 0, 0, 20, 2, 16};
@@ -730,7 +738,8 @@ TEST(SelfAttentionDecode, KeepsWhatIsThereOfAWindowWithoutEnd) {
            ExactPattern{true}, buckets(4, most, Duplicates::each_time),
            buckets(4, most, Duplicates::once), buckets(most, 1, Duplicates::once),
            LocalPattern{4, most, 0, false, Values::following},
-           ExactPattern{true, Values::following}, following}) {
+           ExactPattern{true, Values::following}, following,
+           LocalPattern{4, most, 0, false, Values::mixed}, ExactPattern{true, Values::mixed}}) {
     const Case c{pattern, 2, 300};
     Layer<float> layer(c);
     const Matrix<float> whole = layer.forward();
@@ -848,14 +857,14 @@ TEST(SelfAttention, RejectsImpossibleConfigurations) {
                        "chunking is number 2, must be sorted_chunks or bucket_chunks"));
   EXPECT_TRUE(contains(with_pattern(LshPattern{.duplicates = static_cast<Duplicates>(-1)}),
                        "duplicates is number -1, must be each_time or once"));
-  EXPECT_TRUE(contains(with_pattern(LocalPattern{.values = static_cast<Values>(2)}),
-                       "values is number 2, must be own or following"));
+  EXPECT_TRUE(contains(with_pattern(LocalPattern{.values = static_cast<Values>(3)}),
+                       "values is number 3, must be own, following or mixed"));
   for (const AttentionPattern& pattern : patterns()) {
     const std::string refusal = message([&](auto& config) {
       config.pattern = pattern;
       config.causal = false;
     });
-    EXPECT_EQ(contains(refusal, "values are following, must be own"), only_causal(pattern));
+    EXPECT_EQ(contains(refusal, ", must be own where attention is not causal"), only_causal(pattern));
   }
 }
 

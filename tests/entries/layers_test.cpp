@@ -406,7 +406,8 @@ const BadField<LshPattern> lsh_fields[] = {
        c.chunking = Chunking::sorted_chunks;
        c.duplicates = Duplicates::once;
      }},
-    {"values", "2", "must be own or following", [](auto& c) { c.values = static_cast<Values>(2); }},
+    {"values", "3", "must be own, following or mixed",
+     [](auto& c) { c.values = static_cast<Values>(3); }},
 };
 
 const BadField<LocalPattern> local_fields[] = {
@@ -418,7 +419,7 @@ const BadField<LocalPattern> local_fields[] = {
        c.circular = true;
        c.chunks_after = 256;
      }},
-    {"values", "-1", "must be own or following",
+    {"values", "-1", "must be own, following or mixed",
      [](auto& c) { c.values = static_cast<Values>(-1); }},
 };
 

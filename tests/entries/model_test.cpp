@@ -567,7 +567,7 @@ struct Parameters {
   Parameter<float> a, b;
 
   explicit Parameters(const std::string& name = "a.weight", Index width = 3)
-      : a(name, 2, width), b("b.bias", 1, width) {
+      : a(name, Role::weight, 2, width), b("b.bias", Role::bias, 1, width) {
     for_each_parameter([](Parameter<float>& p) {
       p.value.setConstant(0.25F);
       p.gradient = Matrix<float>::Constant(p.value.rows(), p.value.cols(), 0.5F);

@@ -137,7 +137,7 @@ TEST(Options, RefusesSizesThatAreZeroNegativeOrNoNumbers) {
             "--layers is 'local,conv'; allowed: a comma list of local, lsh, bucket, exact");
   EXPECT_TRUE(contains(error_of("--layers local,"), "--layers is 'local,'"));
   EXPECT_EQ(error_of("--values next"),
-            "--values is 'next'; allowed: a comma list of own, following");
+            "--values is 'next'; allowed: a comma list of own, following, mixed");
 }
 
 TEST(Options, RefusesCombinationsThatDoNotFit) {

@@ -84,7 +84,9 @@ inline std::vector<Index> bucket_factors(Dice& dice) {
 }
 
 inline AttentionPattern pattern(Dice& dice, Index length, bool causal) {
-  const Values values = causal && dice.chance(0.3) ? Values::following : Values::own;
+  const Values values = causal && dice.chance(0.4)
+                            ? dice.pick<Values>({Values::following, Values::mixed})
+                            : Values::own;
   const double kind = dice.uniform();
   if (kind < 0.3) {
     LocalPattern local{.chunk_length = chunk_length(dice, length),
@@ -202,7 +204,9 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
 namespace detail {
 
 inline void write(std::ostream& out, const AttentionPattern& pattern) {
-  const auto values = [&](Values v) { out << (v == Values::following ? " following" : ""); };
+  const auto values = [&](Values v) {
+    out << (v == Values::following ? " following" : v == Values::mixed ? " mixed" : "");
+  };
   if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
     out << "lsh{C " << lsh->chunk_length << " before " << lsh->chunks_before << " after "
         << lsh->chunks_after << " hashes " << lsh->num_hashes << " buckets";

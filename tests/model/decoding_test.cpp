@@ -54,6 +54,8 @@ std::map<std::string, AttentionPattern> causal_patterns() {
   for (auto [name, pattern] : std::map(patterns)) {
     std::visit([](auto& p) { p.values = Values::following; }, pattern);
     patterns[name + ", following"] = pattern;
+    std::visit([](auto& p) { p.values = Values::mixed; }, pattern);
+    patterns[name + ", mixed"] = pattern;
   }
   return patterns;
 }

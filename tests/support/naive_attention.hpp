@@ -29,20 +29,25 @@ struct Rules {
   bool causal = true;
   bool shared = false;                    ///< queries are keys: unit keys, self score -1e5
   std::span<const std::uint8_t> is_real;  ///< `[T]`; empty: all
-  bool following = false;  ///< a key carries the value of the next real token, and is not seen by
-                           ///< its own query
+  bool following = false;  ///< a key carries of_own its value + of_next that of the next real
+                           ///< token, and is not seen by its own query
+  double of_own = 0, of_next = 1;
   bool real(Index t) const { return is_real.empty() || is_real[static_cast<std::size_t>(t)] != 0; }
 };
 
 inline Rules rules_of(const AttentionPattern& pattern, bool causal) {
-  return {causal, shares_query_key(pattern), {}, values_of(pattern) == Values::following};
+  return {causal, shares_query_key(pattern), {}, carries_next(pattern)};
 }
 
-/// The patterns, then the same with values of what followed.
-inline std::vector<AttentionPattern> with_following(std::vector<AttentionPattern> patterns) {
-  for (std::size_t i = 0, n = patterns.size(); i < n; ++i) {
-    patterns.push_back(patterns[i]);
-    std::visit([](auto& pattern) { pattern.values = Values::following; }, patterns.back());
+/// The patterns, then the same with other values.
+inline std::vector<AttentionPattern> with_values(std::vector<AttentionPattern> patterns,
+                                                 std::initializer_list<Values> others) {
+  const std::vector<AttentionPattern> given = patterns;
+  for (const Values values : others) {
+    for (AttentionPattern pattern : given) {
+      std::visit([&](auto& p) { p.values = values; }, pattern);
+      patterns.push_back(pattern);
+    }
   }
   return patterns;
 }
@@ -206,7 +211,9 @@ inline Matrix<double> carried_values(const Matrix<double>& value, const Rules& r
   Matrix<double> carried = Matrix<double>::Zero(value.rows(), value.cols());
   for (Index s = 0; s < value.rows(); ++s) {
     for (Index next = value.rows() - 1; next > s; --next) {
-      if (rules.real(next)) carried.row(s) = value.row(next);
+      if (rules.real(next)) {
+        carried.row(s) = rules.of_own * value.row(s) + rules.of_next * value.row(next);
+      }
     }
   }
   return carried;

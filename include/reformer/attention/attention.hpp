@@ -125,7 +125,7 @@ class TensorGroup {
   /// Values as keys carry them.
   MatrixView<const Scalar> carried(const Tensor<Scalar, 4>& value,
                                    const MultiHead<Scalar>& arrays) {
-    if (values_of(*arrays.pattern) == Values::own) return input(value);
+    if (!carries_next(*arrays.pattern)) return input(value);
     const CarriedValues<Scalar> values(scratch_, *arrays.pattern, group_.rows(), columns_);
     copy_rows<Scalar>(workspace_, part(side_by_side(value)), values.of_tokens());
     values.carry(workspace_, arrays);
@@ -133,7 +133,7 @@ class TensorGroup {
   }
   /// A place for gradients by values; `store` brings those of tokens to the tensor.
   CarriedValues<Scalar> carried_output(Tensor<Scalar, 4>& dvalue, const AttentionPattern& pattern) {
-    if (values_of(pattern) == Values::own) return CarriedValues<Scalar>(output(dvalue));
+    if (!carries_next(pattern)) return CarriedValues<Scalar>(output(dvalue));
     return CarriedValues<Scalar>(scratch_, pattern, group_.rows(), columns_);
   }
 
@@ -194,6 +194,8 @@ void check_attention(std::string_view function, Workspace& workspace,
                      const Tensor<Scalar, 4>& value, const AttentionOptions& options,
                      const Tensor<Bucket, 4>& buckets) {
   check_pattern(function, options.pattern, options.causal);
+  check(values_of(options.pattern) != Values::mixed, function,
+        "values are mixed, which a layer learns; must be own or following");
   check_dropout(function, "dropout", options.dropout);
   check_pass(function, Pass{workspace, query.dimension(0), query.dimension(1), options.key, false,
                             options.is_real});

@@ -26,7 +26,7 @@
 namespace reformer {
 
 /// Rows of values, or of their gradients, of a group of heads: as tokens have them, `[B*T, H*K]`,
-/// and as keys carry them. Without `Values::following` these are the same.
+/// and as keys carry them. With `Values::own` these are the same.
 template <typename Scalar>
 class CarriedValues {
  public:
@@ -69,9 +69,7 @@ class CarriedValues {
   }
 
  private:
-  static Index shift_of(const AttentionPattern& pattern) {
-    return values_of(pattern) == Values::following ? 1 : 0;
-  }
+  static Index shift_of(const AttentionPattern& pattern) { return carries_next(pattern) ? 1 : 0; }
 
   void zero(Index row) const { std::fill_n(memory_.row(row), memory_.columns, Scalar(0)); }
 

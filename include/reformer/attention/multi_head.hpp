@@ -149,7 +149,7 @@ AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index
   head.maximum = group.maximum + row;
   head.normaliser = group.normaliser + row;
   head.shared = shares_query_key(*group.pattern);
-  head.sees_itself = values_of(*group.pattern) == Values::own;
+  head.sees_itself = !carries_next(*group.pattern);
   head.key_scale = head.shared ? group.key_scale + row : nullptr;
   if (hashed_order) {
     const OrderLayout layout(*group.pattern, T);

@@ -44,6 +44,9 @@ enum class Values {
   /// attention only: a query t sees s < t, so next(s) <= t. It does not see its own key, and a
   /// query that sees nothing gets zero. See following.hpp.
   following,
+  /// a v_s + b v_next(s), with two learned numbers for each head; otherwise as `following`. Of
+  /// layers only: functions on tensors take values that are mixed already. See value_mixture.hpp.
+  mixed,
 };
 
 // Where gcc 12 inlines the move of an `AttentionPattern` that holds another pattern, it warns of
@@ -139,6 +142,11 @@ inline Values values_of(const AttentionPattern& pattern) {
   return std::visit([](const auto& p) { return p.values; }, pattern);
 }
 
+/// Whether a key carries something of the token after it, so that its own token does not see it.
+inline bool carries_next(const AttentionPattern& pattern) {
+  return values_of(pattern) != Values::own;
+}
+
 /// Factors of the number of buckets at a length.
 inline std::vector<Index> bucket_factors(const LshPattern& lsh, Index length) {
   return lsh.num_buckets.empty() ? automatic_num_buckets(length, lsh.chunk_length)
@@ -167,10 +175,11 @@ Window window_of(const Pattern& pattern, Index length) {
 inline void check_pattern(std::string_view function, const AttentionPattern& pattern,
                           bool causal = true) {
   const Values values = values_of(pattern);
-  check(values == Values::own || values == Values::following, function, "values is number ",
-        static_cast<int>(values), ", must be own or following");
-  check(causal || values == Values::own, function,
-        "values are following, must be own where attention is not causal");
+  check(values == Values::own || values == Values::following || values == Values::mixed, function,
+        "values is number ", static_cast<int>(values), ", must be own, following or mixed");
+  check(causal || values == Values::own, function, "values are ",
+        values == Values::mixed ? "mixed" : "following",
+        ", must be own where attention is not causal");
   if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
     check_window(function, window_of(*lsh));
     check_between(function, "num_hashes", lsh->num_hashes, 1, max_hashes);

@@ -9,6 +9,7 @@
 /// | x, f(x)       | [B*T, D]   |                                              |
 /// | W_q, W_k, W_v | [D, H*K]   | W_q = W_k is one parameter when they are shared |
 /// | W_o           | [H*K, D]   |                                              |
+/// | a, b          | [2, H]     | of mixed values only, see value_mixture.hpp  |
 ///
 /// No biases, as in trax and HuggingFace. Heads are worked on in groups, and sequences too when
 /// they are short: queries, keys, values and outputs exist for one group at a time, and its output
@@ -27,6 +28,7 @@
 #include "reformer/attention/following.hpp"
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/attention/state.hpp"
+#include "reformer/attention/value_mixture.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
@@ -90,7 +92,11 @@ class SelfAttention {
         key_(name + ".key.weight", Role::weight, shared_ ? 0 : config.width,
              shared_ ? 0 : all_width()),
         value_(name + ".value.weight", Role::weight, config.width, all_width()),
-        output_(name + ".output.weight", Role::weight, all_width(), config.width) {}
+        output_(name + ".output.weight", Role::weight, all_width(), config.width) {
+    if (values_of(config.pattern) == Values::mixed) {
+      mixture_.emplace(name + ".value_mixture", config.num_heads);
+    }
+  }
 
   const SelfAttentionConfig& config() const { return config_; }
   /// Those of `set_rotations`, if any.
@@ -154,7 +160,7 @@ class SelfAttention {
     const auto rotations = rotations_for(pattern, pass);
     for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
-      auto arrays = project_group(scratch, x, group, pattern, pass);
+      auto arrays = project_group(scratch, x, group, pattern, pass).arrays;
       attend_anew(scratch, arrays, rotations, saved, pass);
       if (!saved.context.empty()) {
         for_each_context(arrays, saved, [](Index n, const Scalar* now, Scalar* kept) {
@@ -204,9 +210,10 @@ class SelfAttention {
     Saved none;
     for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
-      auto arrays = project_group(scratch, x, group, decoding.state.pattern(), pass);
+      auto [arrays, values] = project_group(scratch, x, group, decoding.state.pattern(), pass);
       const Bucket* buckets = attend_anew(scratch, arrays, decoding.rotations, none, pass);
       decoding.state.keep(pass.workspace, arrays, buckets);
+      if (mixture_) decoding.state.keep_unmixed(arrays, values);
       add_output(arrays, group, Sign::plus, y, pass);
     });
   }
@@ -249,6 +256,17 @@ class SelfAttention {
                                          lsh->num_hashes * rotation_columns(lsh->num_buckets));
       hash_heads<Scalar>(pass.workspace, arrays.query, pass.batch, config_.num_heads, {}, all,
                          lsh->num_buckets, buckets);
+    }
+    if (mixture_) {
+      const auto mixed = scratch.matrix<Scalar>(pass.batch, all_width());
+      for (Index b = 0; b < pass.batch; ++b) {
+        for (Index h = 0; h < config_.num_heads; ++h) {
+          Scalar* previous = decoding.state.unmixed(b, h);
+          mixture_->mix(h, K(), value.row(b) + h * K(), previous, mixed.row(b) + h * K());
+          std::copy_n(value.row(b) + h * K(), K(), previous);
+        }
+      }
+      arrays.value = mixed;
     }
     decoding.state.attend_next(pass.workspace, arrays, buckets);
     add_output(arrays, group, decoding.output.packed(), Sign::plus, y, pass);
@@ -298,7 +316,7 @@ class SelfAttention {
     const auto rotations = saved.buckets.empty() ? rotations_for(pattern, pass) : std::nullopt;
     for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
-      auto arrays = project_group(scratch, x, group, pattern, pass);
+      auto [arrays, values] = project_group(scratch, x, group, pattern, pass);
       if (!saved.context.empty()) {
         order_tokens(scratch, arrays, rotations, saved, pass);
         for_each_context(arrays, saved, [](Index n, Scalar* now, const Scalar* kept) {
@@ -316,7 +334,12 @@ class SelfAttention {
       attend_backward<Scalar>(pass.workspace, arrays, dropout_of_weights(pass), arrays.out, delta,
                               dquery, dkey, dvalues.of_keys());
       dvalues.carry_back(pass.workspace, arrays);
-      projections_backward(x, group, dquery, dkey, dvalues.of_tokens(), dx, pass);
+      auto dvalue = dvalues.of_tokens();
+      if (mixture_) {
+        mixture_->backward(pass.workspace, arrays, dvalue, values);
+        dvalue = values;
+      }
+      projections_backward(x, group, dquery, dkey, dvalue, dx, pass);
     });
   }
 
@@ -370,6 +393,7 @@ class SelfAttention {
     scratch.scope([&] {
       for (Index i = 0; i < projections; ++i) scratch.matrix<Scalar>(rows, width);
       CarriedValues<Scalar>::plan(scratch, config_.pattern, rows, width);
+      if (mixture_) scratch.matrix<Scalar>(rows, width);
       for (Index i = 0; i < num_statistics(); ++i) scratch.take<Scalar>(statistics);
       scratch.scope([&] {
         for (Index i = 0; i < projections; ++i) PackedWeight<Scalar>::plan(scratch, D, width);
@@ -401,6 +425,7 @@ class SelfAttention {
       for (Index i = 0; i < projections - 1; ++i) scratch.matrix<Scalar>(rows, width);
       CarriedValues<Scalar>::plan(scratch, config_.pattern, rows, width);
       plan_attend<Scalar>(scratch, config_.pattern, sequences, length, K());
+      if (mixture_) ValueMixture<Scalar>::plan(scratch, sequences, length, heads);
       scratch.scope([&] {  // projections_backward
         for (Index i = 0; i < projections; ++i) PackedWeight<Scalar>::plan(scratch, width, D);
         scratch.matrix<Scalar>(panel, D);
@@ -427,6 +452,7 @@ class SelfAttention {
     if (!self.shared_) f(self.key_);
     f(self.value_);
     f(self.output_);
+    if (self.mixture_) f(self.mixture_->parameter());
   }
 
   static constexpr auto natural = Orientation::natural;
@@ -547,28 +573,35 @@ class SelfAttention {
                                   pass.is_real);
   }
 
+  struct Projected {
+    MultiHead<Scalar> arrays;
+    MatrixView<Scalar> values;  // before they are mixed; undefined where they are not
+  };
+
   /// Queries, keys and values of a group, and memory for what `attend` writes.
   template <typename Half>
-  MultiHead<Scalar> project_group(Scratch& scratch, const Half& x, const HeadGroup& group,
-                                  const AttentionPattern& pattern, const Pass& pass) const {
+  Projected project_group(Scratch& scratch, const Half& x, const HeadGroup& group,
+                          const AttentionPattern& pattern, const Pass& pass) const {
     const Index rows = group.rows(), width = group.heads * K();
     const auto query = scratch.matrix<Scalar>(rows, width);
     const auto key = shared_ ? query : scratch.matrix<Scalar>(rows, width);
-    const CarriedValues<Scalar> values(scratch, config_.pattern, rows, width);
+    const CarriedValues<Scalar> carried(scratch, config_.pattern, rows, width);
+    const auto values = mixture_ ? scratch.matrix<Scalar>(rows, width) : carried.of_tokens();
     const Index statistics = group.batch * group.heads * pass.length;
 
     auto arrays = arrays_of(group, pattern, pass);
     arrays.query = query;
     arrays.key = key;
-    arrays.value = values.of_keys();
+    arrays.value = carried.of_keys();
     arrays.out = scratch.matrix<Scalar>(rows, width);
     arrays.maximum = scratch.take<Scalar>(statistics);
     arrays.normaliser = scratch.take<Scalar>(statistics);
     arrays.key_scale = shared_ ? scratch.take<Scalar>(statistics) : nullptr;
 
-    project(x, group, query, key, values.of_tokens(), pass);
-    values.carry(pass.workspace, arrays);
-    return arrays;
+    project(x, group, query, key, values, pass);
+    if (mixture_) mixture_->forward(pass.workspace, arrays, values, carried.of_tokens());
+    carried.carry(pass.workspace, arrays);
+    return {arrays, values};
   }
 
   /// Orders the tokens by bucket. Hashes if rotations are given, else uses the saved buckets.
@@ -773,6 +806,7 @@ class SelfAttention {
   bool shared_;
   LayerNorm<Scalar> norm_;
   Parameter<Scalar> query_, key_, value_, output_;
+  std::optional<ValueMixture<Scalar>> mixture_;  // of mixed values
   std::optional<Tensor<Scalar, 4>> rotations_;
 };
 

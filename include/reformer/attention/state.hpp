@@ -59,7 +59,7 @@ class AttentionState {
         heads_(heads),
         width_(head_width),
         shared_(shares_query_key(pattern)),
-        follows_(values_of(pattern) == Values::following) {
+        follows_(carries_next(pattern)) {
     check_between("AttentionState", "batch", batch, 1, max_size);
     check_between("AttentionState", "heads", heads, 1, max_size / batch);
     check_between("AttentionState", "head_width", head_width, 1, max_size / heads);
@@ -83,6 +83,9 @@ class AttentionState {
     std::iota(selected_.begin(), selected_.end(), 0);
     count_.assign(static_cast<std::size_t>(batch * heads * rounds_ * buckets_), 0);
     if (follows_) newest_.assign(static_cast<std::size_t>(batch * heads * rounds_), none);
+    if (values_of(pattern) == Values::mixed) {
+      unmixed_.assign(static_cast<std::size_t>(batch * heads * head_width), Scalar(0));
+    }
     reserve(1);
   }
 
@@ -104,17 +107,18 @@ class AttentionState {
 
   /// Forgets the sequences, but keeps the memory.
   void clear() {
-    const auto forget = [&](std::vector<Index>& numbers, Index per_head, Index what) {
+    const auto forget = [&](auto& numbers, Index per_head, auto what) {
       const Index each = heads_ * per_head;
       for (const Index b : selected_) std::fill_n(numbers.begin() + b * each, each, what);
     };
-    forget(count_, rounds_ * buckets_, 0);
+    forget(count_, rounds_ * buckets_, Index{0});
     if (follows_) forget(newest_, rounds_, none);
+    if (!unmixed_.empty()) forget(unmixed_, width_, Scalar(0));
   }
 
   /// Bytes of keys, values and what belongs to them.
   std::size_t bytes() const {
-    return (keys_.size() + values_.size() + key_scale_.size()) * sizeof(Scalar) +
+    return (keys_.size() + values_.size() + key_scale_.size() + unmixed_.size()) * sizeof(Scalar) +
            places_.size() * sizeof(Place) + (count_.size() + newest_.size()) * sizeof(Index);
   }
 
@@ -169,6 +173,29 @@ class AttentionState {
       std::copy_n(all, rings, count_.begin() + head * rings);
     });
   }
+
+  /// Takes over the value of a prompt's last real token, with which the next one is mixed.
+  /// @param values  of the group, before they are mixed
+  void keep_unmixed(const MultiHead<Scalar>& group, const MatrixView<const Scalar>& values) {
+    for (Index b = 0; b < group.batch; ++b) {
+      Index t = group.length - 1;
+      const auto* real = group.is_real.empty()
+                             ? nullptr
+                             : &group.is_real[static_cast<std::size_t>(b * group.length)];
+      while (real != nullptr && t >= 0 && real[t] == 0) --t;
+      if (t < 0) continue;
+      for (Index h = 0; h < group.heads; ++h) {
+        const auto value = group.part(values, b, h);
+        Scalar* kept =
+            unmixed_.data() + head_of(group.first_sequence + b, group.first_head + h) * width_;
+        std::copy_n(value.row(t), width_, kept);
+      }
+    }
+  }
+
+  /// The value of the newest token before it was mixed, zero if there is none: of a head of a
+  /// selected sequence.
+  Scalar* unmixed(Index b, Index h) { return unmixed_.data() + head_of(b, h) * width_; }
 
   /// Attention of one further token of each sequence, whose key and value are then part of the
   /// state.
@@ -412,8 +439,9 @@ class AttentionState {
   std::vector<Scalar> key_scale_;      // of shared keys
   std::vector<Place> places_;          // [.., rounds], where keys count once
   std::vector<Index> selected_;
-  std::vector<Index> count_;   // tokens seen by each ring
-  std::vector<Index> newest_;  // [B, H, rounds]: row of the newest key, whose value is to come
+  std::vector<Index> count_;     // tokens seen by each ring
+  std::vector<Index> newest_;    // [B, H, rounds]: row of the newest key, whose value is to come
+  std::vector<Scalar> unmixed_;  // [B, H, width]: value of the newest token, where they are mixed
 };
 
 }  // namespace reformer

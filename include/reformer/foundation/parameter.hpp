@@ -19,6 +19,7 @@ enum class Role {
   bias,            ///< `[1, D]`, what is added: 0 in the beginning
   embedding,       ///< [V, D], a vector for each token
   position_table,  ///< [T, D], vectors of positions, or of a factor of them
+  mixture,         ///< [2, H], shares of own and following values: 0 and 1 in the beginning
 };
 
 /// A trainable matrix. Vectors (biases, scales) are matrices of one row.

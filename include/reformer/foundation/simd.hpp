@@ -107,6 +107,21 @@ void add_scaled(Index n, Scalar a, const Scalar* x, Scalar* y) {
   update(n, x, y, [&](const auto& xi, const auto& yi) { return packet::pmadd(factor, xi, yi); });
 }
 
+/// z[i] = a * x[i] + b * y[i]
+template <typename Scalar>
+void combine(Index n, Scalar a, const Scalar* x, Scalar b, const Scalar* y, Scalar* z) {
+  constexpr Index W = width<Scalar>;
+  const auto of = [fa = set(a), fb = set(b)](const auto& xi, const auto& yi) {
+    return packet::pmadd(fb, yi, packet::pmul(fa, xi));
+  };
+  Index i = 0;
+  for (; i + W <= n; i += W) store(z + i, Packet<Scalar>(of(load(x + i), load(y + i))));
+  if (i < n) {
+    const auto rest = of(load_partial(x + i, n - i), load_partial(y + i, n - i));
+    store_partial(z + i, Packet<Scalar>(rest), n - i);
+  }
+}
+
 /// y[i] += x[i]
 template <typename Scalar>
 void add(Index n, const Scalar* x, Scalar* y) {

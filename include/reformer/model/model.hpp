@@ -179,6 +179,10 @@ class Model {
         case Role::bias:
           p.value.setZero();
           return;
+        case Role::mixture:
+          p.value.row(0).setZero();
+          p.value.row(1).setOnes();
+          return;
       }
     });
   }
@@ -452,7 +456,7 @@ class Model {
   void check_filled(std::string_view function) const {
     bool is_filled = false;
     for_each_parameter([&](const Parameter<Scalar>& p) {
-      if (is_filled || p.role == Role::gain) return;
+      if (is_filled || p.role == Role::gain || p.role == Role::mixture) return;
       const Scalar* end = p.value.data() + p.size();
       is_filled = std::find_if(p.value.data(), end, [](Scalar x) { return x != 0; }) != end;
     });
