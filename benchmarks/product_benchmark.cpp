@@ -6,6 +6,8 @@
 namespace reformer::bench {
 namespace {
 
+using Kernel = DefaultKernel<float>;
+
 struct Sizes {
   Index rows, in, out;
 };
@@ -21,9 +23,8 @@ Work work(const Sizes& s, bool backward) {
 void multiply_into(Workspace& workspace, const Matrix<float>& a, const Matrix<float>& weight,
                    Orientation orientation, Matrix<float>& c) {
   Scratch scratch(workspace);
-  const PackedWeight<float> packed(scratch, workspace, view(weight), orientation);
-  weight_product<float>(workspace, view(a), packed.whole(), view(c), Write::assign,
-                        [](const auto&...) {});
+  const PackedWeight<Kernel> packed(scratch, workspace, view(weight), orientation);
+  weight_product(workspace, view(a), packed.whole(), view(c), Write::assign, [](const auto&...) {});
 }
 
 void product(Run& run, const Sizes& s, bool backward) {
@@ -35,7 +36,7 @@ void product(Run& run, const Sizes& s, bool backward) {
     multiply_into(workspace, x, weight, Orientation::natural, y);
     if (!backward) return;
     multiply_into(workspace, dy, weight, Orientation::transposed, dx);
-    accumulate_weight_gradient<float>(workspace, view(x), view(dy), view(dweight));
+    accumulate_weight_gradient<Kernel>(workspace, view(x), view(dy), view(dweight));
   };
   if (run.must_verify()) {
     operation();

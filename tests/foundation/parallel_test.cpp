@@ -83,6 +83,14 @@ TEST(ParallelFor, NoTwoBodiesRunAsTheSameThreadAtOnce) {
   }
 }
 
+TEST(ThreadsFor, ALittleWorkIsDoneByOne) {
+  EXPECT_EQ(threads_for(3, 1e6), 3);
+  EXPECT_EQ(threads_for(1, 1e6), 1);
+#ifndef REFORMER_THREAD_SANITIZER
+  EXPECT_EQ(threads_for(3, 1e5), 1);
+#endif
+}
+
 TEST(ForEachRowTile, CoversAllRowsOnce) {
   for (const int threads : thread_counts) {
     for (const Index rows : {0, 1, 63, 64, 65, 500}) {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
-#include "reformer/products/float_kernel.hpp"
-
+// The three kinds of product, with each kernel.
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <array>
+#include <atomic>
 #include <utility>
 #include <vector>
 
+#include "products/kernels.hpp"
+#include "reformer/products/block_product.hpp"
 #include "reformer/products/weight_gradient.hpp"
 #include "reformer/products/weight_product.hpp"
 #include "support/compare.hpp"
@@ -16,257 +18,17 @@
 namespace reformer::test {
 namespace {
 
-enum class Left { rows, columns };
-enum class Right { rows, packed, packed_transposed };
-constexpr auto lefts = {Left::rows, Left::columns};
-constexpr auto rights = {Right::rows, Right::packed, Right::packed_transposed};
-
-/// A and B of a product, stored in each of the ways that the operands allow.
-template <typename Scalar>
-class Operands {
- public:
-  Operands(Index rows, Index columns, Index depth)
-      : a(random_matrix<Scalar>(rows, depth, 1)),
-        b(random_matrix<Scalar>(depth, columns, 2)),
-        a_transposed_(a.transpose()),
-        stride_(round_up(columns, simd::width<Scalar>)),
-        rows_(static_cast<std::size_t>(stride_ * depth), Scalar(0)),
-        packed_(static_cast<std::size_t>(packed_size<Scalar>(depth, columns)), Scalar(99)),
-        packed_transposed_(packed_) {
-    const Matrix<Scalar> b_transposed = b.transpose();
-    for (Index p = 0; p < depth; ++p) {
-      std::copy_n(b.row(p).data(), columns, rows_.data() + p * stride_);
-    }
-    for (Index panel = 0; panel * panel_width<Scalar> < columns; ++panel) {
-      pack_panel(view(std::as_const(b)), panel, packed_.data());
-      pack_transposed_panel(view(b_transposed), panel, packed_transposed_.data());
-    }
-  }
-
-  LeftOperand<Scalar> left(Left kind) const {
-    return kind == Left::rows ? rows_as_left(view(a)) : columns_as_left(view(a_transposed_));
-  }
-  RightOperand<Scalar> right(Right kind) const {
-    if (kind == Right::rows) return rows_as_right(rows_.data(), stride_);
-    return packed_as_right(kind == Right::packed ? packed_.data() : packed_transposed_.data(),
-                           b.rows());
-  }
-  /// A B in double.
-  Matrix<double> expected() const {
-    return naive::multiply(a.template cast<double>(), b.template cast<double>());
-  }
-
-  const Matrix<Scalar> a, b;
-
- private:
-  Matrix<Scalar> a_transposed_;
-  Index stride_;
-  std::vector<Scalar> rows_, packed_, packed_transposed_;
-};
-
-/// Runs `multiply` into the middle of a larger matrix, and checks that its surroundings stay.
-template <typename Scalar>
-Matrix<Scalar> product(const LeftOperand<Scalar>& a, const RightOperand<Scalar>& b, Index rows,
-                       Index columns, Index depth, const Matrix<Scalar>* accumulate = nullptr) {
-  Matrix<Scalar> frame = Matrix<Scalar>::Constant(rows + 2, columns + 3, Scalar(-5));
-  if (accumulate != nullptr) frame.block(1, 1, rows, columns) = *accumulate;
-  multiply(a, b, depth, view(frame).middle_rows(1, rows).middle_columns(1, columns),
-           accumulate != nullptr ? Write::accumulate : Write::assign);
-  const Matrix<Scalar> result = frame.block(1, 1, rows, columns);
-  frame.block(1, 1, rows, columns).setConstant(Scalar(-5));
-  EXPECT_TRUE((frame.array() == Scalar(-5)).all()) << "written outside of C";
-  return result;
-}
-
-template <typename Scalar>
+template <typename K>
 class Product : public testing::Test {};
-using Scalars = testing::Types<float, double>;
-TYPED_TEST_SUITE(Product, Scalars);
-
-TYPED_TEST(Product, AgreesWithLoopsForAllOperandsAndSizes) {
-  for (const Index rows : {1, 2, 5, 7, 13, 15, 29, 70}) {
-    for (const Index columns : {1, 3, 8, 9, 16, 17, 31, 33, 70}) {
-      for (const Index depth : {1, 2, 19, 70}) {
-        const Operands<TypeParam> operands(rows, columns, depth);
-        const Matrix<double> expected = operands.expected();
-        for (const Left left : lefts) {
-          for (const Right right : rights) {
-            ASSERT_TRUE(
-                close(product(operands.left(left), operands.right(right), rows, columns, depth),
-                      expected))
-                << "[" << rows << ", " << depth << "] x [" << depth << ", " << columns << "], left "
-                << static_cast<int>(left) << ", right " << static_cast<int>(right);
-          }
-        }
-      }
-    }
-  }
-}
-
-TYPED_TEST(Product, AgreesWithLoopsForSeveralDepthBlocks) {
-  for (const Index depth : {511, 512, 513, 1024, 1500}) {
-    const Operands<TypeParam> operands(9, 21, depth);
-    for (const Left left : lefts) {
-      for (const Right right : rights) {
-        ASSERT_TRUE(close(product(operands.left(left), operands.right(right), 9, 21, depth),
-                          operands.expected()))
-            << "depth " << depth;
-      }
-    }
-  }
-}
-
-TYPED_TEST(Product, AddsToWhatIsThere) {
-  for (const Index depth : {1, 30, 600}) {
-    for (const Index columns : {7, 16, 40}) {
-      const Operands<TypeParam> operands(17, columns, depth);
-      const auto before = random_matrix<TypeParam>(17, columns, 3);
-      const Matrix<double> expected = before.template cast<double>() + operands.expected();
-      for (const Right right : rights) {
-        ASSERT_TRUE(close(
-            product(operands.left(Left::rows), operands.right(right), 17, columns, depth, &before),
-            expected))
-            << "depth " << depth << ", columns " << columns;
-      }
-    }
-  }
-}
-
-TYPED_TEST(Product, DepthZeroIsZeroAndNoRowsIsNothing) {
-  const Operands<TypeParam> operands(4, 5, 0);
-  const auto left = operands.left(Left::rows);
-  const auto right = operands.right(Right::packed);
-  const Matrix<TypeParam> zero = Matrix<TypeParam>::Zero(4, 5);
-  EXPECT_TRUE(same_bits(product(left, right, 4, 5, 0), zero));
-  const auto before = random_matrix<TypeParam>(4, 5, 3);
-  EXPECT_TRUE(same_bits(product(left, right, 4, 5, 0, &before), before));
-  EXPECT_EQ(product(left, right, 0, 5, 0).size(), 0);
-}
-
-/// One step of the sum as the library promises it: fused where the processor can.
-template <typename Scalar>
-Scalar multiply_add(Scalar a, Scalar b, Scalar c) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  return std::fma(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
-TYPED_TEST(Product, EachElementIsOneChainInBlocksOf512) {
-  for (const Index depth : {1, 100, 512, 700, 1300}) {
-    const Operands<TypeParam> operands(16, 19, depth);
-    const auto before = random_matrix<TypeParam>(16, 19, 3);
-    Matrix<TypeParam> assigned(16, 19), accumulated = before;
-    for (Index i = 0; i < 16; ++i) {
-      for (Index j = 0; j < 19; ++j) {
-        for (Index block = 0; block < depth; block += 512) {
-          TypeParam sum = 0;
-          for (Index p = block; p < std::min(block + 512, depth); ++p) {
-            sum = multiply_add(operands.a(i, p), operands.b(p, j), sum);
-          }
-          assigned(i, j) = block == 0 ? sum : assigned(i, j) + sum;
-          accumulated(i, j) += sum;
-        }
-      }
-    }
-    for (const Left left : lefts) {
-      for (const Right right : rights) {
-        const auto a = operands.left(left);
-        const auto b = operands.right(right);
-        ASSERT_TRUE(same_bits(product(a, b, 16, 19, depth), assigned)) << "depth " << depth;
-        ASSERT_TRUE(same_bits(product(a, b, 16, 19, depth, &before), accumulated))
-            << "depth " << depth;
-      }
-    }
-  }
-}
-
-// The promise that everything recomputed rests on: what a row is does not depend on how many rows
-// are computed with it, and neither does a column.
-TYPED_TEST(Product, RowsAndColumnsAloneGiveTheBitsOfTheWhole) {
-  constexpr Index rows = 37, columns = 75;
-  for (const Index depth : {23, 700}) {
-    const Operands<TypeParam> operands(rows, columns, depth);
-    const auto before = random_matrix<TypeParam>(rows, columns, 3);
-    for (const Left left : lefts) {
-      for (const Right right : rights) {
-        const auto a = operands.left(left);
-        const auto b = operands.right(right);
-        const auto whole = product(a, b, rows, columns, depth);
-        const auto whole_added = product(a, b, rows, columns, depth, &before);
-        for (Index i = 0; i < rows; ++i) {
-          const Matrix<TypeParam> row = whole.row(i), row_added = whole_added.row(i);
-          const Matrix<TypeParam> row_before = before.row(i);
-          ASSERT_TRUE(same_bits(product(a.from_row(i), b, 1, columns, depth), row))
-              << "row " << i << ", depth " << depth;
-          ASSERT_TRUE(
-              same_bits(product(a.from_row(i), b, 1, columns, depth, &row_before), row_added))
-              << "row " << i << ", depth " << depth;
-        }
-        for (const Index count : {2, 6, 11, 14, 15, 28}) {
-          const Index first = rows - count;
-          const Matrix<TypeParam> part = whole.middleRows(first, count);
-          ASSERT_TRUE(same_bits(product(a.from_row(first), b, count, columns, depth), part))
-              << count << " rows, depth " << depth;
-        }
-        for (Index panel = 1; panel * panel_width<TypeParam> < columns; ++panel) {
-          const Index first = panel * panel_width<TypeParam>;
-          const Matrix<TypeParam> part = whole.rightCols(columns - first);
-          ASSERT_TRUE(
-              same_bits(product(a, b.from_panel(panel), rows, columns - first, depth), part))
-              << "from panel " << panel << ", depth " << depth;
-        }
-      }
-    }
-  }
-}
-
-TYPED_TEST(Product, FromDepthSkipsRowsOfB) {
-  const Operands<TypeParam> operands(5, 21, 30);
-  const Matrix<double> expected =
-      naive::multiply(operands.a.template cast<double>().rightCols(20),
-                      operands.b.template cast<double>().bottomRows(20));
-  for (const Right right : rights) {
-    auto a = operands.left(Left::rows);
-    a.data += 10;
-    EXPECT_TRUE(close(product(a, operands.right(right).from_depth(10), 5, 21, 20), expected));
-  }
-}
-
-// Whole vectors are read: what stands beyond the last column must be finite.
-TYPED_TEST(Product, PackingFillsThePanelWithZeros) {
-  constexpr Index w = panel_width<TypeParam>;
-  for (const Index columns : {Index{1}, w - 1, w, w + 1, 3 * w + 2}) {
-    for (const Index depth : {1, 15, 16, 17, 40}) {
-      const auto b = random_matrix<TypeParam>(depth, columns, 1);
-      const Matrix<TypeParam> b_transposed = b.transpose();
-      const auto size = static_cast<std::size_t>(packed_size<TypeParam>(depth, columns));
-      std::vector<TypeParam> packed(size, TypeParam(99)), transposed = packed, expected = packed;
-      for (Index panel = 0; panel * w < columns; ++panel) {
-        pack_panel(view(b), panel, packed.data());
-        pack_transposed_panel(view(b_transposed), panel, transposed.data());
-        for (Index p = 0; p < depth; ++p) {
-          for (Index j = 0; j < w; ++j) {
-            const Index column = panel * w + j;
-            expected[static_cast<std::size_t>((panel * depth + p) * w + j)] =
-                column < columns ? b(p, column) : TypeParam(0);
-          }
-        }
-      }
-      ASSERT_TRUE(same_bits(packed, expected)) << "[" << depth << ", " << columns << "]";
-      ASSERT_TRUE(same_bits(transposed, expected)) << "[" << depth << ", " << columns << "]";
-    }
-  }
-}
+TYPED_TEST_SUITE(Product, Kernels);
 
 TYPED_TEST(Product, PackedWeightServesBothOrientations) {
+  using Scalar = typename TypeParam::Scalar;
   Workspace workspace(2);
   for (const Index in : {1, 5, 40, 300}) {
     for (const Index out : {1, 17, 270}) {
-      const auto weight = random_matrix<TypeParam>(in, out, 1);
-      const auto x = random_matrix<TypeParam>(3, in, 2);
-      const auto dy = random_matrix<TypeParam>(3, out, 3);
+      const auto weight = random_matrix<Scalar>(in, out, 1);
+      const auto x = random_matrix<Scalar>(3, in, 2), dy = random_matrix<Scalar>(3, out, 3);
       Scratch scratch(workspace);
       const PackedWeight<TypeParam> natural(scratch, workspace, view(weight), Orientation::natural);
       const PackedWeight<TypeParam> transposed(scratch, workspace, view(weight),
@@ -278,50 +40,53 @@ TYPED_TEST(Product, PackedWeightServesBothOrientations) {
       const Matrix<double> wide = weight.template cast<double>();
       const Matrix<double> y = naive::multiply(x.template cast<double>(), wide);
       const Matrix<double> dx = naive::multiply(dy.template cast<double>(), wide.transpose());
-      EXPECT_TRUE(close(product(rows_as_left(view(x)), natural.from_column(0), 3, out, in), y));
-      EXPECT_TRUE(
-          close(product(rows_as_left(view(dy)), transposed.from_column(0), 3, in, out), dx));
+      const auto by = [&](const Matrix<Scalar>& a, const WeightBlock<TypeParam>& block) {
+        Matrix<Scalar> c(a.rows(), block.columns);
+        weight_product(workspace, view(a), block, view(c), Write::assign, [](const auto&...) {});
+        return c;
+      };
+      EXPECT_TRUE(close(by(x, natural.whole()), y));
+      EXPECT_TRUE(close(by(dy, transposed.whole()), dx));
       if (out > 256) {
-        EXPECT_TRUE(
-            close(product(rows_as_left(view(x)), natural.from_column(256), 3, out - 256, in),
-                  Matrix<double>(y.rightCols(out - 256))));
+        EXPECT_TRUE(close(by(x, natural.middle_columns(256, out - 256)),
+                          Matrix<double>(y.rightCols(out - 256))));
       }
     }
   }
 }
 
 TYPED_TEST(Product, WeightProductFinishesEachTileOnceWithTheSameBits) {
+  using Scalar = typename TypeParam::Scalar;
   for (const Index rows : {1, 64, 65, 200}) {
-    for (const Index columns : {3, 256, 301}) {
-      const auto a = random_matrix<TypeParam>(rows, 33, 1);
-      const auto weight = random_matrix<TypeParam>(33, columns, 2);
+    for (const Index columns : {3, 256, 520}) {
+      const auto a = random_matrix<Scalar>(rows, 33, 1);
+      const auto weight = random_matrix<Scalar>(33, columns, 2);
       const Matrix<double> expected =
           naive::multiply(a.template cast<double>(), weight.template cast<double>());
-      Matrix<TypeParam> first;
+      Matrix<Scalar> first;
       for (const int threads : thread_counts) {
         Workspace workspace(threads);
         Scratch scratch(workspace);
         const PackedWeight<TypeParam> packed(scratch, workspace, view(weight),
                                              Orientation::natural);
-        Matrix<TypeParam> y = Matrix<TypeParam>::Zero(rows, columns);
+        Matrix<Scalar> y = Matrix<Scalar>::Zero(rows, columns);
         Matrix<double> finished = Matrix<double>::Zero(rows, columns);
-        weight_product<TypeParam>(workspace, view(std::as_const(a)), packed.whole(), view(y),
-                                  Write::assign,
-                                  [&](const MatrixView<TypeParam>& tile, Index i, Index j) {
-                                    EXPECT_EQ(tile.data, &y(i, j));
-                                    finished.block(i, j, tile.rows, tile.columns).array() += 1;
-                                  });
+        weight_product(workspace, view(std::as_const(a)), packed.whole(), view(y), Write::assign,
+                       [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+                         EXPECT_EQ(tile.data, &y(i, j));
+                         finished.block(i, j, tile.rows, tile.columns).array() += 1;
+                       });
         EXPECT_TRUE((finished.array() == 1).all());
         EXPECT_TRUE(close(y, expected));
         if (threads == 1) first = y;
         EXPECT_TRUE(same_bits(y, first)) << threads << " threads";
 
         // In blocks of the depth, as when the left operand is made block by block.
-        Matrix<TypeParam> sum = Matrix<TypeParam>::Ones(rows, columns);
+        Matrix<Scalar> sum = Matrix<Scalar>::Ones(rows, columns);
         for (const auto& [from, depth] : {std::pair<Index, Index>{0, 20}, {20, 13}}) {
           const auto part = view(std::as_const(a)).middle_columns(from, depth);
-          weight_product<TypeParam>(workspace, part, packed.middle_depth(from, depth), view(sum),
-                                    Write::accumulate, [](const auto&...) {});
+          weight_product(workspace, part, packed.middle_depth(from, depth), view(sum),
+                         Write::accumulate, [](const auto&...) {});
         }
         EXPECT_TRUE(close(sum, Matrix<double>(expected.array() + 1)));
       }
@@ -330,6 +95,7 @@ TYPED_TEST(Product, WeightProductFinishesEachTileOnceWithTheSameBits) {
 }
 
 TYPED_TEST(Product, WeightGradientIsAddedWithTheSameBitsForAnyThreads) {
+  using Scalar = typename TypeParam::Scalar;
   for (const auto& [rows, in, out] : {std::array<Index, 3>{1, 1, 1},
                                       {5, 13, 17},
                                       {513, 3, 129},
@@ -339,27 +105,161 @@ TYPED_TEST(Product, WeightGradientIsAddedWithTheSameBitsForAnyThreads) {
                                       {33, 70, 540},  // and of columns
                                       {0, 4, 4}}) {
     // One row more than is used, because an empty matrix has no memory to point into.
-    const auto x = random_matrix<TypeParam>(rows + 1, in + 2, 1);
-    const auto dy = random_matrix<TypeParam>(rows + 1, out + 1, 2);
-    const auto before = random_matrix<TypeParam>(in, out, 3);
-    const MatrixView<const TypeParam> x_part = view(x).middle_rows(0, rows).middle_columns(1, in);
-    const MatrixView<const TypeParam> dy_part =
-        view(dy).middle_rows(0, rows).middle_columns(1, out);
+    const auto x = random_matrix<Scalar>(rows + 1, in + 2, 1);
+    const auto dy = random_matrix<Scalar>(rows + 1, out + 1, 2);
+    const auto before = random_matrix<Scalar>(in, out, 3);
+    const MatrixView<const Scalar> x_part = view(x).middle_rows(0, rows).middle_columns(1, in);
+    const MatrixView<const Scalar> dy_part = view(dy).middle_rows(0, rows).middle_columns(1, out);
     const Matrix<double> expected =
         before.template cast<double>() +
         naive::multiply(x.block(0, 1, rows, in).transpose().template cast<double>(),
                         dy.block(0, 1, rows, out).template cast<double>());
-    Matrix<TypeParam> first;
+    Matrix<Scalar> first;
     for (const int threads : thread_counts) {
       Workspace workspace(threads);
-      Matrix<TypeParam> gradient = before;
-      accumulate_weight_gradient(workspace, x_part, dy_part, view(gradient));
+      Matrix<Scalar> gradient = before;
+      accumulate_weight_gradient<TypeParam>(workspace, x_part, dy_part, view(gradient));
       EXPECT_TRUE(close(gradient, expected)) << "[" << rows << ", " << in << ", " << out << "]";
       if (threads == 1) first = gradient;
       EXPECT_TRUE(same_bits(gradient, first)) << threads << " threads";
       EXPECT_EQ(workspace.bytes_in_use(), 0U);
     }
   }
+}
+
+// The cut depends on the number of threads, on rows and on columns; no bit does.
+TYPED_TEST(Product, TilesThatAreNotKeptAreThoseOfTheProduct) {
+  using Scalar = typename TypeParam::Scalar;
+  for (const Index rows : {1, 70}) {
+    for (const auto& [columns, grain] :
+         {std::pair<Index, Index>{3, 1}, {520, 1}, {288, 96}, {600, 100}}) {
+      const auto a = random_matrix<Scalar>(rows, 530, 1);
+      const auto weight = random_matrix<Scalar>(530, columns, 2);
+      for (const int threads : thread_counts) {
+        Workspace workspace(threads);
+        Scratch scratch(workspace);
+        const PackedWeight<TypeParam> packed(scratch, workspace, view(weight),
+                                             Orientation::natural);
+        Matrix<Scalar> kept(rows, columns), y = Matrix<Scalar>::Constant(rows, columns, 99);
+        weight_product(workspace, view(std::as_const(a)), packed.whole(), view(kept), Write::assign,
+                       [](const auto&...) {});
+        workspace.reset_peak();
+        const std::size_t before = workspace.bytes_in_use();
+        std::atomic<int> tiles = 0;
+        weight_product_tiles(workspace, view(std::as_const(a)), packed.whole(), grain,
+                             [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+                               EXPECT_TRUE(j % grain == 0 && tile.columns % grain == 0);
+                               ++tiles;
+                               for (Index r = 0; r < tile.rows; ++r) {
+                                 std::copy_n(tile.row(r), tile.columns, &y(i + r, j));
+                               }
+                             });
+        if (columns == 520) {
+          EXPECT_GE(tiles, threads) << "not all threads have work";
+        }
+        EXPECT_TRUE(same_bits(y, kept)) << "[" << rows << ", " << columns << "] " << threads;
+        ScratchPlan plan(threads);
+        plan_weight_product_tiles<TypeParam>(plan, 530, columns, grain);
+        EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);
+      }
+    }
+  }
+}
+
+TYPED_TEST(Product, SeveralProductsShareRowsThatAreMadeOnce) {
+  using Scalar = typename TypeParam::Scalar;
+  constexpr Index depth = 530;
+  for (const Index rows : {1, 64, 70}) {
+    const auto a = random_matrix<Scalar>(rows, depth, 1);
+    const auto first = random_matrix<Scalar>(depth, 520, 2);
+    const auto second = random_matrix<Scalar>(depth, 70, 3);
+    for (const int threads : thread_counts) {
+      Workspace workspace(threads);
+      Scratch scratch(workspace);
+      const PackedWeight<TypeParam> to_first(scratch, workspace, view(first), Orientation::natural);
+      const PackedWeight<TypeParam> to_second(scratch, workspace, view(second),
+                                              Orientation::natural);
+      Matrix<Scalar> expected_first(rows, 520), expected_second(rows, 70);
+      const auto nothing = [](const auto&...) {};
+      weight_product(workspace, view(a), to_first.whole(), view(expected_first), Write::assign,
+                     nothing);
+      weight_product(workspace, view(a), to_second.whole(), view(expected_second), Write::assign,
+                     nothing);
+      workspace.reset_peak();
+      const std::size_t before = workspace.bytes_in_use();
+      Matrix<Scalar> y_first = Matrix<Scalar>::Constant(rows, 520, 99);
+      Matrix<Scalar> y_second = Matrix<Scalar>::Constant(rows, 70, 99);
+      std::vector<int> made(static_cast<std::size_t>(rows), 0);
+      weight_products<TypeParam>(
+          workspace, rows, depth,
+          [&](Index row, const MatrixView<Scalar>& tile) {
+            for (Index i = 0; i < tile.rows; ++i) {
+              ++made[static_cast<std::size_t>(row + i)];
+              std::copy_n(a.row(row + i).data(), depth, tile.row(i));
+            }
+          },
+          {{to_first.whole(), view(y_first)}, {to_second.whole(), view(y_second)}});
+      EXPECT_TRUE(same_bits(y_first, expected_first)) << rows << " rows, " << threads;
+      EXPECT_TRUE(same_bits(y_second, expected_second)) << rows << " rows, " << threads;
+      EXPECT_EQ(made, std::vector<int>(static_cast<std::size_t>(rows), 1));
+      ScratchPlan plan(threads);
+      plan_weight_products<TypeParam>(plan, depth);
+      EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);
+    }
+  }
+}
+
+TYPED_TEST(Product, TermsAreAddedInTheirOrder) {
+  using Scalar = typename TypeParam::Scalar;
+  Workspace workspace(2);
+  Scratch scratch(workspace);
+  const auto a = random_matrix<Scalar>(70, 40, 1), b = random_matrix<Scalar>(70, 530, 2);
+  const auto from_a = random_matrix<Scalar>(40, 90, 3), from_b = random_matrix<Scalar>(530, 90, 4);
+  const PackedWeight<TypeParam> by_a(scratch, workspace, view(from_a), Orientation::natural);
+  const PackedWeight<TypeParam> by_b(scratch, workspace, view(from_b), Orientation::natural);
+  const auto nothing = [](const auto&...) {};
+  Matrix<Scalar> expected(70, 90), y = Matrix<Scalar>::Constant(70, 90, 99);
+  weight_product(workspace, view(a), by_a.whole(), view(expected), Write::assign, nothing);
+  weight_product(workspace, view(b), by_b.whole(), view(expected), Write::accumulate, nothing);
+  workspace.reset_peak();
+  const std::size_t before = workspace.bytes_in_use();
+  weight_product<TypeParam>(workspace, {{view(a), by_a.whole()}, {view(b), by_b.whole()}}, view(y),
+                            Write::assign, nothing);
+  EXPECT_TRUE(same_bits(y, expected));
+  ScratchPlan plan(2);
+  plan_weight_product<TypeParam>(plan, 530);
+  EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);
+}
+
+// A block's sides are prepared once and multiplied in parts.
+TYPED_TEST(Product, BlockOperandsAreMultipliedInParts) {
+  using Scalar = typename TypeParam::Scalar;
+  constexpr Index queries = 21, keys = 45, width = 16;
+  const auto q = random_matrix<Scalar>(queries, width, 1),
+             k = random_matrix<Scalar>(keys, width, 2);
+  std::vector<typename TypeParam::Packed> memory(
+      static_cast<std::size_t>(BlockOperands<TypeParam>::size(queries, keys, width, 2)));
+  BlockOperands<TypeParam> operands(memory.data(), queries, keys, width, 2);
+  operands.turn(0, view(q));
+  operands.turn(1, view(std::as_const(k)).middle_rows(0, queries));
+  const Index stride = round_up(queries, simd::width<Scalar>);
+  Matrix<Scalar> scores = Matrix<Scalar>::Zero(keys, stride);
+  operands.multiply(
+      operands.left(view(k), Orientation::natural).from(5, 0), operands.turned(0).from(0, 0), width,
+      view(scores).middle_rows(5, keys - 5).middle_columns(0, queries), Write::assign);
+  Matrix<double> expected = Matrix<double>::Zero(keys, stride);
+  const Matrix<double> kd = k.template cast<double>(), qd = q.template cast<double>();
+  expected.block(5, 0, keys - 5, queries) =
+      naive::multiply(kd, qd.transpose()).bottomRows(keys - 5);
+  EXPECT_TRUE(close(scores, expected));
+
+  // Rows 8 to 20 of scores^T k, over keys 7 to 40.
+  Matrix<Scalar> sum(13, width);
+  operands.multiply(
+      operands.left({scores.data(), keys, queries, stride}, Orientation::transposed).from(8, 7),
+      operands.right(view(k)).from(7, 0), 34, view(sum), Write::assign);
+  const Matrix<double> weights = expected.block(7, 8, 34, 13);
+  EXPECT_TRUE(close(sum, naive::multiply(weights.transpose(), kd.middleRows(7, 34))));
 }
 
 }  // namespace

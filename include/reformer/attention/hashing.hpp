@@ -26,7 +26,8 @@
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/random.hpp"
 #include "reformer/foundation/workspace.hpp"
-#include "reformer/products/float_kernel.hpp"
+#include "reformer/products/block_product.hpp"
+#include "reformer/products/kernels.hpp"
 
 namespace reformer {
 
@@ -138,22 +139,22 @@ void choose_buckets(const Scalar* scores, Index stride, std::span<const Index> f
 /// Hashes rows `[first, first + count)` of one head.
 /// @param rotations  `[K, R * columns]`
 /// @param buckets    `[R, T]` of this head
-template <typename Scalar>
+template <typename Scalar, ProductKernel Kernel>
 void hash_rows_of_head(const MatrixView<const Scalar>& x, const std::uint8_t* is_real,
                        const MatrixView<const Scalar>& rotations, std::span<const Index> factors,
-                       Index first, Index count, Scalar* memory, Bucket* buckets) {
+                       Index first, Index count, Scalar* memory, BlockOperands<Kernel> operands,
+                       Bucket* buckets) {
   const Index K = x.columns, T = x.rows;
   const Index stride = round_up(count, simd::width<Scalar>);
   const Index padded_width = round_up(K, simd::width<Scalar>);
   Scalar* rows = memory;
-  Scalar* turned = rows + hash_rows * padded_width;
-  Scalar* id = turned + padded_width * hash_rows;
+  Scalar* id = rows + hash_rows * padded_width;
   Scalar* scores = id + hash_rows;
   gather_rows(
       x, count, padded_width, [&](Index i) { return first + i; }, rows);
-  transpose<Scalar>({rows, count, K, padded_width}, turned, stride);
-  multiply(columns_as_left(rotations), rows_as_right<Scalar>(turned, stride), K,
-           MatrixView<Scalar>{scores, rotations.columns, stride});
+  operands.turn(0, {rows, count, K, padded_width});
+  operands.multiply(operands.left(rotations, Orientation::transposed), operands.turned(0), K,
+                    {scores, rotations.columns, stride}, Write::assign);
   const Index columns = rotation_columns(factors);
   const auto padding_bucket = static_cast<Bucket>(num_buckets(factors));
   for (Index r = 0; r * columns < rotations.columns; ++r) {
@@ -166,37 +167,55 @@ void hash_rows_of_head(const MatrixView<const Scalar>& x, const std::uint8_t* is
   }
 }
 
-template <typename Scalar>
-Index hash_scratch(Index head_width, Index columns) {
-  const Index padded_width = round_up(head_width, simd::width<Scalar>);
-  return hash_rows * (2 * padded_width + 1 + columns);
-}
+/// Memory of each thread that hashes, taken from `Scratch` or counted by `ScratchPlan`.
+template <typename Scalar, ProductKernel Kernel>
+struct HashScratch {
+  Index scalars, packed;
+
+  HashScratch(Index head_width, Index columns)
+      : scalars(hash_rows * (round_up(head_width, simd::width<Scalar>) + 1 + columns)),
+        packed(BlockOperands<Kernel>::size(hash_rows, columns, head_width, 1)) {}
+};
 
 }  // namespace detail
+
+/// Scratch of `hash_heads`.
+/// @param columns  of the rotations, of all rounds
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
+void plan_hash_heads(ScratchPlan& scratch, Index head_width, Index columns) {
+  const detail::HashScratch<Scalar, Kernel> size(head_width, columns);
+  scratch.scope([&] {
+    scratch.per_thread<Scalar>(size.scalars);
+    scratch.per_thread<typename Kernel::Packed>(size.packed);
+  });
+}
 
 /// Bucket ids of a group of heads.
 /// @param x          `[B*T, H*K]`: vectors to hash, heads side by side
 /// @param is_real    `[B*T]` or empty
 /// @param rotations  `[H, K, R, columns]` as matrix `[H*K, R*columns]`, of these heads
 /// @param buckets    `[B, H, R, T]`, written
-template <typename Scalar>
+/// @tparam Kernel    of the products
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
 void hash_heads(Workspace& workspace, const MatrixView<const Scalar>& x, Index batch, Index heads,
                 std::span<const std::uint8_t> is_real, const MatrixView<const Scalar>& rotations,
                 std::span<const Index> factors, Bucket* buckets) {
   const Index T = x.rows / batch, K = x.columns / heads;
   const Index rounds = rotations.columns / rotation_columns(factors);
   Scratch scratch(workspace);
-  const auto memory =
-      scratch.per_thread<Scalar>(detail::hash_scratch<Scalar>(K, rotations.columns));
+  const detail::HashScratch<Scalar, Kernel> size(K, rotations.columns);
+  const auto memory = scratch.per_thread<Scalar>(size.scalars);
+  const auto packed = scratch.per_thread<typename Kernel::Packed>(size.packed);
   const Index tiles = ceil_div(T, detail::hash_rows);
   parallel_for(workspace.threads(), batch * heads * tiles, [&](Index task, int thread) {
     const Index first = task % tiles * detail::hash_rows;
     const Index h = task / tiles % heads, b = task / tiles / heads;
-    detail::hash_rows_of_head(x.middle_rows(b * T, T).middle_columns(h * K, K),
-                              is_real.empty() ? nullptr : is_real.data() + b * T,
-                              rotations.middle_rows(h * K, K), factors, first,
-                              std::min(detail::hash_rows, T - first), memory[thread],
-                              buckets + (b * heads + h) * rounds * T);
+    detail::hash_rows_of_head<Scalar, Kernel>(
+        x.middle_rows(b * T, T).middle_columns(h * K, K),
+        is_real.empty() ? nullptr : is_real.data() + b * T, rotations.middle_rows(h * K, K),
+        factors, first, std::min(detail::hash_rows, T - first), memory[thread],
+        {packed[thread], detail::hash_rows, rotations.columns, K, 1},
+        buckets + (b * heads + h) * rounds * T);
   });
 }
 

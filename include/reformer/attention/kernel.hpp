@@ -38,7 +38,7 @@
 #include "reformer/attention/staircase.hpp"
 #include "reformer/attention/tiles.hpp"
 #include "reformer/operations/dropout.hpp"
-#include "reformer/products/float_kernel.hpp"
+#include "reformer/products/block_product.hpp"
 
 namespace reformer {
 
@@ -76,10 +76,15 @@ Staircase staircase_of(const AttentionHead<Scalar>& head, const Block& block,
 }
 
 /// scores `[keys, queries]` = <k_j, q_i>, not scaled or masked yet; only what is seen.
-template <typename Scalar>
-void raw_scores(const Scalar* keys, const Scalar* queries_turned, const Staircase& stairs,
-                Index head_width, BlockTiles<Scalar>& tiles, Scalar* scores) {
-  const Index together = stairs.strips_in(panel_width<Scalar>);
+/// @param turned  which queries
+template <typename Scalar, ProductKernel Kernel>
+void raw_scores(const Scalar* keys, Turned turned, const Staircase& stairs, Index num_keys,
+                Index head_width, BlockTiles<Scalar>& tiles, const BlockOperands<Kernel>& operands,
+                Scalar* scores) {
+  const auto left =
+      operands.left({keys, num_keys, head_width, tiles.width_stride}, Orientation::natural);
+  const auto& right = operands.turned(turned);
+  const Index together = stairs.strips_in(Kernel::tile_columns);
   for (Index s = 0; s < stairs.num_strips(); s += together) {
     const Index last = std::min(s + together, stairs.num_strips()) - 1;
     const Index i = stairs.strip_begin(s);
@@ -87,10 +92,10 @@ void raw_scores(const Scalar* keys, const Scalar* queries_turned, const Staircas
     for (Index g = 0; g < stairs.num_runs(); ++g) {
       const Index j = stairs.run_begin(g);
       tiles.ahead.fetch_some();
-      multiply(rows_as_left(keys + j * tiles.width_stride, tiles.width_stride),
-               rows_as_right(queries_turned + i, tiles.query_stride), head_width,
-               MatrixView<Scalar>{scores + j * tiles.query_stride + i, stairs.seen_end(g, last) - j,
-                                  columns, tiles.query_stride});
+      operands.multiply(left.from(j, 0), right.from(0, i), head_width,
+                        {scores + j * tiles.query_stride + i, stairs.seen_end(g, last) - j, columns,
+                         tiles.query_stride},
+                        Write::assign);
     }
   }
 }
@@ -98,18 +103,20 @@ void raw_scores(const Scalar* keys, const Scalar* queries_turned, const Staircas
 /// out rows of strip s of the queries = or += sum_j w_ji x_j, over the keys that the strip sees.
 /// @param weights  `[keys, queries]`
 /// @param x        `[keys, width]`
-template <typename Scalar>
+template <typename Scalar, ProductKernel Kernel>
 void sum_over_keys(const Scalar* weights, const Scalar* x, const Staircase& stairs,
-                   Index head_width, const BlockTiles<Scalar>& tiles, Scalar* out, Write write) {
+                   const Block& block, Index head_width, const BlockTiles<Scalar>& tiles,
+                   const BlockOperands<Kernel>& operands, Scalar* out, Write write) {
+  const auto left = operands.left({weights, block.num_keys, block.num_queries, tiles.query_stride},
+                                  Orientation::transposed);
+  const auto right = operands.right({x, block.num_keys, head_width, tiles.width_stride});
   for (Index s = 0; s < stairs.num_strips(); ++s) {
     const Index i = stairs.strip_begin(s), rows = stairs.strip_end(s) - i;
     for (Index g = 0; g < stairs.num_runs(); ++g) {
       const Index j = stairs.run_begin(g);
-      multiply(
-          columns_as_left(weights + j * tiles.query_stride + i, tiles.query_stride),
-          rows_as_right(x + j * tiles.width_stride, tiles.width_stride), stairs.seen_end(g, s) - j,
-          MatrixView<Scalar>{out + i * tiles.width_stride, rows, head_width, tiles.width_stride},
-          g > 0 ? Write::accumulate : write);
+      operands.multiply(left.from(i, j), right.from(j, 0), stairs.seen_end(g, s) - j,
+                        {out + i * tiles.width_stride, rows, head_width, tiles.width_stride},
+                        g > 0 ? Write::accumulate : write);
     }
   }
 }
@@ -144,17 +151,20 @@ void sum_over_seen_keys(const Staircase& stairs, Index head_width, BlockTiles<Sc
 /// out row j of the keys += sum_i w_ji x_i, over the queries that see the key.
 /// @param weights  `[keys, queries]`
 /// @param x        `[queries, width]`
-template <typename Scalar>
+template <typename Scalar, ProductKernel Kernel>
 void sum_over_queries(const Scalar* weights, const Scalar* x, const Staircase& stairs,
-                      Index num_queries, Index head_width, BlockTiles<Scalar>& tiles, Scalar* out) {
+                      const Block& block, Index head_width, BlockTiles<Scalar>& tiles,
+                      const BlockOperands<Kernel>& operands, Scalar* out) {
+  const auto left = operands.left({weights, block.num_keys, block.num_queries, tiles.query_stride},
+                                  Orientation::natural);
+  const auto right = operands.right({x, block.num_queries, head_width, tiles.width_stride});
   stairs.for_each_step([&](Index first, Index last, Index, Index s) {
     const Index i = stairs.strip_begin(s);
     tiles.ahead.fetch_some();
-    multiply(rows_as_left(weights + first * tiles.query_stride + i, tiles.query_stride),
-             rows_as_right(x + i * tiles.width_stride, tiles.width_stride), num_queries - i,
-             MatrixView<Scalar>{out + first * tiles.width_stride, last - first, head_width,
-                                tiles.width_stride},
-             Write::accumulate);
+    operands.multiply(
+        left.from(first, i), right.from(i, 0), block.num_queries - i,
+        {out + first * tiles.width_stride, last - first, head_width, tiles.width_stride},
+        Write::accumulate);
   });
 }
 
@@ -230,18 +240,18 @@ void update_softmax(const AttentionHead<Scalar>& head, const Staircase& stairs, 
 }
 
 /// Merges one block into the running softmax of its queries.
-template <typename Scalar>
+template <typename Scalar, ProductKernel Kernel>
 REFORMER_COMPILED_ONCE void attend_block(const AttentionHead<Scalar>& head, const Block& block,
-                                         const Dropout<Scalar>& dropout,
-                                         BlockTiles<Scalar>& tiles) {
+                                         const Dropout<Scalar>& dropout, BlockTiles<Scalar>& tiles,
+                                         BlockOperands<Kernel>& operands) {
   namespace e = Eigen::internal;
   constexpr Index W = simd::width<Scalar>;
   const Index K = head.query.columns;
   load_keys(head, block, tiles);
-  load_queries(head, block, tiles);
+  load_queries(head, block, tiles, operands);
   load_places(head, block, tiles);
   const Staircase stairs = staircase_of(head, block, tiles);
-  raw_scores(tiles.keys, tiles.queries_turned, stairs, K, tiles, tiles.scores);
+  raw_scores(tiles.keys, turned_queries, stairs, block.num_keys, K, tiles, operands, tiles.scores);
 
   for (Index s = 0; s < stairs.num_strips(); ++s) {
     for (Index i = stairs.strip_begin(s); i < stairs.strip_end(s); i += W) {
@@ -258,7 +268,8 @@ REFORMER_COMPILED_ONCE void attend_block(const AttentionHead<Scalar>& head, cons
       }
     });
   }
-  sum_over_keys(tiles.scores, tiles.values, stairs, K, tiles, tiles.query_tile, Write::assign);
+  sum_over_keys(tiles.scores, tiles.values, stairs, block, K, tiles, operands, tiles.query_tile,
+                Write::assign);
   if (!tiles.all_finite) sum_over_seen_keys(stairs, K, tiles);
 
   for (Index i = 0; i < block.num_queries; ++i) {
@@ -331,12 +342,13 @@ void differentiate_softmax(const AttentionHead<Scalar>& head, const Block& block
 
 /// Adds one block's part of the gradients: those of the queries to their rows, those of the keys to
 /// the window's, which go to their rows when the keys leave it.
-template <typename Scalar>
+template <typename Scalar, ProductKernel Kernel>
 REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& head,
                                                   const AttentionHeadGradient<Scalar>& gradient,
                                                   const Block& block,
                                                   const Dropout<Scalar>& dropout,
-                                                  BlockTiles<Scalar>& tiles) {
+                                                  BlockTiles<Scalar>& tiles,
+                                                  BlockOperands<Kernel>& operands) {
   const Index K = head.query.columns, w = tiles.width_stride;
   const Index nq = block.num_queries, nk = block.num_keys;
   const auto query_at = [&](Index i) { return head.position(block.query_begin + i); };
@@ -349,9 +361,9 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
     if (gone > 0) simd::copy(kept * w, rows + gone * w, rows);
     std::fill(rows + kept * w, rows + nk * w, Scalar(0));
   }
-  if (load_queries(head, block, tiles)) {
+  if (load_queries(head, block, tiles, operands)) {
     gather_rows(head, gradient.dout, nq, w, query_at, tiles.douts);
-    transpose<Scalar>({tiles.douts, nq, K, w}, tiles.douts_turned, tiles.query_stride);
+    operands.turn(turned_douts, {tiles.douts, nq, K, w});
     for (Index i = 0; i < tiles.query_stride; ++i) {
       const bool inside = i < nq && head.is_usable(gradient.dout, query_at(i));
       tiles.delta[i] = inside ? gradient.delta[query_at(i)] : Scalar(0);
@@ -360,8 +372,8 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
   load_places(head, block, tiles);
   const Staircase stairs = staircase_of(head, block, tiles);
   // S = k q^T and dP = v do^T, both [keys, queries]
-  raw_scores(tiles.keys, tiles.queries_turned, stairs, K, tiles, tiles.scores);
-  raw_scores(tiles.values, tiles.douts_turned, stairs, K, tiles, tiles.dscores);
+  raw_scores(tiles.keys, turned_queries, stairs, nk, K, tiles, operands, tiles.scores);
+  raw_scores(tiles.values, turned_douts, stairs, nk, K, tiles, operands, tiles.dscores);
 
   // P and dS c in their places
   stairs.for_each_step([&](Index first, Index last, Index g, Index s) {
@@ -374,9 +386,9 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
   });
 
   // dv += P^T do
-  sum_over_queries(tiles.scores, tiles.douts, stairs, nq, K, tiles, tiles.dvalues);
+  sum_over_queries(tiles.scores, tiles.douts, stairs, block, K, tiles, operands, tiles.dvalues);
   // dk_j += sum_i dS_ij c_j q_i - c_j^2 (sum_i dS_ij s_ij) k_j
-  sum_over_queries(tiles.dscores, tiles.query_rows, stairs, nq, K, tiles, tiles.dkeys);
+  sum_over_queries(tiles.dscores, tiles.query_rows, stairs, block, K, tiles, operands, tiles.dkeys);
   if (head.shared) {
     stairs.for_each_step([&](Index first, Index last, Index, Index) {
       for (Index j = first; j < last; ++j) {
@@ -388,9 +400,11 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
   // dq += (dS c) k
   if (tiles.query_rows != tiles.queries) {  // the queries are keys of the window
     Scalar* dqueries = tiles.dkeys + (tiles.query_rows - tiles.keys);
-    sum_over_keys(tiles.dscores, tiles.keys, stairs, K, tiles, dqueries, Write::accumulate);
+    sum_over_keys(tiles.dscores, tiles.keys, stairs, block, K, tiles, operands, dqueries,
+                  Write::accumulate);
   } else {
-    sum_over_keys(tiles.dscores, tiles.keys, stairs, K, tiles, tiles.query_tile, Write::assign);
+    sum_over_keys(tiles.dscores, tiles.keys, stairs, block, K, tiles, operands, tiles.query_tile,
+                  Write::assign);
     scatter_add_rows(tiles.query_tile, w, nq, query_at, gradient.dquery);
   }
 }
@@ -398,9 +412,10 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
 }  // namespace detail
 
 /// Merges a run of blocks, one after another, into the running softmax of their queries.
-template <typename Scalar, BlockList List>
+template <typename Scalar, BlockList List, ProductKernel Kernel>
 void attend_run(const AttentionHead<Scalar>& head, const List& list, const Run& run,
-                const Dropout<Scalar>& dropout, detail::BlockTiles<Scalar>& tiles) {
+                const Dropout<Scalar>& dropout, detail::BlockTiles<Scalar>& tiles,
+                BlockOperands<Kernel>& operands) {
   for (Index i = 0; i < run.count; ++i) {
     const Block block = list.block(run.first + i);
     tiles.ahead = {};
@@ -408,16 +423,16 @@ void attend_run(const AttentionHead<Scalar>& head, const List& list, const Run& 
       tiles.ahead =
           detail::rows_ahead<Scalar>(head, block, list.block(run.first + i + 1), head.out);
     }
-    detail::attend_block(head, block, dropout, tiles);
+    detail::attend_block(head, block, dropout, tiles, operands);
   }
 }
 
 /// Adds a run's part of the gradients.
-template <typename Scalar, BlockList List>
+template <typename Scalar, BlockList List, ProductKernel Kernel>
 void attend_run_backward(const AttentionHead<Scalar>& head,
                          const AttentionHeadGradient<Scalar>& gradient, const List& list,
                          const Run& run, const Dropout<Scalar>& dropout,
-                         detail::BlockTiles<Scalar>& tiles) {
+                         detail::BlockTiles<Scalar>& tiles, BlockOperands<Kernel>& operands) {
   for (Index i = 0; i < run.count; ++i) {
     const Block block = list.block(run.first + i);
     tiles.ahead = {};
@@ -429,7 +444,7 @@ void attend_run_backward(const AttentionHead<Scalar>& head,
       tiles.ahead.add(gradient.dkey, block.key_begin, last);
       tiles.ahead.add(gradient.dvalue, block.key_begin, last);
     }
-    detail::attend_block_backward(head, gradient, block, dropout, tiles);
+    detail::attend_block_backward(head, gradient, block, dropout, tiles, operands);
   }
   detail::store_key_gradients(head, gradient, tiles.num_keys, tiles);
 }

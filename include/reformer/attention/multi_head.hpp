@@ -9,6 +9,7 @@
 
 #include "reformer/attention/kernel.hpp"
 #include "reformer/attention/pattern.hpp"
+#include "reformer/products/kernels.hpp"
 
 namespace reformer {
 
@@ -258,24 +259,30 @@ struct BlockSize {
   }
 };
 
-/// Scratch tiles of each thread, large enough for the group's blocks.
-template <typename Scalar>
+/// Scratch tiles and operands of each thread, large enough for the group's blocks.
+template <typename Scalar, ProductKernel Kernel>
 class ThreadTiles {
  public:
   ThreadTiles(Scratch& scratch, const MultiHead<Scalar>& group)
       : size_(*group.pattern, group.length),
         width_(group.head_width),
         memory_(scratch.per_thread<Scalar>(
-            BlockTiles<Scalar>::size(size_.queries, size_.keys, width_, size_.rounds))) {}
+            BlockTiles<Scalar>::size(size_.queries, size_.keys, width_, size_.rounds))),
+        packed_(scratch.per_thread<typename Kernel::Packed>(
+            BlockOperands<Kernel>::size(size_.queries, size_.keys, width_, 2))) {}
 
   BlockTiles<Scalar> operator[](int thread) const {
     return {memory_[thread], size_.queries, size_.keys, width_, size_.rounds};
+  }
+  BlockOperands<Kernel> operands(int thread) const {
+    return {packed_[thread], size_.queries, size_.keys, width_, 2};
   }
 
  private:
   BlockSize size_;
   Index width_;
   PerThread<Scalar> memory_;
+  PerThread<typename Kernel::Packed> packed_;
 };
 
 }  // namespace detail
@@ -318,7 +325,7 @@ void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, Index
 }
 
 /// Scratch of `attend` and of `attend_backward`.
-template <typename Scalar>
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
 void plan_attend(ScratchPlan& scratch, const AttentionPattern& pattern, Index batch, Index length,
                  Index head_width) {
   const detail::BlockSize size(pattern, length);
@@ -327,6 +334,8 @@ void plan_attend(ScratchPlan& scratch, const AttentionPattern& pattern, Index ba
   scratch.scope([&] {
     scratch.per_thread<Scalar>(
         detail::BlockTiles<Scalar>::size(size.queries, size.keys, head_width, size.rounds));
+    scratch.per_thread<typename Kernel::Packed>(
+        BlockOperands<Kernel>::size(size.queries, size.keys, head_width, 2));
     if (sorted || std::holds_alternative<LocalPattern>(pattern)) {
       scratch.take<ChunkedBlocks>(batch);
     }
@@ -354,7 +363,8 @@ void finish_row(Index width, Scalar* out, Scalar& normaliser) {
 
 /// Attention of the group, softmax over everything a query sees, in all rounds. Writes `out`,
 /// `maximum`, `normaliser` and `key_scale`. A query that sees nothing gets zero.
-template <typename Scalar>
+/// @tparam Kernel  of the products
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
 void attend(Workspace& workspace, const MultiHead<Scalar>& group, const Dropout<Scalar>& dropout) {
   const Index T = group.length, K = group.head_width, H = group.heads;
   const bool shared = shares_query_key(*group.pattern);
@@ -379,12 +389,13 @@ void attend(Workspace& workspace, const MultiHead<Scalar>& group, const Dropout<
   });
   {
     Scratch scratch(workspace);
-    const detail::ThreadTiles<Scalar> tiles(scratch, group);
+    const detail::ThreadTiles<Scalar, Kernel> tiles(scratch, group);
     detail::for_each_run(workspace, group, Disjoint::queries,
                          [&](const AttentionHead<Scalar>& head, Index, Index, const auto& list,
                              const Run& run, int thread) {
                            auto mine = tiles[thread];
-                           attend_run(head, list, run, dropout, mine);
+                           auto operands = tiles.operands(thread);
+                           attend_run(head, list, run, dropout, mine, operands);
                          });
   }
   for_each_row([&](Scalar* out, const Scalar*, Index statistic) {
@@ -395,7 +406,8 @@ void attend(Workspace& workspace, const MultiHead<Scalar>& group, const Dropout<
 /// Gradients of `attend`, with the statistics it left.
 /// @param delta  `[B, H, T]`: <dout, out>
 /// @param dquery,dkey,dvalue  `[B*T, H*K]`, written; dkey is dquery when queries are keys
-template <typename Scalar>
+/// @tparam Kernel  of the products
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
 void attend_backward(Workspace& workspace, const MultiHead<Scalar>& group,
                      const Dropout<Scalar>& dropout, const MatrixView<const Scalar>& dout,
                      const Scalar* delta, const MatrixView<Scalar>& dquery,
@@ -411,7 +423,7 @@ void attend_backward(Workspace& workspace, const MultiHead<Scalar>& group,
                  });
   }
   Scratch scratch(workspace);
-  const detail::ThreadTiles<Scalar> tiles(scratch, group);
+  const detail::ThreadTiles<Scalar, Kernel> tiles(scratch, group);
   detail::for_each_run(workspace, group, Disjoint::queries_and_keys,
                        [&](const AttentionHead<Scalar>& head, Index b, Index h, const auto& list,
                            const Run& run, int thread) {
@@ -420,7 +432,8 @@ void attend_backward(Workspace& workspace, const MultiHead<Scalar>& group,
                              group.part(dquery, b, h), group.part(dkey, b, h),
                              group.part(dvalue, b, h)};
                          auto mine = tiles[thread];
-                         attend_run_backward(head, gradient, list, run, dropout, mine);
+                         auto operands = tiles.operands(thread);
+                         attend_run_backward(head, gradient, list, run, dropout, mine, operands);
                        });
 }
 

@@ -20,6 +20,7 @@
 /// backward pass neither hashes nor attends again.
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -33,7 +34,9 @@
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
 #include "reformer/operations/layer_norm.hpp"
+#include "reformer/products/kernels.hpp"
 #include "reformer/products/weight_gradient.hpp"
+#include "reformer/products/weight_product.hpp"
 
 namespace reformer {
 
@@ -61,7 +64,8 @@ inline void check_config(std::string_view function, const SelfAttentionConfig& c
 }
 
 /// Self-attention branch; satisfies `ReversibleBranch`.
-template <typename Scalar_>
+/// @tparam Kernel  of its products
+template <typename Scalar_, ProductKernel Kernel = DefaultKernel<Scalar_>>
 class SelfAttention {
  public:
   using Scalar = Scalar_;
@@ -76,10 +80,10 @@ class SelfAttention {
   };
   /// What `prefill` and `decode` need; the weights are copied.
   struct Decoding {
-    AttentionState<Scalar> state;
+    AttentionState<Scalar, Kernel> state;
     std::optional<Tensor<Scalar, 4>> rotations;
-    KeptWeight<Scalar> query, value, output;
-    std::optional<KeptWeight<Scalar>> key;
+    KeptWeight<Kernel> query, value, output;
+    std::optional<KeptWeight<Kernel>> key;
   };
 
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
@@ -179,7 +183,7 @@ class SelfAttention {
     check(config_.causal, function, "attention is not causal");
     check_rotations(function, pattern_of(pass), pass.length);
     const auto kept = [&](const Parameter<Scalar>& weight) {
-      return KeptWeight<Scalar>(pass.workspace, view(weight.value), natural);
+      return KeptWeight<Kernel>(pass.workspace, view(weight.value), natural);
     };
     const AttentionPattern pattern = pattern_of(pass);
     Decoding decoding{{pattern, pass.batch, config_.num_heads, K()},
@@ -254,8 +258,8 @@ class SelfAttention {
       buckets = scratch.take<Bucket>(pass.batch * config_.num_heads * lsh->num_hashes);
       const MatrixView<const Scalar> all(decoding.rotations->data(), all_width(),
                                          lsh->num_hashes * rotation_columns(lsh->num_buckets));
-      hash_heads<Scalar>(pass.workspace, arrays.query, pass.batch, config_.num_heads, {}, all,
-                         lsh->num_buckets, buckets);
+      hash_heads<Scalar, Kernel>(pass.workspace, arrays.query, pass.batch, config_.num_heads, {},
+                                 all, lsh->num_buckets, buckets);
     }
     if (mixture_) {
       const auto mixed = scratch.matrix<Scalar>(pass.batch, all_width());
@@ -331,8 +335,8 @@ class SelfAttention {
       const auto dquery = scratch.matrix<Scalar>(group.rows(), group.heads * K());
       const auto dkey = shared_ ? dquery : scratch.matrix<Scalar>(dquery.rows, dquery.columns);
       const CarriedValues<Scalar> dvalues(scratch, config_.pattern, dquery.rows, dquery.columns);
-      attend_backward<Scalar>(pass.workspace, arrays, dropout_of_weights(pass), arrays.out, delta,
-                              dquery, dkey, dvalues.of_keys());
+      attend_backward<Scalar, Kernel>(pass.workspace, arrays, dropout_of_weights(pass), arrays.out,
+                                      delta, dquery, dkey, dvalues.of_keys());
       dvalues.carry_back(pass.workspace, arrays);
       auto dvalue = dvalues.of_tokens();
       if (mixture_) {
@@ -396,8 +400,8 @@ class SelfAttention {
       if (mixture_) scratch.matrix<Scalar>(rows, width);
       for (Index i = 0; i < num_statistics(); ++i) scratch.take<Scalar>(statistics);
       scratch.scope([&] {
-        for (Index i = 0; i < projections; ++i) PackedWeight<Scalar>::plan(scratch, D, width);
-        scratch.per_thread<Scalar>(detail::tile_rows * D);
+        for (Index i = 0; i < projections; ++i) PackedWeight<Kernel>::plan(scratch, D, width);
+        plan_weight_products<Kernel>(scratch, D);
       });
       if (lsh != nullptr) {
         const Index n = num_sorted_buckets(*lsh, length);
@@ -405,31 +409,31 @@ class SelfAttention {
         scratch.take<std::int32_t>(sequences * heads *
                                    detail::OrderLayout(config_.pattern, length).size());
         if (!keep_buckets) scratch.take<Bucket>(statistics * lsh->num_hashes);
-        scratch.scope(
-            [&] { scratch.per_thread<Scalar>(detail::hash_scratch<Scalar>(K(), columns)); });
+        plan_hash_heads<Scalar, Kernel>(scratch, K(), columns);
         scratch.scope(
             [&] { scratch.per_thread<std::int32_t>(detail::sort_scratch(*lsh, n, length)); });
       }
-      plan_attend<Scalar>(scratch, config_.pattern, sequences, length, K());
+      plan_attend<Scalar, Kernel>(scratch, config_.pattern, sequences, length, K());
       scratch.scope([&] {  // add_output
-        PackedWeight<Scalar>::plan(scratch, width, D);
-        scratch.per_thread<Scalar>(detail::tile_rows * D);
+        PackedWeight<Kernel>::plan(scratch, width, D);
+        plan_weight_product_tiles<Kernel>(scratch, width, D, 1);
       });
       scratch.take<Scalar>(statistics);
       scratch.scope([&] {  // output_backward
-        PackedWeight<Scalar>::plan(scratch, D, width);
+        PackedWeight<Kernel>::plan(scratch, D, width);
         if (config_.dropout > 0) scratch.matrix<Scalar>(panel, D);
-        scratch.per_thread<Scalar>(detail::tile_rows * width);
-        plan_weight_gradient<Scalar>(scratch, panel);
+        plan_weight_gradient<Kernel>(scratch, panel);
+        plan_weight_product_tiles<Kernel>(scratch, D, width, K());
       });
       for (Index i = 0; i < projections - 1; ++i) scratch.matrix<Scalar>(rows, width);
       CarriedValues<Scalar>::plan(scratch, config_.pattern, rows, width);
-      plan_attend<Scalar>(scratch, config_.pattern, sequences, length, K());
+      plan_attend<Scalar, Kernel>(scratch, config_.pattern, sequences, length, K());
       if (mixture_) ValueMixture<Scalar>::plan(scratch, sequences, length, heads);
       scratch.scope([&] {  // projections_backward
-        for (Index i = 0; i < projections; ++i) PackedWeight<Scalar>::plan(scratch, width, D);
+        for (Index i = 0; i < projections; ++i) PackedWeight<Kernel>::plan(scratch, width, D);
         scratch.matrix<Scalar>(panel, D);
-        plan_weight_gradient<Scalar>(scratch, panel);
+        plan_weight_gradient<Kernel>(scratch, panel);
+        plan_weight_product<Kernel>(scratch, width);
         norm_.plan_backward(scratch, panel);
       });
     });
@@ -464,7 +468,7 @@ class SelfAttention {
   Index all_width() const { return config_.num_heads * config_.head_width; }
 
   /// Throws unless the state is one of this layer.
-  void check_state(std::string_view function, const AttentionState<Scalar>& state,
+  void check_state(std::string_view function, const AttentionState<Scalar, Kernel>& state,
                    const Pass& pass) const {
     check_equal(function, "batch", pass.batch, "selected sequences of the state",
                 state.num_selected());
@@ -623,9 +627,9 @@ class SelfAttention {
     if (rotations) {
       const MatrixView<const Scalar> all(rotations->data(), all_width(),
                                          rounds * rotation_columns(factors));
-      hash_heads<Scalar>(pass.workspace, arrays.query, arrays.batch, arrays.heads, arrays.is_real,
-                         all.middle_rows(arrays.first_head * K(), arrays.heads * K()), factors,
-                         buckets);
+      hash_heads<Scalar, Kernel>(
+          pass.workspace, arrays.query, arrays.batch, arrays.heads, arrays.is_real,
+          all.middle_rows(arrays.first_head * K(), arrays.heads * K()), factors, buckets);
     }
     order_by_bucket(pass.workspace, arrays, num_sorted_buckets(*lsh, T), buckets);
     return buckets;
@@ -637,7 +641,7 @@ class SelfAttention {
                             const std::optional<Tensor<Scalar, 4>>& rotations, Saved& saved,
                             const Pass& pass) const {
     const Bucket* buckets = order_tokens(scratch, arrays, rotations, saved, pass);
-    attend(pass.workspace, arrays, dropout_of_weights(pass));
+    attend<Scalar, Kernel>(pass.workspace, arrays, dropout_of_weights(pass));
     return buckets;
   }
 
@@ -656,30 +660,29 @@ class SelfAttention {
                const Pass& pass) const {
     Workspace& workspace = pass.workspace;
     Scratch scratch(workspace);
-    const PackedWeight<Scalar> to_query(scratch, workspace, columns_of(query_, group), natural);
-    const PackedWeight<Scalar> to_value(scratch, workspace, columns_of(value_, group), natural);
-    std::optional<PackedWeight<Scalar>> to_key;
+    const PackedWeight<Kernel> to_query(scratch, workspace, columns_of(query_, group), natural);
+    const PackedWeight<Kernel> to_value(scratch, workspace, columns_of(value_, group), natural);
+    std::optional<PackedWeight<Kernel>> to_key;
     if (!shared_) to_key.emplace(scratch, workspace, columns_of(key_, group), natural);
     project(x, group, to_query, to_key ? &*to_key : nullptr, to_value, query, key, value, pass);
   }
   /// @param to_key  none if it is shared
   template <typename Half>
-  void project(const Half& x, const HeadGroup& group, const PackedWeight<Scalar>& to_query,
-               const PackedWeight<Scalar>* to_key, const PackedWeight<Scalar>& to_value,
+  void project(const Half& x, const HeadGroup& group, const PackedWeight<Kernel>& to_query,
+               const PackedWeight<Kernel>* to_key, const PackedWeight<Kernel>& to_value,
                const MatrixView<Scalar>& query, const MatrixView<Scalar>& key,
                const MatrixView<Scalar>& value, const Pass& pass) const {
-    Workspace& workspace = pass.workspace;
-    Scratch scratch(workspace);
-    const Index D = config_.width;
-    const auto normed = scratch.per_thread<Scalar>(detail::tile_rows * D);
-    for_each_row_tile(workspace.threads(), query.rows, [&](Index row, Index count, int thread) {
-      const MatrixView<Scalar> tile(normed[thread], count, D);
+    const auto norm = [&](Index row, const MatrixView<Scalar>& tile) {
       norm_.forward(x, group.first_row() + row, tile, pass);
-      const auto left = rows_as_left(tile);
-      multiply(left, to_query.from_column(0), D, query.middle_rows(row, count));
-      if (to_key) multiply(left, to_key->from_column(0), D, key.middle_rows(row, count));
-      multiply(left, to_value.from_column(0), D, value.middle_rows(row, count));
-    });
+    };
+    if (to_key != nullptr) {
+      weight_products<Kernel>(
+          pass.workspace, query.rows, config_.width, norm,
+          {{to_query.whole(), query}, {to_key->whole(), key}, {to_value.whole(), value}});
+    } else {
+      weight_products<Kernel>(pass.workspace, query.rows, config_.width, norm,
+                              {{to_query.whole(), query}, {to_value.whole(), value}});
+    }
   }
 
   /// y +-= dropout(out W_o) of the group
@@ -687,27 +690,23 @@ class SelfAttention {
   void add_output(const MultiHead<Scalar>& arrays, const HeadGroup& group, Sign sign, Half& y,
                   const Pass& pass) const {
     Scratch scratch(pass.workspace);
-    const PackedWeight<Scalar> to_output(scratch, pass.workspace, output_rows(group), natural);
+    const PackedWeight<Kernel> to_output(scratch, pass.workspace, output_rows(group), natural);
     add_output(arrays, group, to_output, sign, y, pass);
   }
   template <typename Half>
   void add_output(const MultiHead<Scalar>& arrays, const HeadGroup& group,
-                  const PackedWeight<Scalar>& to_output, Sign sign, Half& y,
+                  const PackedWeight<Kernel>& to_output, Sign sign, Half& y,
                   const Pass& pass) const {
-    Scratch scratch(pass.workspace);
-    const Index D = config_.width;
-    const auto memory = scratch.per_thread<Scalar>(detail::tile_rows * D);
     const auto output_dropout = dropout_of_output(pass);
-    for_each_row_tile(pass.workspace.threads(), arrays.out.rows,
-                      [&](Index row, Index count, int thread) {
-                        const MatrixView<Scalar> tile(memory[thread], count, D);
-                        multiply(rows_as_left(arrays.out).from_row(row), to_output.from_column(0),
-                                 arrays.out.columns, tile);
-                        const Index first = group.first_row() + row;
-                        output_dropout.apply_tile(tile, first, 0, D);
-                        for (Index i = 0; i < count; ++i)
-                          accumulate(y, sign, first + i, 0, D, tile.row(i));
-                      });
+    weight_product_tiles<Kernel>(pass.workspace, arrays.out, to_output.whole(), 1,
+                                 [&](const MatrixView<Scalar>& tile, Index row, Index column) {
+                                   const Index first = group.first_row() + row;
+                                   output_dropout.apply_tile(tile, first, column, config_.width);
+                                   for (Index i = 0; i < tile.rows; ++i) {
+                                     accumulate(y, sign, first + i, column, tile.columns,
+                                                tile.row(i));
+                                   }
+                                 });
   }
 
   /// dW_o += out^T df, delta = <dout, out>, and out is overwritten by dout = df W_o^T.
@@ -715,13 +714,12 @@ class SelfAttention {
                        const MatrixView<const Scalar>& dy, Scalar* delta, const Pass& pass) {
     Workspace& workspace = pass.workspace;
     Scratch scratch(workspace);
-    const PackedWeight<Scalar> from_output(scratch, workspace, output_rows(group), transposed);
-    const Index D = config_.width, T = pass.length, width = arrays.out.columns;
+    const PackedWeight<Kernel> from_output(scratch, workspace, output_rows(group), transposed);
+    const Index D = config_.width, T = pass.length;
     const Index panel = std::min(panel_rows, arrays.out.rows);
     const auto output_dropout = dropout_of_output(pass);
     const auto dropped =
         output_dropout.active() ? scratch.matrix<Scalar>(panel, D) : MatrixView<Scalar>{};
-    const auto memory = scratch.per_thread<Scalar>(detail::tile_rows * width);
     const auto dweight =
         view(output_.gradient).middle_rows(group.first_head * K(), group.heads * K());
 
@@ -737,19 +735,20 @@ class SelfAttention {
         });
         dout = dropped.middle_rows(0, rows);
       }
-      accumulate_weight_gradient<Scalar>(workspace, out, dout, dweight);
-      for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int thread) {
-        const MatrixView<Scalar> tile(memory[thread], count, width);
-        multiply(rows_as_left(dout).from_row(row), from_output.from_column(0), D, tile);
-        for (Index i = 0; i < count; ++i) {
-          const Index t = first + row + i;  // row of the group
-          for (Index h = 0; h < group.heads; ++h) {
-            delta[(t / T * group.heads + h) * T + t % T] =
-                simd::dot(K(), tile.row(i) + h * K(), out.row(row + i) + h * K());
-          }
-          std::copy_n(tile.row(i), width, out.row(row + i));
-        }
-      });
+      accumulate_weight_gradient<Kernel>(workspace, out, dout, dweight);
+      weight_product_tiles<Kernel>(
+          workspace, dout, from_output.whole(), K(),
+          [&](const MatrixView<Scalar>& tile, Index row, Index column) {
+            for (Index i = 0; i < tile.rows; ++i) {
+              const Index t = first + row + i;  // row of the group
+              Scalar* old = out.row(row + i) + column;
+              for (Index k = 0; k < tile.columns; k += K()) {
+                delta[(t / T * group.heads + (column + k) / K()) * T + t % T] =
+                    simd::dot(K(), tile.row(i) + k, old + k);
+              }
+              std::copy_n(tile.row(i), tile.columns, old);
+            }
+          });
     }
   }
 
@@ -760,11 +759,11 @@ class SelfAttention {
                             const MatrixView<Scalar>& dx, const Pass& pass) {
     Workspace& workspace = pass.workspace;
     Scratch scratch(workspace);
-    const PackedWeight<Scalar> from_query(scratch, workspace, columns_of(query_, group),
+    const PackedWeight<Kernel> from_query(scratch, workspace, columns_of(query_, group),
                                           transposed);
-    const PackedWeight<Scalar> from_value(scratch, workspace, columns_of(value_, group),
+    const PackedWeight<Kernel> from_value(scratch, workspace, columns_of(value_, group),
                                           transposed);
-    std::optional<PackedWeight<Scalar>> from_key;
+    std::optional<PackedWeight<Kernel>> from_key;
     if (!shared_) from_key.emplace(scratch, workspace, columns_of(key_, group), transposed);
     const Index D = config_.width, width = dquery.columns;
     const Index panel = std::min(panel_rows, dquery.rows);
@@ -782,20 +781,18 @@ class SelfAttention {
       const MatrixView<const Scalar> dq = dquery.middle_rows(first, rows);
       const MatrixView<const Scalar> dk = dkey.middle_rows(first, rows);
       const MatrixView<const Scalar> dv = dvalue.middle_rows(first, rows);
-      accumulate_weight_gradient<Scalar>(workspace, normed, dq, gradient_of(query_));
-      if (!shared_) accumulate_weight_gradient<Scalar>(workspace, normed, dk, gradient_of(key_));
-      accumulate_weight_gradient<Scalar>(workspace, normed, dv, gradient_of(value_));
+      accumulate_weight_gradient<Kernel>(workspace, normed, dq, gradient_of(query_));
+      if (!shared_) accumulate_weight_gradient<Kernel>(workspace, normed, dk, gradient_of(key_));
+      accumulate_weight_gradient<Kernel>(workspace, normed, dv, gradient_of(value_));
       // dLN = dq W_q^T + dk W_k^T + dv W_v^T, in place of LN(x), which is not needed any more
-      for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int) {
-        const auto tile = normed.middle_rows(row, count);
-        multiply(rows_as_left(dq).from_row(row), from_query.from_column(0), width, tile);
-        if (from_key) {
-          multiply(rows_as_left(dk).from_row(row), from_key->from_column(0), width, tile,
-                   Write::accumulate);
-        }
-        multiply(rows_as_left(dv).from_row(row), from_value.from_column(0), width, tile,
-                 Write::accumulate);
-      });
+      const auto add = [&](std::initializer_list<WeightTerm<Kernel>> terms) {
+        weight_product(workspace, terms, normed, Write::assign, [](const auto&...) {});
+      };
+      if (from_key) {
+        add({{dq, from_query.whole()}, {dk, from_key->whole()}, {dv, from_value.whole()}});
+      } else {
+        add({{dq, from_query.whole()}, {dv, from_value.whole()}});
+      }
       norm_.backward(x, first_row, normed, dx, pass);
     }
   }

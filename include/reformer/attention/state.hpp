@@ -47,7 +47,8 @@ inline void check_decodable(std::string_view function, const AttentionPattern& p
 }
 
 /// Keys and values of one layer, of all its heads and sequences.
-template <typename Scalar>
+/// @tparam Kernel  of the products of attention
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
 class AttentionState {
  public:
   /// @throw std::invalid_argument for sizes below 1, or a pattern that cannot go on, see
@@ -217,14 +218,15 @@ class AttentionState {
         place_rounds,
         scratch.per_thread<Scalar>(2 * rows +
                                    detail::BlockTiles<Scalar>::size(1, rows, width_, place_rounds)),
+        scratch.per_thread<typename Kernel::Packed>(
+            BlockOperands<Kernel>::size(1, rows, width_, 1)),
         scratch.per_thread<std::int32_t>(rows + place_rounds * rows + 2 * (chunks_kept() + 1)),
         scratch.per_thread<Place>(rounds_),
         Dropout<Scalar>(0, {}, {})};
-    // Few keys are done before other threads have woken up.
     const Index keys = exact_ ? longest + 1 : rounds_ * capacity_;
     const Index tasks = group.batch * heads_;
-    const bool alone = 2 * tasks * keys * width_ < (Index{1} << 19);
-    parallel_for(alone ? 1 : workspace.threads(), tasks, [&](Index task, int thread) {
+    const double work = 2.0 * static_cast<double>(tasks * keys * width_);
+    parallel_for(threads_for(workspace.threads(), work), tasks, [&](Index task, int thread) {
       const Index b = task / heads_, h = task % heads_, head = head_of(b, h);
       const auto part = [&](const auto& x) { return group.part(x, b, h); };
       Query query{part(group.query).data, part(group.out).data,
@@ -264,6 +266,7 @@ class AttentionState {
   struct Tiles {
     Index rows, place_rounds;
     PerThread<Scalar> scalars;
+    PerThread<typename Kernel::Packed> packed;
     PerThread<std::int32_t> integers;
     PerThread<Place> places;
     Dropout<Scalar> no_dropout;
@@ -348,7 +351,8 @@ class AttentionState {
     head.normaliser[row] = query.normaliser;
     detail::BlockTiles<Scalar> block_tiles(memory + 2 * tiles.rows, 1, tiles.rows, width_,
                                            tiles.place_rounds);
-    detail::attend_block(head, Block{0, own, 1, 0, count}, tiles.no_dropout, block_tiles);
+    BlockOperands<Kernel> operands(tiles.packed[thread], 1, tiles.rows, width_, 1);
+    detail::attend_block(head, Block{0, own, 1, 0, count}, tiles.no_dropout, block_tiles, operands);
     query.maximum = head.maximum[row];
     query.normaliser = head.normaliser[row];
   }

@@ -12,8 +12,9 @@
 #include <limits>
 
 #include "reformer/attention/blocks.hpp"
+#include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
-#include "reformer/products/float_operands.hpp"
+#include "reformer/products/block_product.hpp"
 
 namespace reformer {
 
@@ -115,7 +116,7 @@ class BlockTiles {
   /// @param rounds  as `ChunkPlaces::rounds`
   static Index size(Index queries, Index keys, Index width, Index rounds) {
     const Index q = padded(queries), w = padded(width);
-    return 5 * q * w + 4 * keys * w + 2 * keys * q + 6 * q + 3 * padded(keys) +
+    return 3 * q * w + 4 * keys * w + 2 * keys * q + 6 * q + 3 * padded(keys) +
            rounds * (2 * q + padded(keys));
   }
 
@@ -132,8 +133,6 @@ class BlockTiles {
     queries = take(q * w);
     douts = take(q * w);
     query_tile = take(q * w);
-    queries_turned = take(w * q);
-    douts_turned = take(w * q);
     keys = take(max_keys * w);
     values = take(max_keys * w);
     dkeys = take(max_keys * w);
@@ -156,7 +155,6 @@ class BlockTiles {
 
   Index query_stride, width_stride, key_stride;
   Scalar *queries, *douts, *query_tile;                                    // [queries, width]
-  Scalar *queries_turned, *douts_turned;                                   // [width, queries]
   Scalar *keys, *values, *dkeys, *dvalues;                                 // [keys, width]
   Scalar *scores, *dscores;                                                // [keys, queries]
   Scalar *query_position, *maximum, *normaliser, *delta, *rescale, *mask;  // [queries]
@@ -171,6 +169,9 @@ class BlockTiles {
   RowsAhead<Scalar> ahead;
   bool all_finite = true;  // no value of a real token that was loaded is infinite or NaN
 };
+
+/// What of the block's rows is turned for the products.
+enum Turned : std::size_t { turned_queries, turned_douts };
 
 /// out row i = x row position(i), padded with zeros to whole vectors.
 template <typename Scalar, typename Position>
@@ -231,9 +232,9 @@ Index load_keys(const AttentionHead<Scalar>& head, const Block& block, BlockTile
 
 /// Positions, running values and rows of the block's queries, unless they are there.
 /// @return whether they were not
-template <typename Scalar>
-bool load_queries(const AttentionHead<Scalar>& head, const Block& block,
-                  BlockTiles<Scalar>& tiles) {
+template <typename Scalar, ProductKernel Kernel>
+bool load_queries(const AttentionHead<Scalar>& head, const Block& block, BlockTiles<Scalar>& tiles,
+                  BlockOperands<Kernel>& operands) {
   const auto query_at = [&](Index i) { return head.position(block.query_begin + i); };
   const Index offset = block.query_begin - block.key_begin;
   // Queries that are keys of the block are not gathered twice.
@@ -256,8 +257,8 @@ bool load_queries(const AttentionHead<Scalar>& head, const Block& block,
   if (!among_keys) {
     gather_rows(head, head.query, block.num_queries, tiles.width_stride, query_at, tiles.queries);
   }
-  transpose<Scalar>({tiles.query_rows, block.num_queries, head.query.columns, tiles.width_stride},
-                    tiles.queries_turned, tiles.query_stride);
+  operands.turn(turned_queries,
+                {tiles.query_rows, block.num_queries, head.query.columns, tiles.width_stride});
   return true;
 }
 

@@ -32,6 +32,8 @@
 #include <vector>
 
 #include "reformer/model/model.hpp"
+#include "reformer/products/kernels.hpp"
+#include "reformer/products/packed_weight.hpp"
 
 namespace reformer {
 
@@ -342,7 +344,7 @@ class Decoder {
   bool recomputes_ = false;
   std::vector<Sequence> sequences_;
   std::vector<typename Block::Decoding> layers_;
-  std::optional<KeptWeight<Scalar>> head_;
+  std::optional<KeptWeight<DefaultKernel<Scalar>>> head_;
   std::uint64_t checksum_ = 0;  // of the parameters, if the decoder has copies of some
   Matrix<Scalar> logits_, rows_;
 };

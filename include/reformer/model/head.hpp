@@ -25,13 +25,15 @@
 #include "reformer/operations/cross_entropy.hpp"
 #include "reformer/operations/dropout.hpp"
 #include "reformer/operations/layer_norm.hpp"
+#include "reformer/products/kernels.hpp"
 #include "reformer/products/weight_gradient.hpp"
 #include "reformer/products/weight_product.hpp"
 #include "reformer/reversible/block.hpp"
 
 namespace reformer {
 
-template <typename Scalar>
+/// @tparam Kernel  of its products
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
 class Head {
  public:
   /// @throw std::invalid_argument for sizes, an epsilon or a dropout out of range
@@ -83,14 +85,14 @@ class Head {
               const Pass& pass) const {
     check_vocabulary("Head::logits");
     Scratch scratch(pass.workspace);
-    const PackedWeight<Scalar> weight(scratch, pass.workspace, view(weight_.value),
+    const PackedWeight<Kernel> weight(scratch, pass.workspace, view(weight_.value),
                                       Orientation::natural);
     logits(x, first, weight, out, pass);
   }
 
   /// The same with a weight that is packed already.
   template <ResidualHalf Half>
-  void logits(const Halves<Half>& x, Index first, const PackedWeight<Scalar>& weight,
+  void logits(const Halves<Half>& x, Index first, const PackedWeight<Kernel>& weight,
               const MatrixView<Scalar>& out, const Pass& pass) const {
     constexpr auto function = "Head::logits";
     check_input(function, x, pass);
@@ -109,7 +111,7 @@ class Head {
     }
   }
 
-  KeptWeight<Scalar> kept_weight(Workspace& workspace) const {
+  KeptWeight<Kernel> kept_weight(Workspace& workspace) const {
     return {workspace, view(weight_.value), Orientation::natural};
   }
 
@@ -147,13 +149,14 @@ class Head {
   void plan_gradients(ScratchPlan& scratch, Index rows) const {
     const Index V = vocabulary(), D2 = 2 * width_, panel = std::min(panel_rows(), rows);
     scratch.scope([&] {
-      PackedWeight<Scalar>::plan(scratch, D2, V);
-      PackedWeight<Scalar>::plan(scratch, V, D2);
+      PackedWeight<Kernel>::plan(scratch, D2, V);
+      PackedWeight<Kernel>::plan(scratch, V, D2);
       scratch.matrix<Scalar>(panel, D2);
       scratch.matrix<Scalar>(panel, V);
       scratch.per_thread<Scalar>(D2);
       scratch.take<double>(panel);
-      plan_weight_gradient<Scalar>(scratch, panel);
+      plan_weight_gradient<Kernel>(scratch, panel);
+      plan_weight_product<Kernel>(scratch, std::max(D2, V));
       scratch.scope([&] { detail::PartialGradients<Scalar>::plan(scratch, panel, D2); });
     });
   }
@@ -275,14 +278,14 @@ class Head {
   }
 
   template <typename Half>
-  void panel_logits(const Halves<Half>& x, Index first, const PackedWeight<Scalar>& weight,
+  void panel_logits(const Halves<Half>& x, Index first, const PackedWeight<Kernel>& weight,
                     const MatrixView<Scalar>& normed, const MatrixView<Scalar>& out,
                     const Pass& pass) const {
     normalize(x, first, normed, pass);
-    weight_product<Scalar>(pass.workspace, normed, weight.whole(), out, Write::assign,
-                           [&](const MatrixView<Scalar>& tile, Index, Index j) {
-                             add_bias(tile, bias_.value.data() + j);
-                           });
+    weight_product(pass.workspace, normed, weight.whole(), out, Write::assign,
+                   [&](const MatrixView<Scalar>& tile, Index, Index j) {
+                     add_bias(tile, bias_.value.data() + j);
+                   });
   }
 
   /// @param to  this head, whose gradients are accumulated; not used without gradients, as dx
@@ -293,8 +296,8 @@ class Head {
     Scratch scratch(workspace);
     const Index V = vocabulary(), D2 = 2 * width_;
     const auto weight_value = view(std::as_const(weight_.value));
-    const PackedWeight<Scalar> weight(scratch, workspace, weight_value, Orientation::natural);
-    std::optional<PackedWeight<Scalar>> weight_transposed;
+    const PackedWeight<Kernel> weight(scratch, workspace, weight_value, Orientation::natural);
+    std::optional<PackedWeight<Kernel>> weight_transposed;
     if constexpr (with_gradients) {
       weight_transposed.emplace(scratch, workspace, weight_value, Orientation::transposed);
     }
@@ -332,11 +335,11 @@ class Head {
       if (each != nullptr) std::copy_n(losses, rows, each + first);
       if constexpr (with_gradients) {
         accumulate_bias_gradient<Scalar>(workspace, logits, to->bias_.gradient.data());
-        accumulate_weight_gradient<Scalar>(workspace, normed, logits, view(to->weight_.gradient));
-        weight_product<Scalar>(workspace, logits, weight_transposed->whole(), normed, Write::assign,
-                               [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-                                 dropout.apply_tile(tile, first + i, j, D2);
-                               });
+        accumulate_weight_gradient<Kernel>(workspace, normed, logits, view(to->weight_.gradient));
+        weight_product(workspace, logits, weight_transposed->whole(), normed, Write::assign,
+                       [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+                         dropout.apply_tile(tile, first + i, j, D2);
+                       });
         to->normalize_backward(x, first, normed, row_of_x, dx, pass);
       }
     }

@@ -27,6 +27,7 @@
 #include "reformer/operations/bias.hpp"
 #include "reformer/operations/dropout.hpp"
 #include "reformer/operations/layer_norm.hpp"
+#include "reformer/products/kernels.hpp"
 #include "reformer/products/weight_gradient.hpp"
 #include "reformer/products/weight_product.hpp"
 
@@ -51,7 +52,8 @@ inline void check_config(std::string_view function, const FeedForwardConfig& con
 }
 
 /// Feed-forward branch; satisfies `ReversibleBranch`.
-template <typename Scalar_>
+/// @tparam Kernel  of its products
+template <typename Scalar_, ProductKernel Kernel = DefaultKernel<Scalar_>>
 class FeedForward {
  public:
   using Scalar = Scalar_;
@@ -59,7 +61,7 @@ class FeedForward {
   struct Saved {};  // everything is recomputed
   /// What `prefill` and `decode` need; the weights are copied.
   struct Decoding {
-    KeptWeight<Scalar> in, out;
+    KeptWeight<Kernel> in, out;
   };
 
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
@@ -85,8 +87,8 @@ class FeedForward {
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
     check_forward(x, y, saved, pass);
     Scratch scratch(pass.workspace);
-    const PackedWeight<Scalar> in(scratch, pass.workspace, view(weight_in_.value), natural);
-    const PackedWeight<Scalar> out(scratch, pass.workspace, view(weight_out_.value), natural);
+    const PackedWeight<Kernel> in(scratch, pass.workspace, view(weight_in_.value), natural);
+    const PackedWeight<Kernel> out(scratch, pass.workspace, view(weight_out_.value), natural);
     add_rows(x, y, in, out, pass);
   }
 
@@ -151,7 +153,7 @@ class FeedForward {
     const auto with = [&](const MatrixView<const Scalar>& weight, Orientation orientation,
                           const auto& body) {
       Scratch memory(workspace);
-      body(PackedWeight<Scalar>(memory, workspace, weight, orientation).whole());
+      body(PackedWeight<Kernel>(memory, workspace, weight, orientation).whole());
     };
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
@@ -183,28 +185,28 @@ class FeedForward {
       }
       accumulate_bias_gradient(workspace, dout, bias_out_.gradient.data());
 
-      for_each_block([&](Index column, Index count, Write write, bool is_last) {
+      for_each_block(block_columns(), [&](Index column, Index count, Write write, bool is_last) {
         const auto hidden = hidden_panel.middle_rows(0, rows).middle_columns(0, count);
         const auto slope = slope_panel.middle_rows(0, rows).middle_columns(0, count);
         const auto in_value = view(std::as_const(weight_in_.value)).middle_columns(column, count);
         const auto out_value = view(std::as_const(weight_out_.value)).middle_rows(column, count);
 
         // The forward pass: the hidden values serve both to subtract and to differentiate.
-        with(in_value, natural, [&](const WeightBlock<Scalar>& in) {
+        with(in_value, natural, [&](const WeightBlock<Kernel>& in) {
           hidden_layer(in, first, column, normed, hidden, slope, pass);
         });
         if (pass.subtract) {
-          with(out_value, natural, [&](const WeightBlock<Scalar>& out) {
+          with(out_value, natural, [&](const WeightBlock<Kernel>& out) {
             add_output(out, first, hidden, sum_panel.middle_rows(0, rows), write, is_last,
                        Sign::minus, y, pass);
           });
         }
-        accumulate_weight_gradient<Scalar>(workspace, hidden, dout,
+        accumulate_weight_gradient<Kernel>(workspace, hidden, dout,
                                            view(weight_out_.gradient).middle_rows(column, count));
 
         // h = act(u), u = dropout(LN(x) W_1 + b_1): du = act'(u) (df W_2^T), in place of h
-        with(out_value, transposed, [&](const WeightBlock<Scalar>& out) {
-          weight_product<Scalar>(
+        with(out_value, transposed, [&](const WeightBlock<Kernel>& out) {
+          weight_product(
               workspace, dout, out, hidden, Write::assign,
               [&](const MatrixView<Scalar>& tile, Index i, Index j) {
                 for (Index r = 0; r < tile.rows; ++r) {
@@ -216,12 +218,12 @@ class FeedForward {
               });
         });
         accumulate_bias_gradient<Scalar>(workspace, hidden, bias_in_.gradient.data() + column);
-        accumulate_weight_gradient<Scalar>(workspace, normed, hidden,
+        accumulate_weight_gradient<Kernel>(workspace, normed, hidden,
                                            view(weight_in_.gradient).middle_columns(column, count));
 
         // dLN = du W_1^T
-        with(in_value, transposed, [&](const WeightBlock<Scalar>& in) {
-          weight_product<Scalar>(workspace, hidden, in, dnormed, write, [](const auto&...) {});
+        with(in_value, transposed, [&](const WeightBlock<Kernel>& in) {
+          weight_product(workspace, hidden, in, dnormed, write, [](const auto&...) {});
         });
       });
       norm_.backward(x, first, dnormed, dx, pass);
@@ -234,19 +236,26 @@ class FeedForward {
     const Index D = config_.width, F = config_.hidden_width;
     scratch.scope([&] {
       const Index panel = std::min(forward_rows, rows);
-      PackedWeight<Scalar>::plan(scratch, D, F);
-      PackedWeight<Scalar>::plan(scratch, F, D);
+      PackedWeight<Kernel>::plan(scratch, D, F);
+      PackedWeight<Kernel>::plan(scratch, F, D);
       for (int i = 0; i < 2; ++i) scratch.matrix<Scalar>(panel, D);
-      scratch.matrix<Scalar>(panel, block_columns());
+      scratch.matrix<Scalar>(panel, forward_columns(panel));
+      plan_weight_product<Kernel>(scratch, std::max(D, forward_columns(panel)));
     });
     scratch.scope([&] {
       const Index panel = std::min(reverse_rows, rows);
       const int wide = 2 + (subtract ? 1 : 0) + (config_.dropout > 0 ? 1 : 0);
       for (int i = 0; i < wide; ++i) scratch.matrix<Scalar>(panel, D);
       for (int i = 0; i < 2; ++i) scratch.matrix<Scalar>(panel, block_columns());
-      scratch.scope([&] { PackedWeight<Scalar>::plan(scratch, D, block_columns()); });
-      scratch.scope([&] { PackedWeight<Scalar>::plan(scratch, block_columns(), D); });
-      plan_weight_gradient<Scalar>(scratch, panel);
+      const auto plan_block = [&](Index depth, Index columns) {
+        scratch.scope([&] {
+          PackedWeight<Kernel>::plan(scratch, depth, columns);
+          plan_weight_product<Kernel>(scratch, depth);
+        });
+      };
+      plan_block(D, block_columns());
+      plan_block(block_columns(), D);
+      plan_weight_gradient<Kernel>(scratch, panel);
       norm_.plan_backward(scratch, panel);
     });
   }
@@ -296,40 +305,47 @@ class FeedForward {
   }
 
   Index block_columns() const { return std::min(detail::depth_block, config_.hidden_width); }
+  /// The same in `forward`: all of them where rows are few. Threads then share two long loops
+  /// instead of many short ones.
+  Index forward_columns(Index rows) const {
+    constexpr Index few = 1 << 15;  // hidden values
+    return config_.hidden_width <= few / rows ? config_.hidden_width : block_columns();
+  }
 
   /// Calls `body(first, count, write, is_last)` for blocks of hidden columns; `write` is how the
   /// block's part of a sum over hidden columns meets the parts before it.
   ///
-  /// Blocks are as deep as `multiply` sums in registers: the bits are those of an undivided
-  /// product.
+  /// Blocks are as deep as kernels sum in one go, or a multiple of that: the bits are those of an
+  /// undivided product.
   template <typename Body>
-  void for_each_block(const Body& body) const {
+  void for_each_block(Index columns, const Body& body) const {
     const Index F = config_.hidden_width;
-    for (Index column = 0; column < F; column += detail::depth_block) {
-      const Index count = std::min(detail::depth_block, F - column);
+    for (Index column = 0; column < F; column += columns) {
+      const Index count = std::min(columns, F - column);
       body(column, count, column == 0 ? Write::assign : Write::accumulate, column + count == F);
     }
   }
 
   /// y += f(x), panel by panel
   template <typename Half>
-  void add_rows(const Half& x, Half& y, const PackedWeight<Scalar>& in,
-                const PackedWeight<Scalar>& out, const Pass& pass) const {
+  void add_rows(const Half& x, Half& y, const PackedWeight<Kernel>& in,
+                const PackedWeight<Kernel>& out, const Pass& pass) const {
     Scratch scratch(pass.workspace);
     const Index panel = std::min(forward_rows, pass.rows());
     const auto normed_panel = scratch.matrix<Scalar>(panel, config_.width);
     const auto sum_panel = scratch.matrix<Scalar>(panel, config_.width);
-    const auto hidden_panel = scratch.matrix<Scalar>(panel, block_columns());
+    const auto hidden_panel = scratch.matrix<Scalar>(panel, forward_columns(panel));
     for (Index first = 0; first < pass.rows(); first += panel) {
       const Index rows = std::min(panel, pass.rows() - first);
       const auto normed = normed_panel.middle_rows(0, rows);
       normalise(x, first, normed, pass);
-      for_each_block([&](Index column, Index count, Write write, bool is_last) {
-        const auto hidden = hidden_panel.middle_rows(0, rows).middle_columns(0, count);
-        hidden_layer(in.middle_columns(column, count), first, column, normed, hidden, {}, pass);
-        add_output(out.middle_depth(column, count), first, hidden, sum_panel.middle_rows(0, rows),
-                   write, is_last, Sign::plus, y, pass);
-      });
+      for_each_block(
+          hidden_panel.columns, [&](Index column, Index count, Write write, bool is_last) {
+            const auto hidden = hidden_panel.middle_rows(0, rows).middle_columns(0, count);
+            hidden_layer(in.middle_columns(column, count), first, column, normed, hidden, {}, pass);
+            add_output(out.middle_depth(column, count), first, hidden,
+                       sum_panel.middle_rows(0, rows), write, is_last, Sign::plus, y, pass);
+          });
     }
   }
 
@@ -343,41 +359,40 @@ class FeedForward {
 
   /// hidden = act(u), u = dropout(normed W_1 + b_1), of a block of hidden columns that starts at
   /// `column`; slope = act'(u) unless it is empty.
-  void hidden_layer(const WeightBlock<Scalar>& in, Index first, Index column,
+  void hidden_layer(const WeightBlock<Kernel>& in, Index first, Index column,
                     const MatrixView<const Scalar>& normed, const MatrixView<Scalar>& hidden,
                     const MatrixView<Scalar>& slope, const Pass& pass) const {
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
-    weight_product<Scalar>(pass.workspace, normed, in, hidden, Write::assign,
-                           [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-                             add_bias(tile, bias_in_.value.data() + column + j);
-                             hidden_dropout.apply_tile(tile, first + i, column + j,
-                                                       config_.hidden_width);
-                             for (Index r = 0; r < tile.rows; ++r) {
-                               if (slope.rows > 0) {
-                                 activation_derivative(config_.activation, tile.columns,
-                                                       tile.row(r), slope.row(i + r) + j);
-                               }
-                               activate(config_.activation, tile.columns, tile.row(r), tile.row(r));
-                             }
-                           });
+    weight_product(pass.workspace, normed, in, hidden, Write::assign,
+                   [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+                     add_bias(tile, bias_in_.value.data() + column + j);
+                     hidden_dropout.apply_tile(tile, first + i, column + j, config_.hidden_width);
+                     for (Index r = 0; r < tile.rows; ++r) {
+                       if (slope.rows > 0) {
+                         activation_derivative(config_.activation, tile.columns, tile.row(r),
+                                               slope.row(i + r) + j);
+                       }
+                       activate(config_.activation, tile.columns, tile.row(r), tile.row(r));
+                     }
+                   });
   }
 
   /// sum = or += hidden W_2 of a block of hidden columns; after the last one
   /// y +-= dropout(sum + b_2), which destroys sum.
   template <typename Half>
-  void add_output(const WeightBlock<Scalar>& out, Index first,
+  void add_output(const WeightBlock<Kernel>& out, Index first,
                   const MatrixView<const Scalar>& hidden, const MatrixView<Scalar>& sum,
                   Write write, bool is_last, Sign sign, Half& y, const Pass& pass) const {
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
-    weight_product<Scalar>(pass.workspace, hidden, out, sum, write,
-                           [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-                             if (!is_last) return;
-                             add_bias(tile, bias_out_.value.data() + j);
-                             output_dropout.apply_tile(tile, first + i, j, config_.width);
-                             for (Index r = 0; r < tile.rows; ++r) {
-                               accumulate(y, sign, first + i + r, j, tile.columns, tile.row(r));
-                             }
-                           });
+    weight_product(pass.workspace, hidden, out, sum, write,
+                   [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+                     if (!is_last) return;
+                     add_bias(tile, bias_out_.value.data() + j);
+                     output_dropout.apply_tile(tile, first + i, j, config_.width);
+                     for (Index r = 0; r < tile.rows; ++r) {
+                       accumulate(y, sign, first + i + r, j, tile.columns, tile.row(r));
+                     }
+                   });
   }
 
   FeedForwardConfig config_;

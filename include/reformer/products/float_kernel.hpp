@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// The float kernel: products of a tile by fused multiply-adds, on one thread: C = A B or C += A B.
+/// The float kernel: vectors of fused multiply-adds.
 ///
 /// Each element of C is summed by one chain of fused multiply-adds, in ascending order within
-/// blocks of `depth_block` products. The order depends on the depth alone, never on the number of
-/// rows or columns of the call: one row gives the same bits alone and inside a tile.
+/// blocks of `depth_block` products.
 #pragma once
 
 #include <array>
@@ -12,16 +11,11 @@
 
 #include "reformer/foundation/compiled_once.hpp"
 #include "reformer/products/float_operands.hpp"
+#include "reformer/products/product_kernel.hpp"
 
 namespace reformer {
 
-/// How a product meets what is in C already.
-enum class Write { assign, accumulate };
-
 namespace detail {
-
-/// Products summed in registers before they are added to C.
-inline constexpr Index depth_block = 512;
 
 /// Rows of C held in registers: 32 vector registers carry 14 x 2 sums, 16 carry 6 x 2.
 template <typename Scalar>
@@ -145,7 +139,7 @@ void multiply_panel(TileOperands<Scalar> operands, Index rows, Index columns) {
       tile.c = buffer;
       tile.c_stride = Vectors * W;
       for (Index piece = 0; piece < count; ++piece) {
-        tile.a = operands.a.from_row(piece * height);
+        tile.a = operands.a.from(piece * height, 0);
         Scalar* c = operands.c + piece * height * operands.c_stride;
         for (Index r = 0; operands.accumulate && r < height; ++r) {
           std::copy_n(c + r * operands.c_stride, columns, buffer + r * tile.c_stride);
@@ -156,38 +150,95 @@ void multiply_panel(TileOperands<Scalar> operands, Index rows, Index columns) {
         }
       }
     }
-    operands.a = operands.a.from_row(count * height);
+    operands.a = operands.a.from(count * height, 0);
     operands.c += count * height * operands.c_stride;
   }
 }
 
 }  // namespace detail
 
-/// C `[rows, columns]` = or += A `[rows, depth]` B `[depth, columns]`, on the calling thread.
-/// @param c  must not overlap A or B
-template <typename Scalar>
-void multiply(const LeftOperand<Scalar>& a, const RightOperand<Scalar>& b, Index depth,
-              const MatrixView<Scalar>& c, Write write = Write::assign) {
-  constexpr Index w = panel_width<Scalar>;
-  if (c.rows == 0) return;
-  for (Index p0 = 0; p0 == 0 || p0 < depth; p0 += detail::depth_block) {
-    for (Index j = 0; j < c.columns; j += w) {
-      const Index columns = std::min(w, c.columns - j);
-      const detail::TileOperands<Scalar> operands{
-          a.from(0, p0),
-          b.data + (j / w) * b.panel_stride + p0 * b.row_stride,
-          b.row_stride,
-          std::min(detail::depth_block, depth - p0),
-          c.data + j,
-          c.stride,
-          write == Write::accumulate || p0 > 0};
-      if (columns > simd::width<Scalar>) {
-        detail::multiply_panel<Scalar, 2>(operands, c.rows, columns);
-      } else {
-        detail::multiply_panel<Scalar, 1>(operands, c.rows, columns);
+/// Products in the arithmetic of their arrays, float or double; satisfies `ProductKernel`.
+template <typename Scalar_>
+struct FloatKernel {
+  using Scalar = Scalar_;
+  using Packed = Scalar;
+  using Left = LeftOperand<Scalar>;
+  using Right = RightOperand<Scalar>;
+  using View = MatrixView<const Scalar>;
+  static constexpr Index tile_rows = detail::register_rows<Scalar>;
+  static constexpr Index tile_columns = panel_width<Scalar>;
+  static constexpr Index tile_depth = 1;
+
+  static Index left_size(Index, Index) { return 0; }
+  static Left left(const View& x, Orientation orientation, Packed*) {
+    return {x.data, x.stride, orientation == Orientation::transposed};
+  }
+
+  static Index weight_size(Index depth, Index columns) {
+    return packed_size<Scalar>(depth, columns);
+  }
+  static void pack_weight(const View& weight, Orientation orientation, Index panel,
+                          Packed* packed) {
+    if (orientation == Orientation::natural) {
+      pack_panel(weight, panel, packed);
+    } else {
+      pack_transposed_panel(weight, panel, packed);
+    }
+  }
+  static Right weight(const Packed* packed, Index depth) { return packed_as_right(packed, depth); }
+
+  static Index right_size(Orientation orientation, Index depth, Index columns) {
+    return orientation == Orientation::natural ? 0 : depth * turned_stride(columns);
+  }
+  static Right right(const View& x, Orientation orientation, Packed* memory) {
+    if (orientation == Orientation::natural) return rows_as_right(x.data, x.stride);
+    transpose(x, memory, turned_stride(x.rows));
+    return rows_as_right(memory, turned_stride(x.rows));
+  }
+
+  static Index gradient_size(Index depth, Index) { return packed_size<Scalar>(depth, 1); }
+  /// Rows of dy are read where they are, but for a last panel that vectors would read beyond.
+  static void add_gradient(const View& x, const View& dy, const MatrixView<Scalar>& c,
+                           Packed* memory) {
+    const Index whole = dy.columns / simd::width<Scalar> * simd::width<Scalar>;
+    const Left a = left(x, Orientation::transposed, nullptr);
+    multiply(a, rows_as_right(dy.data, dy.stride), x.rows, c.middle_columns(0, whole),
+             Write::accumulate);
+    if (whole == dy.columns) return;
+    pack_panel(dy.middle_columns(whole, dy.columns - whole), 0, memory);
+    multiply(a, packed_as_right<Scalar>(memory, x.rows), x.rows,
+             c.middle_columns(whole, dy.columns - whole), Write::accumulate);
+  }
+
+  /// @param c  must not overlap A or B
+  static void multiply(const Left& a, const Right& b, Index depth, const MatrixView<Scalar>& c,
+                       Write write) {
+    constexpr Index w = tile_columns;
+    if (c.rows == 0) return;
+    for (Index p0 = 0; p0 == 0 || p0 < depth; p0 += detail::depth_block) {
+      for (Index j = 0; j < c.columns; j += w) {
+        const Index columns = std::min(w, c.columns - j);
+        const detail::TileOperands<Scalar> operands{
+            a.from(0, p0),
+            b.data + (j / w) * b.panel_stride + p0 * b.row_stride,
+            b.row_stride,
+            std::min(detail::depth_block, depth - p0),
+            c.data + j,
+            c.stride,
+            write == Write::accumulate || p0 > 0};
+        if (columns > simd::width<Scalar>) {
+          detail::multiply_panel<Scalar, 2>(operands, c.rows, columns);
+        } else {
+          detail::multiply_panel<Scalar, 1>(operands, c.rows, columns);
+        }
       }
     }
   }
-}
+
+ private:
+  static Index turned_stride(Index rows) { return round_up(rows, simd::width<Scalar>); }
+};
+
+static_assert(ProductKernel<FloatKernel<float>>);
 
 }  // namespace reformer

@@ -8,7 +8,6 @@
 #pragma once
 
 #include <algorithm>
-#include <type_traits>
 
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/tensor.hpp"
@@ -29,27 +28,7 @@ struct LeftOperand {
   LeftOperand from(Index i, Index p) const {
     return {by_columns ? data + p * stride + i : data + i * stride + p, stride, by_columns};
   }
-  LeftOperand from_row(Index i) const { return from(i, 0); }
 };
-
-/// A row-major matrix as A.
-template <typename Scalar>
-LeftOperand<Scalar> rows_as_left(const Scalar* data, Index stride) {
-  return {data, stride, false};
-}
-template <typename Element>
-auto rows_as_left(const MatrixView<Element>& a) {
-  return rows_as_left<std::remove_const_t<Element>>(a.data, a.stride);
-}
-/// A row-major matrix, transposed, as A.
-template <typename Scalar>
-LeftOperand<Scalar> columns_as_left(const Scalar* data, Index stride) {
-  return {data, stride, true};
-}
-template <typename Element>
-auto columns_as_left(const MatrixView<Element>& a) {
-  return columns_as_left<std::remove_const_t<Element>>(a.data, a.stride);
-}
 
 /// B `[k, n]` in panels: element (p, j) is `data[(j / w) * panel_stride + p * row_stride + j % w]`,
 /// w = panel_width. Whole vectors are read: memory up to the next multiple of the vector width must
@@ -60,11 +39,10 @@ struct RightOperand {
   Index panel_stride;
   Index row_stride;
 
-  RightOperand from_panel(Index panel) const {
-    return {data + panel * panel_stride, panel_stride, row_stride};
-  }
-  RightOperand from_depth(Index p) const {
-    return {data + p * row_stride, panel_stride, row_stride};
+  /// @param j  a multiple of w, unless panels lie side by side in rows
+  RightOperand from(Index p, Index j) const {
+    constexpr Index w = panel_width<Scalar>;
+    return {data + j / w * panel_stride + p * row_stride + j % w, panel_stride, row_stride};
   }
 };
 

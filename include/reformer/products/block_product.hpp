@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Products inside a block, on one thread: both sides are rows that the thread has gathered.
+#pragma once
+
+#include <algorithm>
+#include <array>
+
+#include "reformer/products/product_kernel.hpp"
+
+namespace reformer {
+
+/// The sides of a thread's products, in the kernel's form. Each is made once for a block and
+/// multiplied in parts: `a.from(i, p)` and `b.from(p, j)` are sides that start elsewhere.
+///
+/// Rows are padded: memory up to the next whole vector is readable and finite.
+template <ProductKernel K>
+class BlockOperands {
+ public:
+  using Scalar = typename K::Scalar;
+  using Packed = typename K::Packed;
+  using Left = typename K::Left;
+  using Right = typename K::Right;
+  using Rows = MatrixView<const Scalar>;
+
+  /// Elements of memory for blocks of at most `queries` x `keys` rows of `width` numbers.
+  /// @param turned  arrays that are kept turned, 1 or 2
+  static Index size(Index queries, Index keys, Index width, int turned) {
+    return turned * turned_size(queries, width) + left_size(queries, keys, width) +
+           right_size(queries, keys, width);
+  }
+
+  BlockOperands(Packed* memory, Index queries, Index keys, Index width, int turned)
+      : turned_memory_{memory, memory + (turned - 1) * turned_size(queries, width)},
+        left_memory_(memory + turned * turned_size(queries, width)),
+        right_memory_(left_memory_ + left_size(queries, keys, width)) {}
+
+  /// B = x^T, x `[queries, width]`, kept as number `which` until it is turned anew.
+  void turn(std::size_t which, const Rows& x) {
+    turned_[which] = K::right(x, Orientation::transposed, turned_memory_[which]);
+  }
+  const Right& turned(std::size_t which) const { return turned_[which]; }
+
+  /// A = x or x^T, until the next call: x is `[keys, width]` or `[keys, queries]`.
+  Left left(const Rows& x, Orientation orientation) const {
+    return K::left(x, orientation, left_memory_);
+  }
+  /// B = x `[keys or queries, width]`, until the next call.
+  Right right(const Rows& x) const { return K::right(x, Orientation::natural, right_memory_); }
+
+  /// out `[rows, columns]` = or += A `[rows, depth]` B `[depth, columns]`
+  static void multiply(const Left& a, const Right& b, Index depth, const MatrixView<Scalar>& out,
+                       Write write) {
+    K::multiply(a, b, depth, out, write);
+  }
+
+ private:
+  static Index turned_size(Index queries, Index width) {
+    return K::right_size(Orientation::transposed, width, queries);
+  }
+  static Index left_size(Index queries, Index keys, Index width) {
+    return std::max(
+        {K::left_size(keys, width), K::left_size(keys, queries), K::left_size(queries, keys)});
+  }
+  static Index right_size(Index queries, Index keys, Index width) {
+    return K::right_size(Orientation::natural, std::max(queries, keys), width);
+  }
+
+  std::array<Packed*, 2> turned_memory_;
+  Packed *left_memory_, *right_memory_;
+  std::array<Right, 2> turned_{};
+};
+
+}  // namespace reformer

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The kernels there are, and the one that is used where none is named.
+#pragma once
+
+#include "reformer/products/float_kernel.hpp"
+
+namespace reformer {
+
+/// The kernel of products of a scalar type.
+template <typename Scalar>
+using DefaultKernel = FloatKernel<Scalar>;
+
+}  // namespace reformer

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT
+// What asks for products, with another kernel than its own: it gets the same results, takes itself
+// back exactly, and needs the scratch that it has planned.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "reformer/attention/self_attention.hpp"
+#include "reformer/model/head.hpp"
+#include "reformer/operations/feed_forward.hpp"
+#include "support/compare.hpp"
+#include "support/naive_kernel.hpp"
+#include "support/random_data.hpp"
+
+namespace reformer::test {
+namespace {
+
+using Naive = NaiveKernel<double>;
+using Half = FixedHalf<double>;
+constexpr Index batch = 2, length = 41, width = 12;
+constexpr int threads = 3;
+
+/// What a branch adds, the gradients of its input and parameters, and scratch.
+struct Results {
+  Matrix<double> sum, dx;
+  std::vector<double> gradients;
+  std::size_t peak_bytes = 0;
+};
+
+template <typename Branch, typename Plan>
+Results results_of(Branch branch, const Plan& plan) {
+  randomize_parameters(branch, 1);
+  branch.for_each_parameter([](auto& p) { p.allocate_gradient(); });
+  Workspace workspace(threads);
+  const Pass pass{workspace, batch, length, {21, 4, 3}, true};
+  const Half x = half_of<Half>(random_matrix<double>(pass.rows(), width, 2));
+  const auto before = random_matrix<double>(pass.rows(), width, 3);
+  const auto dy = random_matrix<double>(pass.rows(), width, 4);
+  Half y = half_of<Half>(before);
+  const Matrix<double> exact = matrix_of(y);
+
+  Results results;
+  typename Branch::Saved saved;
+  branch.forward(x, y, saved, pass);
+  results.sum = matrix_of(y);
+  results.dx = Matrix<double>::Zero(pass.rows(), width);
+  branch.reverse(x, y, view(dy), view(results.dx), saved, pass);
+  EXPECT_TRUE(same_bits(matrix_of(y), exact)) << "reversal is not exact";
+  results.gradients = gradients_of(branch);
+  results.peak_bytes = workspace.peak_bytes();
+  ScratchPlan planned(threads);
+  plan(branch, planned);
+  EXPECT_EQ(planned.peak_bytes(), results.peak_bytes);
+  return results;
+}
+
+void expect_equal(const Results& naive, const Results& usual) {
+  EXPECT_TRUE(close(naive.sum, usual.sum));
+  EXPECT_TRUE(close(naive.dx, usual.dx));
+  EXPECT_TRUE(close(naive.gradients, usual.gradients));
+  EXPECT_GT(naive.peak_bytes, usual.peak_bytes) << "the naive kernel packs more";
+}
+
+TEST(BranchesWithNaiveKernel, FeedForward) {
+  const FeedForwardConfig config{width, 530, Activation::gelu, 0.1};
+  const auto plan = [](const auto& branch, ScratchPlan& scratch) {
+    branch.plan(scratch, batch * length, true);
+  };
+  expect_equal(results_of(FeedForward<double, Naive>("f", config), plan),
+               results_of(FeedForward<double>("f", config), plan));
+}
+
+TEST(BranchesWithNaiveKernel, SelfAttention) {
+  for (const AttentionPattern& pattern : std::vector<AttentionPattern>{
+           LshPattern{8}, LshPattern{8, 1, 0, 2, {4}, false, Chunking::bucket_chunks},
+           LocalPattern{8}, ExactPattern{}}) {
+    const SelfAttentionConfig config{width, 3, 5, pattern, true, 0.1, 0.1};
+    const auto plan = [](const auto& branch, ScratchPlan& scratch) {
+      branch.plan(scratch, batch, length, false);
+    };
+    expect_equal(results_of(SelfAttention<double, Naive>("a", config), plan),
+                 results_of(SelfAttention<double>("a", config), plan));
+  }
+}
+
+TEST(BranchesWithNaiveKernel, DecodingIsTheForwardPass) {
+  SelfAttention<double, Naive> attention("a", {width, 3, 5, LocalPattern{8}, true});
+  randomize_parameters(attention, 1);
+  Workspace workspace(threads);
+  const auto x = random_matrix<double>(length, width, 2);
+  Half y(length, width);
+  typename SelfAttention<double, Naive>::Saved saved;
+  attention.forward(half_of<Half>(x), y, saved, {workspace, 1, length});
+  const Pass step{workspace, 1, 1};
+  auto decoding = attention.decoding(step);
+  for (Index t = 0; t < length; ++t) {
+    Half next(1, width);
+    attention.decode(half_of<Half>(Matrix<double>(x.row(t))), next, decoding, step);
+    ASSERT_TRUE(same_bits(matrix_of(next), Matrix<double>(matrix_of(y).row(t)))) << t;
+  }
+}
+
+template <typename K>
+Results head_results() {
+  Head<double, K> head(width, 45, 1e-5, 0.1);
+  randomize_parameters(head, 1);
+  head.for_each_parameter([](auto& p) { p.allocate_gradient(); });
+  Workspace workspace(threads);
+  const Pass pass{workspace, batch, length, {21, 4, 3}, true};
+  const Halves<Half> x{half_of<Half>(random_matrix<double>(pass.rows(), width, 2)),
+                       half_of<Half>(random_matrix<double>(pass.rows(), width, 3))};
+  std::vector<std::int32_t> labels(static_cast<std::size_t>(pass.rows()));
+  for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<std::int32_t>(i % 45);
+  Results results;
+  results.dx.resize(pass.rows(), 2 * width);
+  const HalfGradients<double> dx{view(results.dx).middle_columns(0, width),
+                                 view(results.dx).middle_columns(width, width)};
+  results.sum.setConstant(1, 1, head.loss_and_gradients(x, labels, 0.5, dx, pass).sum);
+  results.gradients = gradients_of(head);
+  results.peak_bytes = workspace.peak_bytes();
+  ScratchPlan planned(threads);
+  head.plan_gradients(planned, pass.rows());
+  EXPECT_EQ(planned.peak_bytes(), results.peak_bytes);
+  return results;
+}
+
+TEST(BranchesWithNaiveKernel, Head) {
+  expect_equal(head_results<Naive>(), head_results<DefaultKernel<double>>());
+}
+
+TEST(BranchesWithNaiveKernel, Hashing) {
+  constexpr Index heads = 2, rounds = 2;
+  const std::vector<Index> factors{4, 6};
+  Workspace workspace(threads);
+  const auto x = random_matrix<double>(batch * length, heads * width, 1);
+  const auto rotations = random_matrix<double>(heads * width, rounds * 5, 2);
+  const auto size = static_cast<std::size_t>(batch * heads * rounds * length);
+  std::vector<Bucket> naive(size), usual(size, Bucket{1});
+  hash_heads<double, Naive>(workspace, view(x), batch, heads, {}, view(rotations), factors,
+                            naive.data());
+  ScratchPlan plan(threads);
+  plan_hash_heads<double, Naive>(plan, width, rotations.cols());
+  EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes());
+  hash_heads<double>(workspace, view(x), batch, heads, {}, view(rotations), factors, usual.data());
+  EXPECT_EQ(naive, usual);
+}
+
+}  // namespace
+}  // namespace reformer::test
