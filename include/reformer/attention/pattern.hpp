@@ -21,10 +21,9 @@ enum class Chunking {
   /// Within each bucket: a token's chunk is its rank among the tokens of its bucket, the number of
   /// earlier ones, divided by the chunk length. It sees chunks of its own bucket only, the paper's
   /// set P_i (Eq. (4)) cut to a window. Strictly causal: a rank counts earlier tokens alone. A
-  /// token whose
-  /// window holds nothing but itself, in every round, gets its own value. The number of buckets
-  /// must be given, because a rule that follows the length would depend on later tokens; short
-  /// sequences are hashed like others.
+  /// token whose window holds nothing but itself, in every round, gets its own value, or zero where
+  /// keys carry values of what followed. The number of buckets must be given, because a rule that
+  /// follows the length would depend on later tokens; short sequences are hashed like others.
   bucket_chunks,
 };
 

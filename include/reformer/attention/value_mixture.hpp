@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// A learned mixture of own and following values, for each head h:
+/// A learned mixture of own and following values: the key of token s carries, for each head h,
 ///
 ///     u_s = a_h v_s + b_h v_next(s)
 ///
-/// is what the key of token s carries (KV shifting attention, arXiv 2411.19574, has the same for
-/// ordinary attention). Where keys carry the values of what followed (following.hpp), it is enough
-/// to mix each value with the one before it,
+/// KV shifting attention (arXiv 2411.19574) has the same for ordinary attention. Where keys carry
+/// the values of what followed (following.hpp), it is enough to mix each value with the one before
+/// it,
 ///
 ///     w_t = b_h v_t + a_h v_prev(t),   prev(t): the last real token before t
 ///
@@ -16,10 +16,14 @@
 ///            da_h += sum_t <dw_t, v_prev(t)>,   db_h += sum_t <dw_t, v_t>
 #pragma once
 
+#include <algorithm>
 #include <string>
 
 #include "reformer/attention/multi_head.hpp"
+#include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/parameter.hpp"
+#include "reformer/foundation/simd.hpp"
+#include "reformer/foundation/workspace.hpp"
 
 namespace reformer {
 
@@ -28,7 +32,8 @@ namespace reformer {
 template <typename Scalar>
 class ValueMixture {
  public:
-  /// Both are zero until initialised: a = 0, b = 1 gives values of what followed.
+  /// Zero until initialised. With a = 0, b = 1, which `Model::initialize` sets, values are
+  /// following ones; with a = 1, b = 0 they are own ones.
   ValueMixture(const std::string& name, Index heads) : weight_(name, Role::mixture, 2, heads) {}
 
   Parameter<Scalar>& parameter() { return weight_; }
@@ -66,8 +71,10 @@ class ValueMixture {
     });
   }
 
-  /// Adds the gradients of a and b, and overwrites the values by their gradients; those of padding
-  /// are zero.
+  /// Adds the gradients of a and b to the parameter's, and overwrites the values of a group by
+  /// their gradients, which are zero at padding.
+  /// @param dmixed  `[B*T, H*K]`, gradients by what `forward` gave
+  /// @param value   `[B*T, H*K]`, what `forward` was given
   void backward(Workspace& workspace, const MultiHead<Scalar>& group,
                 const MatrixView<const Scalar>& dmixed, const MatrixView<Scalar>& value) {
     const Index K = group.head_width;

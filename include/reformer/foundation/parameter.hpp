@@ -14,12 +14,12 @@ namespace reformer {
 /// What a parameter is for. Initial values and weight decay are chosen by it; its name says where
 /// it is in a model and in files, and nothing else.
 enum class Role {
-  weight,          ///< [in, out] of a product y = x W: rows are its fan-in, columns its fan-out
-  gain,            ///< `[1, D]`, what a norm multiplies by: 1 in the beginning
-  bias,            ///< `[1, D]`, what is added: 0 in the beginning
-  embedding,       ///< [V, D], a vector for each token
-  position_table,  ///< [T, D], vectors of positions, or of a factor of them
-  mixture,         ///< [2, H], shares of own and following values: 0 and 1 in the beginning
+  weight,          ///< `[in, out]` of a product y = x W: rows are its fan-in, columns its fan-out
+  gain,            ///< `[1, width]`, what a norm multiplies by: initially 1
+  bias,            ///< `[1, width]`, what a norm or a product adds: initially 0
+  embedding,       ///< `[V, D]`, a vector for each token
+  position_table,  ///< `[T, D]`, vectors of positions, or parts of them along an axis
+  mixture,         ///< `[2, H]`, shares of own and of following values: initially 0 and 1
 };
 
 /// A trainable matrix. Vectors (biases, scales) are matrices of one row.

@@ -379,6 +379,8 @@ class DynamicHalf {
   DynamicHalf() = default;
   /// @throw std::invalid_argument for a number of fraction bits that is not possible
   explicit DynamicHalf(const ResidualConfig& config) : DynamicHalf(0, 0, config) {}
+  /// Zeros.
+  /// @throw std::invalid_argument as above, and for a negative size
   DynamicHalf(Index rows, Index columns, const ResidualConfig& config = {}) {
     if (const auto* fixed = std::get_if<FixedResidual>(&config)) {
       half_ = Fixed(rows, columns, bits_of(*fixed));
@@ -387,6 +389,7 @@ class DynamicHalf {
     }
   }
   /// In scratch, which must outlive it; elements are undefined.
+  /// @throw std::invalid_argument as above
   template <ScratchMemory Memory>
   DynamicHalf(Memory& memory, Index rows, Index columns, const ResidualConfig& config = {}) {
     if (const auto* fixed = std::get_if<FixedResidual>(&config)) {

@@ -12,9 +12,9 @@
 
 namespace reformer {
 
-/// Local and LSH attention in turn. Of causal models in the form that learns best: values of what
-/// followed, strictly causal chunks within buckets, and many small buckets, so that what a token
-/// looks for is not behind others of its bucket. Of others as published.
+/// Local and LSH attention in turn, four layers. Causal models have the form that learns best:
+/// values of what followed, strictly causal chunks within buckets, and many small buckets, so that
+/// what a token looks for is not behind others of its bucket. Other models have the published form.
 inline std::vector<AttentionPattern> default_layers(bool causal) {
   if (!causal) return {LocalPattern{}, LshPattern{}, LocalPattern{}, LshPattern{}};
   const LocalPattern local{.values = Values::following};

@@ -29,8 +29,8 @@
 
 namespace reformer {
 
-/// Standard deviations of the initial values; the rest is ones for norms and zeros for biases, as
-/// in HuggingFace.
+/// Standard deviations of the initial values. The rest is not drawn: gains of norms are 1 and
+/// biases 0, as in HuggingFace, and mixed values are those of what followed.
 struct Initialization {
   double weights = 0.02;            ///< linear weights
   double embedding = 0.02;          ///< token embedding
@@ -84,9 +84,14 @@ class Decoder;
 /// Reformer model: its parameters and their gradients, and nothing of a pass.
 ///
 /// Passes without gradients are const: any number of threads may run them on one model, each with a
-/// workspace of its own. Passes with gradients add to `Parameter::gradient`, so they are one at a
-/// time, but do not disturb passes without gradients; what changes parameters does. A pass may run
-/// within the callback of another, on the same workspace too, which then holds both.
+/// workspace of its own. Passes with gradients add to `Parameter::gradient`, so only one may run at
+/// a time, beside passes without gradients; nothing may run while parameters change. The callback
+/// of a pass may run another, on the same workspace too, which then holds both.
+///
+/// Every pass throws `std::invalid_argument`, before it writes anything, for tokens, a mask or
+/// options that do not fit the model, for a model that was never filled, and for logits or a loss
+/// of a model without a language head; and `std::overflow_error` where halves in fixed point leave
+/// their range, with layer and branch, place, value and range.
 template <typename Scalar_>
 class Model {
  public:
@@ -198,11 +203,9 @@ class Model {
   /// Sum of cross-entropies over all labels that are not `ignored_label`.
   /// @param tokens,labels  `[B, T]`; see `next_token_labels`
   /// @param each  receives the cross-entropy of each position `[B*T]`, in nats, 0 where the label
-  /// is
-  ///   ignored; or empty
-  /// @throw std::invalid_argument for wrong shapes, tokens or labels
-  /// @throw std::overflow_error if halves in fixed point leave their range, here and in every other
-  /// pass: which layer and branch, where, the value and the range
+  ///   is ignored; or empty
+  /// @throw std::invalid_argument, std::overflow_error as every pass, and std::invalid_argument for
+  ///   wrong labels or another size of `each`
   Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
             const RunOptions& options = {}, std::span<double> each = {}) const {
     check_head("Model::loss");
@@ -219,7 +222,8 @@ class Model {
   /// @param scale  1 / (number of labels), or that divided by the number of accumulated passes
   /// @return the summed loss. If it is not finite, so are gradients, and the step must not be
   /// applied.
-  /// @throw std::invalid_argument as `loss`, and for a scale that is not finite
+  /// @throw std::invalid_argument as `loss`, for a scale that is not finite, and for `num_hashes`
+  ///   other than 0
   /// @throw std::overflow_error as `loss`, before any gradient is touched
   Loss loss_and_gradients(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
                           Scalar scale, const RunOptions& options) {
@@ -267,7 +271,10 @@ class Model {
 
   /// The same, and the gradients of a loss of the caller's own, which are added to the parameters'.
   /// @param gradient  is called once with z `[B, T, 2D]` and returns dz of the same shape; it may
-  /// run other passes, such as those for the other texts of a contrastive loss
+  ///   run other passes, such as those for the other texts of a contrastive loss
+  /// @throw std::invalid_argument as every pass, for `num_hashes` other than 0, and for another
+  ///   shape of dz, before any gradient is touched
+  /// @throw std::overflow_error as every pass, before any gradient is touched
   template <typename F>
   void encode_and_gradients(Workspace& workspace, const Tokens& tokens, const RunOptions& options,
                             const F& gradient) {
@@ -320,6 +327,8 @@ class Model {
   }
 
   /// Logits `[V]` of the last real position of one sequence, for sampling the next token.
+  /// @throw std::invalid_argument, std::overflow_error as every pass, and std::invalid_argument if
+  ///   no token is real
   std::vector<Scalar> next_token_logits(Workspace& workspace, std::span<const std::int32_t> tokens,
                                         const RunOptions& options = {}) const {
     constexpr auto function = "Model::next_token_logits";

@@ -30,12 +30,13 @@ namespace reformer {
 /// that any number of threads may run it at a time.
 ///
 /// Memory for what `forward` leaves is the caller's. A branch that needs some has
-/// `saved_in(memory, pass)`, a template over `ScratchMemory` that takes it and returns a `Saved`; a
-/// `Saved` that is made without keeps nothing.
+/// `saved_in(memory, pass)`, a template over `ScratchMemory` that takes it and returns a `Saved` to
+/// be filled. A `Saved` that is default-constructed has no memory, and nothing is kept in it.
 ///
-/// A branch may have `check_forward`, `check_reverse` and `check_decode`, which take the arguments
-/// of the functions that they are named after and throw `std::invalid_argument` for those that do
-/// not fit. Blocks and sequences call those of all branches before any branch writes.
+/// A branch may have `check_forward`, `check_reverse`, `check_prefill` and `check_decode`, which
+/// take the arguments of the functions that they are named after and throw `std::invalid_argument`
+/// for those that do not fit. Blocks call those of both branches before either writes, and
+/// sequences those of all blocks.
 template <typename Branch, typename Half>
 concept ReversibleBranch = ResidualHalf<Half> &&
     requires(Branch& branch, const Branch& constant, const Half& x, Half& y,
@@ -58,7 +59,7 @@ struct StoredInputs {
   std::optional<Half> first, second;
 };
 
-/// Gradients of the loss by the two halves, each `[B*T, D]`, in memory of the caller's.
+/// Gradients of the loss by the two halves, each `[B*T, D]`, in the caller's memory.
 template <typename Scalar>
 struct HalfGradients {
   MatrixView<Scalar> first, second;

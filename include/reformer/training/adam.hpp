@@ -6,7 +6,8 @@
 ///     m = beta_1 m + (1 - beta_1) g,   v = beta_2 v + (1 - beta_2) g^2
 ///     x = x - rate (m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + epsilon) + decay x)
 ///
-/// Decay is applied to weights only, not to biases, norms and position tables.
+/// Decay is applied to weights of products and embeddings, not to norms, biases, position tables
+/// and mixtures of values.
 #pragma once
 
 #include <cmath>
@@ -30,7 +31,7 @@ struct AdamConfig {
 
 namespace detail {
 
-/// Whether weight decay applies: matrices of linear layers and embeddings.
+/// Whether weight decay applies.
 constexpr bool decays(Role role) {
   return role == Role::weight || role == Role::embedding;
 }
