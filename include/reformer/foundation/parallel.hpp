@@ -81,8 +81,8 @@ void parallel_for(int threads, Index count, const Body& body) {
   for (Index i = 0; i < count; ++i) detail::run_task(body, i, 0);
 }
 
-/// Threads that are worth their waking for this much work, in FLOP: a little is done by one before
-/// others are there.
+/// Threads worth waking for this much work, in FLOP: one has done a little of it before the others
+/// are there.
 inline int threads_for(int threads, double work) {
 #ifdef REFORMER_THREAD_SANITIZER  // races are looked for in small loops
   static_cast<void>(work);

@@ -42,7 +42,7 @@ struct Pass {
   }
 };
 
-/// What a forward pass is of which something is saved for the backward pass.
+/// What must be known of a forward pass to take memory for what it saves for the backward pass.
 struct SavedPass {
   Index batch = 1, length = 1;  ///< B, T
   /// Whether subtracting from the halves undoes adding bit for bit.
