@@ -225,7 +225,7 @@ TEST(SaveHuggingFace, TakesAModelThatWasMadeHere) {
                        "a layer has bucket_chunks"));
   EXPECT_TRUE(contains(
       message([](ModelConfig& c) { std::get<LshPattern>(c.layers[1]).values = Values::following; }),
-      "a layer has values of what followed"));
+      "values of a layer are following, must be own"));
   config.layers = {LshPattern{8}};
   Model<float> other(config);
   EXPECT_TRUE(contains(

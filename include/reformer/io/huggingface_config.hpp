@@ -368,8 +368,10 @@ inline Json function_fields(std::string_view function, const HuggingFaceConfig& 
   std::optional<LshPattern> lsh;
   std::optional<LocalPattern> local;
   for (const AttentionPattern& pattern : model.layers) {
-    check(values_of(pattern) == Values::own, function,
-          "a layer has values of what followed, HuggingFace's Reformer has own values only");
+    const Values values = values_of(pattern);
+    check(values == Values::own, function, "values of a layer are ",
+          values == Values::mixed ? "mixed" : "following",
+          ", must be own as in HuggingFace's Reformer");
     if (const auto* l = std::get_if<LshPattern>(&pattern)) {
       check(l->chunking == Chunking::sorted_chunks, function,
             "a layer has bucket_chunks, HuggingFace's Reformer has sorted_chunks only");
