@@ -316,6 +316,12 @@ TEST(Model, RunsOnlyWithParameters) {
       [](const auto& p) { EXPECT_EQ(p.gradient.size(), 0) << "nothing may have been allocated"; });
   model.initialize(1, {.weights = 0, .embedding = 0, .axial_positions = 0.1});
   EXPECT_NO_THROW(model.logits(workspace, tokens)) << "something is enough";
+  ModelConfig config = tiny_config();
+  config.layers.push_back(LocalPattern{.chunk_length = 4, .values = Values::mixed});
+  Model<float> mixed(config);
+  mixed.initialize(1, {.weights = 0, .embedding = 0, .axial_positions = 0});
+  EXPECT_TRUE(contains(message_of([&] { mixed.logits(workspace, tokens); }), "are zero"))
+      << "gains and mixtures do not count";
 }
 
 /// The same expressions in a template, where gcc 12 gives up on some defaults of members.
@@ -498,6 +504,7 @@ TEST(Model, InitializesBySeed) {
   config.width = 40;
   config.feed_forward_width = 80;
   config.vocabulary = 100;
+  config.layers.push_back(LocalPattern{.chunk_length = 4, .values = Values::mixed});
   for (const PositionConfig& positions :
        std::vector<PositionConfig>{AxialPositions{{30, 40}, {12, 28}}, LearnedPositions{70}}) {
     config.positions = positions;
@@ -519,6 +526,8 @@ TEST(Model, InitializesBySeed) {
           EXPECT_TRUE((values == 1).all()) << p.name;
         } else if (p.name.ends_with(".bias")) {
           EXPECT_TRUE((values == 0).all()) << p.name;
+        } else if (p.name.ends_with(".value_mixture")) {
+          EXPECT_TRUE((values.row(0) == 0).all() && (values.row(1) == 1).all()) << p.name;
         } else {
           const double expected = p.name.starts_with("positions.weights.") ? how.axial_positions
                                   : p.name.starts_with("positions.")       ? how.learned_positions

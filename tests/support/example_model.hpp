@@ -28,6 +28,7 @@ struct ExampleModel {
         {"block.0.feed_forward.dense.bias", Role::bias, 1, 33},
         {"head.weight", Role::weight, 7, 1},
         {"head.bias", Role::bias, 1, 1},
+        {"block.0.attention.value_mixture", Role::mixture, 2, 3},
     };
     randomize_parameters(*this, seed);
     set_gradients(seed);

@@ -89,11 +89,11 @@ TYPED_TEST(OptimizerTest, RefusesOtherParametersThanItsOwn) {
   EXPECT_EQ(message([](Parameters& p) { p[7].name = "head.scale"; }),
             std::string("parameter 7 is head.scale, must be head.bias") + rule);
   EXPECT_EQ(message([](Parameters& p) { p.pop_back(); }),
-            std::string("the model has 7 parameters, must have 8") + rule);
+            std::string("the model has 8 parameters, must have 9") + rule);
   EXPECT_EQ(message([](Parameters& p) {
               p.push_back({"more", Role::weight, 1, 1});
             }),
-            std::string("the model has 9 parameters, must have 8") + rule);
+            std::string("the model has 10 parameters, must have 9") + rule);
 }
 
 TYPED_TEST(OptimizerTest, GoesOnWithACopyOfItsModel) {
