@@ -532,14 +532,18 @@ TEST(Decoder, KeepsAsMuchAtEveryPosition) {
     return decoder.state_bytes();
   };
   const AttentionPattern local = LocalPattern{4}, buckets = bucket_chunks(4, 1, 2, {4});
-  // 2 heads of width 5, keys and values; scales of keys; counts of tokens
-  EXPECT_EQ(bytes(local, 5), 2 * (8 * 10 * 4 + 8));
-  EXPECT_EQ(bytes(buckets, 5), 2 * 2 * 4 * (8 * (10 * 4 + 4) + 8));
+  // 2 heads of width 5, keys and values; scales of keys; what there is of each ring
+  constexpr std::size_t ring = 64;
+  EXPECT_EQ(bytes(local, 5), 2 * (8 * 10 * 4 + ring));
   EXPECT_EQ(bytes(local, 500), bytes(local, 5));
-  EXPECT_EQ(bytes(buckets, 500), bytes(buckets, 5));
-  // At first 128 rows, then half as many again whenever they are used up.
-  EXPECT_EQ(bytes(ExactPattern{}, 99), 2 * (128 * 10 * 4 + 8));
-  EXPECT_EQ(bytes(ExactPattern{}, 128), 2 * (192 * 10 * 4 + 8));
+  EXPECT_EQ(bytes(buckets, 500), 2 * 2 * 4 * (8 * (10 * 4 + 4) + ring));
+  EXPECT_EQ(bytes(buckets, 2000), bytes(buckets, 500));
+  // Buckets without tokens take nothing, others 8 rows at first; 61 tokens in 2 rounds.
+  EXPECT_LE(bytes(bucket_chunks(64, 1, 2, {32, 32}), 60),
+            2 * 2 * (1024 * ring + 61 * 8 * (10 * 4 + 4)));
+  // As many rows as the prompt has tokens, then half as many again whenever they are used up.
+  EXPECT_EQ(bytes(ExactPattern{}, 99), 2 * (148 * 10 * 4 + ring));
+  EXPECT_EQ(bytes(ExactPattern{}, 128), 2 * (192 * 10 * 4 + ring));
 }
 
 TEST(Decoder, SaysWhatIsImpossible) {

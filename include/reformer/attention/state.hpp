@@ -11,8 +11,8 @@
 ///
 /// Keys and values of a window stand in a ring of (chunks_before + 1) C rows: the token of rank i
 /// among those of the ring is in row i modulo that, where i is its position, or its rank in its
-/// bucket. Exact attention has one ring for each head, longer than any sequence. Memory grows with
-/// the tokens that are there, up to that of full rings, and before any thread works. A query is
+/// bucket. Exact attention has one ring for each head, longer than any sequence. The memory of
+/// each ring grows with its own tokens until it is full, and before any thread works. A query is
 /// attended to by the kernel of the forward pass, as a block of one query whose keys are in the
 /// same order, and rounds and tiles are merged in the same order.
 ///
@@ -82,12 +82,11 @@ class AttentionState {
     }
     selected_.resize(static_cast<std::size_t>(batch));
     std::iota(selected_.begin(), selected_.end(), 0);
-    count_.assign(static_cast<std::size_t>(batch * heads * rounds_ * buckets_), 0);
-    if (follows_) newest_.assign(static_cast<std::size_t>(batch * heads * rounds_), none);
+    rings_.resize(static_cast<std::size_t>(batch * heads * rounds_ * buckets_));
+    if (follows_) newest_.resize(static_cast<std::size_t>(batch * heads * rounds_));
     if (values_of(pattern) == Values::mixed) {
       unmixed_.assign(static_cast<std::size_t>(batch * heads * head_width), Scalar(0));
     }
-    reserve(1);
   }
 
   const AttentionPattern& pattern() const { return pattern_; }
@@ -108,19 +107,23 @@ class AttentionState {
 
   /// Forgets the sequences, but keeps the memory.
   void clear() {
-    const auto forget = [&](auto& numbers, Index per_head, auto what) {
-      const Index each = heads_ * per_head;
-      for (const Index b : selected_) std::fill_n(numbers.begin() + b * each, each, what);
+    const auto forget = [&](auto& all, Index per_head, const auto& what) {
+      const Index each = all.empty() ? 0 : heads_ * per_head;
+      for (const Index b : selected_) std::for_each_n(all.begin() + b * each, each, what);
     };
-    forget(count_, rounds_ * buckets_, Index{0});
-    if (follows_) forget(newest_, rounds_, none);
-    if (!unmixed_.empty()) forget(unmixed_, width_, Scalar(0));
+    forget(rings_, rounds_ * buckets_, [](Ring& ring) { ring.count = 0; });
+    forget(newest_, rounds_, [](Newest& newest) { newest = {}; });
+    forget(unmixed_, width_, [](Scalar& value) { value = 0; });
   }
 
   /// Bytes of keys, values and what belongs to them.
   std::size_t bytes() const {
-    return (keys_.size() + values_.size() + key_scale_.size() + unmixed_.size()) * sizeof(Scalar) +
-           places_.size() * sizeof(Place) + (count_.size() + newest_.size()) * sizeof(Index);
+    std::size_t bytes = rings_.size() * sizeof(Ring) + newest_.size() * sizeof(Newest) +
+                        unmixed_.size() * sizeof(Scalar);
+    for (const Ring& ring : rings_) {
+      bytes += ring.rows.size() * sizeof(Scalar) + ring.places.size() * sizeof(Place);
+    }
+    return bytes;
   }
 
   /// Takes over the keys and values of a prompt's real tokens, after `attend`.
@@ -147,7 +150,10 @@ class AttentionState {
         }
       }
     });
-    reserve(*std::max_element(tokens, tokens + tasks * rings));
+    for (Index i = 0; i < tasks * rings; ++i) {
+      const Index task = i / rings, b = task / group.heads, h = task % group.heads;
+      grow(rings_at(head_of(group.first_sequence + b, group.first_head + h))[i % rings], tokens[i]);
+    }
     parallel_for(workspace.threads(), tasks, [&](Index task, int thread) {
       const Index b = task / group.heads, h = task % group.heads;
       const Index head = head_of(group.first_sequence + b, group.first_head + h);
@@ -171,7 +177,7 @@ class AttentionState {
                  scale != nullptr ? scale[t] : Scalar(0), place_memory[thread]);
         }
       }
-      std::copy_n(all, rings, count_.begin() + head * rings);
+      for (Index i = 0; i < rings; ++i) rings_at(head)[i].count = all[i];
     });
   }
 
@@ -206,12 +212,22 @@ class AttentionState {
   void attend_next(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
     check_equal("AttentionState::attend_next", "batch", group.batch, "selected sequences",
                 static_cast<Index>(selected_.size()));
-    const Index longest = *std::max_element(count_.begin(), count_.end());
+    const Index tasks = group.batch * heads_;
+    const auto for_each_ring = [&](const auto& body) {
+      for (Index task = 0; task < tasks; ++task) {
+        for (Index r = 0; r < rounds_; ++r) {
+          body(ring_of(head_of(task / heads_, task % heads_), r,
+                       buckets != nullptr ? buckets[task * rounds_ + r] : 0));
+        }
+      }
+    };
+    Index longest = 0;
+    for_each_ring([&](const Ring& ring) { longest = std::max(longest, ring.count); });
     check(longest < most_rows_ || most_rows_ < position_limit, "AttentionState", "length is ",
           longest + 1, ", must be at most ", position_limit);
-    reserve(longest + 1);
+    for_each_ring([&](Ring& ring) { grow(ring, ring.count + 1); });
     const Index rows = exact_ ? TiledBlocks::tile + 1 : capacity_;
-    const Index place_rounds = places_.empty() ? 0 : rounds_;
+    const Index place_rounds = detail::counts_once(pattern_) ? rounds_ : 0;
     Scratch scratch(workspace);
     const Tiles tiles{
         rows,
@@ -223,8 +239,7 @@ class AttentionState {
         scratch.per_thread<std::int32_t>(rows + place_rounds * rows + 2 * (chunks_kept() + 1)),
         scratch.per_thread<Place>(rounds_),
         Dropout<Scalar>(0, {}, {})};
-    const Index keys = exact_ ? longest + 1 : rounds_ * capacity_;
-    const Index tasks = group.batch * heads_;
+    const Index keys = exact_ ? longest + 1 : rounds_ * std::min(longest + 1, capacity_);
     const double work = 2.0 * static_cast<double>(tasks * keys * width_);
     parallel_for(threads_for(workspace.threads(), work), tasks, [&](Index task, int thread) {
       const Index b = task / heads_, h = task % heads_, head = head_of(b, h);
@@ -236,8 +251,7 @@ class AttentionState {
       std::fill_n(query.out, width_, Scalar(0));
       if (exact_) {
         put_newest_value(head, value);
-        insert(head, 0, 0, count_[static_cast<std::size_t>(head)]++, key, value, scale,
-               tiles.places[thread]);
+        insert(head, 0, 0, ring_of(head, 0, 0).count++, key, value, scale, tiles.places[thread]);
         attend_all(tiles, thread, head, query);
       } else {
         attend_rings(tiles, thread, head, buckets != nullptr ? buckets + task * rounds_ : nullptr,
@@ -253,6 +267,19 @@ class AttentionState {
   /// Where a token is in one round.
   struct Place {
     Index bucket, chunk;
+  };
+
+  /// The tokens of one bucket, or of all. As long as it can grow, the token of rank i is in row i.
+  struct Ring {
+    Index count = 0;            // tokens it has seen
+    Index capacity = 0;         // rows
+    std::vector<Scalar> rows;   // keys [capacity, width], values, and scales of shared keys
+    std::vector<Place> places;  // [capacity, rounds], where keys count once
+  };
+
+  /// Where the newest key of a round is, whose value is to come.
+  struct Newest {
+    Index ring = none, row = 0;
   };
 
   /// One query with its running softmax.
@@ -272,32 +299,24 @@ class AttentionState {
     Dropout<Scalar> no_dropout;
   };
 
-  /// Makes room for `rows` tokens in each ring. As long as a ring can grow, the token of rank i is
-  /// in row i. If there is no memory, nothing has changed.
-  void reserve(Index rows) {
+  /// Makes room for `rows` tokens. If there is no memory, nothing has changed.
+  void grow(Ring& ring, Index rows) {
     rows = std::min(rows, most_rows_);
-    if (rows <= capacity_) return;
-    const Index capacity =
-        std::min(most_rows_, std::max({rows, capacity_ + capacity_ / 2, least_rows}));
-    const auto rings = static_cast<Index>(count_.size());
-    const auto grown = [&](const auto& from, Index numbers) {
-      std::remove_cvref_t<decltype(from)> to(static_cast<std::size_t>(rings * capacity * numbers));
-      for (Index ring = 0; ring < rings; ++ring) {
-        std::copy_n(from.begin() + ring * capacity_ * numbers, capacity_ * numbers,
-                    to.begin() + ring * capacity * numbers);
-      }
-      return to;
-    };
-    auto keys = grown(keys_, width_), values = grown(values_, width_);
-    auto key_scale = grown(key_scale_, shared_ ? 1 : 0);
-    places_ = grown(places_, detail::counts_once(pattern_) ? rounds_ : 0);
-    for (Index& row : newest_) {
-      if (row != none) row = row / capacity_ * capacity + row % capacity_;
-    }
-    keys_.swap(keys);
-    values_.swap(values);
-    key_scale_.swap(key_scale);
-    capacity_ = capacity;
+    if (rows <= ring.capacity) return;
+    Ring larger;
+    larger.count = ring.count;
+    larger.capacity =
+        std::min(most_rows_, std::max({rows, ring.capacity + ring.capacity / 2, least_rows}));
+    larger.rows.resize(
+        static_cast<std::size_t>(larger.capacity * (2 * width_ + (shared_ ? 1 : 0))));
+    larger.places.resize(
+        static_cast<std::size_t>(detail::counts_once(pattern_) ? larger.capacity * rounds_ : 0));
+    std::copy_n(keys_in(ring), ring.capacity * width_, keys_in(larger));
+    std::copy_n(values_in(ring), ring.capacity * width_, values_in(larger));
+    if (shared_) std::copy_n(scales_in(ring), ring.capacity, scales_in(larger));
+    std::copy(ring.places.begin(), ring.places.end(), larger.places.begin());
+    capacity_ = std::max(capacity_, larger.capacity);
+    ring = std::move(larger);
   }
 
   /// Head h of the sequence that row b of a batch belongs to.
@@ -308,30 +327,48 @@ class AttentionState {
   /// Chunks before a token's own that its ring may hold.
   Index chunks_kept() const { return ceil_div(capacity_, window_.chunk_length) - 1; }
 
-  const Scalar* row_of(const std::vector<Scalar>& rows, Index row) const {
-    return rows.data() + row * width_;
+  /// Rings of a head, `[rounds, buckets]`.
+  Ring* rings_at(Index head) { return rings_.data() + head * rounds_ * buckets_; }
+  const Ring* rings_at(Index head) const { return rings_.data() + head * rounds_ * buckets_; }
+  Ring& ring_of(Index head, Index round, Index bucket) {
+    return rings_at(head)[round * buckets_ + bucket];
   }
-  Index ring_of(Index head, Index round, Index bucket) const {
-    return (head * rounds_ + round) * buckets_ + bucket;
+
+  template <typename SomeRing>
+  auto* keys_in(SomeRing& ring) const {
+    return ring.rows.data();
+  }
+  template <typename SomeRing>
+  auto* values_in(SomeRing& ring) const {
+    return ring.rows.data() + ring.capacity * width_;
+  }
+  template <typename SomeRing>
+  auto* scales_in(SomeRing& ring) const {
+    return ring.rows.data() + 2 * ring.capacity * width_;
   }
 
   /// Completes the newest key of a head with the value of the token after it.
   void put_newest_value(Index head, const Scalar* value) {
     for (Index r = 0; follows_ && r < rounds_; ++r) {
-      const Index row = newest_[static_cast<std::size_t>(head * rounds_ + r)];
-      if (row != none) std::copy_n(value, width_, values_.data() + row * width_);
+      const Newest& newest = newest_[static_cast<std::size_t>(head * rounds_ + r)];
+      if (newest.ring == none) continue;
+      std::copy_n(value, width_,
+                  values_in(rings_[static_cast<std::size_t>(newest.ring)]) + newest.row * width_);
     }
   }
 
   void insert(Index head, Index round, Index bucket, Index rank, const Scalar* key,
               const Scalar* value, Scalar scale, const Place* places) {
-    const Index row = ring_of(head, round, bucket) * capacity_ + rank % capacity_;
-    if (follows_) newest_[static_cast<std::size_t>(head * rounds_ + round)] = row;
-    std::copy_n(key, width_, keys_.data() + row * width_);
-    std::copy_n(value, width_, values_.data() + row * width_);
-    if (shared_) key_scale_[static_cast<std::size_t>(row)] = scale;
-    if (!places_.empty() && places != nullptr) {  // one says the other, which gcc 12 cannot know
-      std::copy_n(places, rounds_, places_.begin() + row * rounds_);
+    Ring& ring = ring_of(head, round, bucket);
+    const Index row = rank % ring.capacity;
+    if (follows_)
+      newest_[static_cast<std::size_t>(head * rounds_ + round)] = {&ring - rings_.data(), row};
+    std::copy_n(key, width_, keys_in(ring) + row * width_);
+    std::copy_n(value, width_, values_in(ring) + row * width_);
+    if (shared_) scales_in(ring)[row] = scale;
+    if (!ring.places.empty() &&
+        places != nullptr) {  // one says the other, which gcc 12 cannot know
+      std::copy_n(places, rounds_, ring.places.begin() + row * rounds_);
     }
   }
 
@@ -360,28 +397,30 @@ class AttentionState {
   void attend_rings(const Tiles& tiles, int thread, Index head, const Bucket* buckets, Query& query,
                     const Scalar* key, const Scalar* value, Scalar scale) {
     Place* places = tiles.places[thread];
-    const auto ring_at = [&](Index r) { return ring_of(head, r, places[r].bucket); };
+    const auto ring_at = [&](Index r) -> Ring& { return ring_of(head, r, places[r].bucket); };
     for (Index r = 0; r < rounds_; ++r) {
       places[r].bucket = buckets != nullptr ? buckets[r] : 0;
-      places[r].chunk = count_[static_cast<std::size_t>(ring_at(r))] / window_.chunk_length;
+      places[r].chunk = ring_at(r).count / window_.chunk_length;
     }
     put_newest_value(head, value);
     std::int32_t* order = tiles.integers[thread];
     for (Index r = 0; r < rounds_; ++r) {
-      const Index ring = ring_at(r), rank = count_[static_cast<std::size_t>(ring)]++;
+      Ring& ring = ring_at(r);
+      const Index rank = ring.count++;
       insert(head, r, places[r].bucket, rank, key, value, scale, places);
       const Index first =
           std::max<Index>(0, places[r].chunk - window_.chunks_before) * window_.chunk_length;
       const Index count = rank - first + 1;
-      for (Index i = 0; i < count; ++i)
-        order[i] = static_cast<std::int32_t>((first + i) % capacity_);
+      for (Index i = 0; i < count; ++i) {
+        order[i] = static_cast<std::int32_t>((first + i) % ring.capacity);
+      }
       AttentionHead<Scalar> part;
-      part.key = {row_of(keys_, ring * capacity_), capacity_, width_};
-      part.value = {row_of(values_, ring * capacity_), capacity_, width_};
-      if (shared_) part.key_scale = key_scale_.data() + ring * capacity_;
+      part.key = {keys_in(ring), ring.capacity, width_};
+      part.value = {values_in(ring), ring.capacity, width_};
+      if (shared_) part.key_scale = scales_in(ring);
       part.order = order;
       part.slots = count;
-      if (!places_.empty()) {
+      if (!ring.places.empty()) {
         part.places = places_of(ring, places, count, order, tiles.integers[thread] + capacity_);
       }
       merge(tiles, thread, part, follows_ ? count - 1 : count, count - 1, query);
@@ -390,15 +429,15 @@ class AttentionState {
 
   /// Chunks of the ring's keys in all rounds, counted from the first one that the query may see:
   /// the query is in number `chunks_kept`, and a key that it does not see in one behind.
-  ChunkPlaces places_of(Index ring, const Place* query, Index count, const std::int32_t* order,
-                        std::int32_t* memory) const {
+  ChunkPlaces places_of(const Ring& ring, const Place* query, Index count,
+                        const std::int32_t* order, std::int32_t* memory) const {
     const Index before = chunks_kept();
     std::int32_t* chunk = memory + 2 * (before + 1);
     std::int32_t *first = memory, *last = memory + before + 1;
     first[before] = 0;
     last[before] = static_cast<std::int32_t>(before);
     for (Index i = 0; i < count; ++i) {
-      const Place* key = places_.data() + (ring * capacity_ + order[i]) * rounds_;
+      const Place* key = ring.places.data() + order[i] * rounds_;
       for (Index r = 0; r < rounds_; ++r) {
         const Index away = key[r].bucket == query[r].bucket ? query[r].chunk - key[r].chunk : -1;
         const bool sees = away >= 0 && away <= before;
@@ -409,18 +448,18 @@ class AttentionState {
     return {rounds_, chunk, capacity_, first, last, 0};
   }
 
-  void attend_all(const Tiles& tiles, int thread, Index head, Query& query) const {
+  void attend_all(const Tiles& tiles, int thread, Index head, Query& query) {
     constexpr Index tile = TiledBlocks::tile;
     std::int32_t* order = tiles.integers[thread];
     std::iota(order, order + tile + 1, 0);
-    const Index length = count_[static_cast<std::size_t>(head)] - (follows_ ? 1 : 0);
-    const Index start = head * capacity_;
+    Ring& ring = *rings_at(head);
+    const Index length = ring.count - (follows_ ? 1 : 0);
     for (Index first = 0; first < length; first += tile) {
       const Index count = std::min(tile, length - first);
       AttentionHead<Scalar> part;
-      part.key = {row_of(keys_, start + first), count, width_};
-      part.value = {row_of(values_, start + first), count, width_};
-      if (shared_) part.key_scale = key_scale_.data() + start + first;
+      part.key = {keys_in(ring) + first * width_, count, width_};
+      part.value = {values_in(ring) + first * width_, count, width_};
+      if (shared_) part.key_scale = scales_in(ring) + first;
       part.order = order;
       part.slots = tile + 1;
       const bool is_last = first + count == length;
@@ -431,20 +470,17 @@ class AttentionState {
   AttentionPattern pattern_;
   Index batch_, heads_, width_;
   static constexpr Index position_limit = Index{1} << 24;  // rows are numbers of the scalar type
-  static constexpr Index least_rows = 128;
+  static constexpr Index least_rows = 8;
 
   bool shared_, follows_;
   bool exact_ = false;
-  // Rings: [B, H, rounds, buckets, capacity].
   Window window_;
-  Index rounds_ = 1, buckets_ = 1, capacity_ = 0;
-  Index most_rows_ = position_limit;   // what the capacity grows to
-  std::vector<Scalar> keys_, values_;  // [.., width]
-  std::vector<Scalar> key_scale_;      // of shared keys
-  std::vector<Place> places_;          // [.., rounds], where keys count once
+  Index rounds_ = 1, buckets_ = 1;
+  Index most_rows_ = position_limit;  // what a ring grows to
+  Index capacity_ = 0;                // rows of the largest ring
   std::vector<Index> selected_;
-  std::vector<Index> count_;     // tokens seen by each ring
-  std::vector<Index> newest_;    // [B, H, rounds]: row of the newest key, whose value is to come
+  std::vector<Ring> rings_;      // [B, H, rounds, buckets]
+  std::vector<Newest> newest_;   // [B, H, rounds]
   std::vector<Scalar> unmixed_;  // [B, H, width]: value of the newest token, where they are mixed
 };
 
