@@ -273,6 +273,33 @@ TEST(ReversibleSequence, SaysWhereAHalfLeavesItsRange) {
   EXPECT_TRUE(contains(message, " is outside [-2048, 2048)"));
 }
 
+TEST(ReversibleSequence, StoredInputsServeSeveralStepsWithHalvesInScratch) {
+  const Shape shape;
+  auto stack = make_stack<float>(1, shape);
+  reset_gradients(stack);
+  Workspace workspace(1);
+  const Pass pass{workspace, shape.batch, shape.length, {3}};
+  using Half = HalfOf<float>;
+  auto stored = stack.store_all<Half>();
+  for (std::uint64_t step = 0; step < 3; ++step) {
+    const auto x1 = random_matrix<float>(pass.rows(), shape.width, 10 + step);
+    const auto x2 = random_matrix<float>(pass.rows(), shape.width, 20 + step);
+    Scratch memory(workspace);
+    Halves<Half> x{Half(memory, pass.rows(), shape.width), Half(memory, pass.rows(), shape.width)};
+    for (Index i = 0; i < pass.rows(); ++i) {
+      x.first.write(i, 0, shape.width, x1.row(i).data());
+      x.second.write(i, 0, shape.width, x2.row(i).data());
+    }
+    auto saved = stack.saved_in(memory, {shape.batch, shape.length});
+    stack.forward(x, saved, stored, pass);
+    auto dy1 = random_matrix<float>(pass.rows(), shape.width, 3);
+    auto dy2 = random_matrix<float>(pass.rows(), shape.width, 4);
+    stack.reverse(x, {view(dy1), view(dy2)}, saved, stored, pass);
+    EXPECT_TRUE(same_bits(matrix_of(x.first), x1)) << "step " << step;
+    EXPECT_TRUE(same_bits(matrix_of(x.second), x2)) << "step " << step;
+  }
+}
+
 TEST(ReversibleSequence, GradientsByReversalAreTheGradients) {
   for (const double dropout : {0.0, 0.15}) {
     Shape shape;

@@ -423,9 +423,6 @@ class DynamicHalf {
     std::visit([&](auto& half) { half.write(row, column, count, x); }, half_);
   }
 
-  /// For the temporary of `std::swap`, gcc 12 warns of members that the other kind would have.
-  friend void swap(DynamicHalf& a, DynamicHalf& b) noexcept { a.half_.swap(b.half_); }
-
  private:
   static int bits_of(const FixedResidual& fixed) {
     return fixed.fraction_bits == 0 ? Fixed::default_fraction_bits : fixed.fraction_bits;

@@ -181,22 +181,21 @@ class ReversibleBlock {
   template <typename Half>
   requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
   void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved, const Pass& pass) {
-    StoredInputs<Half> none;
-    reverse(y, dy, saved, none, pass);
+    reverse(y, dy, saved, StoredInputs<Half>{}, pass);
   }
   template <typename Half>
   requires ReversibleBranch<F, Half> && ReversibleBranch<G, Half>
   void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved,
-               StoredInputs<Half>& stored, const Pass& pass) {
+               const StoredInputs<Half>& stored, const Pass& pass) {
     check_reverse(y, dy, saved, stored, pass);
     Pass g_pass = pass_of(pass, 1), f_pass = pass_of(pass, 0);
     g_pass.subtract = !stored.second;
     f_pass.subtract = !stored.first;
     g_.reverse(y.first, y.second, dy.second, dy.first, saved.g, g_pass);
-    if (stored.second) std::ranges::swap(*stored.second, y.second);
+    if (stored.second) y.second = *stored.second;
     check_branch("second", g_, y.second, pass);
     f_.reverse(y.second, y.first, dy.first, dy.second, saved.f, f_pass);
-    if (stored.first) std::ranges::swap(*stored.first, y.first);
+    if (stored.first) y.first = *stored.first;
     check_branch("first", f_, y.first, pass);
   }
 

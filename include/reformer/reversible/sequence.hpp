@@ -87,18 +87,17 @@ class ReversibleSequence {
   /// take
   template <typename Half>
   void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved, const Pass& pass) {
-    Stored<Half> none;
-    reverse(y, dy, saved, none, pass);
+    reverse(y, dy, saved, Stored<Half>{}, pass);
   }
 
   /// The same with what `forward` has stored.
   template <typename Half>
-  void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved, Stored<Half>& stored,
-               const Pass& pass) {
+  void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved,
+               const Stored<Half>& stored, const Pass& pass) {
     check_saved("ReversibleSequence::reverse", saved);
     check_stored("ReversibleSequence::reverse", stored);
-    StoredInputs<Half> none;
-    const auto stored_at = [&](Index i) -> StoredInputs<Half>& {
+    const StoredInputs<Half> none;
+    const auto stored_at = [&](Index i) -> const StoredInputs<Half>& {
       return stored.empty() ? none : stored[static_cast<std::size_t>(i)];
     };
     for (Index i = 0; i < size(); ++i) {
