@@ -839,11 +839,18 @@ const Refusal<Reversible> reversible[] = {
        Reversible::Layer::Saved saved;
        other[1].forward(f.x, saved, f.pass());
      }},
-    {"FeedForward::decode", "columns of x", "6", "must equal width = 7",
+    {"FeedForward::prefill", "columns of x", "6", "must equal width = 7",
      [](auto& f) {
        const Reversible::Stack other = Reversible::make(D + 1);
        auto decoding = other[1].decoding({f.workspace, B, 1});
        other[1].prefill(f.x, decoding, f.pass());
+     }},
+    {"FeedForward::prefill", "rows of the kept weight", "7", "must equal width = 6",
+     [](auto& f) {
+       auto decoding = f.stack[0].decoding({f.workspace, B, 1});
+       const Reversible::Stack other = Reversible::make(D + 1);
+       decoding.g = other[1].decoding({f.workspace, B, 1}).g;
+       f.stack[0].prefill(f.x, decoding, f.pass());
      }},
     {"FeedForward::decode", "columns of x", "6", "must equal width = 7",
      [](auto& f) {

@@ -101,19 +101,21 @@ class FeedForward {
   template <ResidualHalf Half>
   void check_decode(const Half& x, const Half& y, const Decoding& decoding,
                     const Pass& pass) const {
-    constexpr auto function = "FeedForward::decode";
-    check_rows(function, x, y, pass);
-    check_equal(function, "rows of the kept weight", decoding.in.packed().depth(), "width",
-                config_.width);
-    check_equal(function, "columns of the kept weight", decoding.in.packed().columns(),
-                "hidden_width", config_.hidden_width);
+    check_kept("FeedForward::decode", x, y, decoding, pass);
+  }
+  /// Throws `std::invalid_argument` unless `prefill` can take these arguments.
+  template <ResidualHalf Half>
+  void check_prefill(const Half& x, const Half& y, const Decoding& decoding,
+                     const Pass& pass) const {
+    check_kept("FeedForward::prefill", x, y, decoding, pass);
   }
 
   /// y += f(x) for prompts: the bits of `forward`.
   /// @throw std::invalid_argument as `forward`
   template <ResidualHalf Half>
   void prefill(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
-    decode(x, y, decoding, pass);
+    check_prefill(x, y, decoding, pass);
+    add_rows(x, y, decoding.in.packed(), decoding.out.packed(), pass);
   }
 
   /// y += f(x) for the next token of each sequence: the bits of `forward`.
@@ -293,6 +295,16 @@ class FeedForward {
 
   Dropout<Scalar> dropout(const Pass& pass, Purpose purpose) const {
     return {pass.training ? config_.dropout : 0.0, pass.key, purpose};
+  }
+
+  template <typename Half>
+  void check_kept(std::string_view function, const Half& x, const Half& y, const Decoding& decoding,
+                  const Pass& pass) const {
+    check_rows(function, x, y, pass);
+    check_equal(function, "rows of the kept weight", decoding.in.packed().depth(), "width",
+                config_.width);
+    check_equal(function, "columns of the kept weight", decoding.in.packed().columns(),
+                "hidden_width", config_.hidden_width);
   }
 
   template <typename Half>
