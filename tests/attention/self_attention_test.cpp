@@ -864,7 +864,8 @@ TEST(SelfAttention, RejectsImpossibleConfigurations) {
       config.pattern = pattern;
       config.causal = false;
     });
-    EXPECT_EQ(contains(refusal, ", must be own where attention is not causal"), only_causal(pattern));
+    EXPECT_EQ(contains(refusal, ", must be own where attention is not causal"),
+              only_causal(pattern));
   }
 }
 

@@ -131,8 +131,8 @@ TYPED_TEST(Product, WeightGradientIsAddedWithTheSameBitsForAnyThreads) {
 TYPED_TEST(Product, TilesThatAreNotKeptAreThoseOfTheProduct) {
   using Scalar = typename TypeParam::Scalar;
   for (const Index rows : {1, 70}) {
-    for (const auto& [columns, grain] :
-         {std::pair<Index, Index>{3, 1}, {520, 1}, {288, 96}, {600, 100}}) {
+    for (const auto& sizes : {std::pair<Index, Index>{3, 1}, {520, 1}, {288, 96}, {600, 100}}) {
+      const Index columns = sizes.first, grain = sizes.second;
       const auto a = random_matrix<Scalar>(rows, 530, 1);
       const auto weight = random_matrix<Scalar>(530, columns, 2);
       for (const int threads : thread_counts) {
