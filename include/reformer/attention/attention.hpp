@@ -13,9 +13,10 @@
 
 #include "reformer/attention/following.hpp"
 #include "reformer/attention/multi_head.hpp"
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/pass.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 struct AttentionOptions {
   AttentionPattern pattern = LshPattern{};
@@ -301,4 +302,4 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
   return gradients;
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -17,10 +17,11 @@
 #include <cstdint>
 #include <span>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Queries `[query_begin, query_begin + num_queries)` see keys `[key_begin, key_begin + num_keys)`,
 /// in slots. Key slots are taken modulo the number of slots, so `key_begin` may be negative.
@@ -336,4 +337,4 @@ class TiledBlocks {
   Disjoint disjoint_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -22,8 +22,9 @@
 #pragma once
 
 #include "reformer/attention/multi_head.hpp"
+#include "reformer/foundation/abi.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Rows of values, or of their gradients, of a group of heads: as tokens have them, `[B*T, H*K]`,
 /// and as keys carry them. With `Values::own` these are the same.
@@ -98,4 +99,4 @@ class CarriedValues {
   MatrixView<Scalar> memory_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

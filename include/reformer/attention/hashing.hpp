@@ -23,13 +23,14 @@
 #include <vector>
 
 #include "reformer/attention/tiles.hpp"
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/random.hpp"
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/products/block_product.hpp"
 #include "reformer/products/kernels.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// A bucket id; the padding bucket included.
 using Bucket = std::uint16_t;
@@ -291,4 +292,4 @@ inline void sort_into_chunks(std::span<const Bucket> buckets, Index num_buckets,
   });
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -37,10 +37,11 @@
 
 #include "reformer/attention/staircase.hpp"
 #include "reformer/attention/tiles.hpp"
+#include "reformer/foundation/abi.hpp"
 #include "reformer/operations/dropout.hpp"
 #include "reformer/products/block_product.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Score of a token with itself when queries and keys are shared: below every real score, above
 /// exclusion, and the value that Google's weights were trained with.
@@ -449,4 +450,4 @@ void attend_run_backward(const AttentionHead<Scalar>& head,
   detail::store_key_gradients(head, gradient, tiles.num_keys, tiles);
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -9,9 +9,10 @@
 
 #include "reformer/attention/kernel.hpp"
 #include "reformer/attention/pattern.hpp"
+#include "reformer/foundation/abi.hpp"
 #include "reformer/products/kernels.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
 
@@ -437,4 +438,4 @@ void attend_backward(Workspace& workspace, const MultiHead<Scalar>& group,
                        });
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "reformer/attention/hashing.hpp"
+#include "reformer/foundation/abi.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Where hashed attention cuts the tokens of a round, sorted by (bucket, position), into chunks.
 enum class Chunking {
@@ -201,4 +202,4 @@ inline void check_pattern(std::string_view function, const AttentionPattern& pat
   }
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -30,6 +30,7 @@
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/attention/state.hpp"
 #include "reformer/attention/value_mixture.hpp"
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
@@ -38,7 +39,7 @@
 #include "reformer/products/weight_gradient.hpp"
 #include "reformer/products/weight_product.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 struct SelfAttentionConfig {
   Index width = 256;      ///< D
@@ -807,4 +808,4 @@ class SelfAttention {
   std::optional<Tensor<Scalar, 4>> rotations_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

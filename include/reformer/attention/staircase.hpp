@@ -16,9 +16,10 @@
 
 #include <algorithm>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/simd.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// The strips of a block's queries, and what they see of each run of its keys.
 class Staircase {
@@ -115,4 +116,4 @@ class Staircase {
   Index earlier_[max_runs][max_strips] = {};
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

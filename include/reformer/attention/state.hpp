@@ -28,8 +28,9 @@
 #include <vector>
 
 #include "reformer/attention/multi_head.hpp"
+#include "reformer/foundation/abi.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Throws `std::invalid_argument` unless attention by the pattern can go on token by token.
 inline void check_decodable(std::string_view function, const AttentionPattern& pattern) {
@@ -484,4 +485,4 @@ class AttentionState {
   std::vector<Scalar> unmixed_;  // [B, H, width]: value of the newest token, where they are mixed
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -12,11 +12,12 @@
 #include <limits>
 
 #include "reformer/attention/blocks.hpp"
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/products/block_product.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Where the tokens of a head are in the chunks of all rounds, to count how many rounds show a
 /// query a key.
@@ -306,4 +307,4 @@ RowsAhead<Scalar> rows_ahead(const AttentionHead<Scalar>& head, const Block& blo
 
 }  // namespace detail
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

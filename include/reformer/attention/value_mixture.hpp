@@ -20,12 +20,13 @@
 #include <string>
 
 #include "reformer/attention/multi_head.hpp"
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// The mixture of the heads of a layer: a in the first row of the parameter, b in the second,
 /// `[2, H]`.
@@ -168,4 +169,4 @@ class ValueMixture {
   Parameter<Scalar> weight_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -13,9 +13,10 @@
 #include <string_view>
 #include <type_traits>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
 template <typename... Parts>
@@ -86,4 +87,4 @@ inline void check_dropout(std::string_view function, std::string_view name, doub
   check(value >= 0 && value < 1, function, name, " is ", value, ", must be in [0, 1)");
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

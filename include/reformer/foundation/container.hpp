@@ -14,7 +14,9 @@
 #include <string>
 #include <string_view>
 
-namespace reformer {
+#include "reformer/foundation/abi.hpp"
+
+namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
 
@@ -144,4 +146,4 @@ inline std::optional<std::size_t> container_memory_limit() {
 #endif
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <optional>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/compiled_once.hpp"
 #include "reformer/foundation/container.hpp"
 #include "reformer/foundation/tensor.hpp"
@@ -27,7 +28,7 @@
 #endif
 #endif
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
 /// See `default_threads`.
@@ -107,4 +108,4 @@ void for_each_row_tile(int threads, Index rows, const Body& body) {
   });
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -6,10 +6,11 @@
 #include <string>
 #include <utility>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// What a parameter is for. Initial values and weight decay are chosen by it; its name says where
 /// it is in a model and in files, and nothing else.
@@ -61,4 +62,4 @@ void check_gradients(std::string_view function, Model& model) {
   });
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

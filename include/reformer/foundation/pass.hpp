@@ -7,11 +7,12 @@
 #include <limits>
 #include <span>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/random.hpp"
 #include "reformer/foundation/workspace.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// One forward or backward walk over a batch of `batch` sequences of `length` tokens.
 struct Pass {
@@ -63,4 +64,4 @@ inline void check_pass(std::string_view function, const Pass& pass) {
         "is_real has ", pass.is_real.size(), " elements, must have B*T = ", pass.rows());
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -14,10 +14,11 @@
 #include <numbers>
 #include <string_view>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// What a stream of random numbers is for; streams of different purposes are independent.
 enum class Purpose : std::uint32_t {
@@ -118,4 +119,4 @@ void fill_normal(Scalar* values, Index count, double deviation, const RandomStre
   }
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -22,13 +22,14 @@
 #include <utility>
 #include <variant>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/compiled_once.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/tensor.hpp"
 #include "reformer/foundation/workspace.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
 inline void check_half(std::string_view function, Index rows, Index columns) {
@@ -431,4 +432,4 @@ class DynamicHalf {
   std::variant<Float, Fixed> half_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -10,9 +10,10 @@
 #include <algorithm>
 #include <limits>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer::simd {
+namespace reformer::inline REFORMER_ABI::simd {
 
 namespace packet = Eigen::internal;
 
@@ -170,4 +171,4 @@ bool is_finite(Index n, const Scalar* x) {
   return dot(n, x, x) <= std::numeric_limits<Scalar>::max();
 }
 
-}  // namespace reformer::simd
+}  // namespace reformer::inline REFORMER_ABI::simd

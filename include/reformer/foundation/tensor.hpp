@@ -29,7 +29,9 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace reformer {
+#include "reformer/foundation/abi.hpp"
+
+namespace reformer::inline REFORMER_ABI {
 
 using Index = Eigen::Index;
 
@@ -104,4 +106,4 @@ constexpr Index round_up(Index n, Index step) {
   return ceil_div(n, step) * step;
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

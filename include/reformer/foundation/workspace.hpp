@@ -21,11 +21,12 @@
 #include <type_traits>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
 
@@ -277,4 +278,4 @@ std::span<T> take_span(Memory& memory, Index count) {
   return data == nullptr ? std::span<T>() : std::span<T>(data, static_cast<std::size_t>(count));
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -23,10 +23,11 @@
 #include <system_error>
 #include <utility>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/io/file_name.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// A file under construction. Nothing is visible at `path` before `commit`; without it the
 /// destructor removes the temporary, and so does the first error: what is there then lacks a part,
@@ -170,4 +171,4 @@ inline void write_file_atomically(const std::filesystem::path& path, std::string
   file.commit();
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -7,9 +7,10 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 namespace detail {
 
 /// @param verb  "read" or "write"
@@ -29,4 +30,4 @@ inline void check_file_name(std::string_view verb, const std::filesystem::path& 
 }
 
 }  // namespace detail
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

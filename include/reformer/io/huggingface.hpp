@@ -32,11 +32,12 @@
 #include <utility>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/io/huggingface_config.hpp"
 #include "reformer/io/safetensors.hpp"
 #include "reformer/model/model.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// A parameter of the model, and how it is stored.
 struct HuggingFaceTensor {
@@ -573,4 +574,4 @@ class HuggingFaceModel {
   std::unique_ptr<Model<Scalar>> model_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -26,10 +26,11 @@
 #include <utility>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/io/json.hpp"
 #include "reformer/model/config.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// HuggingFace's classes of Reformer models.
 enum class HuggingFaceClass {
@@ -525,4 +526,4 @@ inline std::string huggingface_config_text(const HuggingFaceConfig& config,
   }
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -15,9 +15,10 @@
 #include <string_view>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
 
@@ -258,4 +259,4 @@ inline std::string json_text_like(std::string_view text, const Json& object) {
 
 }  // namespace detail
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

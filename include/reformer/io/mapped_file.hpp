@@ -15,9 +15,10 @@
 #include <system_error>
 #include <utility>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/io/file_name.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// A mapped regular file. Whoever makes the file shorter while it is mapped ends the program with
 /// SIGBUS, as with every mapped file.
@@ -67,4 +68,4 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -30,13 +30,14 @@
 #include <utility>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 #include "reformer/io/atomic_file.hpp"
 #include "reformer/io/json.hpp"
 #include "reformer/io/mapped_file.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
 static_assert(std::numeric_limits<float>::is_iec559 && std::numeric_limits<double>::is_iec559);
@@ -696,4 +697,4 @@ class SafetensorsFolder {
   std::map<std::string, Place, std::less<>> places_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -7,10 +7,11 @@
 #include <vector>
 
 #include "reformer/attention/self_attention.hpp"
+#include "reformer/foundation/abi.hpp"
 #include "reformer/operations/feed_forward.hpp"
 #include "reformer/operations/positions.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Local and LSH attention in turn, four layers. Causal models have the form that learns best:
 /// values of what followed, strictly causal chunks within buckets, and many small buckets, so that
@@ -102,4 +103,4 @@ void check_residual(std::string_view function, const ResidualConfig& config) {
         ", must be in [0, ", most, "]");
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

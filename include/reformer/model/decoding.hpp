@@ -31,11 +31,12 @@
 #include <utility>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/model/model.hpp"
 #include "reformer/products/kernels.hpp"
 #include "reformer/products/packed_weight.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Goes on with sequences token by token.
 ///
@@ -349,4 +350,4 @@ class Decoder {
   Matrix<Scalar> logits_, rows_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

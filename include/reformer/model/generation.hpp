@@ -9,10 +9,11 @@
 #include <span>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/model/decoding.hpp"
 #include "reformer/model/sampling.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 struct GenerationOptions {
   Index max_tokens = 256;  ///< of each sequence
@@ -136,4 +137,4 @@ std::vector<std::vector<std::int32_t>> generate(
   return results;
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

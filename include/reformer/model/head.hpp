@@ -20,6 +20,7 @@
 #include <string_view>
 #include <utility>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/operations/bias.hpp"
 #include "reformer/operations/cross_entropy.hpp"
@@ -30,7 +31,7 @@
 #include "reformer/products/weight_product.hpp"
 #include "reformer/reversible/block.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// @tparam Kernel  of its products
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
@@ -352,4 +353,4 @@ class Head {
   Parameter<Scalar> weight_, bias_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

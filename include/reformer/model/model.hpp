@@ -21,13 +21,14 @@
 #include <utility>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/model/config.hpp"
 #include "reformer/model/head.hpp"
 #include "reformer/model/storage.hpp"
 #include "reformer/operations/embedding.hpp"
 #include "reformer/reversible/sequence.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Standard deviations of the initial values. The rest is not drawn: gains of norms are 1 and
 /// biases 0, as in HuggingFace, and mixed values are those of what followed.
@@ -649,4 +650,4 @@ class Model {
   Head<Scalar> head_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -11,10 +11,11 @@
 #include <span>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 struct SamplingOptions {
   double temperature = 1;  ///< divides the logits; 0 always takes the most probable token
@@ -107,4 +108,4 @@ std::int32_t sample_token(std::span<const Scalar> logits, const SamplingOptions&
   return order[last_possible];  // rounding left a crumb behind the last weight
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

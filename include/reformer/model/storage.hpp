@@ -20,10 +20,11 @@
 #include <cstddef>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// What is stored of one layer.
 struct LayerStorage {
@@ -72,4 +73,4 @@ inline StoragePlan choose_storage(std::size_t num_layers, std::vector<StorageIte
   return plan;
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -11,10 +11,11 @@
 #include <numbers>
 #include <string_view>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/simd.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 enum class Activation { relu, gelu, gelu_tanh };
 
@@ -114,4 +115,4 @@ void activation_derivative(Activation f, Index n, const Scalar* x, Scalar* y) {
   }
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -5,10 +5,11 @@
 
 #include <algorithm>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// tile row += bias, for every row
 template <typename Scalar>
@@ -36,4 +37,4 @@ void accumulate_bias_gradient(Workspace& workspace, const MatrixView<const Scala
   });
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

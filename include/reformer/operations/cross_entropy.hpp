@@ -12,10 +12,11 @@
 #include <span>
 #include <string_view>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/simd.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Label of a position that counts neither in the sum nor in the number of losses.
 inline constexpr std::int32_t ignored_label = -100;
@@ -73,4 +74,4 @@ void cross_entropy_row_backward(Index vocabulary, Scalar* row, std::int32_t labe
   row[label] -= scale;
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -12,11 +12,12 @@
 #include <array>
 #include <cmath>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/random.hpp"
 #include "reformer/foundation/simd.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// The masks of one purpose in one layer and step.
 template <typename Scalar>
@@ -65,4 +66,4 @@ class Dropout {
   Scalar scale_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -6,12 +6,13 @@
 #include <algorithm>
 #include <numeric>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/simd.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Table of token vectors `[V, D]`, parameter `<name>.weight`.
 template <typename Scalar>
@@ -97,4 +98,4 @@ class Embedding {
   Parameter<Scalar> table_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -20,6 +20,7 @@
 #include <string_view>
 #include <utility>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
@@ -31,7 +32,7 @@
 #include "reformer/products/weight_gradient.hpp"
 #include "reformer/products/weight_product.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 struct FeedForwardConfig {
   Index width = 256;          ///< D
@@ -412,4 +413,4 @@ class FeedForward {
   Parameter<Scalar> weight_in_, bias_in_, weight_out_, bias_out_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

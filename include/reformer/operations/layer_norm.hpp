@@ -17,13 +17,14 @@
 #include <string_view>
 #include <utility>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Requires an epsilon that is neither zero nor infinite in any scalar type.
 inline void check_layer_norm_epsilon(std::string_view function, double epsilon) {
@@ -258,4 +259,4 @@ class LayerNorm {
   Parameter<Scalar> bias_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

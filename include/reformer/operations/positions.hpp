@@ -19,12 +19,13 @@
 #include <variant>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/simd.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 struct AxialPositions {
   std::array<Index, 2> shape = {64, 64};  ///< n_0, n_1: lengths up to their product
@@ -192,4 +193,4 @@ class Positions {
   std::vector<Parameter<Scalar>> tables_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

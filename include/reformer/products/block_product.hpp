@@ -6,9 +6,10 @@
 #include <algorithm>
 #include <array>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/products/product_kernel.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// The sides of a thread's products, in the kernel's form. Each is made once for a block and
 /// multiplied in parts: `a.from(i, p)` and `b.from(p, j)` are sides that start elsewhere.
@@ -71,4 +72,4 @@ class BlockOperands {
   std::array<Right, 2> turned_{};
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

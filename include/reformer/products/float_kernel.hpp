@@ -9,11 +9,12 @@
 #include <array>
 #include <utility>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/compiled_once.hpp"
 #include "reformer/products/float_operands.hpp"
 #include "reformer/products/product_kernel.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
 
@@ -241,4 +242,4 @@ struct FloatKernel {
 
 static_assert(ProductKernel<FloatKernel<float>>);
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -9,10 +9,11 @@
 
 #include <algorithm>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Columns of B that the register kernel handles at a time.
 template <typename Scalar>
@@ -126,4 +127,4 @@ void pack_transposed_panel(const MatrixView<const Scalar>& b, Index panel, Scala
   transpose(b.middle_rows(first, count), out, w);
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -3,11 +3,12 @@
 /// Weights in the form in which products read them: packed once, shared by all threads.
 #pragma once
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/products/product_kernel.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// A part of a packed weight, B `[depth, columns]`.
 template <ProductKernel K>
@@ -87,4 +88,4 @@ class KeptWeight {
   PackedWeight<K> packed_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -31,9 +31,10 @@
 
 #include <concepts>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// How a product meets what is in C already.
 enum class Write { assign, accumulate };
@@ -67,4 +68,4 @@ concept ProductKernel = requires(const MatrixView<const typename K::Scalar>& x,
   { b.from(n, n) } -> std::same_as<typename K::Right>;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -5,11 +5,12 @@
 
 #include <algorithm>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/products/weight_product.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
 /// Rows of a weight gradient that a task owns: whole tiles of the kernel.
@@ -54,4 +55,4 @@ void accumulate_weight_gradient(Workspace& workspace, const MatrixView<const typ
   });
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

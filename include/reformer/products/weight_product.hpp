@@ -11,11 +11,12 @@
 #include <initializer_list>
 #include <numeric>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/products/packed_weight.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
 
@@ -209,4 +210,4 @@ void weight_products(Workspace& workspace, Index rows, Index depth, const Make& 
   });
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -14,10 +14,11 @@
 #include <string_view>
 #include <utility>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// What fits into a reversible block. With halves x, y and gradients dx, dy `[B*T, D]`:
 ///
@@ -258,4 +259,4 @@ class ReversibleBlock {
   G g_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

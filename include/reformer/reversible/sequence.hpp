@@ -14,9 +14,10 @@
 #include <utility>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/reversible/block.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// Blocks of one type, applied in order.
 template <typename Block>
@@ -153,4 +154,4 @@ class ReversibleSequence {
   std::vector<Block> blocks_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

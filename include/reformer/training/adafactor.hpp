@@ -16,12 +16,13 @@
 #include <cmath>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/training/state.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 struct AdafactorConfig {
   double decay_exponent = 0.8;  ///< in (0, 1]
@@ -183,4 +184,4 @@ class Adafactor {
   std::vector<Matrix<Scalar>> rows_, columns_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -14,13 +14,14 @@
 #include <string>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/training/state.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 struct AdamConfig {
   double beta1 = 0.9;       ///< in [0, 1)
@@ -180,4 +181,4 @@ class Adam {
   std::vector<Matrix<Scalar>> first_, second_;
 };
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -6,12 +6,13 @@
 #include <cmath>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 /// sqrt(sum of squares of all gradients); the same bits for any number of threads. Infinite or not
 /// a number if a gradient is.
@@ -54,4 +55,4 @@ inline double clipping_scale(double norm, double max_norm) {
   return max_norm > 0 && norm > max_norm ? max_norm / norm : 1.0;
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

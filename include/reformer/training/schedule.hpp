@@ -9,9 +9,10 @@
 #include <numbers>
 #include <variant>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 
-namespace reformer {
+namespace reformer::inline REFORMER_ABI {
 
 struct ConstantSchedule {
   double rate = 1e-3;
@@ -63,4 +64,4 @@ inline double learning_rate(const Schedule& schedule, std::int64_t step) {
   return rate * (cosine.final_fraction + (1 - cosine.final_fraction) * wave);
 }
 
-}  // namespace reformer
+}  // namespace reformer::inline REFORMER_ABI

@@ -10,10 +10,11 @@
 #include <string_view>
 #include <vector>
 
+#include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
 
-namespace reformer::detail {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Requires 0 <= value, finite in the parameters' type: there a large double may be infinite.
 template <typename Scalar>
@@ -91,4 +92,4 @@ void check_state(std::string_view function, std::string_view prefix, std::string
         state.rows(), ", ", state.cols(), "], must be [", rows, ", ", columns, "]");
 }
 
-}  // namespace reformer::detail
+}  // namespace reformer::inline REFORMER_ABI::detail

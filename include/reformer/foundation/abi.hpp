@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The name of the inline namespace that everything stands in, `reformer::inline REFORMER_ABI`.
+///
+/// It says for which vectors, and whether with OpenMP, a source is compiled. Objects that were
+/// compiled otherwise have other names: they fail to link, where the linker would keep one of two
+/// functions of one name, and types would have two layouts. Programs write `reformer::Model` and
+/// see nothing of it.
+#pragma once
+
+#if defined(__AVX512F__)
+#define REFORMER_ABI_VECTORS avx512
+#elif defined(__AVX2__)
+#define REFORMER_ABI_VECTORS avx2
+#elif defined(__AVX__)
+#define REFORMER_ABI_VECTORS avx
+#elif defined(__SSE4_1__)
+#define REFORMER_ABI_VECTORS sse4
+#elif defined(__SSE2__)
+#define REFORMER_ABI_VECTORS sse2
+#elif defined(__ARM_NEON)
+#define REFORMER_ABI_VECTORS neon
+#else
+#define REFORMER_ABI_VECTORS plain
+#endif
+
+#ifdef __FMA__
+#define REFORMER_ABI_FMA _fma
+#else
+#define REFORMER_ABI_FMA
+#endif
+
+#ifdef _OPENMP
+#define REFORMER_ABI_THREADS _openmp
+#else
+#define REFORMER_ABI_THREADS
+#endif
+
+#define REFORMER_ABI_PASTE(a, b, c) a##b##c
+#define REFORMER_ABI_JOIN(a, b, c) REFORMER_ABI_PASTE(a, b, c)
+#define REFORMER_ABI REFORMER_ABI_JOIN(REFORMER_ABI_VECTORS, REFORMER_ABI_FMA, REFORMER_ABI_THREADS)
