@@ -29,8 +29,8 @@ struct Results {
   std::size_t peak_bytes = 0;
 };
 
-template <typename Branch, typename Plan>
-Results results_of(Branch branch, const Plan& plan) {
+template <typename Branch>
+Results results_of(Branch branch) {
   randomize_parameters(branch, 1);
   branch.for_each_parameter([](auto& p) { p.allocate_gradient(); });
   Workspace workspace(threads);
@@ -51,7 +51,7 @@ Results results_of(Branch branch, const Plan& plan) {
   results.gradients = gradients_of(branch);
   results.peak_bytes = workspace.peak_bytes();
   ScratchPlan planned(threads);
-  plan(branch, planned);
+  branch.plan(planned, {batch, length, is_exact(y)}, {});
   EXPECT_EQ(planned.peak_bytes(), results.peak_bytes);
   return results;
 }
@@ -65,11 +65,8 @@ void expect_equal(const Results& naive, const Results& usual) {
 
 TEST(BranchesWithNaiveKernel, FeedForward) {
   const FeedForwardConfig config{width, 530, Activation::gelu, 0.1};
-  const auto plan = [](const auto& branch, ScratchPlan& scratch) {
-    branch.plan(scratch, batch * length, true);
-  };
-  expect_equal(results_of(FeedForward<double, Naive>("f", config), plan),
-               results_of(FeedForward<double>("f", config), plan));
+  expect_equal(results_of(FeedForward<double, Naive>("f", config)),
+               results_of(FeedForward<double>("f", config)));
 }
 
 TEST(BranchesWithNaiveKernel, SelfAttention) {
@@ -77,11 +74,8 @@ TEST(BranchesWithNaiveKernel, SelfAttention) {
            LshPattern{8}, LshPattern{8, 1, 0, 2, {4}, false, Chunking::bucket_chunks},
            LocalPattern{8}, ExactPattern{}}) {
     const SelfAttentionConfig config{width, 3, 5, pattern, true, 0.1, 0.1};
-    const auto plan = [](const auto& branch, ScratchPlan& scratch) {
-      branch.plan(scratch, batch, length, false);
-    };
-    expect_equal(results_of(SelfAttention<double, Naive>("a", config), plan),
-                 results_of(SelfAttention<double>("a", config), plan));
+    expect_equal(results_of(SelfAttention<double, Naive>("a", config)),
+                 results_of(SelfAttention<double>("a", config)));
   }
 }
 

@@ -85,6 +85,15 @@ class SelfAttention {
     std::optional<Tensor<Scalar, 4>> rotations;
     KeptWeight<Kernel> query, value, output;
     std::optional<KeptWeight<Kernel>> key;
+
+    /// The sequences that the next calls are for; all at first.
+    void select(std::span<const Index> sequences) {
+      state.select({sequences.begin(), sequences.end()});
+    }
+    /// Forgets the selected sequences.
+    void clear() { state.clear(); }
+    /// Of what is kept of the sequences.
+    std::size_t bytes() const { return state.bytes(); }
   };
 
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
@@ -386,9 +395,10 @@ class SelfAttention {
     return 2 * static_cast<double>(keys) * static_cast<double>(all_width());
   }
 
-  /// Scratch of `forward` and of `reverse`.
-  /// @param keep_buckets  whether bucket ids are in `Saved`
-  void plan(ScratchPlan& scratch, Index batch, Index length, bool keep_buckets) const {
+  /// Scratch of `forward` and of `reverse` in a pass with gradients.
+  void plan(ScratchPlan& scratch, const SavedPass& pass, const BranchStorage& stored) const {
+    const Index batch = pass.batch, length = pass.length;
+    const bool keep_buckets = !pass.is_exact || stored.context;
     const auto group = head_group_size<Scalar>(batch, length, config_.num_heads, K());
     const Index sequences = group.first, heads = group.second;
     const Index D = config_.width, rows = sequences * length, width = heads * K();

@@ -43,12 +43,21 @@ struct Pass {
   }
 };
 
-/// What must be known of a forward pass to take memory for what it saves for the backward pass.
+/// What must be known of a pass with gradients to take memory for what its forward walk saves for
+/// the backward walk, and to plan its scratch.
 struct SavedPass {
   Index batch = 1, length = 1;  ///< B, T
   /// Whether subtracting from the halves undoes adding bit for bit.
   bool is_exact = false;
   Index num_hashes = 0;  ///< as in `Pass`
+};
+
+/// What is stored of one branch, so that going back need not compute it again.
+struct BranchStorage {
+  bool input = false;    ///< the half that it adds itself to, as it was before
+  bool context = false;  ///< inner values that `saved_in` takes memory for on request
+
+  bool operator==(const BranchStorage&) const = default;
 };
 
 /// Throws `std::invalid_argument` unless sizes are positive, the layer is one that a

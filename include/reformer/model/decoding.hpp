@@ -97,7 +97,7 @@ class Decoder {
   /// Bytes that are kept of the sequences.
   std::size_t state_bytes() const {
     std::size_t bytes = 0;
-    for (const auto& layer : layers_) bytes += layer.f.state.bytes();
+    for (const auto& layer : layers_) bytes += layer.f.bytes();
     for (const auto& s : sequences_) bytes += s.seen.size() * sizeof(std::int32_t);
     return bytes;
   }
@@ -254,7 +254,7 @@ class Decoder {
   }
 
   void select(std::span<const Index> sequences) {
-    for (auto& layer : layers_) layer.f.state.select({sequences.begin(), sequences.end()});
+    for (auto& layer : layers_) layer.f.select(sequences);
   }
 
   /// Reads prompts, those together that get the same bits as alone.
@@ -318,7 +318,7 @@ class Decoder {
     const Pass pass{
         .workspace = workspace, .batch = count, .length = T, .key = key_, .is_real = is_real};
     select(sequences);
-    for (auto& layer : layers_) layer.f.state.clear();
+    for (auto& layer : layers_) layer.f.clear();
     Scratch memory(workspace);
     auto halves = model_->halves_in(memory, pass.rows());
     model_->embed(tokens, pass, halves);

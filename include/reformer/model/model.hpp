@@ -429,8 +429,9 @@ class Model {
       const Block& block = stack_[i];
       const LayerStorage stored = storage_of(plan.storage, i);
       if (!is_exact) plan.bucket_ids += block.f().bucket_bytes(batch, length);
-      block.f().plan(scratch, batch, length, !is_exact || stored.context);
-      block.g().plan(scratch, batch * length, !stored.feed_forward_input);
+      const SavedPass pass{batch, length, is_exact};
+      block.f().plan(scratch, pass, {stored.attention_input, stored.context});
+      block.g().plan(scratch, pass, {stored.feed_forward_input, false});
     }
     plan.scratch = scratch.peak_bytes() - plan.workspace();
     return plan;

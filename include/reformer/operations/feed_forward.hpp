@@ -233,10 +233,10 @@ class FeedForward {
     }
   }
 
-  /// Scratch of `forward` and of `reverse`.
-  /// @param subtract  as `reverse` will find it in its pass
-  void plan(ScratchPlan& scratch, Index rows, bool subtract) const {
-    const Index D = config_.width, F = config_.hidden_width;
+  /// Scratch of `forward` and of `reverse` in a pass with gradients.
+  void plan(ScratchPlan& scratch, const SavedPass& pass, const BranchStorage& stored) const {
+    const Index D = config_.width, F = config_.hidden_width, rows = pass.batch * pass.length;
+    const bool subtract = !stored.input;
     scratch.scope([&] {
       const Index panel = std::min(forward_rows, rows);
       PackedWeight<Kernel>::plan(scratch, D, F);
