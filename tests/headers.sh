@@ -6,9 +6,10 @@
 #
 # Compiles orders of all headers until every header A has come before every header B that A does not
 # include; a few orders are enough for all of these pairs. With --pairs each pair is compiled by itself:
-# about 2,100, which take half an hour of one processor. Before that, two things that an order can hide are looked for in the text: a name
-# that stands in `reformer` and in `reformer::detail` (the nearer one hides the other from headers that
-# come later), and macros without the prefix of the library.
+# about 2,100, which take half an hour of one processor. Before that, things that an order can hide are
+# looked for in the text: a name that stands in `reformer` and in `reformer::detail` (the nearer one
+# hides the other from headers that come later), macros without the prefix of the library, and a
+# namespace without its tag.
 set -euo pipefail
 include=$(cd "$(dirname "${BASH_SOURCE[0]}")/../include" && pwd)
 
@@ -18,7 +19,7 @@ if [[ ${1-} == --pairs ]]; then
   shift
 fi
 if (($# == 0)) || [[ $1 == -* ]]; then
-  sed -n '3,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '3,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 fi
 # Without the io floor, whose headers need another package, the rest is tried.
@@ -32,7 +33,12 @@ trap 'rm -rf "$work"' EXIT
   FNR == 1 { scope = "" }
   /^#define/ && !/^#define REFORMER_/ { print FILENAME ": a macro: " $0; bad = 1 }
   /^namespace \{/ { print FILENAME ": an unnamed namespace"; bad = 1 }
-  /^namespace reformer \{/ || /^\} *\/\/ namespace detail/ { scope = "reformer"; next }
+  /^namespace reformer *(::[a-z_]+ *)*\{/ { print FILENAME ": no tag: " $0; bad = 1 }
+  /^namespace reformer::inline REFORMER_ABI::detail \{/ { scope = "detail"; next }
+  /^namespace reformer::inline REFORMER_ABI \{/ || /^\} *\/\/ namespace detail/ {
+    scope = "reformer"
+    next
+  }
   /^namespace detail \{/ { scope = "detail"; next }
   scope == "" || /^[ \t#\/}]/ || /^(template|requires)/ { next }
   {
@@ -58,6 +64,15 @@ trap 'rm -rf "$work"' EXIT
     if (count < 100) { print "only " count " declarations were found"; bad = 1 }
     exit bad
   }' "${headers[@]}") >&2
+
+# A header that does not see the tag would make a namespace of the name REFORMER_ABI.
+while read -r header; do
+  [[ $header == reformer/foundation/abi.hpp ]] ||
+    grep -q '^#include "reformer/foundation/abi.hpp"' "$include/$header" || {
+    printf '%s: REFORMER_ABI without reformer/foundation/abi.hpp\n' "$header" >&2
+    exit 1
+  }
+done < <(cd "$include" && grep -l REFORMER_ABI "${headers[@]}")
 
 # What comes from elsewhere is read once; that each header includes what it needs is seen where each
 # is compiled alone.
