@@ -88,15 +88,14 @@ void sorting(Run& run, const Sizes& s, bool naive) {
   const Index lists = s.heads * s.pattern.num_hashes;
   std::vector<std::int32_t> order(static_cast<std::size_t>(lists * s.length));
   const auto by_library = [&] {
-    const AttentionPattern pattern = s.pattern;
+    const AttentionLayout layout(s.pattern, true, s.length);
     MultiHead<float> group{};
-    group.pattern = &pattern;
+    group.layout = &layout;
     group.batch = 1;
-    group.length = s.length;
     group.heads = group.all_heads = s.heads;
     group.head_width = s.head_width;
     group.order = order.data();
-    order_by_bucket(workspace, group, num_buckets(s.factors()), buckets.data());
+    order_by_bucket(workspace, group, buckets.data());
   };
   const auto by_standard_library = [&] {
     for (Index list = 0; list < lists; ++list) {

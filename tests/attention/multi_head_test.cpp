@@ -21,6 +21,8 @@
 namespace reformer::test {
 namespace {
 
+constexpr Index num_test_buckets = 4;
+
 /// One way to attend. Values are given as keys carry them.
 struct Case {
   AttentionPattern pattern;
@@ -30,12 +32,12 @@ struct Case {
   double dropout = 0;
 
   bool shared() const { return shares_query_key(pattern); }
-  Index rounds() const {
-    const auto* lsh = reformer::detail::hashed(pattern, length);
-    return lsh != nullptr ? lsh->num_hashes : 1;
+  Index rounds() const { return AttentionLayout(pattern, causal, length).rounds; }
+  AttentionLayout layout(std::span<const std::uint8_t> is_real) const {
+    AttentionPattern with_buckets = pattern;
+    if (auto* lsh = std::get_if<LshPattern>(&with_buckets)) lsh->num_buckets = {num_test_buckets};
+    return {with_buckets, causal, length, is_real};
   }
-  bool hashed() const { return reformer::detail::hashed(pattern, length) != nullptr; }
-  Index order_size() const { return reformer::detail::OrderLayout(pattern, length).size(); }
 
   std::string name() const {
     std::string kind;
@@ -72,8 +74,6 @@ std::vector<std::uint8_t> mask_of(const Case& c) {
   }
   return is_real;
 }
-
-constexpr Index num_test_buckets = 4;
 
 /// Arrays of a group of heads, and runs over them.
 template <typename Scalar>
@@ -142,7 +142,7 @@ class Arrays {
         part.maximum += row;
         part.normaliser += row;
         part.key_scale += row;
-        part.order += (b * c_.heads + h) * c_.order_size();
+        part.order += (b * c_.heads + h) * layout_.order_size();
         run_part(workspace, part, dout, b, h, row);
       }
     }
@@ -158,6 +158,7 @@ class Arrays {
   Dropout<Scalar> dropout() const { return {c_.dropout, {12, 3, 1}, Purpose::attention_dropout}; }
 
   void prepare() {
+    layout_ = c_.layout(is_real);
     const Scalar nan = std::numeric_limits<Scalar>::quiet_NaN();
     for (Matrix<Scalar>* x : {&out, &dquery, &dkey, &dvalue}) {
       x->setConstant(rows(), columns(), nan);
@@ -165,17 +166,15 @@ class Arrays {
     for (std::vector<Scalar>* x : {&maximum_, &normaliser_, &key_scale_, &delta_}) {
       x->assign(static_cast<std::size_t>(statistics()), nan);
     }
-    order_.assign(static_cast<std::size_t>(c_.batch * c_.heads * c_.order_size()), -1);
+    order_.assign(static_cast<std::size_t>(c_.batch * c_.heads * layout_.order_size()), -1);
   }
 
   MultiHead<Scalar> group() {
     MultiHead<Scalar> g{};
-    g.pattern = &c_.pattern;
+    g.layout = &layout_;
     g.batch = c_.batch;
-    g.length = c_.length;
     g.heads = c_.heads;
     g.head_width = c_.width;
-    g.causal = c_.causal;
     g.is_real = is_real;
     g.query = view(std::as_const(query));
     g.key = view(keys());
@@ -190,9 +189,9 @@ class Arrays {
   }
 
   void run_forward(Workspace& workspace, const MultiHead<Scalar>& g) {
-    if (c_.hashed()) {
+    if (layout_.is_hashed) {
       const auto first = (g.first_sequence * c_.heads + g.first_head) * c_.rounds() * c_.length;
-      order_by_bucket(workspace, g, num_test_buckets, buckets.data() + first);
+      order_by_bucket(workspace, g, buckets.data() + first);
     }
     reformer::attend(workspace, g, dropout());
   }
@@ -229,11 +228,16 @@ class Arrays {
   }
 
   Case c_;
+
+ public:
+  std::vector<std::uint8_t> is_real;
+
+ private:
+  AttentionLayout layout_;
   std::vector<Scalar> maximum_, normaliser_, key_scale_, delta_;
   std::vector<std::int32_t> order_;
 
  public:
-  std::vector<std::uint8_t> is_real;
   std::vector<Bucket> buckets;  // [B, H, R, T]
   Matrix<Scalar> query, key, value, out, dquery, dkey, dvalue;
 };
@@ -503,7 +507,7 @@ TEST(Attend, OfTokensThatSeeNothingIsZero) {
     Arrays<float> arrays(c);
     arrays.is_real.assign(static_cast<std::size_t>(arrays.rows()), 0);
     // Shared queries and keys of exact attention: a token always has itself.
-    if (c.shared() && !c.hashed()) continue;
+    if (c.shared() && !c.layout({}).is_hashed) continue;
     for (Bucket& bucket : arrays.buckets) bucket = num_test_buckets;
     arrays.attend_and_differentiate(random_matrix<float>(arrays.rows(), arrays.columns(), 5));
     EXPECT_TRUE((arrays.out.array() == 0).all()) << c.name();

@@ -67,7 +67,7 @@ class Layer {
         c_(c) {
     randomize_parameters(attention, seed);
     saved = attention.saved_in(memory, {c.batch, c.length});
-    if (const auto* lsh = reformer::detail::hashed(c.pattern, c.length)) {
+    if (const auto* lsh = naive::hashed(c.pattern, c.length)) {
       // Drawn once in double: every scalar type uses the same.
       const auto drawn = random_rotations<double>(c.heads, c.head_width, lsh->num_hashes,
                                                   bucket_factors(*lsh, c.length), {seed});
@@ -136,7 +136,7 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
   const Matrix<double> value = naive::multiply(normed, parameters[shared ? 3 : 4]);
   const Matrix<double>& output = parameters[shared ? 4 : 5];
 
-  const auto* lsh = reformer::detail::hashed(c.pattern, c.length);
+  const auto* lsh = naive::hashed(c.pattern, c.length);
   Matrix<double> heads(normed.rows(), c.heads * c.head_width);
   for (Index b = 0; b < c.batch; ++b) {
     naive::Rules rules = naive::rules_of(c.pattern, c.causal);
@@ -210,7 +210,7 @@ void expect_definition(const Case& c) {
   const Matrix<Scalar> f = layer.forward();
   EXPECT_TRUE(close(f, expected_branch(c, layer), 8)) << c.name();
   EXPECT_EQ(layer.workspace.bytes_in_use(), 0u) << c.name();
-  const auto* lsh = reformer::detail::hashed(c.pattern, c.length);
+  const auto* lsh = naive::hashed(c.pattern, c.length);
   const Index ids = lsh != nullptr ? c.batch * c.heads * lsh->num_hashes * c.length : 0;
   EXPECT_EQ(static_cast<Index>(layer.saved.buckets.size()), ids) << c.name();
   // y is added to

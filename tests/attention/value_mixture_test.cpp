@@ -40,7 +40,7 @@ struct Case {
       }
     }
     group.batch = batch;
-    group.length = length;
+    group.layout = &layout;
     group.heads = heads;
     group.head_width = head_width;
     group.first_head = first_head;
@@ -65,6 +65,7 @@ struct Case {
   Matrix<double> value{rows, columns}, dmixed{rows, columns};
   std::vector<std::uint8_t> is_real;
   ValueMixture<double> mixture;
+  AttentionLayout layout{ExactPattern{}, true, length};
   MultiHead<double> group{};
 };
 

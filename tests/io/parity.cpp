@@ -98,8 +98,9 @@ class Comparison {
   Index num_layers() const { return static_cast<Index>(hf_.config().model.layers.size()); }
   Index padded_length() const { return padded_.tokens.dimension(1); }
   const LshPattern* hashed(Index layer) const {
-    return detail::hashed(hf_.config().model.layers[static_cast<std::size_t>(layer)],
-                          padded_length());
+    const auto& pattern = hf_.config().model.layers[static_cast<std::size_t>(layer)];
+    const auto* lsh = std::get_if<LshPattern>(&pattern);
+    return lsh != nullptr && hashes(*lsh, padded_length()) ? lsh : nullptr;
   }
 
   void set_rotations() {

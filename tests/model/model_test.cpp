@@ -357,8 +357,7 @@ TEST(ModelConfig, HasDefaultLayersForBothDirections) {
   const auto has_values = [](const Model<float>& model, Values values) {
     return std::ranges::all_of(model.config().layers, [&](const AttentionPattern& pattern) {
       return values_of(pattern) == values &&
-             detail::has_bucket_chunks(pattern) ==
-                 (values == Values::following && shares_query_key(pattern));
+             has_sorted_chunks(pattern) == (values == Values::own && shares_query_key(pattern));
     });
   };
   EXPECT_TRUE(has_values(Model<float>(ModelConfig{.width = 64}), Values::following));

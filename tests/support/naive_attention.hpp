@@ -39,6 +39,12 @@ inline Rules rules_of(const AttentionPattern& pattern, bool causal) {
   return {causal, shares_query_key(pattern), {}, carries_next(pattern)};
 }
 
+/// The pattern if it hashes at a length, else null.
+inline const LshPattern* hashed(const AttentionPattern& pattern, Index length) {
+  const auto* lsh = std::get_if<LshPattern>(&pattern);
+  return lsh != nullptr && hashes(*lsh, length) ? lsh : nullptr;
+}
+
 /// The patterns, then the same with other values.
 inline std::vector<AttentionPattern> with_values(std::vector<AttentionPattern> patterns,
                                                  std::initializer_list<Values> others) {

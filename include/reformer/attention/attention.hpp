@@ -126,37 +126,36 @@ class TensorGroup {
   /// Values as keys carry them.
   MatrixView<const Scalar> carried(const Tensor<Scalar, 4>& value,
                                    const MultiHead<Scalar>& arrays) {
-    if (!carries_next(*arrays.pattern)) return input(value);
-    const CarriedValues<Scalar> values(scratch_, *arrays.pattern, group_.rows(), columns_);
+    if (!arrays.layout->carries_next()) return input(value);
+    const CarriedValues<Scalar> values(scratch_, *arrays.layout, group_.rows(), columns_);
     copy_rows<Scalar>(workspace_, part(side_by_side(value)), values.of_tokens());
     values.carry(workspace_, arrays);
     return values.of_keys();
   }
   /// A place for gradients by values; `store` brings those of tokens to the tensor.
-  CarriedValues<Scalar> carried_output(Tensor<Scalar, 4>& dvalue, const AttentionPattern& pattern) {
-    if (!carries_next(pattern)) return CarriedValues<Scalar>(output(dvalue));
-    return CarriedValues<Scalar>(scratch_, pattern, group_.rows(), columns_);
+  CarriedValues<Scalar> carried_output(Tensor<Scalar, 4>& dvalue, const AttentionLayout& layout) {
+    if (!layout.carries_next()) return CarriedValues<Scalar>(output(dvalue));
+    return CarriedValues<Scalar>(scratch_, layout, group_.rows(), columns_);
   }
 
   /// Inputs and statistics of the group, with the order of hashed attention.
   MultiHead<Scalar> heads(const Tensor<Scalar, 4>& query, const Tensor<Scalar, 4>& key,
-                          const Tensor<Scalar, 4>& value, const AttentionOptions& options,
-                          const Tensor<Bucket, 4>& buckets, AttentionOutput<Scalar>& output) {
+                          const Tensor<Scalar, 4>& value, const AttentionLayout& layout,
+                          std::span<const std::uint8_t> is_real, const Tensor<Bucket, 4>& buckets,
+                          AttentionOutput<Scalar>& output) {
     const Index T = group_.length, all_heads = query.dimension(2);
     const Index first = group_.first_sequence * all_heads + group_.first_head;
-    auto arrays = without_arrays<Scalar>(group_, options.pattern, all_heads, query.dimension(3),
-                                         options.causal, options.is_real);
+    auto arrays = without_arrays<Scalar>(group_, layout, all_heads, query.dimension(3), is_real);
     arrays.query = input(query);
-    arrays.key = shares_query_key(options.pattern) ? arrays.query : input(key);
+    arrays.key = layout.shared ? arrays.query : input(key);
     arrays.value = carried(value, arrays);
     arrays.maximum = output.maximum.data() + first * T;
     arrays.normaliser = output.normaliser.data() + first * T;
     arrays.key_scale = output.key_scale.data() + first * T;
-    if (const auto* lsh = hashed(options.pattern, T)) {
-      arrays.order = scratch_.template take<std::int32_t>(group_.batch * group_.heads *
-                                                          OrderLayout(options.pattern, T).size());
-      order_by_bucket(workspace_, arrays, num_sorted_buckets(*lsh, T),
-                      buckets.data() + first * lsh->num_hashes * T);
+    if (layout.is_hashed) {
+      arrays.order =
+          scratch_.template take<std::int32_t>(group_.batch * group_.heads * layout.order_size());
+      order_by_bucket(workspace_, arrays, buckets.data() + first * layout.rounds * T);
     }
     return arrays;
   }
@@ -189,11 +188,13 @@ void check_like_query(std::string_view function, std::string_view name, const Te
   check_shape(function, name, x, {"batch", "length", "heads", "head width"}, query.dimensions());
 }
 
+/// Throws unless `attention` can take these arguments.
+/// @return the layout of the pass
 template <typename Scalar>
-void check_attention(std::string_view function, Workspace& workspace,
-                     const Tensor<Scalar, 4>& query, const Tensor<Scalar, 4>& key,
-                     const Tensor<Scalar, 4>& value, const AttentionOptions& options,
-                     const Tensor<Bucket, 4>& buckets) {
+AttentionLayout checked_layout(std::string_view function, Workspace& workspace,
+                               const Tensor<Scalar, 4>& query, const Tensor<Scalar, 4>& key,
+                               const Tensor<Scalar, 4>& value, const AttentionOptions& options,
+                               const Tensor<Bucket, 4>& buckets) {
   check_pattern(function, options.pattern, options.causal);
   check(values_of(options.pattern) != Values::mixed, function,
         "values are mixed, which a layer learns; must be own or following");
@@ -209,12 +210,14 @@ void check_attention(std::string_view function, Workspace& workspace,
   check(!shares_query_key(options.pattern) || query.data() == key.data(), function,
         "query and key are two tensors, but the pattern shares them: pass one as both");
   const Index B = query.dimension(0), T = query.dimension(1), H = query.dimension(2);
-  if (const auto* lsh = hashed(options.pattern, T)) {
+  AttentionLayout layout(options.pattern, options.causal, T, options.is_real);
+  if (layout.is_hashed) {
     check_shape(function, "buckets", buckets, {"batch", "heads", "num_hashes", "length"},
-                {B, H, lsh->num_hashes, T});
-    check_bucket_ids(function, workspace, B, T, num_buckets(bucket_factors(*lsh, T)),
-                     options.is_real, buckets.data(), buckets.size());
+                {B, H, layout.rounds, T});
+    check_bucket_ids(function, workspace, B, T, num_buckets(layout.bucket_factors), options.is_real,
+                     buckets.data(), buckets.size());
   }
+  return layout;
 }
 
 /// Throws unless the output is that of a call with these arguments, as far as its shapes say.
@@ -243,7 +246,8 @@ AttentionOutput<Scalar> attention(Workspace& workspace, const Tensor<Scalar, 4>&
                                   const Tensor<Scalar, 4>& key, const Tensor<Scalar, 4>& value,
                                   const AttentionOptions& options,
                                   const Tensor<Bucket, 4>& buckets = {}) {
-  detail::check_attention("attention", workspace, query, key, value, options, buckets);
+  const AttentionLayout layout =
+      detail::checked_layout("attention", workspace, query, key, value, options, buckets);
   const Index B = query.dimension(0), T = query.dimension(1), H = query.dimension(2),
               K = query.dimension(3);
   AttentionOutput<Scalar> output{Tensor<Scalar, 4>(query.dimensions()), Tensor<Scalar, 3>(B, H, T),
@@ -251,7 +255,7 @@ AttentionOutput<Scalar> attention(Workspace& workspace, const Tensor<Scalar, 4>&
   const Dropout<Scalar> dropout(options.dropout, options.key, Purpose::attention_dropout);
   for_each_head_group<Scalar>(B, T, H, K, [&](const HeadGroup& heads) {
     detail::TensorGroup<Scalar> group(workspace, heads, K);
-    auto arrays = group.heads(query, key, value, options, buckets, output);
+    auto arrays = group.heads(query, key, value, layout, options.is_real, buckets, output);
     arrays.out = group.output(output.out);
     attend(workspace, arrays, dropout);
     group.store(arrays.out, output.out);
@@ -271,10 +275,11 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
                                               const AttentionOutput<Scalar>& output,
                                               const Tensor<Scalar, 4>& dout,
                                               const Tensor<Bucket, 4>& buckets = {}) {
-  detail::check_attention("attention_backward", workspace, query, key, value, options, buckets);
+  const AttentionLayout layout =
+      detail::checked_layout("attention_backward", workspace, query, key, value, options, buckets);
   detail::check_like_query("attention_backward", "dout", dout, query);
   detail::check_output("attention_backward", query, output);
-  const bool shared = shares_query_key(options.pattern);
+  const bool shared = layout.shared;
   AttentionGradients<Scalar> gradients{
       Tensor<Scalar, 4>(query.dimensions()), {}, Tensor<Scalar, 4>(query.dimensions())};
   if (!shared) gradients.dkey = Tensor<Scalar, 4>(query.dimensions());
@@ -285,13 +290,13 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
   auto& readable = const_cast<AttentionOutput<Scalar>&>(output);
   for_each_head_group<Scalar>(B, T, H, K, [&](const HeadGroup& heads) {
     detail::TensorGroup<Scalar> group(workspace, heads, K);
-    auto arrays = group.heads(query, key, value, options, buckets, readable);
+    auto arrays = group.heads(query, key, value, layout, options.is_real, buckets, readable);
     arrays.out = group.part(detail::side_by_side(readable.out));
     const auto dout_part = group.input(dout);
     const auto* delta = group.delta(dout_part, arrays.out);
     const auto dquery = group.output(gradients.dquery);
     const auto dkey = shared ? dquery : group.output(gradients.dkey);
-    const auto dvalues = group.carried_output(gradients.dvalue, options.pattern);
+    const auto dvalues = group.carried_output(gradients.dvalue, layout);
     attend_backward<Scalar>(workspace, arrays, dropout, dout_part, delta, dquery, dkey,
                             dvalues.of_keys());
     dvalues.carry_back(workspace, arrays);

@@ -31,8 +31,8 @@ namespace reformer::inline REFORMER_ABI {
 template <typename Scalar>
 class CarriedValues {
  public:
-  CarriedValues(Scratch& scratch, const AttentionPattern& pattern, Index rows, Index columns)
-      : shift_(shift_of(pattern)),
+  CarriedValues(Scratch& scratch, const AttentionLayout& layout, Index rows, Index columns)
+      : shift_(shift_of(layout)),
         rows_(rows),
         memory_(scratch.matrix<Scalar>(rows + shift_, columns)) {}
 
@@ -40,9 +40,8 @@ class CarriedValues {
   explicit CarriedValues(const MatrixView<Scalar>& memory)
       : shift_(0), rows_(memory.rows), memory_(memory) {}
 
-  static void plan(ScratchPlan& scratch, const AttentionPattern& pattern, Index rows,
-                   Index columns) {
-    scratch.matrix<Scalar>(rows + shift_of(pattern), columns);
+  static void plan(ScratchPlan& scratch, const AttentionLayout& layout, Index rows, Index columns) {
+    scratch.matrix<Scalar>(rows + shift_of(layout), columns);
   }
 
   MatrixView<Scalar> of_tokens() const { return memory_.middle_rows(0, rows_); }
@@ -70,7 +69,7 @@ class CarriedValues {
   }
 
  private:
-  static Index shift_of(const AttentionPattern& pattern) { return carries_next(pattern) ? 1 : 0; }
+  static Index shift_of(const AttentionLayout& layout) { return layout.carries_next() ? 1 : 0; }
 
   void zero(Index row) const { std::fill_n(memory_.row(row), memory_.columns, Scalar(0)); }
 
@@ -80,12 +79,12 @@ class CarriedValues {
   static void for_each_gap(Workspace& workspace, const MultiHead<Scalar>& group, const Body& body) {
     if (group.is_real.empty()) return;
     parallel_for(workspace.threads(), group.batch, [&](Index b, int) {
-      const Index first = b * group.length;
+      const Index first = b * group.length();
       const auto is_real = [&](Index row) {
         return group.is_real[static_cast<std::size_t>(row)] != 0;
       };
       Index next = -1;
-      for (Index row = first + group.length - 1; row > first; --row) {
+      for (Index row = first + group.length() - 1; row > first; --row) {
         if (is_real(row)) {
           next = row;
         } else if (is_real(row - 1)) {

@@ -3,44 +3,14 @@
 /// Attention of several heads and sequences over their block lists, between the projections.
 #pragma once
 
-#include <memory>
-#include <numeric>
 #include <span>
 
 #include "reformer/attention/kernel.hpp"
-#include "reformer/attention/pattern.hpp"
+#include "reformer/attention/layout.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/products/kernels.hpp"
 
 namespace reformer::inline REFORMER_ABI {
-
-namespace detail {
-
-/// What `MultiHead::order` holds for each head of each sequence, in numbers.
-struct OrderLayout {
-  Index order = 0;       // token in each slot, of all rounds
-  Index max_chunks = 0;  // of bucket chunks: most chunks of a round
-  Index table = 0;       // of bucket chunks: table of each round
-  Index chunk = 0;       // chunk of each token, of all rounds, where keys count once
-
-  OrderLayout(const AttentionPattern& pattern, Index length) {
-    const auto* lsh = hashed(pattern, length);
-    if (lsh == nullptr) return;
-    order = lsh->num_hashes * length;
-    if (lsh->chunking != Chunking::bucket_chunks) return;
-    max_chunks = BucketBlocks::max_chunks(length, lsh->chunk_length, num_buckets(lsh->num_buckets));
-    table = lsh->num_hashes * BucketBlocks::table_size(max_chunks);
-    if (lsh->duplicates == Duplicates::once) chunk = order;
-  }
-  Index size() const { return order + table + chunk; }
-};
-
-/// Numbers of scratch for sorting a round.
-inline Index sort_scratch(const LshPattern& lsh, Index num_buckets, Index length) {
-  return num_buckets + 1 + ceil_div(length, lsh.chunk_length);
-}
-
-}  // namespace detail
 
 /// Heads of sequences that are worked on at a time, out of arrays `[B*T, H*K]`.
 struct HeadGroup {
@@ -77,28 +47,24 @@ void for_each_head_group(Index batch, Index length, Index heads, Index head_widt
 /// A group of heads of some sequences: the arrays are `[B*T, H*K]`, heads side by side.
 template <typename Scalar>
 struct MultiHead {
-  const AttentionPattern* pattern;
-  Index batch, length, heads, head_width;
-  bool causal = true;
+  const AttentionLayout* layout;
+  Index batch, heads, head_width;
   std::span<const std::uint8_t> is_real = {};  // [B*T] or empty
   MatrixView<const Scalar> query, key, value;
   MatrixView<Scalar> out;
   // Statistics of each (sequence, head, position), `[B, H, T]`; see `AttentionHead`.
   Scalar *maximum, *normaliser, *key_scale;
-  std::int32_t* order = nullptr;  // [B, H, numbers of `detail::OrderLayout`], if hashed
+  std::int32_t* order = nullptr;  // [B, H, `AttentionLayout::order_size`], if hashed
   // Dropout draws by the number of the head among all heads of the layer.
   Index first_sequence = 0, first_head = 0, all_heads = 1;
 
-  Index rounds() const {
-    const auto* lsh = detail::hashed(*pattern, length);
-    return lsh != nullptr ? lsh->num_hashes : 1;
-  }
+  Index length() const { return layout->length; }
 
   MatrixView<Scalar> part(const MatrixView<Scalar>& x, Index b, Index h) const {
-    return x.middle_rows(b * length, length).middle_columns(h * head_width, head_width);
+    return x.middle_rows(b * length(), length()).middle_columns(h * head_width, head_width);
   }
   MatrixView<const Scalar> part(const MatrixView<const Scalar>& x, Index b, Index h) const {
-    return x.middle_rows(b * length, length).middle_columns(h * head_width, head_width);
+    return x.middle_rows(b * length(), length()).middle_columns(h * head_width, head_width);
   }
 };
 
@@ -106,16 +72,14 @@ struct MultiHead {
 /// @param all_heads  heads of the layer
 /// @param is_real    `[B*T]` of all sequences, or empty
 template <typename Scalar>
-MultiHead<Scalar> without_arrays(const HeadGroup& group, const AttentionPattern& pattern,
-                                 Index all_heads, Index head_width, bool causal,
+MultiHead<Scalar> without_arrays(const HeadGroup& group, const AttentionLayout& layout,
+                                 Index all_heads, Index head_width,
                                  std::span<const std::uint8_t> is_real) {
   MultiHead<Scalar> result{};
-  result.pattern = &pattern;
+  result.layout = &layout;
   result.batch = group.batch;
-  result.length = group.length;
   result.heads = group.heads;
   result.head_width = head_width;
-  result.causal = causal;
   if (!is_real.empty()) {
     result.is_real = is_real.subspan(static_cast<std::size_t>(group.first_row()),
                                      static_cast<std::size_t>(group.rows()));
@@ -128,20 +92,10 @@ MultiHead<Scalar> without_arrays(const HeadGroup& group, const AttentionPattern&
 
 namespace detail {
 
-/// Slots of a round of sequence b: its tokens, without padding unless that is sorted too.
 template <typename Scalar>
-Index slots_of(const MultiHead<Scalar>& group, Index b) {
-  if (group.is_real.empty() || sorts_padding(*group.pattern)) return group.length;
-  const auto* real = group.is_real.data() + b * group.length;
-  return std::accumulate(real, real + group.length, Index{0},
-                         [](Index n, std::uint8_t r) { return n + (r != 0 ? 1 : 0); });
-}
-
-template <typename Scalar>
-AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index b, Index h,
-                              Index max_blocks) {
-  const Index T = group.length;
-  const bool hashed_order = hashed(*group.pattern, T) != nullptr;
+AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index b, Index h) {
+  const AttentionLayout& layout = *group.layout;
+  const Index T = layout.length;
   AttentionHead<Scalar> head;
   head.query = group.part(group.query, b, h);
   head.key = group.part(group.key, b, h);
@@ -150,18 +104,16 @@ AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index
   const Index row = (b * group.heads + h) * T;
   head.maximum = group.maximum + row;
   head.normaliser = group.normaliser + row;
-  head.shared = shares_query_key(*group.pattern);
-  head.sees_itself = !carries_next(*group.pattern);
+  head.shared = layout.shared;
+  head.sees_itself = !layout.carries_next();
   head.key_scale = head.shared ? group.key_scale + row : nullptr;
-  if (hashed_order) {
-    const OrderLayout layout(*group.pattern, T);
-    head.order = group.order + (b * group.heads + h) * layout.size();
-    if (layout.chunk > 0) {
-      const Index rounds = group.rounds();
-      const std::int32_t* tables = head.order + layout.order;
-      const BucketBlocks blocks(tables, layout.max_chunks, rounds, {}, {});
-      head.places = {rounds,
-                     tables + layout.table,
+  if (layout.is_hashed) {
+    head.order = group.order + (b * group.heads + h) * layout.order_size();
+    if (layout.counts_once) {
+      const std::int32_t* tables = head.order + layout.order_slots();
+      const BucketBlocks blocks(tables, layout.max_chunks, layout.rounds, {}, {});
+      head.places = {layout.rounds,
+                     tables + layout.order_tables(),
                      T,
                      blocks.first_seen(0),
                      blocks.last_seen(0),
@@ -169,12 +121,12 @@ AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index
     }
   }
   // Padding that is outside the order of a hashed head needs no mask.
-  const bool left_out = hashed_order && !sorts_padding(*group.pattern);
+  const bool left_out = layout.is_hashed && !layout.sorts_padding;
   head.is_real = left_out || group.is_real.empty() ? nullptr : group.is_real.data() + b * T;
   head.first_block = static_cast<std::uint64_t>(
-      ((group.first_sequence + b) * group.all_heads + group.first_head + h) * max_blocks);
+      ((group.first_sequence + b) * group.all_heads + group.first_head + h) * layout.max_blocks);
   head.slots = slots;
-  head.causal = group.causal;
+  head.causal = layout.causal;
   return head;
 }
 
@@ -182,7 +134,7 @@ AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index
 /// @param list_of  the list of a head of a sequence; all have the same number of phases
 template <typename Scalar, typename ListOf, typename Body>
 void for_each_run_of(Workspace& workspace, const MultiHead<Scalar>& group, const ListOf& list_of,
-                     Index max_blocks, const Body& body) {
+                     const Body& body) {
   const Index all_heads = group.batch * group.heads;
   for (Index phase = 0; phase < list_of(0, 0).num_phases(); ++phase) {
     Index most = 0;
@@ -195,92 +147,62 @@ void for_each_run_of(Workspace& workspace, const MultiHead<Scalar>& group, const
       const Index h = task % group.heads, b = task / group.heads % group.batch;
       const BlockList auto& list = list_of(b, h);
       if (i >= list.num_runs(phase)) return;
-      body(head_of(group, list.num_slots(), b, h, max_blocks), b, h, list, list.run(phase, i),
-           thread);
+      body(head_of(group, list.num_slots(), b, h), b, h, list, list.run(phase, i), thread);
     });
   }
 }
 
-/// Makes the block lists of the group's pattern and runs `body` over them.
+/// Makes the block lists of the group and runs `body` over them.
 template <typename Scalar, typename Body>
 void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group, Disjoint disjoint,
                   const Body& body) {
-  Scratch scratch(workspace);
-  const Index T = group.length;
-  const auto* lsh = hashed(*group.pattern, T);
-  const auto* local = std::get_if<LocalPattern>(group.pattern);
-  if (has_bucket_chunks(*group.pattern)) {
-    const OrderLayout layout(*group.pattern, T);
-    const Window window = window_of(*lsh, T);
-    const auto list_of = [&](Index b, Index h) {
-      const std::int32_t* order = group.order + (b * group.heads + h) * layout.size();
-      return BucketBlocks(order + layout.order, layout.max_chunks, group.rounds(), window,
-                          disjoint);
-    };
-    for_each_run_of(workspace, group, list_of, group.rounds() * layout.max_chunks, body);
-  } else if (lsh != nullptr || local != nullptr) {
-    const Window window = lsh != nullptr ? window_of(*lsh, T) : window_of(*local, T);
-    auto* lists = scratch.take<ChunkedBlocks>(group.batch);
-    for (Index b = 0; b < group.batch; ++b) {
-      const Index slots = lsh != nullptr ? slots_of(group, b) : T;
-      std::construct_at(lists + b, slots, group.rounds(), window, disjoint);
+  const AttentionLayout& layout = *group.layout;
+  switch (layout.blocks) {
+    case BlockKind::bucket_chunks: {
+      const auto list_of = [&](Index b, Index h) {
+        const std::int32_t* order = group.order + (b * group.heads + h) * layout.order_size();
+        return BucketBlocks(order + layout.order_slots(), layout.max_chunks, layout.rounds,
+                            layout.window, disjoint);
+      };
+      return for_each_run_of(workspace, group, list_of, body);
     }
-    for_each_run_of(
-        workspace, group, [&](Index b, Index) -> const ChunkedBlocks& { return lists[b]; },
-        group.rounds() * ceil_div(T, window.chunk_length), body);
-  } else {
-    const TiledBlocks list(T, group.causal, disjoint);
-    const Index tiles = ceil_div(T, TiledBlocks::tile);
-    for_each_run_of(
-        workspace, group, [&](Index, Index) -> const TiledBlocks& { return list; }, tiles* tiles,
-        body);
+    case BlockKind::chunks: {
+      const auto list_of = [&](Index b, Index) {
+        return ChunkedBlocks(layout.slots(group.first_sequence + b), layout.rounds, layout.window,
+                             disjoint);
+      };
+      return for_each_run_of(workspace, group, list_of, body);
+    }
+    case BlockKind::tiles: {
+      const TiledBlocks list(layout.length, layout.causal, disjoint);
+      return for_each_run_of(
+          workspace, group, [&](Index, Index) { return list; }, body);
+    }
   }
 }
-
-/// Largest block of a pattern at a length.
-struct BlockSize {
-  Index queries, keys;
-  Index rounds = 0;  // as `ChunkPlaces::rounds`
-
-  BlockSize(const AttentionPattern& pattern, Index length) {
-    if (const auto* lsh = hashed(pattern, length)) {
-      take(window_of(*lsh, length), length);
-      if (lsh->duplicates == Duplicates::once) rounds = lsh->num_hashes;
-    } else if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
-      take(window_of(*local, length), length);
-    } else {
-      queries = keys = std::min(length, TiledBlocks::tile);
-    }
-  }
-
- private:
-  void take(const Window& window, Index length) {
-    queries = window.chunk_length;
-    keys = window.circular ? window.max_keys() : std::min(window.max_keys(), length);
-  }
-};
 
 /// Scratch tiles and operands of each thread, large enough for the group's blocks.
 template <typename Scalar, ProductKernel Kernel>
 class ThreadTiles {
  public:
   ThreadTiles(Scratch& scratch, const MultiHead<Scalar>& group)
-      : size_(*group.pattern, group.length),
+      : layout_(*group.layout),
         width_(group.head_width),
-        memory_(scratch.per_thread<Scalar>(
-            BlockTiles<Scalar>::size(size_.queries, size_.keys, width_, size_.rounds))),
+        memory_(scratch.per_thread<Scalar>(BlockTiles<Scalar>::size(
+            layout_.max_queries, layout_.max_keys, width_, layout_.counted_rounds()))),
         packed_(scratch.per_thread<typename Kernel::Packed>(
-            BlockOperands<Kernel>::size(size_.queries, size_.keys, width_, 2))) {}
+            BlockOperands<Kernel>::size(layout_.max_queries, layout_.max_keys, width_, 2))) {}
 
   BlockTiles<Scalar> operator[](int thread) const {
-    return {memory_[thread], size_.queries, size_.keys, width_, size_.rounds};
+    return {memory_[thread], layout_.max_queries, layout_.max_keys, width_,
+            layout_.counted_rounds()};
   }
   BlockOperands<Kernel> operands(int thread) const {
-    return {packed_[thread], size_.queries, size_.keys, width_, 2};
+    return {packed_[thread], layout_.max_queries, layout_.max_keys, width_, 2};
   }
 
  private:
-  BlockSize size_;
+  const AttentionLayout& layout_;
   Index width_;
   PerThread<Scalar> memory_;
   PerThread<typename Kernel::Packed> packed_;
@@ -290,34 +212,31 @@ class ThreadTiles {
 
 /// Positions sorted by bucket, for every head and round of the group, and the tables of bucket
 /// chunks.
-/// @param num_buckets  those whose tokens have a place in the order, see `num_sorted_buckets`
-/// @param buckets      `[B, H, R, T]`
+/// @param buckets  `[B, H, R, T]`
 template <typename Scalar>
-void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, Index num_buckets,
-                     const Bucket* buckets) {
-  const Index T = group.length, R = group.rounds(), H = group.heads;
-  const LshPattern& lsh = *detail::hashed(*group.pattern, T);
-  const detail::OrderLayout layout(*group.pattern, T);
+void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
+  const AttentionLayout& layout = *group.layout;
+  const Index T = layout.length, R = layout.rounds, H = group.heads;
+  const Index num_buckets = layout.num_sorted_buckets();
   Scratch scratch(workspace);
-  const auto counts = scratch.per_thread<std::int32_t>(detail::sort_scratch(lsh, num_buckets, T));
+  const auto counts = scratch.per_thread<std::int32_t>(layout.sort_size());
   parallel_for(workspace.threads(), group.batch * H * R, [&](Index task, int thread) {
-    const Index r = task % R, head = task / R, slots = detail::slots_of(group, head / H);
-    std::int32_t* head_order = group.order + head * layout.size();
-    std::int32_t* order = head_order + r * slots;
+    const Index r = task % R, head = task / R;
+    std::int32_t* head_order = group.order + head * layout.order_size();
+    std::int32_t* order = head_order + r * layout.slots(group.first_sequence + head / H);
     std::int32_t* ends = counts[thread];
     const std::span ids(buckets + task * T, static_cast<std::size_t>(T));
-    if (layout.table == 0) {
-      sort_into_chunks(ids, num_buckets, lsh.chunk_length, ends, order);
+    if (layout.blocks == BlockKind::chunks) {
+      sort_into_chunks(ids, num_buckets, layout.window.chunk_length, ends, order);
       return;
     }
     sort_by_bucket(ids, num_buckets, ends, order);
-    const Window window = window_of(lsh, T);
-    std::int32_t* tables = head_order + layout.order;
+    std::int32_t* tables = head_order + layout.order_slots();
     std::int32_t* table = tables + r * BucketBlocks::table_size(layout.max_chunks);
-    BucketBlocks::fill_table({ends, static_cast<std::size_t>(num_buckets)}, window,
+    BucketBlocks::fill_table({ends, static_cast<std::size_t>(num_buckets)}, layout.window,
                              layout.max_chunks, table);
-    if (layout.chunk == 0) return;
-    std::int32_t* chunk_of = tables + layout.table + r * T;
+    if (!layout.counts_once) return;
+    std::int32_t* chunk_of = tables + layout.order_tables() + r * T;
     const std::int32_t* start = table + 2;
     for (std::int32_t c = 0; c < table[0]; ++c) {
       for (Index slot = start[c]; slot < start[c + 1]; ++slot) chunk_of[order[slot]] = c;
@@ -327,19 +246,12 @@ void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, Index
 
 /// Scratch of `attend` and of `attend_backward`.
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
-void plan_attend(ScratchPlan& scratch, const AttentionPattern& pattern, Index batch, Index length,
-                 Index head_width) {
-  const detail::BlockSize size(pattern, length);
-  const bool sorted =
-      detail::hashed(pattern, length) != nullptr && !detail::has_bucket_chunks(pattern);
+void plan_attend(ScratchPlan& scratch, const AttentionLayout& layout, Index head_width) {
   scratch.scope([&] {
-    scratch.per_thread<Scalar>(
-        detail::BlockTiles<Scalar>::size(size.queries, size.keys, head_width, size.rounds));
+    scratch.per_thread<Scalar>(detail::BlockTiles<Scalar>::size(
+        layout.max_queries, layout.max_keys, head_width, layout.counted_rounds()));
     scratch.per_thread<typename Kernel::Packed>(
-        BlockOperands<Kernel>::size(size.queries, size.keys, head_width, 2));
-    if (sorted || std::holds_alternative<LocalPattern>(pattern)) {
-      scratch.take<ChunkedBlocks>(batch);
-    }
+        BlockOperands<Kernel>::size(layout.max_queries, layout.max_keys, head_width, 2));
   });
 }
 
@@ -367,8 +279,8 @@ void finish_row(Index width, Scalar* out, Scalar& normaliser) {
 /// @tparam Kernel  of the products
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
 void attend(Workspace& workspace, const MultiHead<Scalar>& group, const Dropout<Scalar>& dropout) {
-  const Index T = group.length, K = group.head_width, H = group.heads;
-  const bool shared = shares_query_key(*group.pattern);
+  const Index T = group.length(), K = group.head_width, H = group.heads;
+  const bool shared = group.layout->shared;
   const Index rows_per_task = detail::tile_rows;
   const Index row_tiles = ceil_div(group.batch * T, rows_per_task);
   const auto for_each_row = [&](const auto& body) {
@@ -429,7 +341,7 @@ void attend_backward(Workspace& workspace, const MultiHead<Scalar>& group,
                        [&](const AttentionHead<Scalar>& head, Index b, Index h, const auto& list,
                            const Run& run, int thread) {
                          const AttentionHeadGradient<Scalar> gradient{
-                             group.part(dout, b, h), delta + (b * group.heads + h) * group.length,
+                             group.part(dout, b, h), delta + (b * group.heads + h) * group.length(),
                              group.part(dquery, b, h), group.part(dkey, b, h),
                              group.part(dvalue, b, h)};
                          auto mine = tiles[thread];

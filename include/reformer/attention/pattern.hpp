@@ -105,31 +105,17 @@ struct ExactPattern {
 
 using AttentionPattern = std::variant<LshPattern, LocalPattern, ExactPattern>;
 
-namespace detail {
-
-inline const LshPattern* hashed(const AttentionPattern& pattern, Index length) {
-  const auto* lsh = std::get_if<LshPattern>(&pattern);
-  if (lsh == nullptr) return nullptr;
-  return lsh->chunking == Chunking::bucket_chunks || length > lsh->chunk_length ? lsh : nullptr;
+/// Whether tokens are hashed at a length: a sequence not longer than one sorted chunk is attended
+/// to exactly.
+inline bool hashes(const LshPattern& lsh, Index length) {
+  return lsh.chunking == Chunking::bucket_chunks || length > lsh.chunk_length;
 }
 
-inline bool has_bucket_chunks(const AttentionPattern& pattern) {
+/// Whether the pattern has chunks that are cut across the whole sorted sequence.
+inline bool has_sorted_chunks(const AttentionPattern& pattern) {
   const auto* lsh = std::get_if<LshPattern>(&pattern);
-  return lsh != nullptr && lsh->chunking == Chunking::bucket_chunks;
+  return lsh != nullptr && lsh->chunking == Chunking::sorted_chunks;
 }
-
-inline bool counts_once(const AttentionPattern& pattern) {
-  const auto* lsh = std::get_if<LshPattern>(&pattern);
-  return lsh != nullptr && lsh->duplicates == Duplicates::once;
-}
-
-/// Whether padding has a place in the order, when there is one.
-inline bool sorts_padding(const AttentionPattern& pattern) {
-  const auto* lsh = std::get_if<LshPattern>(&pattern);
-  return lsh != nullptr && lsh->sort_padding;
-}
-
-}  // namespace detail
 
 /// Whether queries are keys.
 inline bool shares_query_key(const AttentionPattern& pattern) {
@@ -151,11 +137,6 @@ inline bool carries_next(const AttentionPattern& pattern) {
 inline std::vector<Index> bucket_factors(const LshPattern& lsh, Index length) {
   return lsh.num_buckets.empty() ? automatic_num_buckets(length, lsh.chunk_length)
                                  : lsh.num_buckets;
-}
-
-/// Buckets whose tokens have a place in the sorted order.
-inline Index num_sorted_buckets(const LshPattern& lsh, Index length) {
-  return num_buckets(bucket_factors(lsh, length)) + (lsh.sort_padding ? 1 : 0);
 }
 
 inline Window window_of(const LshPattern& lsh) {

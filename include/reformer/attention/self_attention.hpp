@@ -144,22 +144,19 @@ class SelfAttention {
   /// are not exact, and the context if it is asked for, with the bucket ids in any case.
   template <ScratchMemory Memory>
   Saved saved_in(Memory& memory, const SavedPass& pass, bool context = false) const {
+    const AttentionLayout layout = layout_at(pass.length, pass.num_hashes);
     Saved saved{{}, {}, pass.batch, pass.length};
     if (!pass.is_exact || context) {
-      saved.buckets =
-          take_span<Bucket>(memory, num_bucket_ids(pass.batch, pass.length, pass.num_hashes));
+      saved.buckets = take_span<Bucket>(memory, num_bucket_ids(layout, pass.batch));
     }
-    if (context) saved.context = take_span<Scalar>(memory, context_size(pass.batch, pass.length));
+    if (context) saved.context = take_span<Scalar>(memory, context_size(layout, pass.batch));
     return saved;
   }
 
   /// Throws `std::invalid_argument` unless `forward` can take these arguments.
   template <ResidualHalf Half>
   void check_forward(const Half& x, const Half& y, const Saved& saved, const Pass& pass) const {
-    constexpr auto function = "SelfAttention::forward";
-    check_rows(function, x, y, pass);
-    check_rotations(function, pattern_of(pass), pass.length);
-    check_saved(function, saved, pass);
+    checked_forward(x, y, saved, pass);
   }
 
   /// y += f(x)
@@ -167,14 +164,13 @@ class SelfAttention {
   /// @throw std::invalid_argument, before anything is written, for sizes that do not fit
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
-    check_forward(x, y, saved, pass);
+    const AttentionLayout layout = checked_forward(x, y, saved, pass);
     saved.batch = pass.batch;
     saved.length = pass.length;
-    const AttentionPattern pattern = pattern_of(pass);
-    const auto rotations = rotations_for(pattern, pass);
+    const auto rotations = rotations_for(layout, pass);
     for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
-      auto arrays = project_group(scratch, x, group, pattern, pass).arrays;
+      auto arrays = project_group(scratch, x, group, layout, pass).arrays;
       attend_anew(scratch, arrays, rotations, saved, pass);
       if (!saved.context.empty()) {
         for_each_context(arrays, saved, [](Index n, const Scalar* now, Scalar* kept) {
@@ -191,13 +187,13 @@ class SelfAttention {
     constexpr auto function = "SelfAttention::decoding";
     check_pass(function, pass);
     check(config_.causal, function, "attention is not causal");
-    check_rotations(function, pattern_of(pass), pass.length);
+    const AttentionLayout layout = layout_of(pass);
+    check_rotations(function, layout);
     const auto kept = [&](const Parameter<Scalar>& weight) {
       return KeptWeight<Kernel>(pass.workspace, view(weight.value), natural);
     };
-    const AttentionPattern pattern = pattern_of(pass);
-    Decoding decoding{{pattern, pass.batch, config_.num_heads, K()},
-                      rotations_for(pattern, pass),
+    Decoding decoding{{pattern_of(pass.num_hashes), pass.batch, config_.num_heads, K()},
+                      rotations_for(layout, pass),
                       kept(query_),
                       kept(value_),
                       kept(output_),
@@ -221,10 +217,12 @@ class SelfAttention {
   template <ResidualHalf Half>
   void prefill(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     check_prefill(x, y, decoding, pass);
+    const AttentionLayout layout(decoding.state.pattern(), config_.causal, pass.length,
+                                 pass.is_real);
     Saved none;
     for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
-      auto [arrays, values] = project_group(scratch, x, group, decoding.state.pattern(), pass);
+      auto [arrays, values] = project_group(scratch, x, group, layout, pass);
       const Bucket* buckets = attend_anew(scratch, arrays, decoding.rotations, none, pass);
       decoding.state.keep(pass.workspace, arrays, buckets);
       if (mixture_) decoding.state.keep_unmixed(arrays, values);
@@ -252,8 +250,9 @@ class SelfAttention {
   void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     check_decode(x, y, decoding, pass);
     const HeadGroup group{1, 0, pass.batch, 0, config_.num_heads};
+    const AttentionLayout layout(decoding.state.pattern(), config_.causal, 1);
     Scratch scratch(pass.workspace);
-    auto arrays = arrays_of(group, decoding.state.pattern(), pass);
+    auto arrays = arrays_of(group, layout, pass);
     const auto query = scratch.matrix<Scalar>(pass.batch, all_width());
     const auto key = shared_ ? query : scratch.matrix<Scalar>(pass.batch, all_width());
     const auto value = scratch.matrix<Scalar>(pass.batch, all_width());
@@ -264,12 +263,9 @@ class SelfAttention {
     project(x, group, decoding.query.packed(), decoding.key ? &decoding.key->packed() : nullptr,
             decoding.value.packed(), query, key, value, pass);
     Bucket* buckets = nullptr;
-    if (const auto* lsh = detail::hashed(decoding.state.pattern(), 1)) {
-      buckets = scratch.take<Bucket>(pass.batch * config_.num_heads * lsh->num_hashes);
-      const MatrixView<const Scalar> all(decoding.rotations->data(), all_width(),
-                                         lsh->num_hashes * rotation_columns(lsh->num_buckets));
-      hash_heads<Scalar, Kernel>(pass.workspace, arrays.query, pass.batch, config_.num_heads, {},
-                                 all, lsh->num_buckets, buckets);
+    if (layout.is_hashed) {
+      buckets = scratch.take<Bucket>(pass.batch * config_.num_heads * layout.rounds);
+      hash(arrays, *decoding.rotations, buckets, pass);
     }
     if (mixture_) {
       const auto mixed = scratch.matrix<Scalar>(pass.batch, all_width());
@@ -291,30 +287,7 @@ class SelfAttention {
   void check_reverse(const Half& x, const Half& y, const MatrixView<const Scalar>& dy,
                      const MatrixView<const Scalar>& dx, const Saved& saved,
                      const Pass& pass) const {
-    constexpr auto function = "SelfAttention::reverse";
-    check_rows(function, x, y, pass);
-    check_equal(function, "rows of dy", dy.rows, "B*T", pass.rows());
-    check_equal(function, "columns of dy", dy.columns, "width", config_.width);
-    check_equal(function, "rows of dx", dx.rows, "B*T", pass.rows());
-    check_equal(function, "columns of dx", dx.columns, "width", config_.width);
-    if (!saved.buckets.empty() || !saved.context.empty()) {
-      check_equal(function, "batch of saved", saved.batch, "batch", pass.batch);
-      check_equal(function, "length of saved", saved.length, "length", pass.length);
-    }
-    check_saved(function, saved, pass);
-    check_gradients(function, *this);
-    if (const auto* lsh = detail::hashed(config_.pattern, pass.length)) {
-      check(is_exact(y) || !saved.buckets.empty(), function,
-            "saved.buckets is empty, must have the bucket ids of the forward pass where halves are "
-            "not exact");
-      if (saved.buckets.empty()) {
-        check_rotations(function, pattern_of(pass), pass.length);
-      } else {
-        detail::check_bucket_ids(function, pass.workspace, pass.batch, pass.length,
-                                 num_buckets(bucket_factors(*lsh, pass.length)), pass.is_real,
-                                 saved.buckets.data(), static_cast<Index>(saved.buckets.size()));
-      }
-    }
+    checked_reverse(x, y, dy, dx, saved, pass);
   }
 
   /// y -= f(x) (unless the pass says that it need not), dx += (df/dx)^T dy, parameter gradients +=
@@ -325,12 +298,11 @@ class SelfAttention {
   template <ResidualHalf Half>
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
                const MatrixView<Scalar>& dx, Saved& saved, const Pass& pass) {
-    check_reverse(x, y, dy, dx, saved, pass);
-    const AttentionPattern pattern = pattern_of(pass);
-    const auto rotations = saved.buckets.empty() ? rotations_for(pattern, pass) : std::nullopt;
+    const AttentionLayout layout = checked_reverse(x, y, dy, dx, saved, pass);
+    const auto rotations = saved.buckets.empty() ? rotations_for(layout, pass) : std::nullopt;
     for_each_group(pass, [&](const HeadGroup& group) {
       Scratch scratch(pass.workspace);
-      auto [arrays, values] = project_group(scratch, x, group, pattern, pass);
+      auto [arrays, values] = project_group(scratch, x, group, layout, pass);
       if (!saved.context.empty()) {
         order_tokens(scratch, arrays, rotations, saved, pass);
         for_each_context(arrays, saved, [](Index n, Scalar* now, const Scalar* kept) {
@@ -344,7 +316,7 @@ class SelfAttention {
       output_backward(arrays, group, dy, delta, pass);
       const auto dquery = scratch.matrix<Scalar>(group.rows(), group.heads * K());
       const auto dkey = shared_ ? dquery : scratch.matrix<Scalar>(dquery.rows, dquery.columns);
-      const CarriedValues<Scalar> dvalues(scratch, config_.pattern, dquery.rows, dquery.columns);
+      const CarriedValues<Scalar> dvalues(scratch, layout, dquery.rows, dquery.columns);
       attend_backward<Scalar, Kernel>(pass.workspace, arrays, dropout_of_weights(pass), arrays.out,
                                       delta, dquery, dkey, dvalues.of_keys());
       dvalues.carry_back(pass.workspace, arrays);
@@ -360,20 +332,18 @@ class SelfAttention {
   /// Bytes of bucket ids in `Saved`, where they are needed: halves that are not exact, or a context
   /// that is kept.
   std::size_t bucket_bytes(Index batch, Index length) const {
-    return sizeof(Bucket) * static_cast<std::size_t>(num_bucket_ids(batch, length));
+    return sizeof(Bucket) * static_cast<std::size_t>(num_bucket_ids(layout_at(length), batch));
   }
 
   /// Bytes of the context in `Saved`, if it is kept.
   std::size_t context_bytes(Index batch, Index length) const {
-    return sizeof(Scalar) * static_cast<std::size_t>(context_size(batch, length));
+    return sizeof(Scalar) * static_cast<std::size_t>(context_size(layout_at(length), batch));
   }
 
   /// Rounds that the layer hashes in at a length, none if it does not.
   /// @param num_hashes  as in `Pass`
   Index rounds(Index length, Index num_hashes = 0) const {
-    const AttentionPattern pattern = pattern_of(num_hashes);
-    const auto* lsh = detail::hashed(pattern, length);
-    return lsh == nullptr ? 0 : lsh->num_hashes;
+    return layout_at(length, num_hashes).hash_rounds();
   }
 
   /// Multiply-adds for each row that `reverse` saves when it need not subtract.
@@ -383,15 +353,12 @@ class SelfAttention {
 
   /// Multiply-adds for each row that `reverse` saves when the context is kept, hashing apart.
   double context_work(Index length) const {
-    const auto keys_seen = [&](const Window& window, Index rounds) {
-      return rounds * std::min(window.max_keys(), round_up(length, window.chunk_length));
-    };
-    Index keys = config_.causal ? length / 2 : length;
-    if (const auto* lsh = detail::hashed(config_.pattern, length)) {
-      keys = keys_seen(window_of(*lsh, length), lsh->num_hashes);
-    } else if (const auto* local = std::get_if<LocalPattern>(&config_.pattern)) {
-      keys = keys_seen(window_of(*local, length), 1);
-    }
+    const AttentionLayout layout = layout_at(length);
+    const Window& window = layout.window;
+    const Index keys =
+        layout.blocks == BlockKind::tiles
+            ? (config_.causal ? length / 2 : length)
+            : layout.rounds * std::min(window.max_keys(), round_up(length, window.chunk_length));
     return 2 * static_cast<double>(keys) * static_cast<double>(all_width());
   }
 
@@ -404,27 +371,23 @@ class SelfAttention {
     const Index D = config_.width, rows = sequences * length, width = heads * K();
     const Index panel = std::min(panel_rows, rows), statistics = sequences * heads * length;
     const Index projections = shared_ ? 2 : 3;
-    const auto* lsh = detail::hashed(config_.pattern, length);
+    const AttentionLayout layout = layout_at(length);
     scratch.scope([&] {
       for (Index i = 0; i < projections; ++i) scratch.matrix<Scalar>(rows, width);
-      CarriedValues<Scalar>::plan(scratch, config_.pattern, rows, width);
+      CarriedValues<Scalar>::plan(scratch, layout, rows, width);
       if (mixture_) scratch.matrix<Scalar>(rows, width);
-      for (Index i = 0; i < num_statistics(); ++i) scratch.take<Scalar>(statistics);
+      for (Index i = 0; i < layout.num_statistics(); ++i) scratch.take<Scalar>(statistics);
       scratch.scope([&] {
         for (Index i = 0; i < projections; ++i) PackedWeight<Kernel>::plan(scratch, D, width);
         plan_weight_products<Kernel>(scratch, D);
       });
-      if (lsh != nullptr) {
-        const Index n = num_sorted_buckets(*lsh, length);
-        const Index columns = lsh->num_hashes * rotation_columns(bucket_factors(*lsh, length));
-        scratch.take<std::int32_t>(sequences * heads *
-                                   detail::OrderLayout(config_.pattern, length).size());
-        if (!keep_buckets) scratch.take<Bucket>(statistics * lsh->num_hashes);
-        plan_hash_heads<Scalar, Kernel>(scratch, K(), columns);
-        scratch.scope(
-            [&] { scratch.per_thread<std::int32_t>(detail::sort_scratch(*lsh, n, length)); });
+      if (layout.is_hashed) {
+        scratch.take<std::int32_t>(sequences * heads * layout.order_size());
+        if (!keep_buckets) scratch.take<Bucket>(statistics * layout.rounds);
+        plan_hash_heads<Scalar, Kernel>(scratch, K(), layout.rotation_columns());
+        scratch.scope([&] { scratch.per_thread<std::int32_t>(layout.sort_size()); });
       }
-      plan_attend<Scalar, Kernel>(scratch, config_.pattern, sequences, length, K());
+      plan_attend<Scalar, Kernel>(scratch, layout, K());
       scratch.scope([&] {  // add_output
         PackedWeight<Kernel>::plan(scratch, width, D);
         plan_weight_product_tiles<Kernel>(scratch, width, D, 1);
@@ -437,8 +400,8 @@ class SelfAttention {
         plan_weight_product_tiles<Kernel>(scratch, D, width, K());
       });
       for (Index i = 0; i < projections - 1; ++i) scratch.matrix<Scalar>(rows, width);
-      CarriedValues<Scalar>::plan(scratch, config_.pattern, rows, width);
-      plan_attend<Scalar, Kernel>(scratch, config_.pattern, sequences, length, K());
+      CarriedValues<Scalar>::plan(scratch, layout, rows, width);
+      plan_attend<Scalar, Kernel>(scratch, layout, K());
       if (mixture_) ValueMixture<Scalar>::plan(scratch, sequences, length, heads);
       scratch.scope([&] {  // projections_backward
         for (Index i = 0; i < projections; ++i) PackedWeight<Kernel>::plan(scratch, width, D);
@@ -474,8 +437,6 @@ class SelfAttention {
   static constexpr auto transposed = Orientation::transposed;
 
   Index K() const { return config_.head_width; }
-  /// Numbers that `attend` leaves for each query: maximum, normaliser, and scale of a shared key.
-  Index num_statistics() const { return shared_ ? 3 : 2; }
   Index all_width() const { return config_.num_heads * config_.head_width; }
 
   /// Throws unless the state is one of this layer.
@@ -502,25 +463,71 @@ class SelfAttention {
     check_equal(function, "columns of y", y.columns(), "width", config_.width);
   }
 
-  /// Throws unless rotations that were set, if any, are those of a pattern at a length.
-  void check_rotations(std::string_view function, const AttentionPattern& pattern,
-                       Index length) const {
-    const auto* lsh = detail::hashed(pattern, length);
-    if (lsh == nullptr || !rotations_) return;
+  /// What `check_forward` checks.
+  /// @return the layout of the pass
+  template <typename Half>
+  AttentionLayout checked_forward(const Half& x, const Half& y, const Saved& saved,
+                                  const Pass& pass) const {
+    constexpr auto function = "SelfAttention::forward";
+    check_rows(function, x, y, pass);
+    AttentionLayout layout = layout_of(pass);
+    check_rotations(function, layout);
+    check_saved(function, layout, saved, pass);
+    return layout;
+  }
+
+  /// What `check_reverse` checks.
+  /// @return the layout of the pass
+  template <typename Half>
+  AttentionLayout checked_reverse(const Half& x, const Half& y, const MatrixView<const Scalar>& dy,
+                                  const MatrixView<const Scalar>& dx, const Saved& saved,
+                                  const Pass& pass) const {
+    constexpr auto function = "SelfAttention::reverse";
+    check_rows(function, x, y, pass);
+    check_equal(function, "rows of dy", dy.rows, "B*T", pass.rows());
+    check_equal(function, "columns of dy", dy.columns, "width", config_.width);
+    check_equal(function, "rows of dx", dx.rows, "B*T", pass.rows());
+    check_equal(function, "columns of dx", dx.columns, "width", config_.width);
+    if (!saved.buckets.empty() || !saved.context.empty()) {
+      check_equal(function, "batch of saved", saved.batch, "batch", pass.batch);
+      check_equal(function, "length of saved", saved.length, "length", pass.length);
+    }
+    AttentionLayout layout = layout_of(pass);
+    check_saved(function, layout, saved, pass);
+    check_gradients(function, *this);
+    if (layout.is_hashed) {
+      check(is_exact(y) || !saved.buckets.empty(), function,
+            "saved.buckets is empty, must have the bucket ids of the forward pass where halves are "
+            "not exact");
+      if (saved.buckets.empty()) {
+        check_rotations(function, layout);
+      } else {
+        detail::check_bucket_ids(function, pass.workspace, pass.batch, pass.length,
+                                 num_buckets(layout.bucket_factors), pass.is_real,
+                                 saved.buckets.data(), static_cast<Index>(saved.buckets.size()));
+      }
+    }
+    return layout;
+  }
+
+  /// Throws unless rotations that were set, if any, are those of the layout.
+  void check_rotations(std::string_view function, const AttentionLayout& layout) const {
+    if (!layout.is_hashed || !rotations_) return;
     check_equal(function, "rotations dimension 2", rotations_->dimension(2), "num_hashes",
-                lsh->num_hashes);
+                layout.rounds);
     check_equal(function, "rotations dimension 3", rotations_->dimension(3),
-                "half the sum of num_buckets", rotation_columns(bucket_factors(*lsh, length)));
+                "half the sum of num_buckets", rotation_columns(layout.bucket_factors));
   }
 
   /// Throws unless what is kept, or will be, has the sizes of the pass.
-  void check_saved(std::string_view function, const Saved& saved, const Pass& pass) const {
-    const Index ids = num_bucket_ids(pass.batch, pass.length, pass.num_hashes);
+  void check_saved(std::string_view function, const AttentionLayout& layout, const Saved& saved,
+                   const Pass& pass) const {
+    const Index ids = num_bucket_ids(layout, pass.batch);
     check(saved.buckets.empty() || static_cast<Index>(saved.buckets.size()) == ids, function,
           "saved.buckets has ", saved.buckets.size(), " elements, must have ", ids, " or none");
     if (saved.context.empty()) return;
     check_equal(function, "size of saved.context", static_cast<Index>(saved.context.size()),
-                "that of the context", context_size(pass.batch, pass.length));
+                "that of the context", context_size(layout, pass.batch));
     check(ids == 0 || !saved.buckets.empty(), function,
           "saved.buckets is empty, must be there where saved.context is");
   }
@@ -538,17 +545,17 @@ class SelfAttention {
   }
 
   /// Bucket ids of all heads.
-  Index num_bucket_ids(Index batch, Index length, Index num_hashes = 0) const {
-    return batch * length * config_.num_heads * rounds(length, num_hashes);
+  Index num_bucket_ids(const AttentionLayout& layout, Index batch) const {
+    return batch * layout.length * config_.num_heads * layout.hash_rounds();
   }
-  Index context_size(Index batch, Index length) const {
-    return batch * length * (all_width() + num_statistics() * config_.num_heads);
+  Index context_size(const AttentionLayout& layout, Index batch) const {
+    return batch * layout.length * (all_width() + layout.num_statistics() * config_.num_heads);
   }
 
   /// Calls `copy(count, array, kept)` for the arrays of a group that `attend` writes.
   template <typename Copy>
   void for_each_context(const MultiHead<Scalar>& arrays, Saved& saved, const Copy& copy) const {
-    const Index T = arrays.length, per_head = T * (K() + num_statistics());
+    const Index T = arrays.length(), per_head = T * (K() + arrays.layout->num_statistics());
     Scalar* kept =
         saved.context.data() +
         (arrays.first_sequence * config_.num_heads + arrays.first_head * arrays.batch) * per_head;
@@ -571,21 +578,25 @@ class SelfAttention {
     }
     return pattern;
   }
-  AttentionPattern pattern_of(const Pass& pass) const { return pattern_of(pass.num_hashes); }
-
-  std::optional<Tensor<Scalar, 4>> rotations_for(const AttentionPattern& pattern,
-                                                 const Pass& pass) const {
-    const auto* lsh = detail::hashed(pattern, pass.length);
-    if (lsh == nullptr) return {};
-    if (rotations_) return rotations_;
-    return random_rotations<Scalar>(config_.num_heads, K(), lsh->num_hashes,
-                                    bucket_factors(*lsh, pass.length), pass.key);
+  AttentionLayout layout_of(const Pass& pass) const {
+    return {config_.pattern, config_.causal, pass.length, pass.is_real, pass.num_hashes};
+  }
+  /// The same without a mask, for sizes.
+  AttentionLayout layout_at(Index length, Index num_hashes = 0) const {
+    return {config_.pattern, config_.causal, length, {}, num_hashes};
   }
 
-  MultiHead<Scalar> arrays_of(const HeadGroup& group, const AttentionPattern& pattern,
+  std::optional<Tensor<Scalar, 4>> rotations_for(const AttentionLayout& layout,
+                                                 const Pass& pass) const {
+    if (!layout.is_hashed) return {};
+    if (rotations_) return rotations_;
+    return random_rotations<Scalar>(config_.num_heads, K(), layout.rounds, layout.bucket_factors,
+                                    pass.key);
+  }
+
+  MultiHead<Scalar> arrays_of(const HeadGroup& group, const AttentionLayout& layout,
                               const Pass& pass) const {
-    return without_arrays<Scalar>(group, pattern, config_.num_heads, K(), config_.causal,
-                                  pass.is_real);
+    return without_arrays<Scalar>(group, layout, config_.num_heads, K(), pass.is_real);
   }
 
   struct Projected {
@@ -596,15 +607,15 @@ class SelfAttention {
   /// Queries, keys and values of a group, and memory for what `attend` writes.
   template <typename Half>
   Projected project_group(Scratch& scratch, const Half& x, const HeadGroup& group,
-                          const AttentionPattern& pattern, const Pass& pass) const {
+                          const AttentionLayout& layout, const Pass& pass) const {
     const Index rows = group.rows(), width = group.heads * K();
     const auto query = scratch.matrix<Scalar>(rows, width);
     const auto key = shared_ ? query : scratch.matrix<Scalar>(rows, width);
-    const CarriedValues<Scalar> carried(scratch, config_.pattern, rows, width);
+    const CarriedValues<Scalar> carried(scratch, layout, rows, width);
     const auto values = mixture_ ? scratch.matrix<Scalar>(rows, width) : carried.of_tokens();
     const Index statistics = group.batch * group.heads * pass.length;
 
-    auto arrays = arrays_of(group, pattern, pass);
+    auto arrays = arrays_of(group, layout, pass);
     arrays.query = query;
     arrays.key = key;
     arrays.value = carried.of_keys();
@@ -624,26 +635,28 @@ class SelfAttention {
   const Bucket* order_tokens(Scratch& scratch, MultiHead<Scalar>& arrays,
                              const std::optional<Tensor<Scalar, 4>>& rotations, Saved& saved,
                              const Pass& pass) const {
-    const AttentionPattern& pattern = *arrays.pattern;
-    const auto* lsh = detail::hashed(pattern, pass.length);
-    if (lsh == nullptr) return nullptr;
-    const auto factors = bucket_factors(*lsh, pass.length);
-    const Index rounds = lsh->num_hashes, T = pass.length;
+    const AttentionLayout& layout = *arrays.layout;
+    if (!layout.is_hashed) return nullptr;
+    const Index per_head = layout.rounds * layout.length;
     const Index first = arrays.first_sequence * config_.num_heads + arrays.first_head;
-    arrays.order = scratch.take<std::int32_t>(arrays.batch * arrays.heads *
-                                              detail::OrderLayout(pattern, T).size());
+    arrays.order = scratch.take<std::int32_t>(arrays.batch * arrays.heads * layout.order_size());
     Bucket* buckets = saved.buckets.empty()
-                          ? scratch.take<Bucket>(arrays.batch * arrays.heads * rounds * T)
-                          : saved.buckets.data() + first * rounds * T;
-    if (rotations) {
-      const MatrixView<const Scalar> all(rotations->data(), all_width(),
-                                         rounds * rotation_columns(factors));
-      hash_heads<Scalar, Kernel>(
-          pass.workspace, arrays.query, arrays.batch, arrays.heads, arrays.is_real,
-          all.middle_rows(arrays.first_head * K(), arrays.heads * K()), factors, buckets);
-    }
-    order_by_bucket(pass.workspace, arrays, num_sorted_buckets(*lsh, T), buckets);
+                          ? scratch.take<Bucket>(arrays.batch * arrays.heads * per_head)
+                          : saved.buckets.data() + first * per_head;
+    if (rotations) hash(arrays, *rotations, buckets, pass);
+    order_by_bucket(pass.workspace, arrays, buckets);
     return buckets;
+  }
+
+  /// Bucket ids `[B, H, R, T]` of a group, by the rotations of all heads.
+  void hash(const MultiHead<Scalar>& arrays, const Tensor<Scalar, 4>& rotations, Bucket* buckets,
+            const Pass& pass) const {
+    const MatrixView<const Scalar> all(rotations.data(), all_width(),
+                                       arrays.layout->rotation_columns());
+    hash_heads<Scalar, Kernel>(pass.workspace, arrays.query, arrays.batch, arrays.heads,
+                               arrays.is_real,
+                               all.middle_rows(arrays.first_head * K(), arrays.heads * K()),
+                               arrays.layout->bucket_factors, buckets);
   }
 
   /// What the forward pass computes and the backward pass computes again.

@@ -40,9 +40,7 @@ inline void check_decodable(std::string_view function, const AttentionPattern& p
           " and chunks_after ", local->chunks_after,
           ", must be at most 1 and 0: else what a token sees depends on the length");
   }
-  const bool is_sorted =
-      std::holds_alternative<LshPattern>(pattern) && !detail::has_bucket_chunks(pattern);
-  check(!is_sorted, function,
+  check(!has_sorted_chunks(pattern), function,
         "an LSH layer has sorted_chunks, must have bucket_chunks: else what a "
         "token sees depends on later ones");
 }
@@ -60,31 +58,20 @@ class AttentionState {
         batch_(batch),
         heads_(heads),
         width_(head_width),
-        shared_(shares_query_key(pattern)),
-        follows_(carries_next(pattern)) {
+        layout_(pattern, true, position_limit) {
     check_between("AttentionState", "batch", batch, 1, max_size);
     check_between("AttentionState", "heads", heads, 1, max_size / batch);
     check_between("AttentionState", "head_width", head_width, 1, max_size / heads);
-    if (const auto* lsh = std::get_if<LshPattern>(&pattern_)) {
-      check_elements("AttentionState", "batch * heads * num_hashes", batch * heads,
-                     lsh->num_hashes);
-    }
-    if (const auto* lsh = std::get_if<LshPattern>(&pattern_)) {
-      window_ = window_of(*lsh);
-      rounds_ = lsh->num_hashes;
-      buckets_ = num_buckets(lsh->num_buckets);
-    } else if (const auto* local = std::get_if<LocalPattern>(&pattern_)) {
-      window_ = window_of(*local);
-    } else {
-      exact_ = true;
-    }
-    if (!exact_) {
-      most_rows_ = std::min(most_rows_, (window_.chunks_before + 1) * window_.chunk_length);
+    check_elements("AttentionState", "batch * heads * num_hashes", batch * heads, rounds());
+    if (layout_.is_hashed) buckets_ = num_buckets(layout_.bucket_factors);
+    if (!is_exact()) {
+      const Window& window = layout_.window;
+      most_rows_ = std::min(most_rows_, (window.chunks_before + 1) * window.chunk_length);
     }
     selected_.resize(static_cast<std::size_t>(batch));
     std::iota(selected_.begin(), selected_.end(), 0);
-    rings_.resize(static_cast<std::size_t>(batch * heads * rounds_ * buckets_));
-    if (follows_) newest_.resize(static_cast<std::size_t>(batch * heads * rounds_));
+    rings_.resize(static_cast<std::size_t>(batch * heads * rounds() * buckets_));
+    if (layout_.carries_next()) newest_.resize(static_cast<std::size_t>(batch * heads * rounds()));
     if (values_of(pattern) == Values::mixed) {
       unmixed_.assign(static_cast<std::size_t>(batch * heads * head_width), Scalar(0));
     }
@@ -112,8 +99,8 @@ class AttentionState {
       const Index each = all.empty() ? 0 : heads_ * per_head;
       for (const Index b : selected_) std::for_each_n(all.begin() + b * each, each, what);
     };
-    forget(rings_, rounds_ * buckets_, [](Ring& ring) { ring.count = 0; });
-    forget(newest_, rounds_, [](Newest& newest) { newest = {}; });
+    forget(rings_, rounds() * buckets_, [](Ring& ring) { ring.count = 0; });
+    forget(newest_, rounds(), [](Newest& newest) { newest = {}; });
     forget(unmixed_, width_, [](Scalar& value) { value = 0; });
   }
 
@@ -131,13 +118,13 @@ class AttentionState {
   /// @param group    heads of the layer whose state is empty
   /// @param buckets  `[B, H, R, T]` of the group, if hashed
   void keep(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
-    const Index T = group.length, rings = rounds_ * buckets_, tasks = group.batch * group.heads;
+    const Index T = group.length(), rings = rounds() * buckets_, tasks = group.batch * group.heads;
     Scratch scratch(workspace);
-    const auto memory = scratch.per_thread<Index>(rings + rounds_);
-    const auto place_memory = scratch.per_thread<Place>(rounds_);
+    const auto memory = scratch.per_thread<Index>(rings + rounds());
+    const auto place_memory = scratch.per_thread<Place>(rounds());
     auto* tokens = scratch.take<Index>(tasks * rings);
     const auto bucket_at = [&](Index task, Index r, Index t) {
-      return buckets != nullptr ? buckets[(task * rounds_ + r) * T + t] : 0;
+      return buckets != nullptr ? buckets[(task * rounds() + r) * T + t] : 0;
     };
     const auto is_real_at = [&](Index b, Index t) {
       return group.is_real.empty() || group.is_real[static_cast<std::size_t>(b * T + t)] != 0;
@@ -145,7 +132,7 @@ class AttentionState {
     parallel_for(workspace.threads(), tasks, [&](Index task, int) {
       Index* all = tokens + task * rings;
       std::fill_n(all, rings, Index{0});
-      for (Index r = 0; r < rounds_; ++r) {
+      for (Index r = 0; r < rounds(); ++r) {
         for (Index t = 0; t < T; ++t) {
           if (is_real_at(task / group.heads, t)) ++all[r * buckets_ + bucket_at(task, r, t)];
         }
@@ -159,19 +146,19 @@ class AttentionState {
       const Index b = task / group.heads, h = task % group.heads;
       const Index head = head_of(group.first_sequence + b, group.first_head + h);
       const auto key = group.part(group.key, b, h), value = group.part(group.value, b, h);
-      const Scalar* scale = shared_ ? group.key_scale + task * T : nullptr;
+      const Scalar* scale = layout_.shared ? group.key_scale + task * T : nullptr;
       const Index* all = tokens + task * rings;
       // Only tokens that a later one can still see are copied.
       Index *seen = memory[thread], *rank = seen + rings;
       std::fill_n(seen, rings, Index{0});
       for (Index t = 0; t < T; ++t) {
         if (!is_real_at(b, t)) continue;
-        for (Index r = 0; r < rounds_; ++r) {
+        for (Index r = 0; r < rounds(); ++r) {
           const Index bucket = bucket_at(task, r, t);
           rank[r] = seen[r * buckets_ + bucket]++;
-          place_memory[thread][r] = {bucket, rank[r] / window_.chunk_length};
+          place_memory[thread][r] = {bucket, rank[r] / layout_.window.chunk_length};
         }
-        for (Index r = 0; r < rounds_; ++r) {
+        for (Index r = 0; r < rounds(); ++r) {
           const Index bucket = bucket_at(task, r, t);
           if (rank[r] + most_rows_ < all[r * buckets_ + bucket]) continue;
           insert(head, r, bucket, rank[r], key.row(t), value.row(t),
@@ -186,10 +173,10 @@ class AttentionState {
   /// @param values  of the group, before they are mixed
   void keep_unmixed(const MultiHead<Scalar>& group, const MatrixView<const Scalar>& values) {
     for (Index b = 0; b < group.batch; ++b) {
-      Index t = group.length - 1;
+      Index t = group.length() - 1;
       const auto* real = group.is_real.empty()
                              ? nullptr
-                             : &group.is_real[static_cast<std::size_t>(b * group.length)];
+                             : &group.is_real[static_cast<std::size_t>(b * group.length())];
       while (real != nullptr && t >= 0 && real[t] == 0) --t;
       if (t < 0) continue;
       for (Index h = 0; h < group.heads; ++h) {
@@ -216,9 +203,9 @@ class AttentionState {
     const Index tasks = group.batch * heads_;
     const auto for_each_ring = [&](const auto& body) {
       for (Index task = 0; task < tasks; ++task) {
-        for (Index r = 0; r < rounds_; ++r) {
+        for (Index r = 0; r < rounds(); ++r) {
           body(ring_of(head_of(task / heads_, task % heads_), r,
-                       buckets != nullptr ? buckets[task * rounds_ + r] : 0));
+                       buckets != nullptr ? buckets[task * rounds() + r] : 0));
         }
       }
     };
@@ -227,8 +214,8 @@ class AttentionState {
     check(longest < most_rows_ || most_rows_ < position_limit, "AttentionState", "length is ",
           longest + 1, ", must be at most ", position_limit);
     for_each_ring([&](Ring& ring) { grow(ring, ring.count + 1); });
-    const Index rows = exact_ ? TiledBlocks::tile + 1 : capacity_;
-    const Index place_rounds = detail::counts_once(pattern_) ? rounds_ : 0;
+    const Index rows = is_exact() ? TiledBlocks::tile + 1 : capacity_;
+    const Index place_rounds = layout_.counted_rounds();
     Scratch scratch(workspace);
     const Tiles tiles{
         rows,
@@ -238,9 +225,9 @@ class AttentionState {
         scratch.per_thread<typename Kernel::Packed>(
             BlockOperands<Kernel>::size(1, rows, width_, 1)),
         scratch.per_thread<std::int32_t>(rows + place_rounds * rows + 2 * (chunks_kept() + 1)),
-        scratch.per_thread<Place>(rounds_),
+        scratch.per_thread<Place>(rounds()),
         Dropout<Scalar>(0, {}, {})};
-    const Index keys = exact_ ? longest + 1 : rounds_ * std::min(longest + 1, capacity_);
+    const Index keys = is_exact() ? longest + 1 : rounds() * std::min(longest + 1, capacity_);
     const double work = 2.0 * static_cast<double>(tasks * keys * width_);
     parallel_for(threads_for(workspace.threads(), work), tasks, [&](Index task, int thread) {
       const Index b = task / heads_, h = task % heads_, head = head_of(b, h);
@@ -248,14 +235,14 @@ class AttentionState {
       Query query{part(group.query).data, part(group.out).data,
                   std::numeric_limits<Scalar>::lowest(), 0};
       const Scalar *key = part(group.key).data, *value = part(group.value).data;
-      const Scalar scale = shared_ ? detail::key_scale_of(width_, key) : Scalar(0);
+      const Scalar scale = layout_.shared ? detail::key_scale_of(width_, key) : Scalar(0);
       std::fill_n(query.out, width_, Scalar(0));
-      if (exact_) {
+      if (is_exact()) {
         put_newest_value(head, value);
         insert(head, 0, 0, ring_of(head, 0, 0).count++, key, value, scale, tiles.places[thread]);
         attend_all(tiles, thread, head, query);
       } else {
-        attend_rings(tiles, thread, head, buckets != nullptr ? buckets + task * rounds_ : nullptr,
+        attend_rings(tiles, thread, head, buckets != nullptr ? buckets + task * rounds() : nullptr,
                      query, key, value, scale);
       }
       detail::finish_row(width_, query.out, query.normaliser);
@@ -309,16 +296,19 @@ class AttentionState {
     larger.capacity =
         std::min(most_rows_, std::max({rows, ring.capacity + ring.capacity / 2, least_rows}));
     larger.rows.resize(
-        static_cast<std::size_t>(larger.capacity * (2 * width_ + (shared_ ? 1 : 0))));
+        static_cast<std::size_t>(larger.capacity * (2 * width_ + (layout_.shared ? 1 : 0))));
     larger.places.resize(
-        static_cast<std::size_t>(detail::counts_once(pattern_) ? larger.capacity * rounds_ : 0));
+        static_cast<std::size_t>(layout_.counts_once ? larger.capacity * rounds() : 0));
     std::copy_n(keys_in(ring), ring.capacity * width_, keys_in(larger));
     std::copy_n(values_in(ring), ring.capacity * width_, values_in(larger));
-    if (shared_) std::copy_n(scales_in(ring), ring.capacity, scales_in(larger));
+    if (layout_.shared) std::copy_n(scales_in(ring), ring.capacity, scales_in(larger));
     std::copy(ring.places.begin(), ring.places.end(), larger.places.begin());
     capacity_ = std::max(capacity_, larger.capacity);
     ring = std::move(larger);
   }
+
+  bool is_exact() const { return layout_.blocks == BlockKind::tiles; }
+  Index rounds() const { return layout_.rounds; }
 
   /// Head h of the sequence that row b of a batch belongs to.
   Index head_of(Index b, Index h) const {
@@ -326,11 +316,11 @@ class AttentionState {
   }
 
   /// Chunks before a token's own that its ring may hold.
-  Index chunks_kept() const { return ceil_div(capacity_, window_.chunk_length) - 1; }
+  Index chunks_kept() const { return ceil_div(capacity_, layout_.window.chunk_length) - 1; }
 
   /// Rings of a head, `[rounds, buckets]`.
-  Ring* rings_at(Index head) { return rings_.data() + head * rounds_ * buckets_; }
-  const Ring* rings_at(Index head) const { return rings_.data() + head * rounds_ * buckets_; }
+  Ring* rings_at(Index head) { return rings_.data() + head * rounds() * buckets_; }
+  const Ring* rings_at(Index head) const { return rings_.data() + head * rounds() * buckets_; }
   Ring& ring_of(Index head, Index round, Index bucket) {
     return rings_at(head)[round * buckets_ + bucket];
   }
@@ -350,8 +340,8 @@ class AttentionState {
 
   /// Completes the newest key of a head with the value of the token after it.
   void put_newest_value(Index head, const Scalar* value) {
-    for (Index r = 0; follows_ && r < rounds_; ++r) {
-      const Newest& newest = newest_[static_cast<std::size_t>(head * rounds_ + r)];
+    for (Index r = 0; layout_.carries_next() && r < rounds(); ++r) {
+      const Newest& newest = newest_[static_cast<std::size_t>(head * rounds() + r)];
       if (newest.ring == none) continue;
       std::copy_n(value, width_,
                   values_in(rings_[static_cast<std::size_t>(newest.ring)]) + newest.row * width_);
@@ -362,14 +352,14 @@ class AttentionState {
               const Scalar* value, Scalar scale, const Place* places) {
     Ring& ring = ring_of(head, round, bucket);
     const Index row = rank % ring.capacity;
-    if (follows_)
-      newest_[static_cast<std::size_t>(head * rounds_ + round)] = {&ring - rings_.data(), row};
+    if (layout_.carries_next())
+      newest_[static_cast<std::size_t>(head * rounds() + round)] = {&ring - rings_.data(), row};
     std::copy_n(key, width_, keys_in(ring) + row * width_);
     std::copy_n(value, width_, values_in(ring) + row * width_);
-    if (shared_) scales_in(ring)[row] = scale;
+    if (layout_.shared) scales_in(ring)[row] = scale;
     if (!ring.places.empty() &&
         places != nullptr) {  // one says the other, which gcc 12 cannot know
-      std::copy_n(places, rounds_, ring.places.begin() + row * rounds_);
+      std::copy_n(places, rounds(), ring.places.begin() + row * rounds());
     }
   }
 
@@ -382,7 +372,7 @@ class AttentionState {
     head.normaliser = memory + tiles.rows;
     head.query = {query.row, tiles.rows, width_, 0};  // one row, wherever the query stands
     head.out = {query.out, tiles.rows, width_, 0};
-    head.shared = shared_;
+    head.shared = layout_.shared;
     head.causal = false;  // all keys are earlier ones
     const Index row = head.position(own);
     head.maximum[row] = query.maximum;
@@ -399,18 +389,18 @@ class AttentionState {
                     const Scalar* key, const Scalar* value, Scalar scale) {
     Place* places = tiles.places[thread];
     const auto ring_at = [&](Index r) -> Ring& { return ring_of(head, r, places[r].bucket); };
-    for (Index r = 0; r < rounds_; ++r) {
+    for (Index r = 0; r < rounds(); ++r) {
       places[r].bucket = buckets != nullptr ? buckets[r] : 0;
-      places[r].chunk = ring_at(r).count / window_.chunk_length;
+      places[r].chunk = ring_at(r).count / layout_.window.chunk_length;
     }
     put_newest_value(head, value);
     std::int32_t* order = tiles.integers[thread];
-    for (Index r = 0; r < rounds_; ++r) {
+    for (Index r = 0; r < rounds(); ++r) {
       Ring& ring = ring_at(r);
       const Index rank = ring.count++;
       insert(head, r, places[r].bucket, rank, key, value, scale, places);
-      const Index first =
-          std::max<Index>(0, places[r].chunk - window_.chunks_before) * window_.chunk_length;
+      const Index first = std::max<Index>(0, places[r].chunk - layout_.window.chunks_before) *
+                          layout_.window.chunk_length;
       const Index count = rank - first + 1;
       for (Index i = 0; i < count; ++i) {
         order[i] = static_cast<std::int32_t>((first + i) % ring.capacity);
@@ -418,13 +408,13 @@ class AttentionState {
       AttentionHead<Scalar> part;
       part.key = {keys_in(ring), ring.capacity, width_};
       part.value = {values_in(ring), ring.capacity, width_};
-      if (shared_) part.key_scale = scales_in(ring);
+      if (layout_.shared) part.key_scale = scales_in(ring);
       part.order = order;
       part.slots = count;
       if (!ring.places.empty()) {
         part.places = places_of(ring, places, count, order, tiles.integers[thread] + capacity_);
       }
-      merge(tiles, thread, part, follows_ ? count - 1 : count, count - 1, query);
+      merge(tiles, thread, part, layout_.carries_next() ? count - 1 : count, count - 1, query);
     }
   }
 
@@ -438,15 +428,15 @@ class AttentionState {
     first[before] = 0;
     last[before] = static_cast<std::int32_t>(before);
     for (Index i = 0; i < count; ++i) {
-      const Place* key = ring.places.data() + order[i] * rounds_;
-      for (Index r = 0; r < rounds_; ++r) {
+      const Place* key = ring.places.data() + order[i] * rounds();
+      for (Index r = 0; r < rounds(); ++r) {
         const Index away = key[r].bucket == query[r].bucket ? query[r].chunk - key[r].chunk : -1;
         const bool sees = away >= 0 && away <= before;
         chunk[r * capacity_ + order[i]] =
             static_cast<std::int32_t>(sees ? before - away : before + 1);
       }
     }
-    return {rounds_, chunk, capacity_, first, last, 0};
+    return {rounds(), chunk, capacity_, first, last, 0};
   }
 
   void attend_all(const Tiles& tiles, int thread, Index head, Query& query) {
@@ -454,17 +444,18 @@ class AttentionState {
     std::int32_t* order = tiles.integers[thread];
     std::iota(order, order + tile + 1, 0);
     Ring& ring = *rings_at(head);
-    const Index length = ring.count - (follows_ ? 1 : 0);
+    const Index length = ring.count - (layout_.carries_next() ? 1 : 0);
     for (Index first = 0; first < length; first += tile) {
       const Index count = std::min(tile, length - first);
       AttentionHead<Scalar> part;
       part.key = {keys_in(ring) + first * width_, count, width_};
       part.value = {values_in(ring) + first * width_, count, width_};
-      if (shared_) part.key_scale = scales_in(ring) + first;
+      if (layout_.shared) part.key_scale = scales_in(ring) + first;
       part.order = order;
       part.slots = tile + 1;
       const bool is_last = first + count == length;
-      merge(tiles, thread, part, count, is_last && !follows_ ? count - 1 : tile, query);
+      merge(tiles, thread, part, count, is_last && !layout_.carries_next() ? count - 1 : tile,
+            query);
     }
   }
 
@@ -473,10 +464,8 @@ class AttentionState {
   static constexpr Index position_limit = Index{1} << 24;  // rows are numbers of the scalar type
   static constexpr Index least_rows = 8;
 
-  bool shared_, follows_;
-  bool exact_ = false;
-  Window window_;
-  Index rounds_ = 1, buckets_ = 1;
+  AttentionLayout layout_;            // of a sequence without an end
+  Index buckets_ = 1;                 // of a round
   Index most_rows_ = position_limit;  // what a ring grows to
   Index capacity_ = 0;                // rows of the largest ring
   std::vector<Index> selected_;

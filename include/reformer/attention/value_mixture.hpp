@@ -81,7 +81,7 @@ class ValueMixture {
     const Index K = group.head_width;
     Scratch scratch(workspace);
     // Each tile sums by itself, and tiles are added in their order: the same for any threads.
-    auto* sums = scratch.take<double>(num_tiles(group.batch, group.length) * 2 * group.heads);
+    auto* sums = scratch.take<double>(num_tiles(group.batch, group.length()) * 2 * group.heads);
     for_each_tile(workspace, group, [&](Index tile, Index first, Index last, Index begin, Index) {
       double* sum = sums + tile * 2 * group.heads;
       std::fill_n(sum, 2 * group.heads, 0.0);
@@ -98,7 +98,7 @@ class ValueMixture {
     });
     for (Index h = 0; h < group.heads; ++h) {
       double a = 0, b = 0;
-      for (Index tile = 0; tile < num_tiles(group.batch, group.length); ++tile) {
+      for (Index tile = 0; tile < num_tiles(group.batch, group.length()); ++tile) {
         a += sums[(tile * group.heads + h) * 2];
         b += sums[(tile * group.heads + h) * 2 + 1];
       }
@@ -158,9 +158,9 @@ class ValueMixture {
   template <typename Body>
   static void for_each_tile(Workspace& workspace, const MultiHead<Scalar>& group,
                             const Body& body) {
-    const Index each = ceil_div(group.length, tile_tokens);
+    const Index each = ceil_div(group.length(), tile_tokens);
     parallel_for(workspace.threads(), group.batch * each, [&](Index tile, int) {
-      const Index begin = tile / each * group.length, end = begin + group.length;
+      const Index begin = tile / each * group.length(), end = begin + group.length();
       const Index first = begin + tile % each * tile_tokens;
       body(tile, first, std::min(first + tile_tokens, end), begin, end);
     });

@@ -100,8 +100,8 @@ inline std::vector<Index> huggingface_open_buckets(const HuggingFaceConfig& conf
   check_between(function, "length", length, 1, max_elements);
   check_between(function, "max_positions", config.max_positions, 1, max_elements);
   for (const AttentionPattern& pattern : config.model.layers) {
-    const auto* lsh = detail::hashed(pattern, length);
-    if (lsh != nullptr && lsh->num_buckets.empty()) {
+    const auto* lsh = std::get_if<LshPattern>(&pattern);
+    if (lsh != nullptr && hashes(*lsh, length) && lsh->num_buckets.empty()) {
       check_between(function, "chunk_length", lsh->chunk_length, 1, max_size);
       return huggingface_num_buckets(length, lsh->chunk_length, config.max_positions);
     }

@@ -59,9 +59,7 @@ class Decoder {
         key_(key),
         sequences_(static_cast<std::size_t>(batch)) {
     const ModelConfig& config = model_->config();
-    recomputes_ = std::any_of(config.layers.begin(), config.layers.end(), [](const auto& pattern) {
-      return std::holds_alternative<LshPattern>(pattern) && !detail::has_bucket_chunks(pattern);
-    });
+    recomputes_ = std::any_of(config.layers.begin(), config.layers.end(), has_sorted_chunks);
     logits_.setZero(batch, config.vocabulary);
     if (recomputes_) return;
     const Pass pass{.workspace = workspace, .batch = batch, .length = 1, .key = key_};
