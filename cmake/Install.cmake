@@ -3,14 +3,19 @@
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
-# Nothing here depends on the processor, so the package lives in share, not in lib.
+# Headers do not depend on the processor, so a package of them lives in share, not in lib.
 set(package_dir ${CMAKE_INSTALL_DATADIR}/cmake/reformer)
+set(arch_independent ARCH_INDEPENDENT)
+if(REFORMER_BUILD_COMPILED)
+  set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/reformer)
+  set(arch_independent "")
+endif()
 
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/reformer-config.cmake.in
                               ${PROJECT_BINARY_DIR}/reformer-config.cmake
                               INSTALL_DESTINATION ${package_dir})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/reformer-config-version.cmake
-                                 COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+                                 COMPATIBILITY SameMinorVersion ${arch_independent})
 
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/reformer DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.hpp")

@@ -307,4 +307,19 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
   return gradients;
 }
 
+#ifdef REFORMER_COMPILED
+extern template REFORMER_EXPORT Tensor<Bucket, 4> lsh_buckets<float>(Workspace&,
+                                                                     const Tensor<float, 4>&,
+                                                                     const LshPattern&,
+                                                                     const Tensor<float, 4>&,
+                                                                     std::span<const std::uint8_t>);
+extern template REFORMER_EXPORT AttentionOutput<float> attention<float>(
+    Workspace&, const Tensor<float, 4>&, const Tensor<float, 4>&, const Tensor<float, 4>&,
+    const AttentionOptions&, const Tensor<Bucket, 4>&);
+extern template REFORMER_EXPORT AttentionGradients<float> attention_backward<float>(
+    Workspace&, const Tensor<float, 4>&, const Tensor<float, 4>&, const Tensor<float, 4>&,
+    const AttentionOptions&, const AttentionOutput<float>&, const Tensor<float, 4>&,
+    const Tensor<Bucket, 4>&);
+#endif
+
 }  // namespace reformer::inline REFORMER_ABI

@@ -6,7 +6,24 @@
 /// compiled otherwise have other names: they fail to link, where the linker would keep one of two
 /// functions of one name, and types would have two layouts. Programs write `reformer::Model` and
 /// see nothing of it.
+///
+/// With the compiled library (the CMake target `reformer::compiled` defines REFORMER_COMPILED)
+/// there is one name for the program and for all of the library's variants. What of the library is
+/// compiled there is declared `extern template` where REFORMER_COMPILED is defined.
 #pragma once
+
+#ifdef REFORMER_COMPILED
+
+#define REFORMER_ABI compiled
+#define REFORMER_EXPORT __attribute__((visibility("default")))
+
+// Eigen puts what it allocates on the boundary that its vectors want. Of what one side allocates
+// and the other frees, both must think the same.
+#if !defined(EIGEN_MAX_ALIGN_BYTES) || EIGEN_MAX_ALIGN_BYTES != 64
+#error "reformer: with REFORMER_COMPILED, EIGEN_MAX_ALIGN_BYTES must be 64; link reformer::compiled"
+#endif
+
+#else
 
 #if defined(__AVX512F__)
 #define REFORMER_ABI_VECTORS avx512
@@ -39,3 +56,5 @@
 #define REFORMER_ABI_PASTE(a, b, c) a##b##c
 #define REFORMER_ABI_JOIN(a, b, c) REFORMER_ABI_PASTE(a, b, c)
 #define REFORMER_ABI REFORMER_ABI_JOIN(REFORMER_ABI_VECTORS, REFORMER_ABI_FMA, REFORMER_ABI_THREADS)
+
+#endif

@@ -41,17 +41,28 @@ inline int threads_within(int most, const char* setting, const std::optional<int
 }
 }  // namespace detail
 
-/// Threads that a parallel loop uses when the user does not say: what OpenMP would use, but, unless
-/// OMP_NUM_THREADS is set, no more than the container grants (`container_processors`). More threads
-/// than that are stopped in turn, each while others wait for it.
-inline int default_threads() {
+namespace detail {
+/// See `default_threads`.
+inline int threads_here() {
 #ifdef _OPENMP
-  return detail::threads_within(omp_get_max_threads(), std::getenv("OMP_NUM_THREADS"),
-                                container_processors());
+  return threads_within(omp_get_max_threads(), std::getenv("OMP_NUM_THREADS"),
+                        container_processors());
 #else
   return 1;
 #endif
 }
+}  // namespace detail
+
+/// Threads that a parallel loop uses when the user does not say: what OpenMP would use, but, unless
+/// OMP_NUM_THREADS is set, no more than the container grants (`container_processors`). More threads
+/// than that are stopped in turn, each while others wait for it.
+#ifdef REFORMER_COMPILED  // whether there is OpenMP is known where the loops are compiled
+REFORMER_EXPORT int default_threads();
+#else
+inline int default_threads() {
+  return detail::threads_here();
+}
+#endif
 
 namespace detail {
 /// Every task of a parallel loop goes through here, so a loop's body has one copy, whether it runs

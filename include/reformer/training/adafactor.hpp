@@ -68,17 +68,7 @@ class Adafactor {
       parameters.push_back(&p);
       widest = std::max(widest, p.value.cols());
     });
-    Scratch scratch(workspace);
-    const auto memory = scratch.per_thread<Scalar>(2 * widest);
-    ++steps_;
-    const double beta = 1 - std::pow(static_cast<double>(steps_), -config_.decay_exponent);
-    // One task for each parameter: rows and columns are summed in one order.
-    parallel_for(workspace.threads(), static_cast<Index>(parameters.size()),
-                 [&](Index i, int thread) {
-                   const auto index = static_cast<std::size_t>(i);
-                   update(*parameters[index], rows_[index], columns_[index], rate, beta,
-                          gradient_scale, memory[thread]);
-                 });
+    update(workspace, parameters, widest, rate, gradient_scale);
   }
 
   /// Number of steps taken; part of the state.
@@ -136,52 +126,80 @@ class Adafactor {
     });
   }
 
+  /// A step with all parameters; `widest` has the most columns.
+  void update(Workspace& workspace, const std::vector<Parameter<Scalar>*>& parameters, Index widest,
+              double rate, double gradient_scale);
   /// @param memory  scratch, two rows of the parameter
   void update(Parameter<Scalar>& p, Matrix<Scalar>& row, Matrix<Scalar>& column, double rate,
-              double beta, double gradient_scale, Scalar* memory) const {
-    const Index m = p.value.rows(), n = p.value.cols();
-    if (m * n == 0) return;
-    const auto scale = static_cast<Scalar>(gradient_scale);
-    const auto b = static_cast<Scalar>(beta), c = static_cast<Scalar>(1 - beta);
-    const auto tiny = static_cast<Scalar>(config_.epsilon1);
-    Eigen::Map<Matrix<Scalar>> column_mean(memory, 1, n), column_factor(memory + n, 1, n);
-    column_mean.setZero();
-    for (Index i = 0; i < m; ++i) {
-      const auto squares = (p.gradient.row(i) * scale).array().square() + tiny;
-      if (is_matrix(p)) row(0, i) = b * row(0, i) + c * squares.mean();
-      column_mean.array() += squares / static_cast<Scalar>(m);
-    }
-    column = b * column + c * column_mean;
-    const Scalar mean_row = is_matrix(p) ? row.mean() : Scalar(1);
-    // 1 / sqrt(v_ij) = row_factor(i) / sqrt(column_j)
-    const auto row_factor = [&](Index i) {
-      return is_matrix(p) ? std::sqrt(mean_row / row(0, i)) : Scalar(1);
-    };
-    column_factor = column.array().rsqrt().matrix();
-    double squares = 0;
-    for (Index i = 0; i < m; ++i) {
-      squares += static_cast<double>(
-          (p.gradient.row(i) * scale).cwiseProduct(column_factor).squaredNorm() * row_factor(i) *
-          row_factor(i));
-    }
-    const auto size = static_cast<double>(m * n);
-    const double clip = std::max(1.0, std::sqrt(squares / size) / config_.clip);
-    const double parameter_scale =
-        config_.scale_by_parameter
-            ? std::max(config_.epsilon2,
-                       std::sqrt(static_cast<double>(p.value.squaredNorm()) / size))
-            : 1.0;
-    const double step = rate * parameter_scale / clip;
-    for (Index i = 0; i < m; ++i) {
-      p.value.row(i) -= (p.gradient.row(i) * (scale * static_cast<Scalar>(step) * row_factor(i)))
-                            .cwiseProduct(column_factor);
-    }
-  }
+              double beta, double gradient_scale, Scalar* memory) const;
 
   AdafactorConfig config_;
   std::int64_t steps_ = 0;
   detail::StateOwner owner_;
   std::vector<Matrix<Scalar>> rows_, columns_;
 };
+
+template <typename Scalar>
+void Adafactor<Scalar>::update(Workspace& workspace,
+                               const std::vector<Parameter<Scalar>*>& parameters, Index widest,
+                               double rate, double gradient_scale) {
+  Scratch scratch(workspace);
+  const auto memory = scratch.per_thread<Scalar>(2 * widest);
+  ++steps_;  // only now, as there may be no memory
+  const double beta = 1 - std::pow(static_cast<double>(steps_), -config_.decay_exponent);
+  // One task for each parameter: rows and columns are summed in one order.
+  parallel_for(workspace.threads(), static_cast<Index>(parameters.size()),
+               [&](Index i, int thread) {
+                 const auto index = static_cast<std::size_t>(i);
+                 update(*parameters[index], rows_[index], columns_[index], rate, beta,
+                        gradient_scale, memory[thread]);
+               });
+}
+
+template <typename Scalar>
+void Adafactor<Scalar>::update(Parameter<Scalar>& p, Matrix<Scalar>& row, Matrix<Scalar>& column,
+                               double rate, double beta, double gradient_scale,
+                               Scalar* memory) const {
+  const Index m = p.value.rows(), n = p.value.cols();
+  if (m * n == 0) return;
+  const auto scale = static_cast<Scalar>(gradient_scale);
+  const auto b = static_cast<Scalar>(beta), c = static_cast<Scalar>(1 - beta);
+  const auto tiny = static_cast<Scalar>(config_.epsilon1);
+  Eigen::Map<Matrix<Scalar>> column_mean(memory, 1, n), column_factor(memory + n, 1, n);
+  column_mean.setZero();
+  for (Index i = 0; i < m; ++i) {
+    const auto squares = (p.gradient.row(i) * scale).array().square() + tiny;
+    if (is_matrix(p)) row(0, i) = b * row(0, i) + c * squares.mean();
+    column_mean.array() += squares / static_cast<Scalar>(m);
+  }
+  column = b * column + c * column_mean;
+  const Scalar mean_row = is_matrix(p) ? row.mean() : Scalar(1);
+  // 1 / sqrt(v_ij) = row_factor(i) / sqrt(column_j)
+  const auto row_factor = [&](Index i) {
+    return is_matrix(p) ? std::sqrt(mean_row / row(0, i)) : Scalar(1);
+  };
+  column_factor = column.array().rsqrt().matrix();
+  double squares = 0;
+  for (Index i = 0; i < m; ++i) {
+    squares +=
+        static_cast<double>((p.gradient.row(i) * scale).cwiseProduct(column_factor).squaredNorm() *
+                            row_factor(i) * row_factor(i));
+  }
+  const auto size = static_cast<double>(m * n);
+  const double clip = std::max(1.0, std::sqrt(squares / size) / config_.clip);
+  const double parameter_scale =
+      config_.scale_by_parameter
+          ? std::max(config_.epsilon2, std::sqrt(static_cast<double>(p.value.squaredNorm()) / size))
+          : 1.0;
+  const double step = rate * parameter_scale / clip;
+  for (Index i = 0; i < m; ++i) {
+    p.value.row(i) -= (p.gradient.row(i) * (scale * static_cast<Scalar>(step) * row_factor(i)))
+                          .cwiseProduct(column_factor);
+  }
+}
+
+#ifdef REFORMER_COMPILED
+extern template class REFORMER_EXPORT Adafactor<float>;
+#endif
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -73,47 +73,11 @@ class Adam {
     } else {
       check_state("Adam::step", model);
     }
-    namespace e = Eigen::internal;
     ++steps_;
-    const auto t = static_cast<double>(steps_);
-    const double correction1 = 1 - std::pow(config_.beta1, t);
-    const double correction2 = 1 - std::pow(config_.beta2, t);
-    const auto set = [](double x) { return simd::set(static_cast<Scalar>(x)); };
-    const auto b1 = set(config_.beta1), c1 = set(1 - config_.beta1);
-    const auto b2 = set(config_.beta2), c2 = set(1 - config_.beta2);
-    const auto scale = set(gradient_scale), root = set(1 / std::sqrt(correction2));
-    const auto epsilon = set(config_.epsilon), step = set(-rate / correction1);
     std::size_t index = 0;
     model.for_each_parameter([&](Parameter<Scalar>& p) {
-      Matrix<Scalar>&m = first_[index], &v = second_[index];
+      update(workspace, p, first_[index], second_[index], rate, gradient_scale);
       ++index;
-      const auto keep = set(1 - (detail::decays(p.role) ? rate * config_.weight_decay : 0.0));
-      parallel_for(
-          workspace.threads(), ceil_div(p.size(), detail::optimizer_block), [&](Index task, int) {
-            const Index begin = task * detail::optimizer_block;
-            const Index end = std::min(begin + detail::optimizer_block, p.size());
-            constexpr Index W = simd::width<Scalar>;
-            for (Index i = begin; i < end; i += W) {
-              const Index n = std::min(W, end - i);
-              const auto get = [&](const Matrix<Scalar>& x) {
-                return n == W ? simd::load(x.data() + i) : simd::load_partial(x.data() + i, n);
-              };
-              const auto put = [&](Matrix<Scalar>& x, const simd::Packet<Scalar>& value) {
-                if (n == W) {
-                  simd::store(x.data() + i, value);
-                } else {
-                  simd::store_partial(x.data() + i, value, n);
-                }
-              };
-              const auto g = e::pmul(get(p.gradient), scale);
-              const auto mi = e::pmadd(b1, get(m), e::pmul(c1, g));
-              const auto vi = e::pmadd(b2, get(v), e::pmul(c2, e::pmul(g, g)));
-              put(m, mi);
-              put(v, vi);
-              const auto denominator = e::padd(e::pmul(e::psqrt(vi), root), epsilon);
-              put(p.value, e::pmadd(step, e::pdiv(mi, denominator), e::pmul(keep, get(p.value))));
-            }
-          });
     });
   }
 
@@ -175,10 +139,59 @@ class Adam {
     });
   }
 
+  /// One parameter of a step, of which `steps_` knows already.
+  void update(Workspace& workspace, Parameter<Scalar>& p, Matrix<Scalar>& m, Matrix<Scalar>& v,
+              double rate, double gradient_scale) const;
+
   AdamConfig config_;
   std::int64_t steps_ = 0;
   detail::StateOwner owner_;
   std::vector<Matrix<Scalar>> first_, second_;
 };
+
+template <typename Scalar>
+void Adam<Scalar>::update(Workspace& workspace, Parameter<Scalar>& p, Matrix<Scalar>& m,
+                          Matrix<Scalar>& v, double rate, double gradient_scale) const {
+  namespace e = Eigen::internal;
+  const auto t = static_cast<double>(steps_);
+  const double correction1 = 1 - std::pow(config_.beta1, t);
+  const double correction2 = 1 - std::pow(config_.beta2, t);
+  const auto set = [](double x) { return simd::set(static_cast<Scalar>(x)); };
+  const auto b1 = set(config_.beta1), c1 = set(1 - config_.beta1);
+  const auto b2 = set(config_.beta2), c2 = set(1 - config_.beta2);
+  const auto scale = set(gradient_scale), root = set(1 / std::sqrt(correction2));
+  const auto epsilon = set(config_.epsilon), step = set(-rate / correction1);
+  const auto keep = set(1 - (detail::decays(p.role) ? rate * config_.weight_decay : 0.0));
+  parallel_for(
+      workspace.threads(), ceil_div(p.size(), detail::optimizer_block), [&](Index task, int) {
+        const Index begin = task * detail::optimizer_block;
+        const Index end = std::min(begin + detail::optimizer_block, p.size());
+        constexpr Index W = simd::width<Scalar>;
+        for (Index i = begin; i < end; i += W) {
+          const Index n = std::min(W, end - i);
+          const auto get = [&](const Matrix<Scalar>& x) {
+            return n == W ? simd::load(x.data() + i) : simd::load_partial(x.data() + i, n);
+          };
+          const auto put = [&](Matrix<Scalar>& x, const simd::Packet<Scalar>& value) {
+            if (n == W) {
+              simd::store(x.data() + i, value);
+            } else {
+              simd::store_partial(x.data() + i, value, n);
+            }
+          };
+          const auto g = e::pmul(get(p.gradient), scale);
+          const auto mi = e::pmadd(b1, get(m), e::pmul(c1, g));
+          const auto vi = e::pmadd(b2, get(v), e::pmul(c2, e::pmul(g, g)));
+          put(m, mi);
+          put(v, vi);
+          const auto denominator = e::padd(e::pmul(e::psqrt(vi), root), epsilon);
+          put(p.value, e::pmadd(step, e::pdiv(mi, denominator), e::pmul(keep, get(p.value))));
+        }
+      });
+}
+
+#ifdef REFORMER_COMPILED
+extern template class REFORMER_EXPORT Adam<float>;
+#endif
 
 }  // namespace reformer::inline REFORMER_ABI

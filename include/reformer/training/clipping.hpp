@@ -14,32 +14,40 @@
 
 namespace reformer::inline REFORMER_ABI {
 
+namespace detail {
+/// total += x^2 over all elements, in blocks of one size: the same bits for any number of threads.
+template <typename Scalar>
+void add_squares(Workspace& workspace, const Matrix<Scalar>& x, double& total) {
+  constexpr Index block = 16384;
+  std::vector<double> partial(static_cast<std::size_t>(ceil_div(x.size(), block)));
+  parallel_for(workspace.threads(), static_cast<Index>(partial.size()), [&](Index task, int) {
+    const Scalar* g = x.data() + task * block;
+    const Index n = std::min(block, x.size() - task * block);
+    auto squares = static_cast<double>(simd::dot(n, g, g));
+    if (!std::isfinite(squares)) {  // finite gradients may have squares that float cannot hold
+      squares = 0;
+      for (Index i = 0; i < n; ++i)
+        squares += static_cast<double>(g[i]) * static_cast<double>(g[i]);
+    }
+    partial[static_cast<std::size_t>(task)] = squares;
+  });
+  for (const double sum : partial) total += sum;
+}
+
+#ifdef REFORMER_COMPILED
+extern template REFORMER_EXPORT void add_squares<float>(Workspace&, const Matrix<float>&, double&);
+#endif
+}  // namespace detail
+
 /// sqrt(sum of squares of all gradients); the same bits for any number of threads. Infinite or not
 /// a number if a gradient is.
 /// @throw std::invalid_argument if a parameter has no gradient
 template <typename Model>
 double global_gradient_norm(Workspace& workspace, Model& model) {
   check_gradients("global_gradient_norm", model);
-  using Scalar = typename Model::Scalar;
-  constexpr Index block = 16384;
   double total = 0;
-  std::vector<double> partial;
-  model.for_each_parameter([&](const Parameter<Scalar>& p) {
-    const Index blocks = ceil_div(p.gradient.size(), block);
-    partial.resize(static_cast<std::size_t>(blocks));
-    parallel_for(workspace.threads(), blocks, [&](Index task, int) {
-      const Scalar* g = p.gradient.data() + task * block;
-      const Index n = std::min(block, p.gradient.size() - task * block);
-      auto squares = static_cast<double>(simd::dot(n, g, g));
-      if (!std::isfinite(squares)) {  // finite gradients may have squares that float cannot hold
-        squares = 0;
-        for (Index i = 0; i < n; ++i)
-          squares += static_cast<double>(g[i]) * static_cast<double>(g[i]);
-      }
-      partial[static_cast<std::size_t>(task)] = squares;
-    });
-    for (const double sum : partial) total += sum;
-  });
+  model.for_each_parameter(
+      [&](const auto& p) { detail::add_squares(workspace, p.gradient, total); });
   return std::sqrt(total);
 }
 

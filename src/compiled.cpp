@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+// What the compiled library has of the headers: all that they declare `extern template` for
+// programs that define REFORMER_COMPILED. CMake compiles this file once for each instruction set.
+#include "reformer/reformer.hpp"
+
+#ifndef REFORMER_COMPILED
+#error "this file belongs to the target reformer::compiled"
+#endif
+
+namespace reformer::inline REFORMER_ABI {
+
+int default_threads() {
+  return detail::threads_here();
+}
+
+template class Adam<float>;
+template class Adafactor<float>;
+template void detail::add_squares<float>(Workspace&, const Matrix<float>&, double&);
+
+template Tensor<Bucket, 4> lsh_buckets<float>(Workspace&, const Tensor<float, 4>&,
+                                              const LshPattern&, const Tensor<float, 4>&,
+                                              std::span<const std::uint8_t>);
+template AttentionOutput<float> attention<float>(Workspace&, const Tensor<float, 4>&,
+                                                 const Tensor<float, 4>&, const Tensor<float, 4>&,
+                                                 const AttentionOptions&, const Tensor<Bucket, 4>&);
+template AttentionGradients<float> attention_backward<float>(
+    Workspace&, const Tensor<float, 4>&, const Tensor<float, 4>&, const Tensor<float, 4>&,
+    const AttentionOptions&, const AttentionOutput<float>&, const Tensor<float, 4>&,
+    const Tensor<Bucket, 4>&);
+
+}  // namespace reformer::inline REFORMER_ABI
