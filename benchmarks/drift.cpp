@@ -75,8 +75,6 @@ double train(Model<float>& model, Workspace& workspace, const std::string& text,
   return recent.mean();
 }
 
-using Stack = ReversibleSequence<Model<float>::Block>;
-
 std::vector<float> values_of(const auto& half) {
   std::vector<float> values(static_cast<std::size_t>(half.rows() * half.columns()));
   for (Index i = 0; i < half.rows(); ++i) {
@@ -85,19 +83,19 @@ std::vector<float> values_of(const auto& half) {
   return values;
 }
 
-/// Bucket ids of block i on these inputs, hashed anew.
+/// Bucket ids of a layer's attention on the half that it reads, hashed anew.
 template <typename Half>
-std::vector<Bucket> buckets_of(Stack& stack, Index i, const Halves<Half>& x, const Pass& pass) {
-  Halves<FloatHalf<float>> copy{{x.first.rows(), width}, {x.first.rows(), width}};
-  const auto first = values_of(x.first), second = values_of(x.second);
-  for (Index row = 0; row < x.first.rows(); ++row) {
-    copy.first.write(row, 0, width, first.data() + row * width);
-    copy.second.write(row, 0, width, second.data() + row * width);
+std::vector<Bucket> buckets_of(const SelfAttention<float>& attention, const Half& x,
+                               const Pass& pass) {
+  FloatHalf<float> copy(x.rows(), width), sum(x.rows(), width);
+  const auto values = values_of(x);
+  for (Index row = 0; row < x.rows(); ++row) {
+    copy.write(row, 0, width, values.data() + row * width);
   }
   Scratch memory(pass.workspace);
-  auto saved = stack[i].saved_in(memory, {pass.batch, pass.length});
-  stack[i].forward(copy, saved, pass.at_layer(i));
-  return {saved.f.buckets.begin(), saved.f.buckets.end()};
+  auto saved = attention.saved_in(memory, {pass.batch, pass.length});
+  attention.forward(copy, sum, saved, pass);
+  return {saved.buckets.begin(), saved.buckets.end()};
 }
 
 struct Result {
@@ -107,8 +105,8 @@ struct Result {
 
 template <typename Half>
 Result walk(Model<float>& model, Workspace& workspace, const Tokens& tokens, bool store) {
-  Stack& stack = model.stack();
   const Pass pass{workspace, batch, length, {1, 1}};
+  const Index depth = static_cast<Index>(model.config().layers.size());
   std::map<std::string, Parameter<float>*> parameters;
   model.for_each_parameter([&](Parameter<float>& p) { parameters[p.name] = &p; });
   Head<float> head(width, model.config().vocabulary, model.config().layer_norm_epsilon, 0);
@@ -127,15 +125,21 @@ Result walk(Model<float>& model, Workspace& workspace, const Tokens& tokens, boo
   }
   const std::vector<float> before[] = {values_of(x.first), values_of(x.second)};
 
+  // The branches themselves, because the halves are of other types than the model's.
   Scratch memory(workspace);
-  auto saved = stack.saved_in(memory, {batch, length, is_exact(x.first)});
-  auto stored = stack.template store_all<Half>();
-  if (!store) stored.assign(stored.size(), {});
+  const auto attention = [&](Index i) { return model.branch<SelfAttention<float>>(i); };
+  const auto feed_forward = [&](Index i) { return model.branch<FeedForward<float>>(i); };
+  std::vector<SelfAttention<float>::Saved> saved;
+  std::vector<Halves<Half>> stored;
   std::vector<std::vector<Bucket>> buckets;
-  for (Index i = 0; i < stack.size(); ++i) {
-    const auto index = static_cast<std::size_t>(i);
-    buckets.push_back(buckets_of(stack, i, x, pass));
-    stack[i].forward(x, saved[index], stored[index], pass.at_layer(i));
+  FeedForward<float>::Saved nothing;
+  for (Index i = 0; i < depth; ++i) {
+    const Pass first = pass.at_layer(2 * i), second = pass.at_layer(2 * i + 1);
+    saved.push_back(attention(i)->saved_in(memory, {batch, length, is_exact(x.first)}));
+    buckets.push_back(buckets_of(*attention(i), x.second, first));
+    if (store) stored.push_back(x);
+    attention(i)->forward(x.second, x.first, saved.back(), first);
+    feed_forward(i)->forward(x.first, x.second, nothing, second);
   }
   Matrix<float> dx1(pass.rows(), width), dx2(pass.rows(), width);
   const HalfGradients<float> dx{view(dx1), view(dx2)};
@@ -144,10 +148,14 @@ Result walk(Model<float>& model, Workspace& workspace, const Tokens& tokens, boo
                           1.0F / (batch * (length - 1)), dx, pass);
   Result result;
   double ids = 0;
-  for (Index i = stack.size() - 1; i >= 0; --i) {
+  for (Index i = depth - 1; i >= 0; --i) {
     const auto index = static_cast<std::size_t>(i);
-    stack[i].reverse(x, dx, saved[index], stored[index], pass.at_layer(i));
-    const auto now = buckets_of(stack, i, x, pass);
+    const Pass first = pass.at_layer(2 * i), second = pass.at_layer(2 * i + 1);
+    feed_forward(i)->reverse(x.first, x.second, dx.second, dx.first, nothing, second);
+    if (store) x.second = stored[index].second;
+    attention(i)->reverse(x.second, x.first, dx.first, dx.second, saved[index], first);
+    if (store) x.first = stored[index].first;
+    const auto now = buckets_of(*attention(i), x.second, first);
     for (std::size_t j = 0; j < now.size(); ++j) result.changed += now[j] != buckets[index][j];
     ids += static_cast<double>(now.size());
   }
@@ -160,7 +168,7 @@ Result walk(Model<float>& model, Workspace& workspace, const Tokens& tokens, boo
       result.mean += error / static_cast<double>(2 * after[half].size());
     }
   }
-  stack.for_each_parameter([&](Parameter<float>& p) {
+  model.stack().for_each_parameter([&](Parameter<float>& p) {
     result.gradients.insert(result.gradients.end(), p.gradient.data(),
                             p.gradient.data() + p.size());
   });
@@ -177,7 +185,7 @@ void row(const char* kind, Model<float>& model, Workspace& workspace, const Toke
     difference += std::pow(reversed.gradients[i] - expected, 2);
     norm += expected * expected;
   }
-  std::printf("| %td | %s | %.1e | %.1e | %.3f %% | %.1e |\n", model.stack().size(), kind,
+  std::printf("| %zu | %s | %.1e | %.1e | %.3f %% | %.1e |\n", model.config().layers.size(), kind,
               reversed.largest, reversed.mean, 100 * reversed.changed,
               std::sqrt(difference / norm));
   std::fflush(stdout);

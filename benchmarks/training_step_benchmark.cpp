@@ -148,10 +148,10 @@ void training_step(Run& run, const Sizes& s, What what) {
   run.count("gradient_bytes", bytes(plan.gradients));
   run.count("optimizer_bytes", state);
   run.count("residual_bytes", bytes(plan.residual_halves));
-  run.count("bucket_bytes", bytes(plan.bucket_ids));
+  run.count("bucket_bytes", bytes(plan.saved));
   // A pass without gradients has two halves only, and nothing that is saved.
   const std::size_t kept =
-      what == What::forward ? plan.residual_halves / 2 : plan.residual_halves + plan.bucket_ids;
+      what == What::forward ? plan.residual_halves / 2 : plan.residual_halves + plan.saved;
   run.count("scratch_bytes", bytes(workspace.peak_bytes() - kept));
 }
 

@@ -264,7 +264,7 @@ MemoryForecast ByteModel::memory_forecast() const {
            {"gradients", plan.gradients},
            {"optimizer", optimizer},
            {"residual halves", plan.residual_halves},
-           {"bucket ids", plan.bucket_ids},
+           {"bucket ids", plan.saved},
            {"scratch", plan.scratch},
            {"stored", plan.stored}}};
 }
@@ -272,11 +272,13 @@ MemoryForecast ByteModel::memory_forecast() const {
 std::string ByteModel::stored_text() const {
   const reformer::StoragePlan storage = parts_->plan().storage;
   std::string text;
-  const auto describe = [&](const char* what, bool reformer::LayerStorage::*stored) {
+  // Branches are attention and feed-forward in turn.
+  const auto describe = [&](const char* what, std::size_t branch,
+                            bool reformer::BranchStorage::*stored) {
     std::vector<std::size_t> layers;
-    for (std::size_t i = 0; i < storage.size(); ++i) {
+    for (std::size_t i = branch; i < storage.size(); i += 2) {
       if (storage[i].*stored) {
-        layers.push_back(i);
+        layers.push_back(i / 2);
       }
     }
     if (!layers.empty()) {
@@ -284,9 +286,9 @@ std::string ByteModel::stored_text() const {
                           layers.size() == 1 ? "" : "s", fmt::join(layers, ", "));
     }
   };
-  describe("input of attention", &reformer::LayerStorage::attention_input);
-  describe("context of attention", &reformer::LayerStorage::context);
-  describe("input of feed-forward", &reformer::LayerStorage::feed_forward_input);
+  describe("input of attention", 0, &reformer::BranchStorage::input);
+  describe("context of attention", 0, &reformer::BranchStorage::context);
+  describe("input of feed-forward", 1, &reformer::BranchStorage::input);
   return text;
 }
 
@@ -384,15 +386,15 @@ void ByteModel::write_text(std::span<const std::uint8_t> prompt, std::int64_t le
 }
 
 std::string ByteModel::first_not_finite(const Windows& windows, std::int64_t pass) {
-  const std::optional<Index> block = parts_->model.first_non_finite_block(
+  const std::optional<Index> layer = parts_->model.first_non_finite_layer(
       parts_->workspace, parts_->tokens_of(windows, windows.inputs),
       pass > 0 ? parts_->training(pass) : parts_->evaluation());
-  if (block && *block < 0) {
+  if (layer && *layer < 0) {
     return "in the embedding";
   }
-  if (block) {
-    return fmt::format("in layer {} ({})", *block,
-                       parts_->options.layers[static_cast<std::size_t>(*block)]);
+  if (layer) {
+    return fmt::format("in layer {} ({})", *layer,
+                       parts_->options.layers[static_cast<std::size_t>(*layer)]);
   }
   // The backward pass goes from the last parameter to the first.
   std::string name;

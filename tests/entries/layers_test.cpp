@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 /// Every public entry of the floors foundation, operations, attention and reversible, with its
 /// arguments out of range, one at a time.
+#include <any>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -775,15 +777,14 @@ TEST(Entries, OfAttention) {
 // --- reversible ----------------------------------------------------------------------------------
 
 struct Reversible {
-  using Layer = ReversibleBlock<SelfAttention<float>, FeedForward<float>>;
-  using Stack = ReversibleSequence<Layer>;
+  using Stack = ReversibleSequence<Half>;
 
   Workspace workspace{2};
   Workspace kept{1};
   Scratch memory{kept};
   Stack stack = make(D);
   Stack::Saved saved = stack.saved_in(memory, {B, T});
-  Stack::Stored<Half> stored = stack.store_all<Half>();
+  Stack::Stored stored = stack.store_all();
   Halves<Half> x{half_of(rows, D), half_of(rows, D)};
   Matrix<float> dx1 = matrix(rows, D), dx2 = matrix(rows, D), narrow = matrix(rows, D - 1),
                 short_ = matrix(rows - 1, D);
@@ -793,30 +794,34 @@ struct Reversible {
     fill(stack);
     stack.forward(x, saved, stored, pass());
   }
-  /// @param last_width  of the second branch of the last block
+  /// Attention and feed-forward, twice.
+  /// @param last_width  of the last branch
   static Stack make(Index last_width) {
-    std::vector<Layer> blocks;
+    std::vector<AnyBranch<Half>> branches;
     for (const Index width : {D, last_width}) {
-      blocks.emplace_back(SelfAttention<float>("a", attention_config()),
-                          FeedForward<float>("f", {.width = width, .hidden_width = F}));
+      branches.push_back(SelfAttention<float>("a", attention_config()));
+      branches.push_back(FeedForward<float>("f", {.width = width, .hidden_width = F}));
     }
-    return Stack(std::move(blocks));
+    return Stack(std::move(branches));
+  }
+  static std::span<Bucket> buckets(const std::any& saved) {
+    const auto* own = std::any_cast<SelfAttention<float>::Saved>(&saved);
+    return own == nullptr ? std::span<Bucket>() : own->buckets;
   }
   Pass pass() { return {workspace, B, T}; }
   Bits bits() {
     Bits bits;
     add(add(bits, x.first), x.second).add(dx1).add(dx2).add(narrow).add(short_);
-    for (const auto& layer : saved) bits.add(layer.f.buckets);
-    for (const auto& layer : stored) add(add(bits, *layer.first), *layer.second);
+    for (const auto& branch : saved) bits.add(buckets(branch));
+    for (const auto& input : stored) add(bits, *input);
     add_gradients(bits, stack);
     return bits;
   }
-  /// What the lowest block cannot take, which is reversed last.
-  void reverse(void (*change)(Stack::Saved&, Stack::Stored<Half>&)) {
+  /// What the lowest branches refuse, which are reversed last.
+  void reverse(void (*change)(Stack::Saved&, Stack::Stored&)) {
     auto bad = saved;
-    auto& lowest = bad[0].f.buckets;
-    std::vector<Bucket> ids(lowest.begin(), lowest.end());
-    lowest = ids;
+    std::vector<Bucket> ids(buckets(bad[0]).begin(), buckets(bad[0]).end());
+    std::any_cast<SelfAttention<float>::Saved>(&bad[0])->buckets = ids;
     auto bad_stored = stored;
     change(bad, bad_stored);
     stack.reverse(x, dx, bad, bad_stored, pass());
@@ -824,64 +829,95 @@ struct Reversible {
 };
 
 const Refusal<Reversible> reversible[] = {
-    {"ReversibleSequence", "block", "-1", "must be in [0, 2)", [](auto& f) { (void)f.stack[-1]; }},
-    {"ReversibleSequence", "block", "2", "must be in [0, 2)", [](auto& f) { (void)f.stack[2]; }},
-    {"ReversibleSequence::forward", "stored", "1", "must be 0 or blocks = 2",
+    {"ReversibleSequence", "branch", "-1", "must be in [0, 4)", [](auto& f) { (void)f.stack[-1]; }},
+    {"ReversibleSequence", "branch", "4", "must be in [0, 4)", [](auto& f) { (void)f.stack[4]; }},
+    {"ReversibleSequence", "layers", "1", "must have branches = 2 or none",
      [](auto& f) {
-       Reversible::Stack::Stored<Half> one(1);
+       const Reversible::Stack other({f.stack[0], f.stack[1]}, {0});
+     }},
+    {"ReversibleSequence::saved_in", "storage", "3", "must be 0 or branches = 4",
+     [](auto& f) {
+       f.stack.saved_in(f.memory, {B, T}, std::vector<BranchStorage>(3));
+     }},
+    {"ReversibleSequence::plan", "storage", "3", "must be 0 or branches = 4",
+     [](auto& f) {
+       ScratchPlan plan(1);
+       f.stack.plan(plan, {B, T}, std::vector<BranchStorage>(3));
+     }},
+    {"ReversibleSequence::forward", "stored", "1", "must be 0 or branches = 4",
+     [](auto& f) {
+       Reversible::Stack::Stored one(1);
        f.stack.forward(f.x, f.saved, one, f.pass());
      }},
     {"FeedForward::forward", "columns of x", "6", "must equal width = 7",
      [](auto& f) { Reversible::make(D + 1).forward(f.x, f.pass()); }},
-    {"FeedForward::forward", "columns of x", "6", "must equal width = 7",
-     [](auto& f) {
-       Reversible::Stack other = Reversible::make(D + 1);
-       Reversible::Layer::Saved saved;
-       other[1].forward(f.x, saved, f.pass());
-     }},
     {"FeedForward::prefill", "columns of x", "6", "must equal width = 7",
      [](auto& f) {
        const Reversible::Stack other = Reversible::make(D + 1);
-       auto decoding = other[1].decoding({f.workspace, B, 1});
-       other[1].prefill(f.x, decoding, f.pass());
+       auto decoding = other.decoding({f.workspace, B, 1});
+       other.prefill(f.x, decoding, f.pass());
      }},
     {"FeedForward::prefill", "rows of the kept weight", "7", "must equal width = 6",
      [](auto& f) {
-       auto decoding = f.stack[0].decoding({f.workspace, B, 1});
-       const Reversible::Stack other = Reversible::make(D + 1);
-       decoding.g = other[1].decoding({f.workspace, B, 1}).g;
-       f.stack[0].prefill(f.x, decoding, f.pass());
+       auto decoding = Reversible::make(D + 1).decoding({f.workspace, B, 1});
+       f.stack.prefill(f.x, decoding, f.pass());
      }},
     {"FeedForward::decode", "columns of x", "6", "must equal width = 7",
      [](auto& f) {
        const Reversible::Stack other = Reversible::make(D + 1);
        const Pass pass{f.workspace, rows, 1};
-       auto decoding = other[1].decoding(pass);
-       other[1].decode(f.x, decoding, pass);
+       auto decoding = other.decoding(pass);
+       other.decode(f.x, decoding, pass);
      }},
-    {"RandomKey::at_layer", "layer", "16777216", "must be at most",
+    {"ReversibleSequence::prefill", "decoding", "0", "must equal branches = 4",
      [](auto& f) {
-       f.stack[0].forward(f.x, f.saved[0], {f.workspace, B, T, {0, 0, 1 << 23}});
+       Reversible::Stack::Decoding none;
+       f.stack.prefill(f.x, none, f.pass());
      }},
-    {"ReversibleSequence::forward", "saved", "1", "must equal blocks = 2",
+    {"ReversibleSequence::decode", "decoding", "0", "must equal branches = 4",
+     [](auto& f) {
+       Reversible::Stack::Decoding none;
+       f.stack.decode(f.x, none, f.pass());
+     }},
+    {"ReversibleSequence::select", "decoding", "0", "must equal branches = 4",
+     [](auto& f) {
+       Reversible::Stack::Decoding none;
+       f.stack.select(none, {});
+     }},
+    {"ReversibleSequence::clear", "decoding", "0", "must equal branches = 4",
+     [](auto& f) {
+       Reversible::Stack::Decoding none;
+       f.stack.clear(none);
+     }},
+    {"ReversibleSequence::bytes", "decoding", "0", "must equal branches = 4",
+     [](auto& f) { (void)f.stack.bytes({}); }},
+    {"AnyBranch", "decoding", "that of another branch", "must be that of attention",
+     [](auto& f) {
+       auto decoding = f.stack.decoding({f.workspace, B, 1});
+       std::swap(decoding[0], decoding[1]);
+       f.stack.prefill(f.x, decoding, f.pass());
+     }},
+    {"AnyBranch", "saved", "that of another branch", "must be that of attention",
+     [](auto& f) {
+       f.reverse([](auto& saved, auto&) { saved[0] = FeedForward<float>::Saved{}; });
+     }},
+    {"ReversibleSequence::forward", "saved", "1", "must equal branches = 4",
      [](auto& f) {
        Reversible::Stack::Saved one(1);
        f.stack.forward(f.x, one, f.pass());
      }},
-    {"ReversibleSequence::reverse", "saved", "1", "must equal blocks = 2",
+    {"ReversibleSequence::reverse", "saved", "3", "must equal branches = 4",
      [](auto& f) { f.reverse([](auto& saved, auto&) { saved.pop_back(); }); }},
-    {"ReversibleSequence::reverse", "stored", "1", "must be 0 or blocks = 2",
+    {"ReversibleSequence::reverse", "stored", "3", "must be 0 or branches = 4",
      [](auto& f) { f.reverse([](auto&, auto& stored) { stored.pop_back(); }); }},
     {"SelfAttention::reverse", "bucket 3", "4", "must be less than 4",
-     [](auto& f) { f.reverse([](auto& saved, auto&) { saved[0].f.buckets[3] = 4; }); }},
+     [](auto& f) { f.reverse([](auto& saved, auto&) { Reversible::buckets(saved[0])[3] = 4; }); }},
     {"SelfAttention::reverse", "saved.buckets", "empty", "where halves are not exact",
-     [](auto& f) { f.reverse([](auto& saved, auto&) { saved[0] = {}; }); }},
-    {"ReversibleBlock::reverse", "rows of stored.first", "0", "must equal those of y = 10",
-     [](auto& f) { f.reverse([](auto&, auto& stored) { stored[0].first = Half(); }); }},
-    {"ReversibleBlock::reverse", "columns of stored.second", "5", "must equal those of y = 6",
-     [](auto& f) {
-       f.reverse([](auto&, auto& stored) { stored[0].second = half_of(rows, D - 1); });
-     }},
+     [](auto& f) { f.reverse([](auto& saved, auto&) { saved[0].reset(); }); }},
+    {"ReversibleSequence::reverse", "rows of stored[0]", "0", "must equal those of y = 10",
+     [](auto& f) { f.reverse([](auto&, auto& stored) { stored[0] = Half(); }); }},
+    {"ReversibleSequence::reverse", "columns of stored[1]", "5", "must equal those of y = 6",
+     [](auto& f) { f.reverse([](auto&, auto& stored) { stored[1] = half_of(rows, D - 1); }); }},
     {"FeedForward::reverse", "columns of dx", "5", "must equal width = 6",
      [](auto& f) {
        f.stack.reverse(f.x, {view(f.narrow), f.dx.second}, f.saved, f.pass());
@@ -894,7 +930,7 @@ const Refusal<Reversible> reversible[] = {
 
 TEST(Entries, OfReversible) {
   Reversible fixture;
-  expect_cases(expect_refused<Reversible>(fixture, reversible), 17);
+  expect_cases(expect_refused<Reversible>(fixture, reversible), 26);
   EXPECT_NO_THROW(
       fixture.stack.reverse(fixture.x, fixture.dx, fixture.saved, fixture.stored, fixture.pass()));
 }

@@ -170,7 +170,7 @@ const PassEntry pass_entries[] = {
      }},
     {"Model::trace",
      [](auto& f, const auto& tokens, const auto& options) {
-       (void)f.model.first_non_finite_block(f.workspace, tokens, options);
+       (void)f.model.first_non_finite_layer(f.workspace, tokens, options);
      }},
     {"Model::buckets", [](auto& f, const auto& tokens,
                           const auto& options) { f.model.buckets(f.workspace, tokens, options); }},
@@ -271,19 +271,35 @@ const Refusal<Passes> model_entries[] = {
     {"Model::plan", "threads", "0", "must be at least 1", [](auto& f) { f.model.plan(1, T, 0); }},
     {"Model::plan", "threads", "1048577", "must be at most 1048576",
      [](auto& f) { f.model.plan_encoding(1, T, (1 << 20) + 1); }},
-    {"ReversibleSequence", "block", "4", "must be in [0, 4)",
-     [](auto& f) { (void)f.model.stack()[4]; }},
-    {"choose_storage", "items[0].layer", "2", "must be less than num_layers = 2",
-     [](auto&) {
-       choose_storage(2, {{2, &LayerStorage::context, 8, 1.0}}, 100);
+    {"ReversibleSequence", "branch", "8", "must be in [0, 8)",
+     [](auto& f) { (void)f.model.stack()[8]; }},
+    {"Model::branch", "layer", "4", "must be in [0, 4)",
+     [](auto& f) { (void)f.model.template branch<FeedForward<float>>(4); }},
+    {"Model::branch", "layer", "-1", "must be in [0, 4)",
+     [](auto& f) { (void)std::as_const(f.model).template branch<FeedForward<float>>(-1); }},
+    {"Model", "layer 1", "no branch", "must have at least one",
+     [](auto& f) {
+       const Model<float> other(f.model.config(), [](Index layer, auto& branches) {
+         if (layer == 1) branches.clear();
+       });
      }},
-    {"choose_storage", "items[0].what", "null", "must be a member of LayerStorage",
+    {"Model", "layers.0.attention.layer_norm.weight", "two parameters", "must be that of one",
+     [](auto& f) {
+       const Model<float> other(f.model.config(), [](Index layer, auto& branches) {
+         if (layer == 0) branches.push_back(branches[0]);
+       });
+     }},
+    {"choose_storage", "items[0].branch", "2", "must be less than num_branches = 2",
+     [](auto&) {
+       choose_storage(2, {{2, &BranchStorage::context, 8, 1.0}}, 100);
+     }},
+    {"choose_storage", "items[0].what", "null", "must be a member of BranchStorage",
      [](auto&) {
        choose_storage(2, {{0, nullptr, 8, 1.0}}, 100);
      }},
     {"choose_storage", "items[0].work", "nan", "must be finite and not negative",
      [](auto&) {
-       choose_storage(2, {{0, &LayerStorage::context, 8, nan}}, 100);
+       choose_storage(2, {{0, &BranchStorage::context, 8, nan}}, 100);
      }},
 };
 

@@ -116,7 +116,7 @@ class Comparison {
       Tensor<Scalar, 4> tensor(config.num_heads, config.head_width, lsh->num_hashes, columns);
       std::transform(rotations.begin(), rotations.end(), tensor.data(),
                      [](double x) { return static_cast<Scalar>(x); });
-      hf_.model().stack()[i].f().set_rotations(tensor);
+      hf_.model().template branch<SelfAttention<Scalar>>(i)->set_rotations(tensor);
     }
   }
 
@@ -176,7 +176,7 @@ class Comparison {
 
   void compare_trace() {
     const Index D = hf_.config().model.width;
-    hf_.model().trace(workspace_, padded_.tokens, options_, [&](Index block, const auto& halves) {
+    hf_.model().trace(workspace_, padded_.tokens, options_, [&](Index layer, const auto& halves) {
       std::vector<Scalar> row(static_cast<std::size_t>(D));
       const auto rows_of_half = [&](const auto& half) {
         return [&](Index b, Index t) {
@@ -184,10 +184,10 @@ class Comparison {
           return row.data();
         };
       };
-      compare_rows("hidden_states", "hidden_states." + std::to_string(block + 1), D,
+      compare_rows("hidden_states", "hidden_states." + std::to_string(layer + 1), D,
                    rows_of_half(halves.second));
-      if (block >= 0) {
-        compare_rows("attn_output", "attn_output." + std::to_string(block), D,
+      if (layer >= 0) {
+        compare_rows("attn_output", "attn_output." + std::to_string(layer), D,
                      rows_of_half(halves.first));
       }
     });

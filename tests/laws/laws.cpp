@@ -317,7 +317,7 @@ class Trial {
       ids += static_cast<std::size_t>(layer.size());
     }
     expect_equal("plan and count", "bytes of bucket ids",
-                 model_.plan(draw_.batch, draw_.length, 1).bucket_ids,
+                 model_.plan(draw_.batch, draw_.length, 1).saved,
                  is_fixed() ? 0 : sizeof(Bucket) * ids);
     for (const int threads : {1, 3}) {
       for (const std::size_t bytes : {std::size_t{0}, budget()}) {
@@ -359,13 +359,13 @@ class Trial {
     }
 
     Halves<Half> bottom;
-    model_.trace(one_, input.tokens, options(input), [&](Index block, const Halves<Half>& halves) {
-      if (block == -1) bottom = halves;
+    model_.trace(one_, input.tokens, options(input), [&](Index layer, const Halves<Half>& halves) {
+      if (layer == -1) bottom = halves;
     });
     auto& stack = model_.stack();
     using Stack = std::remove_reference_t<decltype(stack)>;
     const Pass pass{one_, draw_.batch, draw_.length, draw_.key, input.training, input.is_real};
-    const auto there_and_back = [&](typename Stack::template Stored<Half> stored) {
+    const auto there_and_back = [&](typename Stack::Stored stored) {
       Halves<Half> halves = bottom;
       Scratch memory(one_);
       auto saved = stack.saved_in(memory, {pass.batch, pass.length, is_fixed()});
@@ -385,7 +385,7 @@ class Trial {
     Results start;
     add_halves("the bottom", bottom, start);
     const Results rebuilt = there_and_back({});
-    const Results stored = there_and_back(stack.template store_all<Half>());
+    const Results stored = there_and_back(stack.store_all());
     const auto bottom_of = [&](const Results& all) {
       return Results(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(start.size()));
     };

@@ -441,7 +441,7 @@ TEST(Decoder, BelongsToTheParametersItWasMadeWith) {
 TEST(Decoder, TakesTheRotationsAndBucketsOfTheModelsLayers) {
   auto model =
       model_of<float>(config_of({bucket_chunks(4, 1, 2, {4}), LshPattern{4, 1, 0, 1, {}}}));
-  model.stack()[1].f().set_num_buckets({4, 2});
+  model.branch<SelfAttention<float>>(1)->set_num_buckets({4, 2});
   fix_rotations(model, 9);
   Workspace workspace(1);
   Decoder<float> decoder(workspace, model, 1, {7});

@@ -79,13 +79,15 @@ TEST(Model, IsEmbeddingPositionsReversibleLayersAndHead) {
     Matrix<double> x2 = x1;
     // Branches have tests of their own; here it counts what they read and where they are added.
     const Pass pass{workspace, batch, length, {}};
-    for (Index i = 0; i < model.stack().size(); ++i) {
-      auto& block = model.stack()[i];
-      Model<double>::Block::Saved saved;
+    for (Index layer = 0; layer < static_cast<Index>(config.layers.size()); ++layer) {
+      SelfAttention<double>::Saved of_attention;
+      FeedForward<double>::Saved of_feed_forward;
       Half attention(x1.rows(), x1.cols()), feed_forward(x1.rows(), x1.cols());
-      block.f().forward(half_of<Half>(x2), attention, saved.f, pass);
+      model.branch<SelfAttention<double>>(layer)->forward(half_of<Half>(x2), attention,
+                                                          of_attention, pass);
       x1 += matrix_of(attention);
-      block.g().forward(half_of<Half>(x1), feed_forward, saved.g, pass);
+      model.branch<FeedForward<double>>(layer)->forward(half_of<Half>(x1), feed_forward,
+                                                        of_feed_forward, pass);
       x2 += matrix_of(feed_forward);
     }
     Matrix<double> both(x1.rows(), 2 * config.width);
@@ -212,11 +214,11 @@ TEST(Model, ShowsItsResidualStream) {
   const Tokens tokens = random_tokens(2, 13, 11, 3);
   std::vector<Index> visited;
   Matrix<double> first, second;
-  model.trace(workspace, tokens, {}, [&](Index block, const auto& halves) {
-    visited.push_back(block);
+  model.trace(workspace, tokens, {}, [&](Index layer, const auto& halves) {
+    visited.push_back(layer);
     first = matrix_of(halves.first);
     second = matrix_of(halves.second);
-    if (block == -1) {
+    if (layer == -1) {
       EXPECT_TRUE(same_bits(first, second));
     }
   });
@@ -288,12 +290,12 @@ TEST(Model, PassesMayRunWithinAPass) {
     EXPECT_TRUE(same_bits(both, gradients_of(model)));
   }
   const auto top = model.encode(other, tokens);
-  Index blocks = 0;
+  Index layers = 0;
   model.trace(workspace, tokens, {}, [&](Index, const auto&) {
     EXPECT_TRUE(same_bits(model.logits(workspace, texts), expected));
-    ++blocks;
+    ++layers;
   });
-  EXPECT_EQ(blocks, 5);
+  EXPECT_EQ(layers, 5);
   EXPECT_THROW(model.trace(workspace, tokens, {}, [](Index, const auto&) { throw 1; }), int);
   EXPECT_EQ(workspace.bytes_in_use(), 0u);
   EXPECT_TRUE(same_bits(model.encode(workspace, tokens), top)) << "and so it is after a throw";
@@ -380,8 +382,9 @@ TEST(Model, FixesTheNumberOfBucketsWhereItIsOpen) {
                          other.set_num_buckets({3});
                        }),
                        "num_buckets has the factor 3"));
-  EXPECT_TRUE(contains(message_of([&] { model.stack()[1].f().set_num_buckets({2}); }),
-                       "a layer that does not hash"));
+  EXPECT_TRUE(
+      contains(message_of([&] { model.branch<SelfAttention<float>>(1)->set_num_buckets({2}); }),
+               "a layer that does not hash"));
 }
 
 TEST(Model, LogitsOfRealTokensDoNotDependOnPadding) {
@@ -572,7 +575,7 @@ TEST(Model, CountsAndNamesItsParameters) {
   EXPECT_EQ(sizes.at("head.bias"), 11);
 }
 
-TEST(Model, FindsTheFirstBlockThatIsNotFinite) {
+TEST(Model, FindsTheFirstLayerThatIsNotFinite) {
   const Tokens tokens = random_tokens(1, 19, 11, 3);
   Workspace workspace(1);
   const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -580,7 +583,7 @@ TEST(Model, FindsTheFirstBlockThatIsNotFinite) {
     Model<float> model(tiny_config());
     randomize_parameters(model, 1);
     if (!name.empty()) parameter(model, name).value.setConstant(value);
-    return model.first_non_finite_block(workspace, tokens, {});
+    return model.first_non_finite_layer(workspace, tokens, {});
   };
   EXPECT_EQ(found_in("", 0), std::nullopt);
   EXPECT_EQ(found_in("embedding.weight", nan), -1);
@@ -742,8 +745,8 @@ TEST(Model, RejectsImpossibleInputs) {
   EXPECT_TRUE(contains(message_of([&] { any_length.plan(1, 1 << 24, 1); }), "less than 2^24"));
   EXPECT_TRUE(contains(message_of([&] { any_length.plan(1 << 30, 1 << 23, 1); }),
                        "batch * length is 1073741824 * 8388608, which is more than"));
-  EXPECT_TRUE(contains(message_of([&] { model.stack()[4]; }), "block is 4, must be in [0, 4)"));
-  EXPECT_TRUE(contains(message_of([&] { model.stack()[-1]; }), "block is -1"));
+  EXPECT_TRUE(contains(message_of([&] { model.stack()[8]; }), "branch is 8, must be in [0, 8)"));
+  EXPECT_TRUE(contains(message_of([&] { model.stack()[-1]; }), "branch is -1"));
   EXPECT_TRUE(contains(message_of([&] { model.next_token_logits(workspace, {}); }),
                        "reformer::Model::next_token_logits: length is 0"));
   const std::vector<std::int32_t> bad = {1, 12};

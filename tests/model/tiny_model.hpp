@@ -31,8 +31,8 @@ inline ModelConfig tiny_config() {
 /// Gives every hashed layer rotations of its own, the same in float and double.
 template <typename Scalar>
 void fix_rotations(Model<Scalar>& model, std::uint64_t seed) {
-  for (Index i = 0; i < model.stack().size(); ++i) {
-    auto& attention = model.stack()[i].f();
+  for (Index i = 0; i < static_cast<Index>(model.config().layers.size()); ++i) {
+    auto& attention = *model.template branch<SelfAttention<Scalar>>(i);
     const auto& config = attention.config();
     const auto* lsh = std::get_if<LshPattern>(&config.pattern);
     if (lsh == nullptr) continue;

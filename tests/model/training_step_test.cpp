@@ -215,10 +215,10 @@ std::pair<std::size_t, MemoryPlan> measured_and_planned(const ModelConfig& confi
                                       : model.plan(batch, length, threads, memory_budget)};
 }
 
-/// What is taken from the workspace beyond halves and bucket ids.
+/// What is taken from the workspace beyond halves and what branches save.
 std::size_t scratch_of(const ModelConfig& config, Index batch, Index length) {
   const auto [measured, plan] = measured_and_planned(config, batch, length, 2);
-  return measured - plan.residual_halves - plan.bucket_ids;
+  return measured - plan.residual_halves - plan.saved;
 }
 
 TEST(TrainingStep, AnOptimizerRefusesAModelOfAnotherWidth) {
@@ -337,7 +337,7 @@ TEST(TrainingStep, WithALossOfTheCallersOwnTakesWhatWasPlanned) {
     EXPECT_EQ(plan.encoding, sizeof(float) * 2 * 2 * 70 * 24);
     EXPECT_EQ(model.plan(2, 70, 1).encoding, head ? 0 : plan.encoding);
     EXPECT_EQ(plan.total() - plan.scratch - plan.encoding,
-              plan.parameters + plan.gradients + plan.residual_halves + plan.bucket_ids);
+              plan.parameters + plan.gradients + plan.residual_halves + plan.saved);
   }
 }
 
@@ -350,22 +350,24 @@ TEST(TrainingStep, PlansWhatIsKept) {
   EXPECT_EQ(plan.parameters, floats(model.num_parameters()));
   EXPECT_EQ(plan.gradients, floats(model.num_parameters()));
   EXPECT_EQ(plan.residual_halves, floats(4 * batch * length * config.width));
-  Index rounds = 0;  // of all layers
+  std::size_t buckets = 0;  // of all layers, each in whole cache lines
   for (const AttentionPattern& pattern : config.layers) {
-    if (const auto* lsh = std::get_if<LshPattern>(&pattern)) rounds += lsh->num_hashes;
+    const auto* lsh = std::get_if<LshPattern>(&pattern);
+    if (lsh == nullptr) continue;
+    const Index ids = batch * length * config.num_heads * lsh->num_hashes;
+    buckets += static_cast<std::size_t>(round_up(ids * Index{sizeof(Bucket)}, 64));
   }
-  ASSERT_GE(rounds, 3);
-  EXPECT_EQ(plan.bucket_ids,
-            sizeof(Bucket) * static_cast<std::size_t>(batch * length * config.num_heads * rounds));
-  EXPECT_EQ(plan.total(), plan.parameters + plan.gradients + plan.residual_halves +
-                              plan.bucket_ids + plan.scratch);
-  EXPECT_EQ(plan.workspace(), plan.residual_halves + plan.bucket_ids + plan.scratch);
+  ASSERT_GE(buckets, 3 * 64U);
+  EXPECT_EQ(plan.saved, buckets);
+  EXPECT_EQ(plan.total(),
+            plan.parameters + plan.gradients + plan.residual_halves + plan.saved + plan.scratch);
+  EXPECT_EQ(plan.workspace(), plan.residual_halves + plan.saved + plan.scratch);
   EXPECT_EQ(plan.stored, 0u);
   EXPECT_TRUE(plan.storage.empty());
 
   config.residual = FixedResidual{};
   Model<float> exact(config);
-  EXPECT_EQ(exact.plan(batch, length, 1).bucket_ids, 0u);
+  EXPECT_EQ(exact.plan(batch, length, 1).saved, 0u);
   EXPECT_EQ(exact.plan(batch, length, 1).residual_halves, plan.residual_halves);
 }
 
@@ -384,22 +386,26 @@ TEST(TrainingStep, StoresWhatSavesMostForEachByte) {
   // Everything: two inputs of each layer, contexts with 3 statistics a head where keys are shared,
   // else 2, and bucket ids of 2 rounds and of 1.
   const MemoryPlan all = plan(everything);
-  EXPECT_EQ(all.storage, StoragePlan(4, {true, true, true}));
+  StoragePlan expected;  // attention and feed-forward of each layer
+  for (int layer = 0; layer < 4; ++layer) {
+    expected.insert(expected.end(), {{true, true}, {true, false}});
+  }
+  EXPECT_EQ(all.storage, expected);
   EXPECT_EQ(all.stored, floats(rows * (4 * 2 * 16 + 4 * 10 + 2 * (2 + 3 + 2 + 3))) +
                             sizeof(Bucket) * static_cast<std::size_t>(rows * 2 * (2 + 1)));
   EXPECT_EQ(all.total() - all.scratch - all.stored, plan(0).total() - plan(0).scratch);
 
   // Exact attention over 200 tokens saves most, then second products (64 to a float), then local
   // and hashed contexts of a few keys, last the output projections.
-  StoragePlan expected(4);
+  expected.assign(8, {});
   const auto context = floats(rows * (10 + 2 * 2)), half = floats(rows * 16);
   EXPECT_EQ(plan(context - 1).stored, 0u) << "too little for anything, as contexts are smallest";
-  expected[2].context = true;
+  expected[4].context = true;
   EXPECT_EQ(plan(context).storage, expected);
-  expected[0].feed_forward_input = true;
+  expected[1].input = true;
   EXPECT_EQ(plan(context + half).storage, expected);
   EXPECT_EQ(plan(context + half).stored, context + half);
-  expected[1].feed_forward_input = expected[2].feed_forward_input = true;
+  expected[3].input = expected[5].input = true;
   EXPECT_EQ(plan(context + 3 * half).storage, expected);
 }
 

@@ -5,12 +5,15 @@
 
 #include <gtest/gtest.h>
 
+#include <any>
 #include <cmath>
 #include <cstdint>
 #include <iostream>
 #include <limits>
 #include <set>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "reformer/attention/self_attention.hpp"
@@ -19,50 +22,57 @@
 #include "support/errors.hpp"
 #include "support/gradient_check.hpp"
 #include "support/random_data.hpp"
+#include "support/shift_branch.hpp"
 
 namespace reformer::test {
 namespace {
 
-template <typename Scalar>
-using Stack = ReversibleSequence<ReversibleBlock<SelfAttention<Scalar>, FeedForward<Scalar>>>;
-
 /// The half of the model, in floating point unless a test says otherwise.
 template <typename Scalar>
 using HalfOf = DynamicHalf<Scalar>;
+
+template <typename Scalar>
+using Stack = ReversibleSequence<HalfOf<Scalar>>;
 
 struct Shape {
   Index batch = 2, length = 24;
   Index width = 8, heads = 2, head_width = 4, hidden = 12;
   double dropout = 0;
   Index first_pattern = 0;  ///< of the first layer
+  /// Branches a layer: attention; with feed-forward; with another type of branch between them.
+  int branches = 2;
 };
 
 /// Layers of all patterns in turn, with weights that make branches as large as what they are added
 /// to.
 template <typename Scalar>
 Stack<Scalar> make_stack(Index depth, const Shape& shape) {
+  using Attention = SelfAttention<Scalar>;
   const std::vector<AttentionPattern> patterns = {LocalPattern{8, 1, 0, false},
                                                   LshPattern{8, 1, 0, 2, {4}}, ExactPattern{},
                                                   LshPattern{4, 1, 0, 1, {2, 2}}};
-  std::vector<ReversibleBlock<SelfAttention<Scalar>, FeedForward<Scalar>>> blocks;
+  std::vector<AnyBranch<HalfOf<Scalar>>> branches;
+  std::vector<Index> layers;
   for (Index i = 0; i < depth; ++i) {
     const std::string name = "layers." + std::to_string(i);
-    blocks.emplace_back(
-        SelfAttention<Scalar>(
-            name + ".attention",
-            {.width = shape.width,
-             .num_heads = shape.heads,
-             .head_width = shape.head_width,
-             .pattern =
-                 patterns[static_cast<std::size_t>(i + shape.first_pattern) % patterns.size()],
-             .attention_dropout = shape.dropout,
-             .dropout = shape.dropout}),
-        FeedForward<Scalar>(name + ".feed_forward", {.width = shape.width,
-                                                     .hidden_width = shape.hidden,
-                                                     .activation = Activation::gelu,
-                                                     .dropout = shape.dropout}));
+    const auto pattern = static_cast<std::size_t>(i + shape.first_pattern) % patterns.size();
+    branches.push_back(Attention(name + ".attention", {.width = shape.width,
+                                                       .num_heads = shape.heads,
+                                                       .head_width = shape.head_width,
+                                                       .pattern = patterns[pattern],
+                                                       .attention_dropout = shape.dropout,
+                                                       .dropout = shape.dropout}));
+    if (shape.branches > 2) branches.push_back(Shift<Scalar>(name + ".shift", shape.width));
+    if (shape.branches > 1) {
+      branches.push_back(
+          FeedForward<Scalar>(name + ".feed_forward", {.width = shape.width,
+                                                       .hidden_width = shape.hidden,
+                                                       .activation = Activation::gelu,
+                                                       .dropout = shape.dropout}));
+    }
+    layers.resize(branches.size(), i);
   }
-  Stack<Scalar> stack(std::move(blocks));
+  Stack<Scalar> stack(std::move(branches), std::move(layers));
   randomize_parameters(stack, 9, 1 / std::sqrt(static_cast<double>(shape.width)));
   return stack;
 }
@@ -127,15 +137,15 @@ struct Walk {
   Matrix<Scalar> x1, x2;    ///< the input of the stack, as the backward walk gave it back
   Matrix<Scalar> dx1, dx2;  ///< its gradient
   std::vector<double> gradients;
-  std::vector<bool> has_buckets;  ///< of each layer
+  std::vector<bool> has_buckets;  ///< of each attention
 };
 
 template <typename Scalar>
 struct WalkOptions {
   ResidualConfig residual = FixedResidual{};
-  typename Stack<Scalar>::template Stored<HalfOf<Scalar>> stored = {};
-  Index keep_context_every = 0;  ///< layers; 0: nowhere
-  int threads = 1;               ///< of the backward walk
+  typename Stack<Scalar>::Stored stored = {};
+  std::vector<BranchStorage> contexts = {};  ///< of which contexts are kept
+  int threads = 1;                           ///< of the backward walk
 };
 
 /// Inputs below 1, so that a half in fixed point reads them without rounding.
@@ -161,12 +171,8 @@ Walk<Scalar> walk(Stack<Scalar>& stack, const Shape& shape, WalkOptions<Scalar> 
   }
   const auto before = matrix_of(x.first);
   Scratch memory(workspace);
-  typename Stack<Scalar>::Saved saved;
-  for (Index i = 0; i < stack.size(); ++i) {
-    const bool context = options.keep_context_every > 0 && i % options.keep_context_every == 0;
-    const SavedPass sizes{shape.batch, shape.length, is_exact(x.first)};
-    saved.push_back({std::as_const(stack)[i].f().saved_in(memory, sizes, context), {}});
-  }
+  auto saved = std::as_const(stack).saved_in(memory, {shape.batch, shape.length, is_exact(x.first)},
+                                             options.contexts);
   stack.forward(x, saved, options.stored, pass);
   EXPECT_GT((matrix_of(x.first) - before).norm(), before.norm() / 4)
       << "branches do next to nothing";
@@ -176,7 +182,10 @@ Walk<Scalar> walk(Stack<Scalar>& stack, const Shape& shape, WalkOptions<Scalar> 
   stack.reverse(x, {view(dy1), view(dy2)}, saved, options.stored,
                 Pass{reverse_workspace, pass.batch, pass.length, pass.key, pass.training, is_real});
   Walk<Scalar> result{matrix_of(x.first), matrix_of(x.second), dy1, dy2, gradients_of(stack), {}};
-  for (const auto& layer : saved) result.has_buckets.push_back(!layer.f.buckets.empty());
+  for (const auto& branch : saved) {
+    const auto* own = std::any_cast<typename SelfAttention<Scalar>::Saved>(&branch);
+    if (own != nullptr) result.has_buckets.push_back(!own->buckets.empty());
+  }
   return result;
 }
 
@@ -198,18 +207,20 @@ void expect_same(const Walk<Scalar>& actual, const Walk<Scalar>& expected,
 
 /// Reversal against stored activations, with no tolerance.
 template <typename Scalar>
-void expect_exact_reversal(Index depth, Index first_pattern = 0) {
-  const Shape shape{.length = 21, .dropout = 0.1, .first_pattern = first_pattern};
-  const std::string what = reformer::detail::join(sizeof(Scalar) * 8, " bits, depth ", depth,
-                                                  ", first pattern ", first_pattern);
+void expect_exact_reversal(Index depth, Index first_pattern = 0, int branches = 2) {
+  const Shape shape{
+      .length = 21, .dropout = 0.1, .first_pattern = first_pattern, .branches = branches};
+  const std::string what =
+      reformer::detail::join(sizeof(Scalar) * 8, " bits, depth ", depth, ", first pattern ",
+                             first_pattern, ", ", branches, " branches a layer");
   auto stack = make_stack<Scalar>(depth, shape);
   const Walk<Scalar> reversed = walk<Scalar>(stack, shape, {.threads = 3});
   const Index rows = shape.batch * shape.length;
   EXPECT_TRUE(same_bits(reversed.x1, on_grid(small_input<Scalar>(rows, shape.width, 1)))) << what;
   EXPECT_TRUE(same_bits(reversed.x2, on_grid(small_input<Scalar>(rows, shape.width, 2)))) << what;
   for (const bool has_buckets : reversed.has_buckets) EXPECT_FALSE(has_buckets) << what;
-  expect_same(walk<Scalar>(stack, shape, {.stored = stack.template store_all<HalfOf<Scalar>>()}),
-              reversed, what + ", stored activations");
+  expect_same(walk<Scalar>(stack, shape, {.stored = stack.store_all()}), reversed,
+              what + ", stored activations");
 }
 
 TEST(ReversibleSequence, InFixedPointReversalIsExact) {
@@ -221,56 +232,89 @@ TEST(ReversibleSequence, InFixedPointReversalIsExact) {
     expect_exact_reversal<float>(depth);
     expect_exact_reversal<double>(depth);
   }
+  for (const int branches : {1, 3}) {
+    expect_exact_reversal<float>(64, 0, branches);
+    expect_exact_reversal<double>(64, 0, branches);
+  }
 }
 
 TEST(ReversibleSequence, WhatIsStoredChangesNoBitInFixedPoint) {
-  const Shape shape{.length = 21, .dropout = 0.1};
-  auto stack = make_stack<float>(8, shape);
-  const Walk<float> expected = walk<float>(stack, shape, {});
-  WalkOptions<float> some{.keep_context_every = 3, .threads = 2};
-  some.stored.resize(8);
-  for (std::size_t i = 0; i < 8; ++i) {
-    if (i % 2 == 0) some.stored[i].first.emplace();
-    if (i % 3 == 1) some.stored[i].second.emplace();
+  for (const int branches : {1, 2, 3}) {
+    const Shape shape{.length = 21, .dropout = 0.1, .branches = branches};
+    auto stack = make_stack<float>(8, shape);
+    const Walk<float> expected = walk<float>(stack, shape, {});
+    const auto size = static_cast<std::size_t>(stack.size()),
+               each = static_cast<std::size_t>(branches);
+    WalkOptions<float> some{.threads = 2};
+    some.stored.resize(size);
+    some.contexts.resize(size);
+    for (std::size_t i = 0; i < size; ++i) {
+      const std::size_t layer = i / each;
+      if (i % each == 0 ? layer % 2 == 0 : (layer + i % each) % 3 == 2) some.stored[i].emplace();
+      some.contexts[i].context = layer % 3 == 0;
+    }
+    const Walk<float> actual = walk<float>(stack, shape, some);
+    expect_same(actual, expected,
+                reformer::detail::join("some inputs and contexts, ", branches, " branches"));
+    // Layers 1, 3, 5, 7 hash; the backward walk of 3 has the context and must have the order.
+    EXPECT_EQ(actual.has_buckets,
+              (std::vector<bool>{false, false, false, true, false, false, false, false}));
   }
-  const Walk<float> actual = walk<float>(stack, shape, some);
-  expect_same(actual, expected, "some inputs and contexts");
-  // Layers 1, 3, 5, 7 hash; the backward walk of 3 has the context and must have the order.
-  EXPECT_EQ(actual.has_buckets,
-            (std::vector<bool>{false, false, false, true, false, false, false, false}));
 }
 
 TEST(ReversibleSequence, StoredInputsComeBackWithoutRounding) {
   const Shape shape{.length = 21, .dropout = 0.1};
   const Index rows = shape.batch * shape.length;
   auto stack = make_stack<float>(24, shape);
-  const auto all = stack.store_all<HalfOf<float>>();
+  const auto all = stack.store_all();
   const auto stored = walk<float>(stack, shape, {.residual = FloatResidual{}, .stored = all});
   EXPECT_TRUE(same_bits(stored.x1, small_input<float>(rows, shape.width, 1)));
   EXPECT_TRUE(same_bits(stored.x2, small_input<float>(rows, shape.width, 2)));
   // What the context was computed from is there again, so computing it again gives the same.
   expect_same(walk<float>(stack, shape,
-                          {.residual = FloatResidual{}, .stored = all, .keep_context_every = 1}),
+                          {.residual = FloatResidual{},
+                           .stored = all,
+                           .contexts = std::vector<BranchStorage>(48, {false, true})}),
               stored, "contexts");
   EXPECT_FALSE(same_bits(walk<float>(stack, shape, {.residual = FloatResidual{}}).x1, stored.x1))
       << "reversal in floating point has become exact: then this test shows nothing";
 }
 
 TEST(ReversibleSequence, SaysWhereAHalfLeavesItsRange) {
-  const Shape shape;
-  auto stack = make_stack<float>(6, shape);
-  stack[4].g().for_each_parameter([](Parameter<float>& p) {
-    if (p.name.ends_with("output.bias")) p.value(0, 5) = 3e3F;
-  });
   Workspace workspace(3);
-  const Pass pass{workspace, shape.batch, shape.length};
-  const Index rows = pass.rows();
-  Halves<HalfOf<float>> x{HalfOf<float>(rows, shape.width, FixedResidual{}),
-                          HalfOf<float>(rows, shape.width, FixedResidual{})};
-  const std::string message = message_of<std::overflow_error>([&] { stack.forward(x, pass); });
-  EXPECT_TRUE(
-      contains(message, "layer 4, second half (feed-forward), sequence 0, token 0, column 5"));
-  EXPECT_TRUE(contains(message, " is outside [-2048, 2048)"));
+  const auto message = [&](int branches, const std::string& name) {
+    const Shape shape{.branches = branches};
+    auto stack = make_stack<float>(6, shape);
+    stack.for_each_parameter([&](Parameter<float>& p) {
+      if (p.name == name) p.value(0, 5) = 3e3F;
+    });
+    const Pass pass{workspace, shape.batch, shape.length};
+    Halves<HalfOf<float>> x{HalfOf<float>(pass.rows(), shape.width, FixedResidual{}),
+                            HalfOf<float>(pass.rows(), shape.width, FixedResidual{})};
+    for (Index i = 0; i < pass.rows(); ++i) {
+      const std::vector<float> ones(8, 1.0F);
+      x.first.write(i, 0, shape.width, ones.data());
+      x.second.write(i, 0, shape.width, ones.data());
+    }
+    return message_of<std::overflow_error>([&] { stack.forward(x, pass); });
+  };
+  const std::string bias = message(2, "layers.4.feed_forward.output.bias");
+  EXPECT_TRUE(contains(bias, "layer 4, second half (feed-forward), sequence 0, token 0, column 5"));
+  EXPECT_TRUE(contains(bias, " is outside [-2048, 2048)"));
+  // Three branches a layer take turns through the whole stack.
+  EXPECT_TRUE(contains(message(3, "layers.2.shift.now"), "layer 2, second half (shift), "));
+  EXPECT_TRUE(contains(message(3, "layers.3.shift.now"), "layer 3, first half (shift), "));
+
+  ReversibleSequence<HalfOf<float>> unnamed({Shift<float>("a", 1), Shift<float>("b", 1)});
+  unnamed[1].for_each_parameter([](Parameter<float>& p) { p.value.setConstant(1e9F); });
+  Halves<HalfOf<float>> x{HalfOf<float>(1, 1, FixedResidual{}),
+                          HalfOf<float>(1, 1, FixedResidual{})};
+  const float one = 1;
+  x.first.write(0, 0, 1, &one);
+  EXPECT_TRUE(contains(message_of<std::overflow_error>([&] {
+                         unnamed.forward(x, Pass{workspace, 1, 1});
+                       }),
+                       "overflow in branch 1, second half (shift), "));
 }
 
 TEST(ReversibleSequence, StoredInputsServeSeveralStepsWithHalvesInScratch) {
@@ -280,7 +324,7 @@ TEST(ReversibleSequence, StoredInputsServeSeveralStepsWithHalvesInScratch) {
   Workspace workspace(1);
   const Pass pass{workspace, shape.batch, shape.length, {3}};
   using Half = HalfOf<float>;
-  auto stored = stack.store_all<Half>();
+  auto stored = stack.store_all();
   for (std::uint64_t step = 0; step < 3; ++step) {
     const auto x1 = random_matrix<float>(pass.rows(), shape.width, 10 + step);
     const auto x2 = random_matrix<float>(pass.rows(), shape.width, 20 + step);
@@ -301,11 +345,11 @@ TEST(ReversibleSequence, StoredInputsServeSeveralStepsWithHalvesInScratch) {
 }
 
 TEST(ReversibleSequence, GradientsByReversalAreTheGradients) {
-  for (const double dropout : {0.0, 0.15}) {
-    Shape shape;
-    shape.length = 13;
-    shape.dropout = dropout;
-    const std::string operation = dropout > 0 ? "reversible stack, dropout" : "reversible stack";
+  for (const auto& [dropout, branches] :
+       {std::pair(0.0, 2), std::pair(0.15, 2), std::pair(0.15, 3), std::pair(0.0, 1)}) {
+    const Shape shape{.length = 13, .dropout = dropout, .branches = branches};
+    const std::string operation =
+        reformer::detail::join("stack of ", branches, " branches a layer, dropout ", dropout);
     auto stack = make_stack<double>(4, shape);
     Workspace workspace(1);
     const Pass pass{workspace, shape.batch, shape.length, {3}, true};
@@ -323,8 +367,9 @@ TEST(ReversibleSequence, GradientsByReversalAreTheGradients) {
     };
     const auto buckets_now = [&] {
       std::vector<Bucket> all;
-      for (const auto& layer : saved) {
-        all.insert(all.end(), layer.f.buckets.begin(), layer.f.buckets.end());
+      for (const auto& branch : saved) {
+        const auto* own = std::any_cast<SelfAttention<double>::Saved>(&branch);
+        if (own != nullptr) all.insert(all.end(), own->buckets.begin(), own->buckets.end());
       }
       return all;
     };
@@ -352,6 +397,7 @@ TEST(ReversibleSequence, GradientsByReversalAreTheGradients) {
 /// Adds a constant, and writes down the keys it is given.
 struct KeyRecorder {
   using Scalar = float;
+  static constexpr std::string_view label = "recorder";
   struct Saved {};
   std::vector<std::pair<char, std::uint32_t>>* calls;
 
@@ -366,29 +412,33 @@ struct KeyRecorder {
     const float one = 1;
     y.subtract(0, 0, 1, &one);
   }
+  void plan(ScratchPlan&, const SavedPass&, const BranchStorage&) const {}
+  template <typename F>
+  void for_each_parameter(F&&) const {}
 };
 
 TEST(ReversibleSequence, GivesEveryBranchAStreamOfItsOwn) {
   std::vector<std::pair<char, std::uint32_t>> calls;
   constexpr Index depth = 5;
-  using Block = ReversibleBlock<KeyRecorder, KeyRecorder>;
-  ReversibleSequence<Block> stack(
-      std::vector<Block>(depth, Block(KeyRecorder{&calls}, KeyRecorder{&calls})));
+  using Half = FloatHalf<float>;
+  ReversibleSequence<Half> stack(std::vector<AnyBranch<Half>>(depth, KeyRecorder{&calls}));
   Workspace workspace(1);
   const Pass pass{workspace, 1, 1, {3, 4, 0}};
-  Halves<FloatHalf<float>> x{FloatHalf<float>(1, 1), FloatHalf<float>(1, 1)};
-  ReversibleSequence<Block>::Saved saved(depth);
+  Halves<Half> x{Half(1, 1), Half(1, 1)};
+  ReversibleSequence<Half>::Saved saved(depth);
   std::vector<Index> after;
   stack.forward(x, pass, [&](Index i) { after.push_back(i); });
   EXPECT_EQ(after, (std::vector<Index>{0, 1, 2, 3, 4}));
-  EXPECT_EQ(matrix_of(x.first)(0, 0), depth);
+  EXPECT_EQ(matrix_of(x.first)(0, 0), 3);
+  EXPECT_EQ(matrix_of(x.second)(0, 0), 2);
   Matrix<float> dy1 = Matrix<float>::Zero(1, 1), dy2 = dy1;
   stack.reverse(x, {view(dy1), view(dy2)}, saved, pass);
   EXPECT_EQ(matrix_of(x.first)(0, 0), 0);
+  EXPECT_EQ(matrix_of(x.second)(0, 0), 0);
 
-  ASSERT_EQ(calls.size(), 4u * depth);
+  ASSERT_EQ(calls.size(), 2u * depth);
   std::set<std::uint32_t> keys;
-  for (std::size_t i = 0; i < 2 * depth; ++i) {
+  for (std::size_t i = 0; i < depth; ++i) {
     EXPECT_EQ(calls[i].first, 'f');
     EXPECT_EQ(calls[calls.size() - 1 - i].first, 'r');
     EXPECT_EQ(calls[calls.size() - 1 - i].second, calls[i].second) << "call " << i;
@@ -398,32 +448,82 @@ TEST(ReversibleSequence, GivesEveryBranchAStreamOfItsOwn) {
 }
 
 TEST(ReversibleSequence, UsesScratchThatDoesNotGrowWithDepth) {
-  std::vector<std::size_t> peaks;
-  for (const Index depth : {4, 8, 24}) {
-    const Shape shape{.length = 200, .dropout = 0.1};
-    auto stack = make_stack<float>(depth, shape);
-    Workspace workspace(2);
-    const Pass pass{workspace, shape.batch, shape.length, {3}, true};
-    using Half = HalfOf<float>;
-    Halves<Half> x{half_of<Half>(random_matrix<float>(pass.rows(), shape.width, 1)),
-                   half_of<Half>(random_matrix<float>(pass.rows(), shape.width, 2))};
-    Workspace other(1);
-    Scratch memory(other);
-    auto saved = stack.saved_in(memory, {shape.batch, shape.length});
-    reset_gradients(stack);
-    auto dy1 = random_matrix<float>(pass.rows(), shape.width, 3);
-    auto dy2 = random_matrix<float>(pass.rows(), shape.width, 4);
-    stack.forward(x, saved, pass);
-    stack.reverse(x, {view(dy1), view(dy2)}, saved, pass);
-    EXPECT_EQ(workspace.bytes_in_use(), 0u);
-    peaks.push_back(workspace.peak_bytes());
+  for (const int branches : {1, 2, 3}) {
+    std::vector<std::size_t> peaks;
+    for (const Index depth : {4, 8, 24}) {
+      const Shape shape{.length = 200, .dropout = 0.1, .branches = branches};
+      auto stack = make_stack<float>(depth, shape);
+      Workspace workspace(2);
+      const Pass pass{workspace, shape.batch, shape.length, {3}, true};
+      using Half = HalfOf<float>;
+      Halves<Half> x{half_of<Half>(random_matrix<float>(pass.rows(), shape.width, 1)),
+                     half_of<Half>(random_matrix<float>(pass.rows(), shape.width, 2))};
+      Workspace other(1);
+      Scratch memory(other);
+      auto saved = stack.saved_in(memory, {shape.batch, shape.length});
+      reset_gradients(stack);
+      auto dy1 = random_matrix<float>(pass.rows(), shape.width, 3);
+      auto dy2 = random_matrix<float>(pass.rows(), shape.width, 4);
+      stack.forward(x, saved, pass);
+      stack.reverse(x, {view(dy1), view(dy2)}, saved, pass);
+      EXPECT_EQ(workspace.bytes_in_use(), 0u);
+      peaks.push_back(workspace.peak_bytes());
+      ScratchPlan plan(2);
+      stack.plan(plan, {shape.batch, shape.length});
+      EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes()) << branches << " branches a layer";
+    }
+    EXPECT_GT(peaks[0], 0u);
+    EXPECT_EQ(peaks[1], peaks[0]);
+    EXPECT_EQ(peaks[2], peaks[0]);
   }
-  EXPECT_GT(peaks[0], 0u);
-  EXPECT_EQ(peaks[1], peaks[0]);
-  EXPECT_EQ(peaks[2], peaks[0]);
 }
 
-TEST(ReversibleSequence, OfNoBlocksIsTheIdentity) {
+/// Tokens read one after another, some of them at once as a prompt, against all of them at once.
+TEST(ReversibleSequence, DecodesWhatTheForwardWalkGives) {
+  for (const int branches : {1, 3}) {
+    const Shape shape{.batch = 2, .length = 20, .branches = branches};
+    std::vector<AnyBranch<HalfOf<float>>> kept;
+    for (const auto& pattern : std::vector<AttentionPattern>{
+             LocalPattern{8}, ExactPattern{},
+             LshPattern{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks}}) {
+      kept.push_back(SelfAttention<float>("attention", {.width = shape.width,
+                                                        .num_heads = shape.heads,
+                                                        .head_width = shape.head_width,
+                                                        .pattern = pattern}));
+      if (branches == 1) continue;
+      kept.push_back(Shift<float>("shift", shape.width));
+      kept.push_back(FeedForward<float>("f", {.width = shape.width, .hidden_width = 12}));
+    }
+    Stack<float> stack(kept);
+    randomize_parameters(stack, 9, 0.4);
+    Workspace workspace(2);
+    const Index rows = shape.batch * shape.length, prompt = 7;
+    const auto x1 = random_matrix<float>(rows, shape.width, 1);
+    const auto x2 = random_matrix<float>(rows, shape.width, 2);
+    Halves<HalfOf<float>> all{half_of<HalfOf<float>>(x1), half_of<HalfOf<float>>(x2)};
+    stack.forward(all, {workspace, shape.batch, shape.length, {3}});
+    const Matrix<float> y1 = matrix_of(all.first), y2 = matrix_of(all.second);
+
+    auto states = stack.decoding({workspace, shape.batch, 1, {3}});
+    for (Index first = 0, count = prompt; first < shape.length; first += count, count = 1) {
+      const auto part = [&](const Matrix<float>& x) {
+        Matrix<float> rows_of_part(shape.batch * count, shape.width);
+        for (Index b = 0; b < shape.batch; ++b) {
+          rows_of_part.middleRows(b * count, count) = x.middleRows(b * shape.length + first, count);
+        }
+        return rows_of_part;
+      };
+      Halves<HalfOf<float>> x{half_of<HalfOf<float>>(part(x1)), half_of<HalfOf<float>>(part(x2))};
+      const Pass pass{workspace, shape.batch, count, {3}};
+      first == 0 ? stack.prefill(x, states, pass) : stack.decode(x, states, pass);
+      EXPECT_TRUE(same_bits(matrix_of(x.first), part(y1))) << branches << ", token " << first;
+      EXPECT_TRUE(same_bits(matrix_of(x.second), part(y2))) << branches << ", token " << first;
+    }
+    EXPECT_GT(stack.bytes(states), 0u);
+  }
+}
+
+TEST(ReversibleSequence, OfNoBranchesIsTheIdentity) {
   Stack<float> stack;
   Workspace workspace(1);
   const Pass pass{workspace, 1, 3};
@@ -443,17 +543,17 @@ TEST(ReversibleSequence, RejectsWhatAnotherStackSaved) {
   Halves<Half> x{Half(48, 8), Half(48, 8)};
   Matrix<float> dy1 = Matrix<float>::Zero(48, 8), dy2 = dy1;
   const HalfGradients<float> dy{view(dy1), view(dy2)};
-  Stack<float>::Saved saved(3);
+  Stack<float>::Saved saved(5);
   EXPECT_TRUE(contains(message_of([&] { stack.reverse(x, dy, saved, pass); }),
-                       "reverse: saved is 3, must equal blocks = 2"));
+                       "reverse: saved is 5, must equal branches = 4"));
   EXPECT_TRUE(contains(message_of([&] { stack.forward(x, saved, pass); }),
-                       "forward: saved is 3, must equal blocks = 2"));
-  saved.resize(2);
-  Stack<float>::Stored<Half> stored(1);
+                       "forward: saved is 5, must equal branches = 4"));
+  saved.resize(4);
+  Stack<float>::Stored stored(1);
   EXPECT_TRUE(contains(message_of([&] { stack.forward(x, saved, stored, pass); }),
-                       "forward: stored is 1, must be 0 or blocks = 2"));
+                       "forward: stored is 1, must be 0 or branches = 4"));
   EXPECT_TRUE(contains(message_of([&] { stack.reverse(x, dy, saved, stored, pass); }),
-                       "reverse: stored is 1, must be 0 or blocks = 2"));
+                       "reverse: stored is 1, must be 0 or branches = 4"));
 }
 
 }  // namespace

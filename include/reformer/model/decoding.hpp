@@ -52,20 +52,20 @@ class Decoder {
   /// @param batch  B, sequences decoded together
   /// @param key    hash rotations are drawn from it, one set for all tokens
   /// @throw std::invalid_argument for a batch or key out of range, and for a model that is not
-  /// causal, has no language head or was not initialised
+  /// causal, has no language head or was not initialised, or with a branch that cannot go on token
+  /// by token, unless the decoder recomputes anyway
   Decoder(Workspace& workspace, const Model<Scalar>& model, Index batch = 1,
           const RandomKey& key = {})
       : model_((check_arguments(model, batch, key), &model)),
         key_(key),
         sequences_(static_cast<std::size_t>(batch)) {
-    const ModelConfig& config = model_->config();
-    recomputes_ = std::any_of(config.layers.begin(), config.layers.end(), has_sorted_chunks);
-    logits_.setZero(batch, config.vocabulary);
+    for_each_attention([&](const SelfAttentionConfig& attention) {
+      recomputes_ = recomputes_ || has_sorted_chunks(attention.pattern);
+    });
+    logits_.setZero(batch, model_->config().vocabulary);
     if (recomputes_) return;
     const Pass pass{.workspace = workspace, .batch = batch, .length = 1, .key = key_};
-    for (Index i = 0; i < model_->stack_.size(); ++i) {
-      layers_.push_back(model_->stack_[i].decoding(pass.at_layer(i)));
-    }
+    states_ = model_->stack_.decoding(pass);
     head_.emplace(model_->head_.kept_weight(workspace));
     checksum_ = checksum();
   }
@@ -94,8 +94,7 @@ class Decoder {
 
   /// Bytes that are kept of the sequences.
   std::size_t state_bytes() const {
-    std::size_t bytes = 0;
-    for (const auto& layer : layers_) bytes += layer.f.bytes();
+    std::size_t bytes = recomputes_ ? 0 : model_->stack_.bytes(states_);
     for (const auto& s : sequences_) bytes += s.seen.size() * sizeof(std::int32_t);
     return bytes;
   }
@@ -187,15 +186,13 @@ class Decoder {
       }
       return logits_;
     }
-    select(sequences);
+    model_->stack_.select(states_, sequences);
     const Pass pass{.workspace = workspace, .batch = count, .length = 1, .key = key_};
     Scratch memory(workspace);
     auto halves = model_->halves_in(memory, count);
     model_->embed(column, pass, halves,
                   [&](Index row) { return sequences_[index(sequences[index(row)])].length - 1; });
-    for (Index i = 0; i < model_->stack_.size(); ++i) {
-      model_->stack_[i].decode(halves, layers_[index(i)], pass.at_layer(i));
-    }
+    model_->stack_.decode(halves, states_, pass);
     rows_.resize(count, vocabulary());
     model_->head_.logits(halves, 0, head_->packed(), view(rows_), pass);
     for (Index row = 0; row < count; ++row) {
@@ -206,8 +203,6 @@ class Decoder {
   }
 
  private:
-  using Block = typename Model<Scalar>::Block;
-
   struct Sequence {
     Index length = 0;
     bool is_broken = false;          // by an error on the way
@@ -251,8 +246,15 @@ class Decoder {
           ", must be in [0, ", batch(), ")");
   }
 
-  void select(std::span<const Index> sequences) {
-    for (auto& layer : layers_) layer.f.select(sequences);
+  /// Calls `visit(config)` for every self-attention of the stack.
+  template <typename Visit>
+  void for_each_attention(const Visit& visit) const {
+    const auto& stack = model_->stack_;
+    for (Index i = 0; i < stack.size(); ++i) {
+      if (const auto* attention = stack[i].template get_if<SelfAttention<Scalar>>()) {
+        visit(attention->config());
+      }
+    }
   }
 
   /// Reads prompts, those together that get the same bits as alone.
@@ -292,10 +294,13 @@ class Decoder {
   /// Whether a prompt has the same bits in a pass of this length: padding changes nothing, but
   /// heads that are worked on in groups are rounded otherwise.
   bool reads_as_alone(Index length, Index length_of_pass) const {
-    const ModelConfig& config = model_->config_;
-    return length == length_of_pass ||
-           head_group_size<Scalar>(1, length_of_pass, config.num_heads, config.head_width).second ==
-               config.num_heads;
+    bool is_one_group = true;
+    for_each_attention([&](const SelfAttentionConfig& attention) {
+      is_one_group = is_one_group && head_group_size<Scalar>(1, length_of_pass, attention.num_heads,
+                                                             attention.head_width)
+                                             .second == attention.num_heads;
+    });
+    return length == length_of_pass || is_one_group;
   }
 
   /// @param prompts  the longest comes last
@@ -315,14 +320,12 @@ class Decoder {
     if (prompts.front().length() == T) is_real.clear();
     const Pass pass{
         .workspace = workspace, .batch = count, .length = T, .key = key_, .is_real = is_real};
-    select(sequences);
-    for (auto& layer : layers_) layer.f.clear();
+    model_->stack_.select(states_, sequences);
+    model_->stack_.clear(states_);
     Scratch memory(workspace);
     auto halves = model_->halves_in(memory, pass.rows());
     model_->embed(tokens, pass, halves);
-    for (Index i = 0; i < model_->stack_.size(); ++i) {
-      model_->stack_[i].prefill(halves, layers_[index(i)], pass.at_layer(i));
-    }
+    model_->stack_.prefill(halves, states_, pass);
     for (Index row = 0; row < count; ++row) {
       const Prompt& prompt = prompts[index(row)];
       model_->head_.logits(halves, row * T + prompt.length() - 1, head_->packed(),
@@ -342,7 +345,7 @@ class Decoder {
   RandomKey key_;
   bool recomputes_ = false;
   std::vector<Sequence> sequences_;
-  std::vector<typename Block::Decoding> layers_;
+  typename Model<Scalar>::Stack::Decoding states_;  // of the branches; none if it recomputes
   std::optional<KeptWeight<DefaultKernel<Scalar>>> head_;
   std::uint64_t checksum_ = 0;  // of the parameters, if the decoder has copies of some
   Matrix<Scalar> logits_, rows_;

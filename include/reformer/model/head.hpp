@@ -29,7 +29,7 @@
 #include "reformer/products/kernels.hpp"
 #include "reformer/products/weight_gradient.hpp"
 #include "reformer/products/weight_product.hpp"
-#include "reformer/reversible/block.hpp"
+#include "reformer/reversible/branch.hpp"
 
 namespace reformer::inline REFORMER_ABI {
 

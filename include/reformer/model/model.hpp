@@ -3,7 +3,7 @@
 /// The model: embedding and positions, a reversible stack, a head over both halves.
 ///
 ///     x_1 = x_2 = dropout(embedding[token] + position)
-///     (x_1, x_2) through L reversible blocks of self-attention and feed-forward
+///     (x_1, x_2) through a reversible stack: L layers of self-attention and feed-forward
 ///     logits = dropout(LN([x_1, x_2])) W + b
 ///
 /// A model is its parameters. What a pass needs is taken from the caller's workspace and given back
@@ -14,8 +14,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <iterator>
 #include <limits>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -68,14 +71,16 @@ struct MemoryPlan {
   std::size_t parameters = 0;
   std::size_t gradients = 0;
   std::size_t residual_halves = 0;  ///< two halves and their gradients: the floor, 4 B T D
-  std::size_t bucket_ids = 0;       ///< of hashed layers; none with halves in fixed point
-  std::size_t stored = 0;           ///< what `storage` takes, at most the budget
-  std::size_t scratch = 0;          ///< everything else in the workspace
-  std::size_t encoding = 0;         ///< z and dz of `encode_and_gradients`, two arrays [B, T, 2D]
-  StoragePlan storage;              ///< what is stored to save time, layer by layer
+  /// What branches save on the way forward: bucket ids of hashed layers, none with halves in fixed
+  /// point.
+  std::size_t saved = 0;
+  std::size_t stored = 0;    ///< what `storage` takes, at most the budget
+  std::size_t scratch = 0;   ///< everything else in the workspace
+  std::size_t encoding = 0;  ///< z and dz of `encode_and_gradients`, two arrays [B, T, 2D]
+  StoragePlan storage;       ///< what is stored to save time, branch by branch
 
   /// Peak of the workspace.
-  std::size_t workspace() const { return residual_halves + bucket_ids + stored + scratch; }
+  std::size_t workspace() const { return residual_halves + saved + stored + scratch; }
   std::size_t total() const { return parameters + gradients + workspace() + encoding; }
 };
 
@@ -98,41 +103,75 @@ class Model {
  public:
   using Scalar = Scalar_;
   using Half = DynamicHalf<Scalar>;
-  using Block = ReversibleBlock<SelfAttention<Scalar>, FeedForward<Scalar>>;
+  using Stack = ReversibleSequence<Half>;
+  using Branch = AnyBranch<Half>;
+  /// Changes what a layer is made of: is given its number and its branches, `SelfAttention` and
+  /// `FeedForward`, and may put others between them, or take one away.
+  using LayerChange = std::function<void(Index layer, std::vector<Branch>& branches)>;
 
   /// Weights are zero until `initialize` or a loader fills them, and no pass runs before.
-  /// @throw std::invalid_argument naming the first impossible field of the configuration
-  explicit Model(const ModelConfig& config)
+  /// @param change  is called once for each layer; or none. Branches take turns through the whole
+  ///   stack: what a layer of three adds to x_1, the next layer adds to x_2.
+  /// @throw std::invalid_argument naming the first impossible field of the configuration, for a
+  ///   layer without a branch, and for two parameters of one name
+  explicit Model(const ModelConfig& config, const LayerChange& change = {})
       : config_((check_config("Model", config), check_residual<Scalar>("Model", config.residual),
                  config)),
         embedding_("embedding", config.vocabulary, config.width),
         positions_("positions", config.positions, config.width),
         head_(config.width, config.language_head ? config.vocabulary : 0, config.layer_norm_epsilon,
               config.dropout) {
-    std::vector<Block> blocks;
-    blocks.reserve(config.layers.size());
+    std::vector<Branch> branches;
+    std::vector<Index> layers;
     for (Index i = 0; i < static_cast<Index>(config.layers.size()); ++i) {
       const std::string name = "layers." + std::to_string(i);
-      blocks.emplace_back(SelfAttention<Scalar>(name + ".attention", attention_config(config, i)),
-                          FeedForward<Scalar>(name + ".feed_forward", feed_forward_config(config)));
+      std::vector<Branch> own;
+      own.push_back(SelfAttention<Scalar>(name + ".attention", attention_config(config, i)));
+      own.push_back(FeedForward<Scalar>(name + ".feed_forward", feed_forward_config(config)));
+      if (change) change(i, own);
+      check(!own.empty(), "Model", "layer ", i, " has no branch, must have at least one");
+      first_branch_.push_back(static_cast<Index>(branches.size()));
+      layers.insert(layers.end(), own.size(), i);
+      std::move(own.begin(), own.end(), std::back_inserter(branches));
     }
-    stack_ = ReversibleSequence<Block>(std::move(blocks));
+    first_branch_.push_back(static_cast<Index>(branches.size()));
+    stack_ = Stack(std::move(branches), std::move(layers));
     config_.positions = positions_.config();
+    if (change) check_names();
   }
 
   const ModelConfig& config() const { return config_; }
-  ReversibleSequence<Block>& stack() { return stack_; }
-  const ReversibleSequence<Block>& stack() const { return stack_; }
+  /// All branches, one layer after another.
+  Stack& stack() { return stack_; }
+  const Stack& stack() const { return stack_; }
+
+  /// The first branch of this type in a layer, or null: `branch<SelfAttention<float>>(0)`.
+  /// @throw std::invalid_argument if there is no such layer
+  template <typename Type>
+  Type* branch(Index layer) {
+    return branch_of<Type>(*this, layer);
+  }
+  template <typename Type>
+  const Type* branch(Index layer) const {
+    return branch_of<Type>(*this, layer);
+  }
 
   /// Fixes the number of buckets, in factors, of the layers that leave it to the length.
   /// @throw std::invalid_argument for factors that are not possible
   void set_num_buckets(const std::vector<Index>& factors) {
     check_buckets("Model::set_num_buckets", factors);
+    const auto is_open = [](const AttentionPattern& pattern) {
+      const auto* lsh = std::get_if<LshPattern>(&pattern);
+      return lsh != nullptr && lsh->num_buckets.empty();
+    };
+    for (AttentionPattern& pattern : config_.layers) {
+      if (is_open(pattern)) std::get<LshPattern>(pattern).num_buckets = factors;
+    }
     for (Index i = 0; i < stack_.size(); ++i) {
-      auto* lsh = std::get_if<LshPattern>(&config_.layers[static_cast<std::size_t>(i)]);
-      if (lsh == nullptr || !lsh->num_buckets.empty()) continue;
-      stack_[i].f().set_num_buckets(factors);
-      lsh->num_buckets = factors;
+      auto* attention = stack_[i].template get_if<SelfAttention<Scalar>>();
+      if (attention != nullptr && is_open(attention->config().pattern)) {
+        attention->set_num_buckets(factors);
+      }
     }
   }
 
@@ -298,7 +337,7 @@ class Model {
   }
 
   /// Runs the stack and shows the residual stream on its way.
-  /// @param visit  is called as visit(i, halves) after block i; block -1 stands for the embedding
+  /// @param visit  is called as visit(i, halves) after layer i; layer -1 stands for the embedding
   template <typename Visit>
   void trace(Workspace& workspace, const Tokens& tokens, const RunOptions& options,
              const Visit& visit) const {
@@ -307,18 +346,27 @@ class Model {
     forward(memory, tokens, pass, visit);
   }
 
-  /// Runs the stack and gives the bucket ids `[B, H, R, T]` of every layer, the same that another
-  /// pass with these arguments has; empty for layers that do not hash at this length.
+  /// Runs the stack and gives the bucket ids `[B, H, R, T]` of every layer, those of its first
+  /// self-attention, the same that another pass with these arguments has; empty for layers that do
+  /// not hash at this length.
   std::vector<Tensor<Bucket, 4>> buckets(Workspace& workspace, const Tokens& tokens,
                                          const RunOptions& options = {}) const {
     const Pass pass = start(workspace, "Model::buckets", tokens, options);
     std::vector<Tensor<Bucket, 4>> result(config_.layers.size());
-    typename ReversibleSequence<Block>::Saved saved(result.size());
-    for (std::size_t i = 0; i < result.size(); ++i) {
-      const Index rounds = stack_[static_cast<Index>(i)].f().rounds(pass.length, pass.num_hashes);
-      if (rounds == 0) continue;
-      result[i].resize(pass.batch, config_.num_heads, rounds, pass.length);
-      saved[i].f.buckets = {result[i].data(), static_cast<std::size_t>(result[i].size())};
+    typename Stack::Saved saved(static_cast<std::size_t>(stack_.size()));
+    for (Index layer = 0; layer < num_layers(); ++layer) {
+      for (Index i = first_branch(layer); i < first_branch(layer + 1); ++i) {
+        const auto* attention = stack_[i].template get_if<SelfAttention<Scalar>>();
+        if (attention == nullptr) continue;
+        const Index rounds = attention->rounds(pass.length, pass.num_hashes);
+        if (rounds == 0) break;
+        auto& ids = result[static_cast<std::size_t>(layer)];
+        ids.resize(pass.batch, attention->config().num_heads, rounds, pass.length);
+        typename SelfAttention<Scalar>::Saved own;
+        own.buckets = {ids.data(), static_cast<std::size_t>(ids.size())};
+        saved[static_cast<std::size_t>(i)] = own;
+        break;
+      }
     }
     Scratch memory(workspace);
     auto halves = halves_in(memory, pass.rows());
@@ -349,13 +397,13 @@ class Model {
     return result;
   }
 
-  /// The first block after which a half is not finite, to explain a loss that is not; no value if
-  /// there is none. Block -1 stands for the embedding.
-  std::optional<Index> first_non_finite_block(Workspace& workspace, const Tokens& tokens,
+  /// The first layer after which a half is not finite, to explain a loss that is not; no value if
+  /// there is none. Layer -1 stands for the embedding.
+  std::optional<Index> first_non_finite_layer(Workspace& workspace, const Tokens& tokens,
                                               const RunOptions& options) const {
     std::optional<Index> found;
-    trace(workspace, tokens, options, [&](Index block, const Halves<Half>& halves) {
-      if (!found && !is_finite(halves)) found = block;
+    trace(workspace, tokens, options, [&](Index layer, const Halves<Half>& halves) {
+      if (!found && !is_finite(halves)) found = layer;
     });
     return found;
   }
@@ -381,8 +429,8 @@ class Model {
   struct Walk {
     Halves<Half> halves;
     HalfGradients<Scalar> gradients;
-    typename ReversibleSequence<Block>::Saved saved;
-    typename ReversibleSequence<Block>::template Stored<Half> stored;
+    typename Stack::Saved saved;
+    typename Stack::Stored stored;
   };
 
   template <typename Self, typename F>
@@ -392,6 +440,30 @@ class Model {
     self.stack_.for_each_parameter(f);
     self.head_.for_each_parameter(f);
   }
+
+  template <typename Type, typename Self>
+  static auto branch_of(Self& self, Index layer)
+      -> decltype(self.stack_[0].template get_if<Type>()) {
+    check(layer >= 0 && layer < self.num_layers(), "Model::branch", "layer is ", layer,
+          ", must be in [0, ", self.num_layers(), ")");
+    for (Index i = self.first_branch(layer); i < self.first_branch(layer + 1); ++i) {
+      if (auto* found = self.stack_[i].template get_if<Type>()) return found;
+    }
+    return nullptr;
+  }
+
+  /// Branches of others may have any names; files and optimisers tell parameters by them.
+  void check_names() const {
+    std::set<std::string> names;
+    for_each_parameter([&](const Parameter<Scalar>& p) {
+      check(names.insert(p.name).second, "Model", "the name ", p.name,
+            " is that of two parameters, must be that of one");
+    });
+  }
+
+  Index num_layers() const { return static_cast<Index>(config_.layers.size()); }
+  /// The branches of a layer are from that of the layer to that of the next.
+  Index first_branch(Index layer) const { return first_branch_[static_cast<std::size_t>(layer)]; }
 
   MemoryPlan plan_of(bool encodes, Index batch, Index length, int threads,
                      std::size_t memory_budget) const {
@@ -408,13 +480,14 @@ class Model {
     MemoryPlan plan;
     plan.storage = storage_plan(batch, length, memory_budget);
     for (const StorageItem& item : storage_items(batch, length)) {
-      if (plan.storage.empty() || !(plan.storage[item.layer].*item.what)) continue;
+      if (plan.storage.empty() || !(plan.storage[item.branch].*item.what)) continue;
       plan.stored += item.bytes;
     }
     const auto bytes = [](Index count) { return static_cast<std::size_t>(count) * sizeof(Scalar); };
     plan.parameters = plan.gradients = bytes(num_parameters());
     plan.residual_halves = 4 * bytes(batch * length * config_.width);
-    const bool is_exact = residual_is_exact();
+    const SavedPass pass{batch, length, residual_is_exact()};
+    for (Index i = 0; i < stack_.size(); ++i) plan.saved += saved_bytes(stack_[i], pass, false);
     ScratchPlan scratch(threads);
     walk_in(scratch, batch, length, plan.storage);
     scratch.scope([&] { scratch.per_thread<Scalar>(config_.width); });  // embed
@@ -425,14 +498,7 @@ class Model {
     } else {
       head_.plan_gradients(scratch, batch * length);
     }
-    for (Index i = 0; i < stack_.size(); ++i) {
-      const Block& block = stack_[i];
-      const LayerStorage stored = storage_of(plan.storage, i);
-      if (!is_exact) plan.bucket_ids += block.f().bucket_bytes(batch, length);
-      const SavedPass pass{batch, length, is_exact};
-      block.f().plan(scratch, pass, {stored.attention_input, stored.context});
-      block.g().plan(scratch, pass, {stored.feed_forward_input, false});
-    }
+    stack_.plan(scratch, pass, plan.storage);
     plan.scratch = scratch.peak_bytes() - plan.workspace();
     return plan;
   }
@@ -494,34 +560,39 @@ class Model {
     // Multiply-adds a second of attention by those of feed-forward: what attention_benchmark and
     // feed_forward_benchmark give, rounded. A constant, so that the choice is the same everywhere.
     constexpr double attention_speed = 0.6;
+    const SavedPass pass{batch, length, residual_is_exact()};
     const Index rows = batch * length;
-    const auto half = static_cast<std::size_t>(rows * config_.width) * sizeof(Scalar);
+    ScratchPlan half(1);
+    half.take<Scalar>(rows * config_.width);
     std::vector<StorageItem> items;
     for (Index i = 0; i < stack_.size(); ++i) {
-      const Block& block = stack_[i];
-      const auto layer = static_cast<std::size_t>(i);
-      const auto add = [&](bool LayerStorage::*what, std::size_t bytes, double work) {
-        items.push_back({layer, what, bytes, static_cast<double>(rows) * work});
+      const Branch& branch = stack_[i];
+      const auto add = [&](bool BranchStorage::*what, std::size_t bytes, double work) {
+        if (work <= 0) return;
+        items.push_back(
+            {static_cast<std::size_t>(i), what, bytes, static_cast<double>(rows) * work});
       };
-      const std::size_t buckets = residual_is_exact() ? block.f().bucket_bytes(batch, length) : 0;
-      add(&LayerStorage::attention_input, half, block.f().output_work());
-      add(&LayerStorage::feed_forward_input, half, block.g().output_work());
-      add(&LayerStorage::context, block.f().context_bytes(batch, length) + buckets,
-          block.f().context_work(length) / attention_speed);
+      add(&BranchStorage::input, half.peak_bytes(), branch.output_work());
+      add(&BranchStorage::context,
+          saved_bytes(branch, pass, true) - saved_bytes(branch, pass, false),
+          branch.context_work(length) / attention_speed);
     }
     return items;
   }
 
+  static std::size_t saved_bytes(const Branch& branch, const SavedPass& pass, bool context) {
+    ScratchPlan memory(1);
+    branch.saved_in(memory, pass, context);
+    return memory.peak_bytes();
+  }
+
   StoragePlan storage_plan(Index batch, Index length, std::size_t budget) const {
     if (budget == 0) return {};
-    return choose_storage(config_.layers.size(), storage_items(batch, length), budget);
+    return choose_storage(static_cast<std::size_t>(stack_.size()), storage_items(batch, length),
+                          budget);
   }
 
   bool residual_is_exact() const { return std::holds_alternative<FixedResidual>(config_.residual); }
-
-  static LayerStorage storage_of(const StoragePlan& plan, Index layer) {
-    return plan.empty() ? LayerStorage{} : plan[static_cast<std::size_t>(layer)];
-  }
 
   template <ScratchMemory Memory>
   Halves<Half> halves_in(Memory& memory, Index rows) const {
@@ -537,17 +608,10 @@ class Model {
       return MatrixView<Scalar>(memory.template take<Scalar>(rows * D), rows, D);
     };
     Walk walk{halves_in(memory, rows), {gradient(), gradient()}, {}, {}};
-    const SavedPass pass{batch, length, residual_is_exact()};
-    for (Index i = 0; i < stack_.size(); ++i) {
-      const LayerStorage layer = storage_of(storage, i);
-      walk.saved.push_back({stack_[i].f().saved_in(memory, pass, layer.context), {}});
-      walk.stored.emplace_back();
-      if (layer.attention_input) {
-        walk.stored.back().first.emplace(memory, rows, D, config_.residual);
-      }
-      if (layer.feed_forward_input) {
-        walk.stored.back().second.emplace(memory, rows, D, config_.residual);
-      }
+    walk.saved = stack_.saved_in(memory, {batch, length, residual_is_exact()}, storage);
+    walk.stored.resize(storage.size());
+    for (std::size_t i = 0; i < storage.size(); ++i) {
+      if (storage[i].input) walk.stored[i].emplace(memory, rows, D, config_.residual);
     }
     return walk;
   }
@@ -562,7 +626,7 @@ class Model {
   Halves<Half> forward(Scratch& memory, const Tokens& tokens, const Pass& pass) const {
     return forward(memory, tokens, pass, [](Index, const Halves<Half>&) {});
   }
-  /// The same, and calls `visit(i, halves)` when block i has been applied, i = -1 for the
+  /// The same, and calls `visit(i, halves)` when layer i has been applied, i = -1 for the
   /// embedding.
   template <typename Visit>
   Halves<Half> forward(Scratch& memory, const Tokens& tokens, const Pass& pass,
@@ -570,7 +634,10 @@ class Model {
     Halves<Half> halves = halves_in(memory, pass.rows());
     embed(tokens, pass, halves);
     visit(Index{-1}, std::as_const(halves));
-    stack_.forward(halves, pass, [&](Index block) { visit(block, std::as_const(halves)); });
+    Index layer = 0;
+    stack_.forward(halves, pass, [&](Index branch) {
+      if (branch + 1 == first_branch(layer + 1)) visit(layer++, std::as_const(halves));
+    });
     return halves;
   }
   /// The same, of a pass with gradients.
@@ -647,7 +714,8 @@ class Model {
   ModelConfig config_;
   Embedding<Scalar> embedding_;
   Positions<Scalar> positions_;
-  ReversibleSequence<Block> stack_;
+  Stack stack_;
+  std::vector<Index> first_branch_;  // of each layer, and the number of branches
   Head<Scalar> head_;
 };
 
