@@ -116,6 +116,19 @@ TYPED_TEST(OptimizerTest, AllocateBeginsAnew) {
   TypeParam fresh;
   fresh.step(this->workspace, twin, 0.01);
   EXPECT_EQ(values_of(larger), values_of(twin));
+  // Again for the same parameters: nothing is left, and nothing was moved.
+  std::vector<const float*> places, again;
+  const auto place = [&](auto& list) {
+    return [&](const std::string&, const Matrix<float>& matrix) { list.push_back(matrix.data()); };
+  };
+  this->optimizer.for_each_state(larger, place(places));
+  this->optimizer.allocate(larger);
+  EXPECT_EQ(this->optimizer.steps(), 0);
+  std::as_const(this->optimizer).for_each_state(larger, place(again));
+  EXPECT_EQ(again, places);
+  for (const Matrix<float>& matrix : state_of(this->optimizer, larger).matrices) {
+    EXPECT_TRUE((matrix.array() == 0).all());
+  }
 }
 
 TYPED_TEST(OptimizerTest, RefusesStateThatWasReplacedByAnotherShape) {

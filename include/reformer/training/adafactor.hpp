@@ -3,17 +3,22 @@
 /// Adafactor (Shazeer, Stern, arXiv 1804.04235), the optimiser of the paper: second moments of a
 /// matrix in one row and one column.
 ///
-///     beta_t = 1 - t^-0.8,   u = g^2 + epsilon_1
-///     matrix:  r = beta_t r + (1 - beta_t) mean over columns of u,  c likewise over rows,   v_ij =
-///     r_i c_j / mean(r) vector:  v = beta_t v + (1 - beta_t) u d = g / sqrt(v),  d = d / max(1,
-///     rms(d) / clip) x = x - rate max(epsilon_2, rms(x)) d       (the factor of x only with
-///     `scale_by_parameter`)
+///     beta_t = 1 - t^-0.8
+///     u = g^2 + epsilon_1
+///     v_ij = r_i c_j / mean(r)     of a matrix, where
+///         r = beta_t r + (1 - beta_t) (mean over columns of u), and c likewise over rows
+///     v = beta_t v + (1 - beta_t) u     of what has no factors
+///     d = g / sqrt(v)
+///     d = d / max(1, rms(d) / clip)
+///     x = x - rate max(epsilon_2, rms(x)) d     (the factor of x only with `scale_by_parameter`)
 ///
 /// No first moment.
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "reformer/foundation/abi.hpp"
@@ -32,19 +37,38 @@ struct AdafactorConfig {
   bool scale_by_parameter = true;
 };
 
-/// State: one row and one column for each matrix, one row for each vector. It belongs to the model
+namespace detail {
+
+/// Whether second moments are the product of a row and a column: of matrices, whose rows and
+/// columns are alike. The two rows of a mixture are different things, for a few heads.
+template <typename Scalar>
+bool has_factors(const Parameter<Scalar>& p) {
+  return p.value.rows() > 1 &&
+         (p.role == Role::weight || p.role == Role::embedding || p.role == Role::position_table);
+}
+
+}  // namespace detail
+
+/// State: one row and one column for each weight, embedding and table of positions, one number for
+/// each element of gains, biases and mixtures. It belongs to the model
 /// of the first step (or of `allocate`): any other must have parameters of the same names and
 /// shapes, such as a copy of that model has.
 template <typename Scalar>
 class Adafactor {
  public:
   /// @throw std::invalid_argument for a configuration out of range
-  explicit Adafactor(const AdafactorConfig& config = {}) : config_(config) {
+  explicit Adafactor(const AdafactorConfig& config = {}) { set_config(config); }
+
+  const AdafactorConfig& config() const { return config_; }
+  /// Steps from now on follow another configuration; the state stays.
+  /// @throw std::invalid_argument for a configuration out of range
+  void set_config(const AdafactorConfig& config) {
     check(config.decay_exponent > 0 && config.decay_exponent <= 1, "Adafactor",
           "decay_exponent is ", config.decay_exponent, ", must be in (0, 1]");
     detail::check_positive<Scalar>("Adafactor", "epsilon1", config.epsilon1);
     detail::check_positive<Scalar>("Adafactor", "epsilon2", config.epsilon2);
     check(config.clip > 0, "Adafactor", "clip is ", config.clip, ", must be positive");
+    config_ = config;
   }
 
   /// Changes the parameters by their gradients, times `gradient_scale`. Gradients are not looked
@@ -73,9 +97,10 @@ class Adafactor {
 
   /// Number of steps taken; part of the state.
   std::int64_t& steps() { return steps_; }
+  std::int64_t steps() const { return steps_; }
 
   /// Begins anew: state of zeros for a model's parameters and no steps taken, into which a
-  /// checkpoint can be read.
+  /// checkpoint can be read. State that has their shapes stays where it is.
   template <typename Model>
   void allocate(Model& model) {
     allocate_state(model);
@@ -87,27 +112,39 @@ class Adafactor {
   /// @throw std::invalid_argument if the state is that of other parameters
   template <typename Model, typename F>
   void for_each_state(Model& model, F&& f) {
-    if (owner_.is_empty()) return;
-    check_state("Adafactor::for_each_state", model);
-    std::size_t index = 0;
-    model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      f(detail::join("adafactor.rows.", p.name), rows_[index]);
-      f(detail::join("adafactor.columns.", p.name), columns_[index]);
-      ++index;
-    });
+    visit_state(*this, model, f);
+  }
+  template <typename Model, typename F>
+  void for_each_state(Model& model, F&& f) const {
+    visit_state(*this, model, f);
+  }
+
+  /// The state of a parameter, in the order in which it is visited.
+  static std::array<detail::StateShape, 2> state_shapes(const Parameter<Scalar>& p) {
+    const Index rows = p.value.rows(), columns = p.value.cols();
+    const bool factors = detail::has_factors(p);
+    return {{{"adafactor.rows.", 1, factors ? rows : 0},
+             {"adafactor.columns.", factors ? 1 : rows, columns}}};
   }
 
  private:
-  static bool is_matrix(const Parameter<Scalar>& p) { return p.value.rows() > 1; }
-
   template <typename Model>
   void allocate_state(Model& model) {
     detail::StateOwner owner(model);
+    const bool is_own = owner == owner_;
     std::vector<Matrix<Scalar>> rows, columns;
+    std::size_t index = 0;
     model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      rows.emplace_back(Matrix<Scalar>::Zero(1, is_matrix(p) ? p.value.rows() : 0));
-      columns.emplace_back(Matrix<Scalar>::Zero(1, p.value.cols()));
+      const auto shapes = state_shapes(p);
+      if (!is_own) {
+        rows.emplace_back();
+        columns.emplace_back();
+      }
+      (is_own ? rows_ : rows)[index].setZero(shapes[0].rows, shapes[0].columns);
+      (is_own ? columns_ : columns)[index].setZero(shapes[1].rows, shapes[1].columns);
+      ++index;
     });
+    if (is_own) return;
     owner_ = std::move(owner);  // only now: what was there stays when memory ends
     rows_ = std::move(rows);
     columns_ = std::move(columns);
@@ -118,10 +155,22 @@ class Adafactor {
     owner_.check_owns(function, model);
     std::size_t index = 0;
     model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      detail::check_state(function, "adafactor.rows.", p.name, rows_[index], 1,
-                          is_matrix(p) ? p.value.rows() : 0);
-      detail::check_state(function, "adafactor.columns.", p.name, columns_[index], 1,
-                          p.value.cols());
+      const auto shapes = state_shapes(p);
+      detail::check_state(function, shapes[0], p.name, rows_[index]);
+      detail::check_state(function, shapes[1], p.name, columns_[index]);
+      ++index;
+    });
+  }
+
+  template <typename Self, typename Model, typename F>
+  static void visit_state(Self& self, Model& model, F& f) {
+    if (self.owner_.is_empty()) return;
+    self.check_state("Adafactor::for_each_state", model);
+    std::size_t index = 0;
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      const auto shapes = state_shapes(p);
+      f(detail::join(shapes[0].prefix, p.name), self.rows_[index]);
+      f(detail::join(shapes[1].prefix, p.name), self.columns_[index]);
       ++index;
     });
   }
@@ -162,25 +211,33 @@ void Adafactor<Scalar>::update(Parameter<Scalar>& p, Matrix<Scalar>& row, Matrix
                                Scalar* memory) const {
   const Index m = p.value.rows(), n = p.value.cols();
   if (m * n == 0) return;
+  const bool factors = detail::has_factors(p);
+  const Index together = factors ? m : 1;  // rows of the parameter with one row of `column`
   const auto scale = static_cast<Scalar>(gradient_scale);
   const auto b = static_cast<Scalar>(beta), c = static_cast<Scalar>(1 - beta);
   const auto tiny = static_cast<Scalar>(config_.epsilon1);
   Eigen::Map<Matrix<Scalar>> column_mean(memory, 1, n), column_factor(memory + n, 1, n);
-  column_mean.setZero();
-  for (Index i = 0; i < m; ++i) {
-    const auto squares = (p.gradient.row(i) * scale).array().square() + tiny;
-    if (is_matrix(p)) row(0, i) = b * row(0, i) + c * squares.mean();
-    column_mean.array() += squares / static_cast<Scalar>(m);
+  for (Index first = 0; first < m; first += together) {
+    column_mean.setZero();
+    for (Index i = first; i < first + together; ++i) {
+      const auto squares = (p.gradient.row(i) * scale).array().square() + tiny;
+      if (factors) row(0, i) = b * row(0, i) + c * squares.mean();
+      column_mean.array() += squares / static_cast<Scalar>(together);
+    }
+    column.row(first / together) = b * column.row(first / together) + c * column_mean;
   }
-  column = b * column + c * column_mean;
-  const Scalar mean_row = is_matrix(p) ? row.mean() : Scalar(1);
+  const Scalar mean_row = factors ? row.mean() : Scalar(1);
   // 1 / sqrt(v_ij) = row_factor(i) / sqrt(column_j)
   const auto row_factor = [&](Index i) {
-    return is_matrix(p) ? std::sqrt(mean_row / row(0, i)) : Scalar(1);
+    return factors ? std::sqrt(mean_row / row(0, i)) : Scalar(1);
   };
-  column_factor = column.array().rsqrt().matrix();
+  const auto set_column_factor = [&](Index i) {
+    if (i % together != 0) return;
+    column_factor = column.row(i / together).array().rsqrt().matrix();
+  };
   double squares = 0;
   for (Index i = 0; i < m; ++i) {
+    set_column_factor(i);
     squares +=
         static_cast<double>((p.gradient.row(i) * scale).cwiseProduct(column_factor).squaredNorm() *
                             row_factor(i) * row_factor(i));
@@ -193,6 +250,7 @@ void Adafactor<Scalar>::update(Parameter<Scalar>& p, Matrix<Scalar>& row, Matrix
           : 1.0;
   const double step = rate * parameter_scale / clip;
   for (Index i = 0; i < m; ++i) {
+    set_column_factor(i);
     p.value.row(i) -= (p.gradient.row(i) * (scale * static_cast<Scalar>(step) * row_factor(i)))
                           .cwiseProduct(column_factor);
   }

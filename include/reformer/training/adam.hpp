@@ -10,6 +10,7 @@
 /// and mixtures of values.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -49,13 +50,19 @@ template <typename Scalar>
 class Adam {
  public:
   /// @throw std::invalid_argument for a configuration out of range
-  explicit Adam(const AdamConfig& config = {}) : config_(config) {
+  explicit Adam(const AdamConfig& config = {}) { set_config(config); }
+
+  const AdamConfig& config() const { return config_; }
+  /// Steps from now on follow another configuration; the state stays.
+  /// @throw std::invalid_argument for a configuration out of range
+  void set_config(const AdamConfig& config) {
     check(config.beta1 >= 0 && config.beta1 < 1, "Adam", "beta1 is ", config.beta1,
           ", must be in [0, 1)");
     check(config.beta2 >= 0 && config.beta2 < 1, "Adam", "beta2 is ", config.beta2,
           ", must be in [0, 1)");
     detail::check_positive<Scalar>("Adam", "epsilon", config.epsilon);
     detail::check_finite<Scalar>("Adam", "weight_decay", config.weight_decay);
+    config_ = config;
   }
 
   /// Changes the parameters by their gradients, times `gradient_scale`. Gradients are not looked
@@ -83,9 +90,10 @@ class Adam {
 
   /// Number of steps taken; part of the state.
   std::int64_t& steps() { return steps_; }
+  std::int64_t steps() const { return steps_; }
 
   /// Begins anew: state of zeros for a model's parameters and no steps taken, into which a
-  /// checkpoint can be read.
+  /// checkpoint can be read. State that has their shapes stays where it is.
   template <typename Model>
   void allocate(Model& model) {
     allocate_state(model);
@@ -97,14 +105,17 @@ class Adam {
   /// @throw std::invalid_argument if the state is that of other parameters
   template <typename Model, typename F>
   void for_each_state(Model& model, F&& f) {
-    if (owner_.is_empty()) return;
-    check_state("Adam::for_each_state", model);
-    std::size_t index = 0;
-    model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      f(detail::join("adam.first.", p.name), first_[index]);
-      f(detail::join("adam.second.", p.name), second_[index]);
-      ++index;
-    });
+    visit_state(*this, model, f);
+  }
+  template <typename Model, typename F>
+  void for_each_state(Model& model, F&& f) const {
+    visit_state(*this, model, f);
+  }
+
+  /// The state of a parameter, in the order in which it is visited.
+  static std::array<detail::StateShape, 2> state_shapes(const Parameter<Scalar>& p) {
+    const Index rows = p.value.rows(), columns = p.value.cols();
+    return {{{"adam.first.", rows, columns}, {"adam.second.", rows, columns}}};
   }
 
   /// Bytes of state for a number of parameters.
@@ -117,11 +128,20 @@ class Adam {
   template <typename Model>
   void allocate_state(Model& model) {
     detail::StateOwner owner(model);
+    const bool is_own = owner == owner_;
     std::vector<Matrix<Scalar>> first, second;
+    std::size_t index = 0;
     model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      first.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
-      second.emplace_back(Matrix<Scalar>::Zero(p.value.rows(), p.value.cols()));
+      const auto shapes = state_shapes(p);
+      if (!is_own) {
+        first.emplace_back();
+        second.emplace_back();
+      }
+      (is_own ? first_ : first)[index].setZero(shapes[0].rows, shapes[0].columns);
+      (is_own ? second_ : second)[index].setZero(shapes[1].rows, shapes[1].columns);
+      ++index;
     });
+    if (is_own) return;
     owner_ = std::move(owner);  // only now: what was there stays when memory ends
     first_ = std::move(first);
     second_ = std::move(second);
@@ -132,9 +152,22 @@ class Adam {
     owner_.check_owns(function, model);
     std::size_t index = 0;
     model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      const Index rows = p.value.rows(), columns = p.value.cols();
-      detail::check_state(function, "adam.first.", p.name, first_[index], rows, columns);
-      detail::check_state(function, "adam.second.", p.name, second_[index], rows, columns);
+      const auto shapes = state_shapes(p);
+      detail::check_state(function, shapes[0], p.name, first_[index]);
+      detail::check_state(function, shapes[1], p.name, second_[index]);
+      ++index;
+    });
+  }
+
+  template <typename Self, typename Model, typename F>
+  static void visit_state(Self& self, Model& model, F& f) {
+    if (self.owner_.is_empty()) return;
+    self.check_state("Adam::for_each_state", model);
+    std::size_t index = 0;
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      const auto shapes = state_shapes(p);
+      f(detail::join(shapes[0].prefix, p.name), self.first_[index]);
+      f(detail::join(shapes[1].prefix, p.name), self.second_[index]);
       ++index;
     });
   }

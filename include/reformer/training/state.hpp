@@ -42,6 +42,12 @@ void check_step(std::string_view function, std::int64_t steps, double rate, doub
         steps, ", must be in [0, 2^63 - 1)");
 }
 
+/// A matrix of an optimiser's state for a parameter: what stands before its name, and the shape.
+struct StateShape {
+  std::string_view prefix;
+  Index rows, columns;
+};
+
 /// Names and shapes of the parameters that an optimiser holds state for.
 class StateOwner {
  public:
@@ -52,6 +58,8 @@ class StateOwner {
       parameters_.push_back({p.name, p.value.rows(), p.value.cols()});
     });
   }
+
+  bool operator==(const StateOwner&) const = default;
 
   /// Whether there is no state yet.
   bool is_empty() const { return parameters_.empty(); }
@@ -80,16 +88,18 @@ class StateOwner {
   struct Shape {
     std::string name;
     Index rows, columns;
+    bool operator==(const Shape&) const = default;
   };
   std::vector<Shape> parameters_;
 };
 
 /// The state is handed out to be filled, not to be replaced by one of another shape.
 template <typename Scalar>
-void check_state(std::string_view function, std::string_view prefix, std::string_view parameter,
-                 const Matrix<Scalar>& state, Index rows, Index columns) {
-  check(state.rows() == rows && state.cols() == columns, function, prefix, parameter, " is [",
-        state.rows(), ", ", state.cols(), "], must be [", rows, ", ", columns, "]");
+void check_state(std::string_view function, const StateShape& shape, std::string_view parameter,
+                 const Matrix<Scalar>& state) {
+  check(state.rows() == shape.rows && state.cols() == shape.columns, function, shape.prefix,
+        parameter, " is [", state.rows(), ", ", state.cols(), "], must be [", shape.rows, ", ",
+        shape.columns, "]");
 }
 
 }  // namespace reformer::inline REFORMER_ABI::detail
