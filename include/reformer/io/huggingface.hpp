@@ -34,6 +34,7 @@
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/io/huggingface_config.hpp"
+#include "reformer/io/parameter_shapes.hpp"
 #include "reformer/io/safetensors.hpp"
 #include "reformer/model/model.hpp"
 
@@ -47,61 +48,46 @@ struct HuggingFaceTensor {
   bool transposed = false;
 };
 
+namespace detail {
+
+/// Parts of names, here and there; the first that stands in a name is replaced.
+inline constexpr std::pair<std::string_view, std::string_view> huggingface_names[] = {
+    {"embedding.weight", "embeddings.word_embeddings.weight"},
+    {"positions.weights.", "embeddings.position_embeddings.weights."},
+    {"positions.weight", "embeddings.position_embeddings.embedding.weight"},
+    {".attention.output.", ".attention.output.dense."},
+    {".attention.layer_norm.", ".attention.layer_norm."},
+    {".attention.", ".attention.self_attention."},
+    {".feed_forward.dense.", ".feed_forward.dense.dense."},
+    {".feed_forward.output.", ".feed_forward.output.dense."},
+    {"head.weight", "lm_head.decoder.weight"},
+    {"head.bias", "lm_head.bias"}};
+
+inline std::string huggingface_name(const std::string& parameter) {
+  const bool in_encoder = parameter.starts_with("layers.") || parameter.starts_with("layer_norm.");
+  std::string name = (in_encoder ? "encoder." : "") + parameter;
+  for (const auto& [here, there] : huggingface_names) {
+    if (const auto at = name.find(here); at != name.npos)
+      return name.replace(at, here.size(), there);
+  }
+  return name;
+}
+
+}  // namespace detail
+
 /// All parameters of a model, in the order of `Model::for_each_parameter`, none of which is
 /// allocated. @throw std::invalid_argument for a configuration that no model can have
 inline std::vector<HuggingFaceTensor> huggingface_tensors(const ModelConfig& config) {
   check_config("huggingface_tensors", config);
-  const Index D = config.width, F = config.feed_forward_width, V = config.vocabulary;
-  const Index all_heads = config.num_heads * config.head_width;
   std::vector<HuggingFaceTensor> tensors;
-  const auto add = [&](std::string parameter, std::string name, std::vector<Index> shape,
-                       bool transposed = false) {
-    tensors.push_back({std::move(parameter), std::move(name), std::move(shape), transposed});
-  };
-  add("embedding.weight", "embeddings.word_embeddings.weight", {V, D});
-  if (const auto* axial = std::get_if<AxialPositions>(&config.positions)) {
-    add("positions.weights.0", "embeddings.position_embeddings.weights.0",
-        {axial->shape[0], 1, axial_widths(*axial, config.width)[0]});
-    add("positions.weights.1", "embeddings.position_embeddings.weights.1",
-        {1, axial->shape[1], axial_widths(*axial, config.width)[1]});
-  } else if (const auto* learned = std::get_if<LearnedPositions>(&config.positions)) {
-    add("positions.weight", "embeddings.position_embeddings.embedding.weight",
-        {learned->max_length, D});
-  }
-  for (std::size_t i = 0; i < config.layers.size(); ++i) {
-    const std::string here = "layers." + std::to_string(i);
-    const std::string there = "encoder." + here;
-    const auto norm = [&](const std::string& branch) {
-      for (const char* part : {".layer_norm.weight", ".layer_norm.bias"}) {
-        add(here + branch + part, there + branch + part, {D});
-      }
-    };
-    const auto projection = [&](const std::string& name) {
-      add(here + ".attention." + name + ".weight",
-          there + ".attention.self_attention." + name + ".weight", {all_heads, D}, true);
-    };
-    norm(".attention");
-    if (shares_query_key(config.layers[i])) {
-      projection("query_key");
-    } else {
-      projection("query");
-      projection("key");
-    }
-    projection("value");
-    add(here + ".attention.output.weight", there + ".attention.output.dense.weight", {D, all_heads},
-        true);
-    const std::string mine = here + ".feed_forward", theirs = there + ".feed_forward";
-    norm(".feed_forward");
-    add(mine + ".dense.weight", theirs + ".dense.dense.weight", {F, D}, true);
-    add(mine + ".dense.bias", theirs + ".dense.dense.bias", {F});
-    add(mine + ".output.weight", theirs + ".output.dense.weight", {D, F}, true);
-    add(mine + ".output.bias", theirs + ".output.dense.bias", {D});
-  }
-  add("layer_norm.weight", "encoder.layer_norm.weight", {2 * D});
-  add("layer_norm.bias", "encoder.layer_norm.bias", {2 * D});
-  if (config.language_head) {
-    add("head.weight", "lm_head.decoder.weight", {V, 2 * D}, true);
-    add("head.bias", "lm_head.bias", {V});
+  for (const ParameterShape& p : parameter_shapes(config)) {
+    std::vector<Index> shape = {p.rows, p.columns};
+    if (p.role == Role::weight) shape = {p.columns, p.rows};
+    if (p.role == Role::gain || p.role == Role::bias) shape = {p.columns};
+    if (p.name == "positions.weights.0") shape = {p.rows, 1, p.columns};
+    if (p.name == "positions.weights.1") shape = {1, p.rows, p.columns};
+    tensors.push_back(
+        {p.name, detail::huggingface_name(p.name), std::move(shape), p.role == Role::weight});
   }
   return tensors;
 }
