@@ -5,11 +5,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <map>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 
 #include "reformer/io/huggingface_config.hpp"
+#include "reformer/io/model_file.hpp"
 #include "reformer/io/safetensors.hpp"
 
 namespace {
@@ -68,6 +71,33 @@ void read_config(std::string_view text) {
   }
 }
 
+void read_model_config(std::string_view text) {
+  try {
+    const reformer::ModelConfig config = reformer::parse_model_config(text);
+    // What was accepted says the same when it is written and read again.
+    const std::string written = reformer::model_config_text(config);
+    require(reformer::model_config_text(reformer::parse_model_config(written)) == written);
+  } catch (const std::runtime_error& error) {
+    check_message(error);
+  }
+}
+
+/// The metadata of a model, as a JSON object of text.
+void read_model_header(std::string_view text) {
+  try {
+    const auto object = reformer::parse_json_object<nlohmann::json>("metadata", text, 1 << 20);
+    std::map<std::string, std::string> metadata;
+    for (const auto& [key, value] : object.items()) {
+      metadata[key] = value.is_string() ? value.get<std::string>() : value.dump();
+    }
+    const auto header = reformer::detail::parse_model_header(metadata);
+    require(header.step >= 0 && (!header.optimizer || header.optimizer->steps >= 0));
+    require(header.metadata.size() < metadata.size());
+  } catch (const std::runtime_error& error) {
+    check_message(error);
+  }
+}
+
 void read_index(std::string_view text) {
   try {
     for (const auto& [tensor, file] : reformer::parse_safetensors_index(text)) {
@@ -85,6 +115,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   read_safetensors(bytes);
   read_config(text);
+  read_model_config(text);
+  read_model_header(text);
   read_index(text);
   return 0;
 }

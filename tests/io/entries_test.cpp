@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "reformer/io/huggingface.hpp"
+#include "reformer/io/model_file.hpp"
 #include "support/entries.hpp"
 #include "support/files.hpp"
 #include "support/random_data.hpp"
@@ -45,6 +46,8 @@ struct Io {
   HuggingFaceConfig config = huggingface_config(small_config());
   Model<float> model{config.model}, reshaped{config.model}, narrower = narrower_model();
   HuggingFaceModel<float> huggingface{open_config()};
+  Adam<float> adam;
+  Adafactor<float> adafactor;
   Tokens tokens = random_tokens(2, 13, V, 1);
   PaddedTokens padded = huggingface_pad(config, tokens);
 
@@ -55,6 +58,11 @@ struct Io {
       if (p.name == "embedding.weight") p.value.setZero(D, V);
     });
     save_huggingface(folder / "model", model, config);
+    adam.allocate(model);
+    adam.for_each_state(model, [](const auto&, auto& state) { state.setConstant(2); });
+    adam.steps() = 3;
+    save_model(folder / "trained", model, adam, 3);
+    save_model(folder / "untrained", model);
     write_safetensors<float>(folder / "floats", {{"a", {2, 3}, view(std::as_const(out))}});
     const std::string header = R"({"n":{"dtype":"I32","shape":[2,1],"data_offsets":[0,8]}})";
     const std::uint64_t length = header.size();
@@ -104,6 +112,8 @@ struct Io {
     for (Model<float>* m : {&model, &reshaped, &narrower, &huggingface.model()}) {
       m->for_each_parameter([&](const Parameter<float>& p) { bits.add(p.value).add(p.gradient); });
     }
+    adam.for_each_state(model, [&](const auto&, const auto& state) { bits.add(state); });
+    bits.add(adam.steps()).add(adafactor.steps());
     const auto& layers = huggingface.config().model.layers;
     bits.add(std::get<LshPattern>(layers[1]).num_buckets);
     return bits.add(out).add(turned).add(tokens).add(padded.tokens).add(padded.is_real);
@@ -225,6 +235,51 @@ const Refusal<Io> arguments[] = {
      [](auto& f) {
        write_safetensors<float>(*f.finished, {{"a", {2, 3}, f.values()}});
      }},
+
+    {"save_model", "step", "-1", "must be in [0, 2^63 - 1)",
+     [](auto& f) { save_model(f.folder / "file", f.model, f.adam, -1); }},
+    {"save_model", "a key of metadata", "'reformer.x'", "must not begin with reformer.",
+     [](auto& f) {
+       save_model(f.folder / "file", f.model, {{"reformer.x", ""}});
+     }},
+    {"write_safetensors", "metadata 'k'", "byte 0", "must be",
+     [](auto& f) {
+       save_model(f.folder / "file", f.model, {{"k", not_utf8}});
+     }},
+    {"save_model", "a parameter", "'optimizer.x'", "must not begin with optimizer.",
+     [](auto& f) {
+       Model<float> renamed = f.model;
+       renamed.for_each_parameter([](auto& p) { p.name = "optimizer.x"; });
+       save_model(f.folder / "file", renamed);
+     }},
+    {"write_safetensors", "two tensors", "'x'", "must have different ones",
+     [](auto& f) {
+       Model<float> renamed = f.model;
+       renamed.for_each_parameter([](auto& p) { p.name = "x"; });
+       save_model(f.folder / "file", renamed);
+     }},
+    {"save_model", "steps of the optimizer", "-2", "must be in [0, 2^63 - 1)",
+     [](auto& f) {
+       Adam<float> adam;
+       adam.steps() = -2;
+       save_model(f.folder / "file", f.model, adam, 3);
+     }},
+    {"save_model", "steps of the optimizer", "2", "must be 0 before there is any state",
+     [](auto& f) {
+       Adam<float> adam;
+       adam.steps() = 2;
+       save_model(f.folder / "file", f.model, adam, 3);
+     }},
+    {"Adam::for_each_state", "feed_forward.dense.weight", "[12, 7]", "must be [12, 8]",
+     [](auto& f) { save_model(f.folder / "file", f.narrower, f.adam, 3); }},
+    {"model_config_text", "layers", "empty", "must have at least one",
+     [](auto&) { model_config_text({.layers = {}}); }},
+    {"model_config_text", "the configuration", "bytes as JSON", "must have at most 4194304",
+     [](auto&) {
+       model_config_text({.layers = std::vector<AttentionPattern>(60'000, LocalPattern{})});
+     }},
+    {"parameter_shapes", "width", "0", "must be at least 1",
+     [](auto&) { parameter_shapes({.width = 0}); }},
 
     {"huggingface_num_buckets", "length", "0", "must be at least 1",
      [](auto&) { huggingface_num_buckets(0, 4, 64); }},
@@ -415,7 +470,7 @@ TEST(Entries, OfIo) {
     cases += expect_refused<Io>(fixture, std::span(&row, 1));
     fixture.config = config;
   }
-  expect_cases(cases, 90);
+  expect_cases(cases, 100);
 }
 
 // --- configurations ------------------------------------------------------------------------------
@@ -577,6 +632,29 @@ const Refusal<Io> files[] = {
     {"SafetensorsFolder", "model.safetensors.index.json'", "'../file'",
      "must be a name without a folder", [](auto& f) { SafetensorsFolder{f.folder / "index"}; }},
 
+    {"ModelFile", "cannot read ''", "the name is", "empty", [](auto&) { ModelFile(""); }},
+    {"ModelFile", "floats'", "is no model", "have no reformer.format",
+     [](auto& f) { ModelFile(f.folder / "floats"); }},
+    {"ModelFile", "file'", "has 3 bytes", "has 8", [](auto& f) { ModelFile(f.folder / "file"); }},
+    {"load_model", "none'", "No such file", "or directory",
+     [](auto& f) { load_model<float>(f.folder / "none"); }},
+    {"load_model", "embedding.weight'", "F32 [11, 12] in the file", "F64 [11, 12] in the model",
+     [](auto& f) { load_model<double>(f.folder / "trained"); }},
+    {"load_parameters", "feed_forward.dense.weight'", "F32 [12, 8] in the file",
+     "F32 [12, 7] in the model",
+     [](auto& f) { load_parameters(f.folder / "trained", f.narrower); }},
+    {"load_optimizer", "untrained'", "holds no state", "of an optimizer",
+     [](auto& f) { load_optimizer(f.folder / "untrained", f.model, f.adam); }},
+    {"load_optimizer", "trained'", "holds the state of adam", "must be that of adafactor",
+     [](auto& f) { load_optimizer(f.folder / "trained", f.model, f.adafactor); }},
+    {"load_optimizer", "optimizer.adam.first.layers.0.feed_forward.dense.weight'",
+     "F32 [12, 8] in the file", "F32 [12, 7] in the model",
+     [](auto& f) { load_optimizer(f.folder / "trained", f.narrower, f.adam); }},
+    {"save_model", "cannot write", "folder'", "Is a directory",
+     [](auto& f) { save_model(f.folder / "folder", f.model); }},
+    {"parse_model_config", "config", "has no", "vocabulary",
+     [](auto&) { parse_model_config("{}"); }},
+
     {"parse_huggingface_config", "vocab_size", "0", "must be whole, from 1",
      [](auto&) { parse_huggingface_config(R"({"vocab_size":0})"); }},
     {"load_huggingface_config", "cannot read ''", "the name is", "empty",
@@ -610,7 +688,7 @@ const Refusal<Io> files[] = {
 
 TEST(Entries, OfFiles) {
   Io fixture;
-  expect_cases(expect_refused<Io, std::runtime_error>(fixture, files), 45);
+  expect_cases(expect_refused<Io, std::runtime_error>(fixture, files), 55);
 }
 
 }  // namespace

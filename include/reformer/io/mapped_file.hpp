@@ -63,6 +63,11 @@ class MappedFile {
     return {static_cast<const std::byte*>(memory_), size_};
   }
 
+  /// Gives back the memory that holds what was read; whatever is asked for again is read again.
+  void release() const {
+    if (memory_ != nullptr) ::madvise(memory_, size_, MADV_DONTNEED);
+  }
+
  private:
   void* memory_ = nullptr;
   std::size_t size_ = 0;

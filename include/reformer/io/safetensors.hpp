@@ -376,6 +376,10 @@ class SafetensorsFile {
                                  static_cast<std::size_t>(tensor.end - tensor.begin));
   }
 
+  /// Gives back the memory that holds what was read, so that a file that is read tensor by tensor
+  /// takes that of the largest.
+  void release() const { file_.release(); }
+
   /// Values of a tensor, converted. `out` must have as many elements.
   /// @throw std::runtime_error unless the dtype is F32, F64, F16 or BF16
   /// @throw std::invalid_argument for an `out` of another size, or a tensor that is not of this

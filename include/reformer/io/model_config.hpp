@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// `ModelConfig` as JSON: all of it, field by field under the same names.
+///
+///     {"vocabulary": 256, "language_head": true, "width": 192, ..., "activation": "relu",
+///      "positions": {"kind": "axial", "shape": [64, 64], "widths": [48, 144]}, "causal": true,
+///      "layers": [{"kind": "local", "chunk_length": 64, ...}, {"kind": "lsh", ...}, ...],
+///      ..., "residual": {"kind": "fixed", "fraction_bits": 0}}
+///
+/// Every field must be there and no other may be, so no file can mean something else than what it
+/// says. Kinds are `lsh`, `local` and `exact`; `axial`, `learned` and `sinusoidal`; `float` and
+/// `fixed`.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "reformer/foundation/abi.hpp"
+#include "reformer/io/json.hpp"
+#include "reformer/model/config.hpp"
+
+namespace reformer::inline REFORMER_ABI {
+namespace detail {
+
+template <typename Enum>
+using EnumNames = std::pair<std::string_view, Enum>;
+
+constexpr std::array<EnumNames<Activation>, 3> names_of(Activation) {
+  return {{{"relu", Activation::relu},
+           {"gelu", Activation::gelu},
+           {"gelu_tanh", Activation::gelu_tanh}}};
+}
+constexpr std::array<EnumNames<Chunking>, 2> names_of(Chunking) {
+  return {{{"sorted_chunks", Chunking::sorted_chunks}, {"bucket_chunks", Chunking::bucket_chunks}}};
+}
+constexpr std::array<EnumNames<Duplicates>, 2> names_of(Duplicates) {
+  return {{{"each_time", Duplicates::each_time}, {"once", Duplicates::once}}};
+}
+constexpr std::array<EnumNames<Values>, 3> names_of(Values) {
+  return {{{"own", Values::own}, {"following", Values::following}, {"mixed", Values::mixed}}};
+}
+
+template <typename Config>
+inline constexpr std::string_view kind_name = "";
+template <>
+inline constexpr std::string_view kind_name<LshPattern> = "lsh";
+template <>
+inline constexpr std::string_view kind_name<LocalPattern> = "local";
+template <>
+inline constexpr std::string_view kind_name<ExactPattern> = "exact";
+template <>
+inline constexpr std::string_view kind_name<AxialPositions> = "axial";
+template <>
+inline constexpr std::string_view kind_name<LearnedPositions> = "learned";
+template <>
+inline constexpr std::string_view kind_name<SinusoidalPositions> = "sinusoidal";
+template <>
+inline constexpr std::string_view kind_name<FloatResidual> = "float";
+template <>
+inline constexpr std::string_view kind_name<FixedResidual> = "fixed";
+
+template <typename T, typename Config>
+concept ConstOrNot = std::same_as<std::remove_const_t<T>, Config>;
+
+// The fields of each configuration, once for reading and writing: f(name, field).
+
+void visit_fields(auto& f, ConstOrNot<LshPattern> auto& lsh) {
+  f("chunk_length", lsh.chunk_length);
+  f("chunks_before", lsh.chunks_before);
+  f("chunks_after", lsh.chunks_after);
+  f("num_hashes", lsh.num_hashes);
+  f("num_buckets", lsh.num_buckets);
+  f("sort_padding", lsh.sort_padding);
+  f("chunking", lsh.chunking);
+  f("duplicates", lsh.duplicates);
+  f("values", lsh.values);
+}
+void visit_fields(auto& f, ConstOrNot<LocalPattern> auto& local) {
+  f("chunk_length", local.chunk_length);
+  f("chunks_before", local.chunks_before);
+  f("chunks_after", local.chunks_after);
+  f("circular", local.circular);
+  f("values", local.values);
+}
+void visit_fields(auto& f, ConstOrNot<ExactPattern> auto& exact) {
+  f("shared_query_key", exact.shared_query_key);
+  f("values", exact.values);
+}
+void visit_fields(auto& f, ConstOrNot<AxialPositions> auto& axial) {
+  f("shape", axial.shape);
+  f("widths", axial.widths);
+}
+void visit_fields(auto& f, ConstOrNot<LearnedPositions> auto& learned) {
+  f("max_length", learned.max_length);
+}
+void visit_fields(auto&, ConstOrNot<SinusoidalPositions> auto&) {}
+void visit_fields(auto&, ConstOrNot<FloatResidual> auto&) {}
+void visit_fields(auto& f, ConstOrNot<FixedResidual> auto& fixed) {
+  f("fraction_bits", fixed.fraction_bits);
+}
+void visit_fields(auto& f, ConstOrNot<ModelConfig> auto& model) {
+  f("vocabulary", model.vocabulary);
+  f("language_head", model.language_head);
+  f("width", model.width);
+  f("num_heads", model.num_heads);
+  f("head_width", model.head_width);
+  f("feed_forward_width", model.feed_forward_width);
+  f("activation", model.activation);
+  f("positions", model.positions);
+  f("causal", model.causal);
+  f("layers", model.layers);
+  f("dropout", model.dropout);
+  f("attention_dropout", model.attention_dropout);
+  f("layer_norm_epsilon", model.layer_norm_epsilon);
+  f("residual", model.residual);
+}
+
+template <typename Config>
+Json fields_to_json(const Config& config);
+
+/// A field's value. An infinite number, which JSON does not have, is the text "infinity".
+template <typename T>
+Json field_to_json(const T& value) {
+  if constexpr (std::is_enum_v<T>) {
+    for (const auto& [name, known] : names_of(value)) {
+      if (known == value) return name;
+    }
+    return nullptr;
+  } else if constexpr (std::same_as<T, double>) {
+    return value == std::numeric_limits<double>::infinity() ? Json("infinity") : Json(value);
+  } else {
+    return value;
+  }
+}
+template <typename... Kinds>
+Json field_to_json(const std::variant<Kinds...>& value) {
+  return std::visit(
+      [](const auto& config) {
+        Json object = {{"kind", kind_name<std::remove_cvref_t<decltype(config)>>}};
+        object.update(fields_to_json(config));
+        return object;
+      },
+      value);
+}
+inline Json field_to_json(const std::vector<AttentionPattern>& layers) {
+  Json list = Json::array();
+  for (const AttentionPattern& pattern : layers) list.push_back(field_to_json(pattern));
+  return list;
+}
+
+template <typename Config>
+Json fields_to_json(const Config& config) {
+  Json object = Json::object();
+  const auto write = [&](const char* name, const auto& value) {
+    object[name] = field_to_json(value);
+  };
+  visit_fields(write, config);
+  return object;
+}
+
+/// Fills fields from an object; every error names the field, its value and what is allowed.
+class FieldReader {
+ public:
+  /// @param what  begins the message of an error
+  FieldReader(std::string what, const Json& object) : what_(std::move(what)), object_(object) {
+    if (!object.is_object()) refuse(what_, " is ", object, "an object");
+  }
+
+  template <typename T>
+  void operator()(const char* name, T& value) {
+    known_.push_back(name);
+    const auto found = object_.find(name);
+    if (found == object_.end()) throw std::runtime_error(join(what_, " has no ", name));
+    read(name, *found, value);
+  }
+
+  /// All fields must have been asked for.
+  void check_known() const {
+    for (const auto& [name, value] : object_.items()) {
+      if (std::find(known_.begin(), known_.end(), name) == known_.end()) {
+        throw std::runtime_error(join(what_, " has the unknown field ", in_quotes(name)));
+      }
+    }
+  }
+
+ private:
+  [[noreturn]] static void refuse(std::string_view what, std::string_view verb, const Json& value,
+                                  std::string_view allowed) {
+    throw std::runtime_error(join(what, verb, shortened(value.dump(), 80), ", must be ", allowed));
+  }
+  [[noreturn]] void refuse(std::string_view name, const Json& value,
+                           std::string_view allowed) const {
+    refuse(join(what_, " has ", name, " "), "", value, allowed);
+  }
+
+  template <std::integral Whole>
+  void read(std::string_view name, const Json& value, Whole& whole) const {
+    if (value.is_number_unsigned() && std::in_range<Whole>(value.get<std::uint64_t>())) {
+      whole = static_cast<Whole>(value.get<std::uint64_t>());
+    } else if (value.is_number_integer() && !value.is_number_unsigned() &&
+               std::in_range<Whole>(value.get<std::int64_t>())) {
+      whole = static_cast<Whole>(value.get<std::int64_t>());
+    } else {
+      refuse(name, value, join("a whole number of ", 8 * sizeof(Whole), " bits"));
+    }
+  }
+  void read(std::string_view name, const Json& value, bool& is) const {
+    if (!value.is_boolean()) refuse(name, value, "true or false");
+    is = value.get<bool>();
+  }
+  void read(std::string_view name, const Json& value, double& number) const {
+    if (value == "infinity") {
+      number = std::numeric_limits<double>::infinity();
+    } else if (value.is_number()) {
+      number = value.get<double>();
+    } else {
+      refuse(name, value, "a number");
+    }
+  }
+  template <typename Enum>
+  requires std::is_enum_v<Enum>
+  void read(std::string_view name, const Json& value, Enum& chosen) const {
+    std::string allowed;
+    for (const auto& [known, meaning] : names_of(Enum{})) {
+      if (value == known) {
+        chosen = meaning;
+        return;
+      }
+      allowed += join(allowed.empty() ? "" : " or ", known);
+    }
+    refuse(name, value, allowed);
+  }
+  void read(std::string_view name, const Json& value, std::vector<Index>& wholes) const {
+    if (!value.is_array()) refuse(name, value, "a list of whole numbers");
+    wholes.assign(value.size(), 0);
+    for (std::size_t i = 0; i < value.size(); ++i) {
+      read(join(name, "[", i, "]"), value[i], wholes[i]);
+    }
+  }
+  void read(std::string_view name, const Json& value, std::array<Index, 2>& pair) const {
+    std::vector<Index> wholes;
+    read(name, value, wholes);
+    if (wholes.size() != 2) refuse(name, value, "two whole numbers");
+    pair = {wholes[0], wholes[1]};
+  }
+  template <typename... Kinds>
+  void read(std::string_view name, const Json& value, std::variant<Kinds...>& chosen) const {
+    FieldReader fields(join(what_, ": ", name), value);
+    std::string kind;
+    fields("kind", kind);
+    std::string allowed;
+    const bool is_known = (... || [&] {
+      allowed += join(allowed.empty() ? "" : " or ", kind_name<Kinds>);
+      if (kind != kind_name<Kinds>) return false;
+      Kinds config;
+      visit_fields(fields, config);
+      fields.check_known();
+      chosen = std::move(config);
+      return true;
+    }());
+    if (!is_known) fields.refuse("kind", value["kind"], allowed);
+  }
+  void read(std::string_view name, const Json& value, std::vector<AttentionPattern>& layers) const {
+    if (!value.is_array()) refuse(name, value, "a list");
+    layers.assign(value.size(), {});
+    for (std::size_t i = 0; i < value.size(); ++i) {
+      read(join(name, "[", i, "]"), value[i], layers[i]);
+    }
+  }
+  void read(std::string_view name, const Json& value, std::string& text) const {
+    if (!value.is_string()) refuse(name, value, "text");
+    text = value.get<std::string>();
+  }
+
+  std::string what_;
+  const Json& object_;
+  std::vector<std::string_view> known_;
+};
+
+}  // namespace detail
+
+/// Far above any honest configuration: some 20,000 layers.
+inline constexpr std::size_t max_model_config = std::size_t{1} << 22;
+
+/// A configuration as JSON, in one line; `parse_model_config` gives the same back.
+/// @throw std::invalid_argument naming the first impossible field, or for too many layers
+inline std::string model_config_text(const ModelConfig& config) {
+  constexpr auto function = "model_config_text";
+  check_config(function, config);
+  std::string text = detail::fields_to_json(config).dump();
+  check(text.size() <= max_model_config, function, "the configuration has ", text.size(),
+        " bytes as JSON, must have at most ", max_model_config);
+  return text;
+}
+
+/// Reads what `model_config_text` writes. Fraction bits are checked where the scalar type is known.
+/// @throw std::runtime_error with one line that names the field, its value and what is allowed
+inline ModelConfig parse_model_config(std::string_view text) {
+  const Json object = parse_json_object("config", text, max_model_config);
+  ModelConfig config;
+  detail::FieldReader fields("config", object);
+  detail::visit_fields(fields, config);
+  fields.check_known();
+  try {
+    check_config("config", config);
+  } catch (const std::invalid_argument& error) {
+    throw std::runtime_error(detail::join("config is of no possible model: ", error.what()));
+  }
+  return config;
+}
+
+}  // namespace reformer::inline REFORMER_ABI
