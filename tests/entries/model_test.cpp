@@ -214,6 +214,23 @@ const Refusal<Passes> model_entries[] = {
        labels(0, 2) = V;
        f.model.loss(f.workspace, f.tokens, labels);
      }},
+    {"Model::encode", "vectors dimension 2", "11", "must equal width = 12",
+     [](auto& f) { f.model.encode(f.workspace, Tensor<float, 3>(B, T, D - 1)); }},
+    {"Model::encode", "vectors dimension 2", "13", "must equal width = 12",
+     [](auto& f) { f.model.encode(f.workspace, Tensor<float, 3>(B, T, D + 1)); }},
+    {"Model::encode_and_gradients", "length", "0", "must be at least 1",
+     [](auto& f) {
+       f.model.encode_and_gradients(f.workspace, Tensor<float, 3>(B, 0, D), {},
+                                    [](const auto& z) { return z; });
+     }},
+    {"Model::loss", "labels dimension 1", "6", "must equal length = 5",
+     [](auto& f) { f.model.loss(f.workspace, Tensor<float, 3>(B, T - 1, D), f.labels); }},
+    {"Model::loss_and_gradients", "num_hashes", "1", "must be 0 in a pass with gradients",
+     [](auto& f) {
+       Tensor<float, 3> dvectors;
+       f.model.loss_and_gradients(f.workspace, f.tokens, f.labels, 1, {.num_hashes = 1}, &dvectors);
+       EXPECT_EQ(dvectors.size(), 0);
+     }},
     {"Model::loss", "each", "11", "must have B*T = 12",
      [](auto& f) {
        f.model.loss(f.workspace, f.tokens, f.labels, {}, std::span(f.each).first(11));

@@ -12,6 +12,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -119,6 +120,82 @@ Index changed_before(Model<Scalar>& model, Index length, Index cut) {
 const std::vector<ResidualConfig>& residuals() {
   static const std::vector<ResidualConfig> all = {FloatResidual{}, FixedResidual{}};
   return all;
+}
+
+/// y += x / 8, and nothing that it need not have.
+struct Eighth {
+  using Scalar = float;
+  struct Saved {};
+  static constexpr std::string_view label = "eighth";
+  template <ResidualHalf Half>
+  void forward(const Half& x, Half& y, Saved&, const Pass&) const {
+    std::vector<float> row(index_of(x.columns()));
+    for (Index i = 0; i < x.rows(); ++i) {
+      x.read(i, 0, x.columns(), row.data());
+      for (float& value : row) value /= 8;
+      y.add(i, 0, x.columns(), row.data());
+    }
+  }
+  template <ResidualHalf Half>
+  void reverse(const Half&, Half&, const MatrixView<const float>&, const MatrixView<float>&, Saved&,
+               const Pass&) {
+    FAIL() << "decoding has no backward pass";
+  }
+  void plan(ScratchPlan&, const SavedPass&, const BranchStorage&) const {}
+  template <typename F>
+  void for_each_parameter(F&&) const {}
+};
+
+TEST(Decoding, OfLayersOfOtherBranchesIsTheForwardPass) {
+  constexpr Index batch = 3, length = 30;
+  const Tokens tokens = random_tokens(batch, length, 11, 3);
+  const std::vector<Index> lengths = {5, 9, 7};
+  for (const int branches : {1, 3}) {
+    for (const ResidualConfig& residual : residuals()) {
+      const ModelConfig config =
+          config_of({LocalPattern{4}, ExactPattern{true}, bucket_chunks(4, 1, 2, {4})}, residual);
+      Model<float> model(config, layers_of<float>(branches, config.width));
+      randomize_parameters(model, 1);
+      const auto expected = logits_of(model, tokens);
+      Workspace workspace(2);
+      Decoder<float> decoder(workspace, model, batch, {7});
+      EXPECT_FALSE(decoder.recomputes());
+      decoder.prefill(workspace, tokens, lengths);
+      for (Index step = 0;; ++step) {
+        std::vector<std::int32_t> next;
+        for (Index b = 0; b < batch; ++b) {
+          const Index now = lengths[index_of(b)] + step;
+          EXPECT_TRUE(same_bits(row_of(last_logits(decoder), b), row_of(expected, b, now - 1)))
+              << branches << " branches, sequence " << b << " of " << now << " tokens";
+          if (now < length) next.push_back(tokens(b, now));
+        }
+        if (next.size() < index_of(batch)) break;
+        decoder.step(workspace, next);
+      }
+    }
+  }
+}
+
+TEST(Decoding, NeedsBranchesThatGoOnTokenByToken) {
+  const auto add_eighth = [](Index layer, auto& branches) {
+    if (layer == 1) branches.insert(branches.begin(), Eighth());
+  };
+  Workspace workspace(1);
+  const Tokens tokens = random_tokens(1, 12, 11, 3);
+  Model<float> model(config_of({LocalPattern{4}, LocalPattern{4}}), add_eighth);
+  randomize_parameters(model, 1);
+  EXPECT_NO_THROW(model.logits(workspace, tokens));
+  EXPECT_EQ(
+      message_of([&] { const Decoder<float> decoder(workspace, model); }),
+      "reformer::ReversibleSequence::decoding: layer 1, first half (eighth) cannot go on token "
+      "by token, must have decoding, prefill and decode");
+  // Where the whole sequence is run again for each token, forward is enough.
+  Model<float> sorted(config_of({LocalPattern{4}, LshPattern{4, 1, 0, 2, {4}}}), add_eighth);
+  randomize_parameters(sorted, 1);
+  Decoder<float> decoder(workspace, sorted, 1, {7});
+  EXPECT_TRUE(decoder.recomputes());
+  decoder.prefill(workspace, tokens);
+  EXPECT_TRUE(same_bits(row_of(last_logits(decoder), 0), row_of(logits_of(sorted, tokens), 0, 11)));
 }
 
 TEST(Causality, NoTokenSeesLaterOnesInAnyBit) {

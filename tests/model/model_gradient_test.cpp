@@ -3,6 +3,9 @@
 /// several passes.
 #include <gtest/gtest.h>
 
+#include <array>
+#include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,13 +26,15 @@ struct Case {
   bool causal = true, masked = false;
   double dropout = 0;
   std::vector<AttentionPattern> layers = tiny_layers();
+  int branches = 2;      ///< a layer
+  bool vectors = false;  ///< as input, in place of tokens
 };
 
 /// Bucket ids of all hashed layers in a pass of the model.
-std::vector<Bucket> buckets_of(Model<double>& model, Workspace& workspace, const Tokens& tokens,
-                               const RunOptions& options) {
+std::vector<Bucket> buckets_of(Model<double>& model, Workspace& workspace,
+                               const ModelInput<double>& input, const RunOptions& options) {
   std::vector<Bucket> all;
-  for (const auto& ids : model.buckets(workspace, tokens, options)) {
+  for (const auto& ids : model.buckets(workspace, input, options)) {
     all.insert(all.end(), ids.data(), ids.data() + ids.size());
   }
   return all;
@@ -41,12 +46,15 @@ void expect_gradients(const Case& c) {
   config.layers = c.layers;
   config.causal = c.causal;
   config.dropout = config.attention_dropout = c.dropout;
-  Model<double> model(config);
+  Model<double> model(config, layers_of<double>(c.branches, config.width));
   randomize_parameters(model, 7);
   fix_rotations(model, 8);
   Workspace workspace(1);
 
   const Tokens tokens = random_tokens(batch, length, config.vocabulary, 9);
+  auto vectors = random_tensor<double>(std::array<Index, 3>{batch, length, config.width}, 11, 0.5);
+  const ModelInput<double> input =
+      c.vectors ? ModelInput<double>(vectors) : ModelInput<double>(tokens);
   Tokens labels = next_token_labels(tokens);
   labels(0, 3) = labels(1, 0) = labels(1, 11) = ignored_label;
   std::vector<std::uint8_t> is_real;
@@ -55,30 +63,57 @@ void expect_gradients(const Case& c) {
     for (Index t = length - 5; t < length; ++t) {
       is_real[static_cast<std::size_t>(t)] = 0;
       labels(0, t) = ignored_label;
+      // What padding holds may be anything.
+      vectors(0, t, 1) = std::numeric_limits<double>::quiet_NaN();
     }
   }
   const RunOptions options{.key = {4, 5}, .training = c.dropout > 0, .is_real = is_real};
   const double scale = 1.0 / 30;
 
-  const auto buckets = buckets_of(model, workspace, tokens, options);
+  const auto buckets = buckets_of(model, workspace, input, options);
   Index rounds = 0;
   for (const AttentionPattern& pattern : c.layers) {
     if (const auto* lsh = std::get_if<LshPattern>(&pattern)) rounds += lsh->num_hashes;
   }
   ASSERT_EQ(buckets.size(), static_cast<std::size_t>(batch * length * 2 * rounds));
   reset_gradients(model, 1);  // they are added to
-  const Loss loss = model.loss_and_gradients(workspace, tokens, labels, scale, options);
+  Tensor<double, 3> dvectors;
+  const Loss loss = model.loss_and_gradients(workspace, input, labels, scale, options, &dvectors);
   model.for_each_parameter([](auto& p) { p.gradient.array() -= 1; });
-  EXPECT_EQ(loss.sum, model.loss(workspace, tokens, labels, options).sum) << c.name;
+  EXPECT_EQ(loss.sum, model.loss(workspace, input, labels, options).sum) << c.name;
   EXPECT_EQ(loss.count, c.masked ? 29 : 33) << c.name;
 
   bool flipped = false;
   const auto objective = [&] {
-    const double value = scale * model.loss(workspace, tokens, labels, options).sum;
-    flipped = flipped || buckets_of(model, workspace, tokens, options) != buckets;
+    const double value = scale * model.loss(workspace, input, labels, options).sum;
+    flipped = flipped || buckets_of(model, workspace, input, options) != buckets;
     return value;
   };
   check_parameter_gradients(c.name, model, objective, {.step = 0x1p-16, .most_elements = 4});
+  if (c.vectors) {
+    EXPECT_TRUE(parameter(model, "embedding.weight").gradient.isZero(0)) << c.name;
+    std::vector<double> analytic(dvectors.data(), dvectors.data() + dvectors.size());
+    for (Index i = 0; c.masked && i < 5 * config.width; ++i) {  // the padding of sequence 0
+      EXPECT_EQ(dvectors(0, length - 5 + i / config.width, i % config.width), 0) << c.name;
+    }
+    const std::span all(vectors.data(), static_cast<std::size_t>(vectors.size()));
+    const auto real = static_cast<std::size_t>((length - 5) * config.width);
+    check_gradient(c.name, "vectors", objective, all.first(real),
+                   std::span<const double>(analytic).first(real),
+                   {.step = 0x1p-16, .most_elements = 10});
+    const auto second = static_cast<std::size_t>(length * config.width);
+    check_gradient(c.name, "vectors of sequence 1", objective, all.subspan(second),
+                   std::span<const double>(analytic).subspan(second),
+                   {.step = 0x1p-16, .most_elements = 10});
+  } else {  // by the embeddings of the tokens: summed, the embedding's
+    Matrix<double> sum = Matrix<double>::Zero(config.vocabulary, config.width);
+    for (Index row = 0; row < batch * length; ++row) {
+      for (Index j = 0; j < config.width; ++j) {
+        sum(tokens.data()[row], j) += dvectors.data()[row * config.width + j];
+      }
+    }
+    EXPECT_TRUE(close(parameter(model, "embedding.weight").gradient, sum)) << c.name;
+  }
   EXPECT_FALSE(flipped) << c.name << ": a hash flipped under finite differences; this test needs "
                         << "data whose tokens keep away from the boundaries of buckets";
 }
@@ -88,6 +123,23 @@ TEST(ModelGradient, IsTheGradient) {
   expect_gradients({.name = "model, learned positions", .positions = LearnedPositions{length}});
   expect_gradients({.name = "model, masked", .masked = true});
   expect_gradients({.name = "model, bidirectional", .causal = false});
+}
+
+TEST(ModelGradient, IsTheGradientOfLayersOfOtherBranches) {
+  expect_gradients({.name = "model, one branch a layer", .branches = 1});
+  expect_gradients({.name = "model, three branches a layer, masked, dropout",
+                    .masked = true,
+                    .dropout = 0.1,
+                    .branches = 3});
+}
+
+TEST(ModelGradient, IsTheGradientByVectors) {
+  expect_gradients({.name = "model of vectors", .vectors = true});
+  expect_gradients({.name = "model of vectors, learned positions, masked, dropout",
+                    .positions = LearnedPositions{length},
+                    .masked = true,
+                    .dropout = 0.1,
+                    .vectors = true});
 }
 
 TEST(ModelGradient, IsTheGradientUnderDropout) {
@@ -120,10 +172,31 @@ TEST(ModelGradient, OfTheEncodingIsTheGradient) {
     const auto z = model.encode(workspace, tokens, options);
     const auto buckets = buckets_of(model, workspace, tokens, options);
     reset_gradients(model, 1);  // they are added to
-    model.encode_and_gradients(workspace, tokens, options, [&](const Tensor<double, 3>& again) {
-      EXPECT_TRUE(same_bits(again, z));
-      return dz;
-    });
+    Tensor<double, 3> dvectors;
+    model.encode_and_gradients(
+        workspace, tokens, options,
+        [&](const Tensor<double, 3>& again) {
+          EXPECT_TRUE(same_bits(again, z));
+          return dz;
+        },
+        &dvectors);
+    // The embeddings of the tokens, given as vectors, have the same gradients.
+    const auto gradients = gradients_of(model);
+    Tensor<double, 3> vectors(batch, length, config.width), again;
+    for (Index row = 0; row < batch * length; ++row) {
+      for (Index j = 0; j < config.width; ++j) {
+        vectors.data()[row * config.width + j] =
+            parameter(model, "embedding.weight").value(tokens.data()[row], j);
+      }
+    }
+    EXPECT_TRUE(same_bits(model.encode(workspace, vectors, options), z));
+    const Matrix<double> of_embedding = parameter(model, "embedding.weight").gradient;
+    reset_gradients(model, 1);
+    model.encode_and_gradients(
+        workspace, vectors, options, [&](const auto&) { return dz; }, &again);
+    EXPECT_TRUE(same_bits(again, dvectors));
+    parameter(model, "embedding.weight").gradient = of_embedding;
+    EXPECT_TRUE(same_bits(gradients_of(model), gradients));
     model.for_each_parameter([](auto& p) { p.gradient.array() -= 1; });
     bool flipped = false;
     const auto objective = [&] {

@@ -575,6 +575,59 @@ TEST(Model, CountsAndNamesItsParameters) {
   EXPECT_EQ(sizes.at("head.bias"), 11);
 }
 
+TEST(Model, FindsParametersByName) {
+  Model<float> model(tiny_config());
+  Parameter<float>* bias = model.find_parameter("layers.2.feed_forward.output.bias");
+  ASSERT_NE(bias, nullptr);
+  EXPECT_EQ(bias->size(), 12);
+  EXPECT_EQ(std::as_const(model).find_parameter(bias->name), bias);
+  EXPECT_EQ(model.find_parameter("layers.4.feed_forward.output.bias"), nullptr);
+  EXPECT_EQ(std::as_const(model).find_parameter(""), nullptr);
+}
+
+TEST(Model, TakesBranchesOfOthers) {
+  const ModelConfig config = tiny_config();
+  std::vector<Index> changed;
+  Model<float> model(config, [&](Index layer, auto& branches) {
+    EXPECT_EQ(branches.size(), 2u);
+    changed.push_back(layer);
+    const std::string name = reformer::detail::join("layers.", layer, ".shift");
+    if (layer == 1) branches.insert(branches.begin() + 1, Shift<float>(name, config.width));
+    if (layer == 2) branches.erase(branches.begin());
+  });
+  EXPECT_EQ(changed, (std::vector<Index>{0, 1, 2, 3}));
+  std::vector<std::string_view> labels;
+  for (Index i = 0; i < model.stack().size(); ++i) labels.push_back(model.stack()[i].label());
+  EXPECT_EQ(labels, (std::vector<std::string_view>{"attention", "feed-forward", "attention",
+                                                   "shift", "feed-forward", "feed-forward",
+                                                   "attention", "feed-forward"}));
+  EXPECT_NE(model.branch<Shift<float>>(1), nullptr);
+  EXPECT_EQ(model.branch<Shift<float>>(0), nullptr);
+  EXPECT_EQ(model.branch<SelfAttention<float>>(2), nullptr);
+
+  // Its parameters are parameters of the model, and get initial values by their roles.
+  ASSERT_NE(model.find_parameter("layers.1.shift.now"), nullptr);
+  model.initialize(1);
+  EXPECT_GT(model.find_parameter("layers.1.shift.now")->value.norm(), 0);
+  Model<float> copy = model;
+  copy.find_parameter("layers.1.shift.now")->value.setConstant(7);
+  EXPECT_LT(model.find_parameter("layers.1.shift.now")->value.norm(), 1);
+
+  // What is said of layers is said of them, however many branches they have.
+  Workspace workspace(1);
+  const Tokens tokens = random_tokens(2, 13, 11, 3);
+  std::vector<Index> visited;
+  model.trace(workspace, tokens, {}, [&](Index layer, const auto&) { visited.push_back(layer); });
+  EXPECT_EQ(visited, (std::vector<Index>{-1, 0, 1, 2, 3}));
+  const auto buckets = model.buckets(workspace, tokens);
+  ASSERT_EQ(buckets.size(), 4u);
+  EXPECT_EQ(buckets[1].size(), 2 * 2 * 2 * 13);
+  EXPECT_EQ(buckets[2].size(), 0);
+  EXPECT_EQ(buckets[3].size(), 2 * 2 * 1 * 13);
+  parameter(model, "layers.1.shift.now").value.setConstant(std::numeric_limits<float>::quiet_NaN());
+  EXPECT_EQ(model.first_non_finite_layer(workspace, tokens, {}), 1);
+}
+
 TEST(Model, FindsTheFirstLayerThatIsNotFinite) {
   const Tokens tokens = random_tokens(1, 19, 11, 3);
   Workspace workspace(1);

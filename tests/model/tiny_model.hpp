@@ -8,6 +8,7 @@
 
 #include "reformer/model/model.hpp"
 #include "support/random_data.hpp"
+#include "support/shift_branch.hpp"
 
 namespace reformer::test {
 
@@ -28,6 +29,18 @@ inline ModelConfig tiny_config() {
           .layers = tiny_layers()};
 }
 
+/// Layers of so many branches: attention; with feed-forward; with another type of branch between.
+template <typename Scalar>
+typename Model<Scalar>::LayerChange layers_of(int branches, Index width) {
+  return [=](Index layer, auto& all) {
+    if (branches == 1) all.pop_back();
+    if (branches == 3) {
+      all.insert(all.begin() + 1,
+                 Shift<Scalar>("layers." + std::to_string(layer) + ".shift", width));
+    }
+  };
+}
+
 /// Gives every hashed layer rotations of its own, the same in float and double.
 template <typename Scalar>
 void fix_rotations(Model<Scalar>& model, std::uint64_t seed) {
@@ -46,10 +59,7 @@ void fix_rotations(Model<Scalar>& model, std::uint64_t seed) {
 /// A parameter of the model, by name.
 template <typename Scalar>
 Parameter<Scalar>& parameter(Model<Scalar>& model, const std::string& name) {
-  Parameter<Scalar>* found = nullptr;
-  model.for_each_parameter([&](auto& p) {
-    if (p.name == name) found = &p;
-  });
+  Parameter<Scalar>* found = model.find_parameter(name);
   if (found == nullptr) throw std::logic_error("the model has no parameter " + name);
   return *found;
 }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <malloc.h>
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -50,6 +51,8 @@ ModelConfig busy_config() {
   config.dropout = config.attention_dropout = 0.1;
   return config;
 }
+
+constexpr std::size_t everything = std::numeric_limits<std::size_t>::max();
 
 /// What some training steps of a new model leave.
 struct Trained {
@@ -100,8 +103,6 @@ TEST(TrainingStep, GivesTheSameBitsForAnyNumberOfThreads) {
   }
 }
 
-constexpr std::size_t everything = std::numeric_limits<std::size_t>::max();
-
 TEST(TrainingStep, InFixedPointNeitherThreadsNorMemoryChangeABit) {
   ModelConfig config = busy_config();
   config.residual = FixedResidual{};
@@ -117,6 +118,58 @@ TEST(TrainingStep, InFixedPointNeitherThreadsNorMemoryChangeABit) {
     expect_same(train(workspace, other, 2, 150, 2, budget), expected,
                 reformer::detail::join(threads, " threads, budget ", budget));
     expect_same(train(workspace, other, 2, 150, 2), expected, "and without a budget again");
+  }
+}
+
+TEST(TrainingStep, OfLayersOfOtherBranchesIsPlannedAndTakesBudgets) {
+  for (const int branches : {1, 3}) {
+    for (const ResidualConfig& residual :
+         std::vector<ResidualConfig>{FixedResidual{}, FloatResidual{}}) {
+      ModelConfig config = busy_config();
+      config.residual = residual;
+      Model<float> model(config, layers_of<float>(branches, config.width));
+      const std::size_t all = model.plan(2, 70, 1, everything).stored;
+      Trained expected;
+      int threads = 0;
+      for (const std::size_t budget : {std::size_t{0}, all / 3, all}) {
+        const std::string what = reformer::detail::join(branches, " branches, residual kind ",
+                                                        residual.index(), ", budget ", budget);
+        Workspace workspace(++threads);
+        const Trained trained = train(workspace, model, 2, 70, 1, budget);
+        const MemoryPlan plan = model.plan(2, 70, threads, budget);
+        EXPECT_EQ(workspace.peak_bytes(), plan.workspace()) << what;
+        EXPECT_LE(plan.stored, budget) << what;
+        EXPECT_GE(plan.stored, budget * 3 / 4) << what;
+        if (budget == 0) expected = trained;
+        if (residual.index() == 1) expect_same(trained, expected, what);
+      }
+      for (Index i = 0; i < model.stack().size(); ++i) {  // all that may be stored, is
+        const auto stored = model.plan(2, 70, 1, all).storage[static_cast<std::size_t>(i)];
+        EXPECT_TRUE(stored.input) << branches << " branches, branch " << i;
+        EXPECT_EQ(stored.context, model.stack()[i].label() != "feed-forward");
+      }
+    }
+  }
+}
+
+TEST(TrainingStep, OfVectorsTakesNoMoreThanWasPlanned) {
+  for (const bool head : {true, false}) {
+    ModelConfig config = busy_config();
+    config.language_head = head;
+    Model<float> model(config);
+    model.initialize(1);
+    Workspace workspace(2);
+    const auto vectors = random_tensor<float>(std::array<Index, 3>{2, 70, config.width}, 3);
+    Tensor<float, 3> dvectors;
+    if (head) {
+      const Tokens labels = random_tokens(2, 70, config.vocabulary, 2);
+      model.loss_and_gradients(workspace, vectors, labels, 1, {.training = true}, &dvectors);
+    } else {
+      model.encode_and_gradients(
+          workspace, vectors, {.training = true}, [](const auto& z) { return z; }, &dvectors);
+    }
+    EXPECT_EQ(workspace.peak_bytes(), model.plan(2, 70, 2).workspace());
+    EXPECT_EQ(dvectors.dimensions(), vectors.dimensions());
   }
 }
 

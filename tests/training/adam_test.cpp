@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "support/compare.hpp"
@@ -178,6 +179,37 @@ TYPED_TEST(AdamTest, GoesOnFromASavedState) {
     other.step(workspace, resumed, 0.01);
   }
   EXPECT_TRUE(same_bits(values_of(resumed), values_of(straight)));
+}
+
+TEST(Adam, LeavesFrozenParametersAndTheirStateAsTheyAre) {
+  Workspace workspace(2);
+  ExampleModel<float> model, other;
+  Adam<float> optimizer{AdamConfig{.weight_decay = 0.1}}, of_other{AdamConfig{.weight_decay = 0.1}};
+  const auto is_frozen = [](const auto& p) { return p.name == "embedding.weight"; };
+  model.for_each_parameter([&](auto& p) { p.is_frozen = is_frozen(p); });
+  std::vector<Matrix<float>> before;
+  model.for_each_parameter([&](const auto& p) { before.push_back(p.value); });
+  for (int step = 0; step < 2; ++step) {
+    optimizer.step(workspace, model, 0.1);
+    of_other.step(workspace, other, 0.1);
+  }
+  std::vector<Matrix<float>> expected;  // those that are not frozen know nothing of it
+  other.for_each_parameter([&](const auto& p) { expected.push_back(p.value); });
+  std::size_t index = 0, frozen = 0;
+  model.for_each_parameter([&](const auto& p) {
+    if (is_frozen(p)) {
+      EXPECT_TRUE(same_bits(p.value, before[index])) << p.name;
+      EXPECT_FALSE(same_bits(p.value, expected[index])) << p.name;
+      ++frozen;
+    } else {
+      EXPECT_TRUE(same_bits(p.value, expected[index])) << p.name;
+    }
+    ++index;
+  });
+  EXPECT_EQ(frozen, 1u);
+  optimizer.for_each_state(model, [&](const std::string& name, const Matrix<float>& state) {
+    EXPECT_EQ(state.isZero(0), state.size() == 0 || name.ends_with("embedding.weight")) << name;
+  });
 }
 
 TEST(Adam, ChecksItsConfiguration) {

@@ -75,6 +75,21 @@ TYPED_TEST(ClippingTest, TakesGradientsOfEveryParameter) {
             "zero_gradients first");
 }
 
+TEST(GlobalGradientNorm, LeavesFrozenParametersOut) {
+  Workspace workspace(2);
+  ExampleModel<double> model;
+  double squares = 0;
+  model.for_each_parameter([&](auto& p) {
+    p.is_frozen = p.name == "embedding.weight";
+    if (p.is_frozen) {
+      p.gradient.setConstant(std::numeric_limits<double>::quiet_NaN());
+    } else {
+      squares += p.gradient.squaredNorm();
+    }
+  });
+  EXPECT_NEAR(global_gradient_norm(workspace, model) / std::sqrt(squares), 1, 1e-12);
+}
+
 TEST(ClippingScale, BringsTheNormDownToItsLimit) {
   EXPECT_EQ(clipping_scale(4, 1), 0.25);
   EXPECT_EQ(clipping_scale(1, 1), 1);

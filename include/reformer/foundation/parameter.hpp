@@ -34,6 +34,9 @@ struct Parameter {
   Role role = Role::weight;
   Matrix<Scalar> value;     ///< linear weights are [in, out]: y = x W
   Matrix<Scalar> gradient;  ///< same shape as `value`, or empty
+  /// Optimisers leave it and their state of it as they are, weight decay included, and clipping
+  /// leaves it out of the norm. Its gradient is computed all the same. Not part of files.
+  bool is_frozen = false;
 
   Parameter() = default;
   /// A value of zeros.

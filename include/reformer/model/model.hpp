@@ -2,7 +2,7 @@
 /// @file
 /// The model: embedding and positions, a reversible stack, a head over both halves.
 ///
-///     x_1 = x_2 = dropout(embedding[token] + position)
+///     x_1 = x_2 = dropout(embedding[token] + position), or of vectors in place of embeddings
 ///     (x_1, x_2) through a reversible stack: L layers of self-attention and feed-forward
 ///     logits = dropout(LN([x_1, x_2])) W + b
 ///
@@ -21,6 +21,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -29,6 +30,7 @@
 #include "reformer/model/head.hpp"
 #include "reformer/model/storage.hpp"
 #include "reformer/operations/embedding.hpp"
+#include "reformer/operations/layer_norm.hpp"
 #include "reformer/reversible/sequence.hpp"
 
 namespace reformer::inline REFORMER_ABI {
@@ -87,6 +89,30 @@ struct MemoryPlan {
 template <typename Scalar>
 class Decoder;
 
+/// What a pass reads: tokens `[B, T]`, or vectors `[B, T, D]` that take the place of their
+/// embeddings. Positions are added and dropout is applied to both. A vector of padding may hold
+/// anything: one that is not finite counts as zero. Refers to what it is made from.
+template <typename Scalar>
+class ModelInput {
+ public:
+  ModelInput(const Tokens& tokens)  // NOLINT: one of the two things that it is
+      : tokens_(&tokens), batch_(tokens.dimension(0)), length_(tokens.dimension(1)) {}
+  ModelInput(const Tensor<Scalar, 3>& vectors)  // NOLINT
+      : vectors_(&vectors), batch_(vectors.dimension(0)), length_(vectors.dimension(1)) {}
+
+  Index batch() const { return batch_; }
+  Index length() const { return length_; }
+  /// Null if it is vectors.
+  const Tokens* tokens() const { return tokens_; }
+  /// Null if it is tokens.
+  const Tensor<Scalar, 3>* vectors() const { return vectors_; }
+
+ private:
+  const Tokens* tokens_ = nullptr;
+  const Tensor<Scalar, 3>* vectors_ = nullptr;
+  Index batch_, length_;
+};
+
 /// Reformer model: its parameters and their gradients, and nothing of a pass.
 ///
 /// Passes without gradients are const: any number of threads may run them on one model, each with a
@@ -94,7 +120,9 @@ class Decoder;
 /// a time, beside passes without gradients; nothing may run while parameters change. The callback
 /// of a pass may run another, on the same workspace too, which then holds both.
 ///
-/// Every pass throws `std::invalid_argument`, before it writes anything, for tokens, a mask or
+/// Passes read tokens or vectors: see `ModelInput`.
+///
+/// Every pass throws `std::invalid_argument`, before it writes anything, for an input, a mask or
 /// options that do not fit the model, for a model that was never filled, and for logits or a loss
 /// of a model without a language head; and `std::overflow_error` where halves in fixed point leave
 /// their range, with layer and branch, place, value and range.
@@ -103,6 +131,7 @@ class Model {
  public:
   using Scalar = Scalar_;
   using Half = DynamicHalf<Scalar>;
+  using Input = ModelInput<Scalar>;
   using Stack = ReversibleSequence<Half>;
   using Branch = AnyBranch<Half>;
   /// Changes what a layer is made of: is given its number and its branches, `SelfAttention` and
@@ -185,6 +214,22 @@ class Model {
     visit_parameters(*this, f);
   }
 
+  /// The parameter of this name, or null if there is none.
+  Parameter<Scalar>* find_parameter(std::string_view name) {
+    Parameter<Scalar>* found = nullptr;
+    for_each_parameter([&](Parameter<Scalar>& p) {
+      if (p.name == name) found = &p;
+    });
+    return found;
+  }
+  const Parameter<Scalar>* find_parameter(std::string_view name) const {
+    const Parameter<Scalar>* found = nullptr;
+    for_each_parameter([&](const Parameter<Scalar>& p) {
+      if (p.name == name) found = &p;
+    });
+    return found;
+  }
+
   Index num_parameters() const {
     Index count = 0;
     for_each_parameter([&](const Parameter<Scalar>& p) { count += p.size(); });
@@ -241,117 +286,121 @@ class Model {
   }
 
   /// Sum of cross-entropies over all labels that are not `ignored_label`.
-  /// @param tokens,labels  `[B, T]`; see `next_token_labels`
+  /// @param labels  `[B, T]`; see `next_token_labels`
   /// @param each  receives the cross-entropy of each position `[B*T]`, in nats, 0 where the label
   ///   is ignored; or empty
   /// @throw std::invalid_argument, std::overflow_error as every pass, and std::invalid_argument for
   ///   wrong labels or another size of `each`
-  Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
+  Loss loss(Workspace& workspace, const Input& input, const Tokens& labels,
             const RunOptions& options = {}, std::span<double> each = {}) const {
     check_head("Model::loss");
-    check_labels("Model::loss", tokens, labels);
-    check(each.empty() || static_cast<Index>(each.size()) == tokens.size(), "Model::loss",
-          "each has ", each.size(), " elements, must have B*T = ", tokens.size(), " or none");
-    const Pass pass = start(workspace, "Model::loss", tokens, options);
+    check_labels("Model::loss", input, labels);
+    check(each.empty() || static_cast<Index>(each.size()) == labels.size(), "Model::loss",
+          "each has ", each.size(), " elements, must have B*T = ", labels.size(), " or none");
+    const Pass pass = start(workspace, "Model::loss", input, options);
     Scratch memory(workspace);
-    return head_.loss(forward(memory, tokens, pass), span_of(labels), pass, each);
+    return head_.loss(forward(memory, input, pass), span_of(labels), pass, each);
   }
 
   /// One training step without the optimiser: adds the gradients of `scale` times the summed loss
   /// to the parameters'.
-  /// @param scale  1 / (number of labels), or that divided by the number of accumulated passes
+  /// @param scale     1 / (number of labels), or that divided by the number of accumulated passes
+  /// @param dvectors  is overwritten by the gradient by the vectors `[B, T, D]`, or by the
+  ///   embeddings of the tokens; or null
   /// @return the summed loss. If it is not finite, so are gradients, and the step must not be
   /// applied.
   /// @throw std::invalid_argument as `loss`, for a scale that is not finite, and for `num_hashes`
   ///   other than 0
   /// @throw std::overflow_error as `loss`, before any gradient is touched
-  Loss loss_and_gradients(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
-                          Scalar scale, const RunOptions& options) {
+  Loss loss_and_gradients(Workspace& workspace, const Input& input, const Tokens& labels,
+                          Scalar scale, const RunOptions& options,
+                          Tensor<Scalar, 3>* dvectors = nullptr) {
     constexpr auto function = "Model::loss_and_gradients";
     check_head(function);
-    check_labels(function, tokens, labels);
+    check_labels(function, input, labels);
     check(std::abs(scale) <= std::numeric_limits<Scalar>::max(), function, "scale is ", scale,
           ", must be finite");
-    const Pass pass = start(workspace, function, tokens, options);
+    const Pass pass = start(workspace, function, input, options);
     check_all_rounds(function, options);
     const MemoryPlan plan =
         this->plan(pass.batch, pass.length, workspace.threads(), options.memory_budget);
     prepare_gradients(workspace, plan);
     Scratch memory(workspace);
     Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
-    forward(tokens, walk, pass);
+    forward(input, walk, pass);
     const Loss loss =
         head_.loss_and_gradients(walk.halves, span_of(labels), scale, walk.gradients, pass);
-    backward(tokens, walk, pass);
+    backward(input, walk, dvectors, pass);
     return loss;
   }
 
   /// Logits `[B, T, V]`. Meant for short inputs and tests; training never holds them.
-  Tensor<Scalar, 3> logits(Workspace& workspace, const Tokens& tokens,
+  Tensor<Scalar, 3> logits(Workspace& workspace, const Input& input,
                            const RunOptions& options = {}) const {
     constexpr auto function = "Model::logits";
     check_head(function);
-    const Pass pass = start(workspace, function, tokens, options);
+    const Pass pass = start(workspace, function, input, options);
     check_elements(function, "B*T * vocabulary", pass.rows(), config_.vocabulary);
     Tensor<Scalar, 3> result(pass.batch, pass.length, config_.vocabulary);
     Scratch memory(workspace);
-    head_.logits(forward(memory, tokens, pass), 0, rows_of(result), pass);
+    head_.logits(forward(memory, input, pass), 0, rows_of(result), pass);
     return result;
   }
 
   /// What the head makes of the stack, z = dropout(LN([x_1, x_2])) `[B, T, 2D]`, before logits.
-  Tensor<Scalar, 3> encode(Workspace& workspace, const Tokens& tokens,
+  Tensor<Scalar, 3> encode(Workspace& workspace, const Input& input,
                            const RunOptions& options = {}) const {
-    const Pass pass = start(workspace, "Model::encode", tokens, options);
+    const Pass pass = start(workspace, "Model::encode", input, options);
     Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
     Scratch memory(workspace);
-    head_.encode(forward(memory, tokens, pass), rows_of(z), pass);
+    head_.encode(forward(memory, input, pass), rows_of(z), pass);
     return z;
   }
 
   /// The same, and the gradients of a loss of the caller's own, which are added to the parameters'.
   /// @param gradient  is called once with z `[B, T, 2D]` and returns dz of the same shape; it may
   ///   run other passes, such as those for the other texts of a contrastive loss
+  /// @param dvectors  as in `loss_and_gradients`
   /// @throw std::invalid_argument as every pass, for `num_hashes` other than 0, and for another
   ///   shape of dz, before any gradient is touched
   /// @throw std::overflow_error as every pass, before any gradient is touched
   template <typename F>
-  void encode_and_gradients(Workspace& workspace, const Tokens& tokens, const RunOptions& options,
-                            const F& gradient) {
+  void encode_and_gradients(Workspace& workspace, const Input& input, const RunOptions& options,
+                            const F& gradient, Tensor<Scalar, 3>* dvectors = nullptr) {
     constexpr auto function = "Model::encode_and_gradients";
-    const Pass pass = start(workspace, function, tokens, options);
+    const Pass pass = start(workspace, function, input, options);
     check_all_rounds(function, options);
     const MemoryPlan plan =
         plan_encoding(pass.batch, pass.length, workspace.threads(), options.memory_budget);
     prepare_gradients(workspace, plan);
     Scratch memory(workspace);
     Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
-    forward(tokens, walk, pass);
+    forward(input, walk, pass);
     Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
     head_.encode(walk.halves, rows_of(z), pass);
     Tensor<Scalar, 3> dz = gradient(std::as_const(z));
     check_shape(function, "dz", dz, {"batch", "length", "2 * width"}, z.dimensions());
     z.resize(0, 0, 0);
     head_.encode_backward(walk.halves, rows_of(dz), walk.gradients, pass);
-    backward(tokens, walk, pass);
+    backward(input, walk, dvectors, pass);
   }
 
   /// Runs the stack and shows the residual stream on its way.
   /// @param visit  is called as visit(i, halves) after layer i; layer -1 stands for the embedding
   template <typename Visit>
-  void trace(Workspace& workspace, const Tokens& tokens, const RunOptions& options,
+  void trace(Workspace& workspace, const Input& input, const RunOptions& options,
              const Visit& visit) const {
-    const Pass pass = start(workspace, "Model::trace", tokens, options);
+    const Pass pass = start(workspace, "Model::trace", input, options);
     Scratch memory(workspace);
-    forward(memory, tokens, pass, visit);
+    forward(memory, input, pass, visit);
   }
 
   /// Runs the stack and gives the bucket ids `[B, H, R, T]` of every layer, those of its first
   /// self-attention, the same that another pass with these arguments has; empty for layers that do
   /// not hash at this length.
-  std::vector<Tensor<Bucket, 4>> buckets(Workspace& workspace, const Tokens& tokens,
+  std::vector<Tensor<Bucket, 4>> buckets(Workspace& workspace, const Input& input,
                                          const RunOptions& options = {}) const {
-    const Pass pass = start(workspace, "Model::buckets", tokens, options);
+    const Pass pass = start(workspace, "Model::buckets", input, options);
     std::vector<Tensor<Bucket, 4>> result(config_.layers.size());
     typename Stack::Saved saved(static_cast<std::size_t>(stack_.size()));
     for (Index layer = 0; layer < num_layers(); ++layer) {
@@ -370,7 +419,7 @@ class Model {
     }
     Scratch memory(workspace);
     auto halves = halves_in(memory, pass.rows());
-    embed(tokens, pass, halves);
+    embed(input, pass, halves);
     stack_.forward(halves, saved, pass);
     return result;
   }
@@ -399,16 +448,17 @@ class Model {
 
   /// The first layer after which a half is not finite, to explain a loss that is not; no value if
   /// there is none. Layer -1 stands for the embedding.
-  std::optional<Index> first_non_finite_layer(Workspace& workspace, const Tokens& tokens,
+  std::optional<Index> first_non_finite_layer(Workspace& workspace, const Input& input,
                                               const RunOptions& options) const {
     std::optional<Index> found;
-    trace(workspace, tokens, options, [&](Index layer, const Halves<Half>& halves) {
+    trace(workspace, input, options, [&](Index layer, const Halves<Half>& halves) {
       if (!found && !is_finite(halves)) found = layer;
     });
     return found;
   }
 
-  /// What a training step on `[batch, length]` tokens needs, optimiser state apart:
+  /// What a training step on `[batch, length]` tokens needs, and one on vectors at most, optimiser
+  /// state and the gradient by vectors apart:
   /// `loss_and_gradients`, or `encode_and_gradients` if there is no language head.
   /// @param memory_budget  as in `RunOptions`
   /// @throw std::invalid_argument for sizes that no step can have
@@ -505,15 +555,20 @@ class Model {
 
   Index attention_width() const { return config_.num_heads * config_.head_width; }
 
-  Pass start(Workspace& workspace, std::string_view function, const Tokens& tokens,
+  Pass start(Workspace& workspace, std::string_view function, const Input& input,
              const RunOptions& options) const {
-    Pass pass{workspace,   tokens.dimension(0), tokens.dimension(1),
-              options.key, options.training,    options.is_real};
+    Pass pass{workspace,   input.batch(),    input.length(),
+              options.key, options.training, options.is_real};
     pass.num_hashes = options.num_hashes;
     check_pass(function, pass);
     check_between(function, "num_hashes", options.num_hashes, 0, max_hashes);
     check_length_of_pass(function, pass.length);
-    embedding_.check_tokens(function, tokens);
+    if (input.vectors() != nullptr) {
+      check_equal(function, "vectors dimension 2", input.vectors()->dimension(2), "width",
+                  config_.width);
+    } else {
+      embedding_.check_tokens(function, *input.tokens());
+    }
     check_filled(function);
     return pass;
   }
@@ -549,9 +604,9 @@ class Model {
     return {tokens.data(), static_cast<std::size_t>(tokens.size())};
   }
 
-  void check_labels(std::string_view function, const Tokens& tokens, const Tokens& labels) const {
-    check_equal(function, "labels dimension 0", labels.dimension(0), "batch", tokens.dimension(0));
-    check_equal(function, "labels dimension 1", labels.dimension(1), "length", tokens.dimension(1));
+  void check_labels(std::string_view function, const Input& input, const Tokens& labels) const {
+    check_equal(function, "labels dimension 0", labels.dimension(0), "batch", input.batch());
+    check_equal(function, "labels dimension 1", labels.dimension(1), "length", input.length());
     check_label_range(function, span_of(labels), config_.vocabulary);
   }
 
@@ -623,16 +678,16 @@ class Model {
   }
 
   /// The halves at the top, of a pass without gradients.
-  Halves<Half> forward(Scratch& memory, const Tokens& tokens, const Pass& pass) const {
-    return forward(memory, tokens, pass, [](Index, const Halves<Half>&) {});
+  Halves<Half> forward(Scratch& memory, const Input& input, const Pass& pass) const {
+    return forward(memory, input, pass, [](Index, const Halves<Half>&) {});
   }
   /// The same, and calls `visit(i, halves)` when layer i has been applied, i = -1 for the
   /// embedding.
   template <typename Visit>
-  Halves<Half> forward(Scratch& memory, const Tokens& tokens, const Pass& pass,
+  Halves<Half> forward(Scratch& memory, const Input& input, const Pass& pass,
                        const Visit& visit) const {
     Halves<Half> halves = halves_in(memory, pass.rows());
-    embed(tokens, pass, halves);
+    embed(input, pass, halves);
     visit(Index{-1}, std::as_const(halves));
     Index layer = 0;
     stack_.forward(halves, pass, [&](Index branch) {
@@ -641,24 +696,24 @@ class Model {
     return halves;
   }
   /// The same, of a pass with gradients.
-  void forward(const Tokens& tokens, Walk& walk, const Pass& pass) const {
-    embed(tokens, pass, walk.halves);
+  void forward(const Input& input, Walk& walk, const Pass& pass) const {
+    embed(input, pass, walk.halves);
     stack_.forward(walk.halves, walk.saved, walk.stored, pass);
   }
 
   /// From the gradients by the halves at the top to those of the parameters.
-  void backward(const Tokens& tokens, Walk& walk, const Pass& pass) {
+  void backward(const Input& input, Walk& walk, Tensor<Scalar, 3>* dvectors, const Pass& pass) {
     stack_.reverse(walk.halves, walk.gradients, walk.saved, walk.stored, pass);
-    embed_backward(tokens, walk.gradients, pass);
+    embed_backward(input, walk.gradients, dvectors, pass);
   }
 
   /// dropout(embedding + position), in both halves
-  void embed(const Tokens& tokens, const Pass& pass, Halves<Half>& halves) const {
-    embed(tokens, pass, halves, [&](Index row) { return row % pass.length; });
+  void embed(const Input& input, const Pass& pass, Halves<Half>& halves) const {
+    embed(input, pass, halves, [&](Index row) { return row % pass.length; });
   }
   /// @param position  of the token in a row
   template <typename Position>
-  void embed(const Tokens& tokens, const Pass& pass, Halves<Half>& halves,
+  void embed(const Input& input, const Pass& pass, Halves<Half>& halves,
              const Position& position) const {
     const Index D = config_.width;
     Scratch scratch(pass.workspace);
@@ -668,7 +723,10 @@ class Model {
                       [&](Index first, Index count, int thread) {
                         const MatrixView<Scalar> x(memory[thread], 1, D);
                         for (Index row = first; row < first + count; ++row) {
-                          std::copy_n(embedding_.row(tokens.data()[row]), D, x.data);
+                          std::copy_n(vector_of(input, row), D, x.data);
+                          if (input.vectors() != nullptr) {
+                            clear_unusable_padding(pass, row, D, x.data);
+                          }
                           positions_.add_row(position(row), x.data);
                           dropout.apply_tile(x, row, 0, D);
                           halves.first.write(row, 0, D, x.data);
@@ -678,9 +736,15 @@ class Model {
     check_range("the embedding", halves.first, pass.length);
   }
 
+  /// `[D]`, before its position is added.
+  const Scalar* vector_of(const Input& input, Index row) const {
+    return input.vectors() != nullptr ? input.vectors()->data() + row * config_.width
+                                      : embedding_.row(input.tokens()->data()[row]);
+  }
+
   /// @param gradients  by the two halves; the first is destroyed
-  void embed_backward(const Tokens& tokens, const HalfGradients<Scalar>& gradients,
-                      const Pass& pass) {
+  void embed_backward(const Input& input, const HalfGradients<Scalar>& gradients,
+                      Tensor<Scalar, 3>* dvectors, const Pass& pass) {
     const MatrixView<Scalar> dx = gradients.first;
     const auto dropout = embedding_dropout(pass);
     for_each_row_tile(pass.workspace.threads(), pass.rows(), [&](Index first, Index count, int) {
@@ -690,8 +754,18 @@ class Model {
       }
       dropout.apply_tile(tile, first, 0, dx.columns);
     });
-    embedding_.backward(tokens, dx, pass);
+    if (input.tokens() != nullptr) embedding_.backward(*input.tokens(), dx, pass);
     positions_.backward(dx, pass);
+    if (dvectors == nullptr) return;
+    dvectors->resize(pass.batch, pass.length, dx.columns);
+    for (Index row = 0; row < dx.rows; ++row) {
+      Scalar* out = dvectors->data() + row * dx.columns;
+      if (is_usable(pass, row, dx.columns, vector_of(input, row))) {
+        std::copy_n(dx.row(row), dx.columns, out);
+      } else {
+        std::fill_n(out, dx.columns, Scalar(0));
+      }
+    }
   }
 
   Dropout<Scalar> embedding_dropout(const Pass& pass) const {

@@ -71,8 +71,9 @@ class Adafactor {
     config_ = config;
   }
 
-  /// Changes the parameters by their gradients, times `gradient_scale`. Gradients are not looked
-  /// at: one that is not finite makes its parameter so. `clipping_scale` refuses their norm.
+  /// Changes the parameters that are not frozen by their gradients, times `gradient_scale`.
+  /// Gradients are not looked at: one that is not finite makes its parameter so. `clipping_scale`
+  /// refuses their norm.
   /// @param model  anything with `for_each_parameter`
   /// @param rate   finite and not negative
   /// @throw std::invalid_argument, before anything is changed, if a parameter has no gradient, if
@@ -210,7 +211,7 @@ void Adafactor<Scalar>::update(Parameter<Scalar>& p, Matrix<Scalar>& row, Matrix
                                double rate, double beta, double gradient_scale,
                                Scalar* memory) const {
   const Index m = p.value.rows(), n = p.value.cols();
-  if (m * n == 0) return;
+  if (p.is_frozen || m * n == 0) return;
   const bool factors = detail::has_factors(p);
   const Index together = factors ? m : 1;  // rows of the parameter with one row of `column`
   const auto scale = static_cast<Scalar>(gradient_scale);

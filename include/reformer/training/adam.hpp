@@ -65,8 +65,9 @@ class Adam {
     config_ = config;
   }
 
-  /// Changes the parameters by their gradients, times `gradient_scale`. Gradients are not looked
-  /// at: one that is not finite makes its parameter so. `clipping_scale` refuses their norm.
+  /// Changes the parameters that are not frozen by their gradients, times `gradient_scale`.
+  /// Gradients are not looked at: one that is not finite makes its parameter so. `clipping_scale`
+  /// refuses their norm.
   /// @param model  anything with `for_each_parameter`
   /// @param rate   finite and not negative
   /// @throw std::invalid_argument, before anything is changed, if a parameter has no gradient, if
@@ -83,7 +84,7 @@ class Adam {
     ++steps_;
     std::size_t index = 0;
     model.for_each_parameter([&](Parameter<Scalar>& p) {
-      update(workspace, p, first_[index], second_[index], rate, gradient_scale);
+      if (!p.is_frozen) update(workspace, p, first_[index], second_[index], rate, gradient_scale);
       ++index;
     });
   }

@@ -39,15 +39,16 @@ extern template REFORMER_EXPORT void add_squares<float>(Workspace&, const Matrix
 #endif
 }  // namespace detail
 
-/// sqrt(sum of squares of all gradients); the same bits for any number of threads. Infinite or not
-/// a number if a gradient is.
+/// sqrt(sum of squares of all gradients), those of frozen parameters apart; the same bits for any
+/// number of threads. Infinite or not a number if a gradient is.
 /// @throw std::invalid_argument if a parameter has no gradient
 template <typename Model>
 double global_gradient_norm(Workspace& workspace, Model& model) {
   check_gradients("global_gradient_norm", model);
   double total = 0;
-  model.for_each_parameter(
-      [&](const auto& p) { detail::add_squares(workspace, p.gradient, total); });
+  model.for_each_parameter([&](const auto& p) {
+    if (!p.is_frozen) detail::add_squares(workspace, p.gradient, total);
+  });
   return std::sqrt(total);
 }
 
