@@ -135,7 +135,7 @@ TEST(BranchesWithNaiveKernel, Hashing) {
   hash_heads<double, Naive>(workspace, view(x), batch, heads, {}, view(rotations), factors,
                             naive.data());
   ScratchPlan plan(threads);
-  plan_hash_heads<double, Naive>(plan, width, rotations.cols());
+  hash_heads<double, Naive>(plan, view(x), batch, heads, {}, view(rotations), factors, nullptr);
   EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes());
   hash_heads<double>(workspace, view(x), batch, heads, {}, view(rotations), factors, usual.data());
   EXPECT_EQ(naive, usual);

@@ -159,7 +159,8 @@ TYPED_TEST(Product, TilesThatAreNotKeptAreThoseOfTheProduct) {
         }
         EXPECT_TRUE(same_bits(y, kept)) << "[" << rows << ", " << columns << "] " << threads;
         ScratchPlan plan(threads);
-        plan_weight_product_tiles<TypeParam>(plan, 530, columns, grain);
+        weight_product_tiles<TypeParam>(plan, view(a), packed.whole(), grain,
+                                        [](const auto&...) {});
         EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);
       }
     }
@@ -203,7 +204,8 @@ TYPED_TEST(Product, SeveralProductsShareRowsThatAreMadeOnce) {
       EXPECT_TRUE(same_bits(y_second, expected_second)) << rows << " rows, " << threads;
       EXPECT_EQ(made, std::vector<int>(static_cast<std::size_t>(rows), 1));
       ScratchPlan plan(threads);
-      plan_weight_products<TypeParam>(plan, depth);
+      weight_products<TypeParam>(plan, rows, depth, nothing,
+                                 {{to_first.whole(), view(y_first)}, {to_second.whole(), {}}});
       EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);
     }
   }
@@ -227,7 +229,8 @@ TYPED_TEST(Product, TermsAreAddedInTheirOrder) {
                             Write::assign, nothing);
   EXPECT_TRUE(same_bits(y, expected));
   ScratchPlan plan(2);
-  plan_weight_product<TypeParam>(plan, 530);
+  weight_product<TypeParam>(plan, {{view(a), by_a.whole()}, {view(b), by_b.whole()}}, view(y),
+                            Write::assign, nothing);
   EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);
 }
 

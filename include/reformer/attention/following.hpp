@@ -31,25 +31,23 @@ namespace reformer::inline REFORMER_ABI {
 template <typename Scalar>
 class CarriedValues {
  public:
-  CarriedValues(Scratch& scratch, const AttentionLayout& layout, Index rows, Index columns)
+  template <ScratchMemory Memory>
+  CarriedValues(Memory& scratch, const AttentionLayout& layout, Index rows, Index columns)
       : shift_(shift_of(layout)),
         rows_(rows),
-        memory_(scratch.matrix<Scalar>(rows + shift_, columns)) {}
+        memory_(scratch.template matrix<Scalar>(rows + shift_, columns)) {}
 
   /// Own values, in memory that is there.
   explicit CarriedValues(const MatrixView<Scalar>& memory)
       : shift_(0), rows_(memory.rows), memory_(memory) {}
 
-  static void plan(ScratchPlan& scratch, const AttentionLayout& layout, Index rows, Index columns) {
-    scratch.matrix<Scalar>(rows + shift_of(layout), columns);
-  }
-
   MatrixView<Scalar> of_tokens() const { return memory_.middle_rows(0, rows_); }
   MatrixView<Scalar> of_keys() const { return memory_.middle_rows(shift_, rows_); }
 
   /// Lets keys carry what the rows of tokens hold. Rows of tokens are undefined afterwards.
-  void carry(Workspace& workspace, const MultiHead<Scalar>& group) const {
-    if (shift_ == 0) return;
+  template <ScratchSource Source>
+  void carry(Source& workspace, const MultiHead<Scalar>& group) const {
+    if (shift_ == 0 || only_plans<Source>) return;
     zero(rows_);
     for_each_gap(workspace, group, [&](Index gap, Index next) {
       if (next < 0) return zero(gap);
@@ -58,8 +56,9 @@ class CarriedValues {
   }
 
   /// Brings gradients by what keys carry to the tokens whose values they carried.
-  void carry_back(Workspace& workspace, const MultiHead<Scalar>& group) const {
-    if (shift_ == 0) return;
+  template <ScratchSource Source>
+  void carry_back(Source& workspace, const MultiHead<Scalar>& group) const {
+    if (shift_ == 0 || only_plans<Source>) return;
     zero(0);
     for_each_gap(workspace, group, [&](Index gap, Index next) {
       // Nothing is there: the key before `next` is padding's.
@@ -75,10 +74,10 @@ class CarriedValues {
 
   /// Calls `body(gap, next)` for each row of padding behind a real token, with the row of the first
   /// real token after it, or -1.
-  template <typename Body>
-  static void for_each_gap(Workspace& workspace, const MultiHead<Scalar>& group, const Body& body) {
+  template <ScratchSource Source, typename Body>
+  static void for_each_gap(Source& workspace, const MultiHead<Scalar>& group, const Body& body) {
     if (group.is_real.empty()) return;
-    parallel_for(workspace.threads(), group.batch, [&](Index b, int) {
+    parallel_for(workspace, group.batch, [&](Index b, int) {
       const Index first = b * group.length();
       const auto is_real = [&](Index row) {
         return group.is_real[static_cast<std::size_t>(row)] != 0;

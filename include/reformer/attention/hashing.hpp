@@ -168,28 +168,7 @@ void hash_rows_of_head(const MatrixView<const Scalar>& x, const std::uint8_t* is
   }
 }
 
-/// Memory of each thread that hashes, taken from `Scratch` or counted by `ScratchPlan`.
-template <typename Scalar, ProductKernel Kernel>
-struct HashScratch {
-  Index scalars, packed;
-
-  HashScratch(Index head_width, Index columns)
-      : scalars(hash_rows * (round_up(head_width, simd::width<Scalar>) + 1 + columns)),
-        packed(BlockOperands<Kernel>::size(hash_rows, columns, head_width, 1)) {}
-};
-
 }  // namespace detail
-
-/// Scratch of `hash_heads`.
-/// @param columns  of the rotations, of all rounds
-template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
-void plan_hash_heads(ScratchPlan& scratch, Index head_width, Index columns) {
-  const detail::HashScratch<Scalar, Kernel> size(head_width, columns);
-  scratch.scope([&] {
-    scratch.per_thread<Scalar>(size.scalars);
-    scratch.per_thread<typename Kernel::Packed>(size.packed);
-  });
-}
 
 /// Bucket ids of a group of heads.
 /// @param x          `[B*T, H*K]`: vectors to hash, heads side by side
@@ -197,18 +176,19 @@ void plan_hash_heads(ScratchPlan& scratch, Index head_width, Index columns) {
 /// @param rotations  `[H, K, R, columns]` as matrix `[H*K, R*columns]`, of these heads
 /// @param buckets    `[B, H, R, T]`, written
 /// @tparam Kernel    of the products
-template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
-void hash_heads(Workspace& workspace, const MatrixView<const Scalar>& x, Index batch, Index heads,
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>, ScratchSource Source>
+void hash_heads(Source& workspace, const MatrixView<const Scalar>& x, Index batch, Index heads,
                 std::span<const std::uint8_t> is_real, const MatrixView<const Scalar>& rotations,
                 std::span<const Index> factors, Bucket* buckets) {
   const Index T = x.rows / batch, K = x.columns / heads;
   const Index rounds = rotations.columns / rotation_columns(factors);
-  Scratch scratch(workspace);
-  const detail::HashScratch<Scalar, Kernel> size(K, rotations.columns);
-  const auto memory = scratch.per_thread<Scalar>(size.scalars);
-  const auto packed = scratch.per_thread<typename Kernel::Packed>(size.packed);
+  ScratchOf<Source> scratch(workspace);
+  const auto memory = scratch.template per_thread<Scalar>(
+      detail::hash_rows * (round_up(K, simd::width<Scalar>) + 1 + rotations.columns));
+  const auto packed = scratch.template per_thread<typename Kernel::Packed>(
+      BlockOperands<Kernel>::size(detail::hash_rows, rotations.columns, K, 1));
   const Index tiles = ceil_div(T, detail::hash_rows);
-  parallel_for(workspace.threads(), batch * heads * tiles, [&](Index task, int thread) {
+  parallel_for(workspace, batch * heads * tiles, [&](Index task, int thread) {
     const Index first = task % tiles * detail::hash_rows;
     const Index h = task / tiles % heads, b = task / tiles / heads;
     detail::hash_rows_of_head<Scalar, Kernel>(

@@ -5,90 +5,12 @@
 
 #include <span>
 
+#include "reformer/attention/head_group.hpp"
 #include "reformer/attention/kernel.hpp"
-#include "reformer/attention/layout.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/products/kernels.hpp"
 
 namespace reformer::inline REFORMER_ABI {
-
-/// Heads of sequences that are worked on at a time, out of arrays `[B*T, H*K]`.
-struct HeadGroup {
-  Index length;
-  Index first_sequence, batch, first_head, heads;
-
-  Index first_row() const { return first_sequence * length; }
-  Index rows() const { return batch * length; }
-};
-
-/// Sequences and heads in a group, by shape alone: about 2 MiB for each of its arrays, or one head
-/// of one sequence.
-template <typename Scalar>
-std::pair<Index, Index> head_group_size(Index batch, Index length, Index heads, Index head_width) {
-  const Index bytes_per_head = length * head_width * static_cast<Index>(sizeof(Scalar));
-  const Index fit = std::max<Index>(1, (Index{1} << 21) / bytes_per_head);
-  const Index together = std::min(fit, heads);
-  const Index sequences = together < heads ? 1 : std::max<Index>(1, fit / together);
-  return {std::min(sequences, batch), together};
-}
-
-/// Calls `body(group)` for all groups, one after another.
-template <typename Scalar, typename Body>
-void for_each_head_group(Index batch, Index length, Index heads, Index head_width,
-                         const Body& body) {
-  const auto [sequences, together] = head_group_size<Scalar>(batch, length, heads, head_width);
-  for (Index b = 0; b < batch; b += sequences) {
-    for (Index h = 0; h < heads; h += together) {
-      body(HeadGroup{length, b, std::min(sequences, batch - b), h, std::min(together, heads - h)});
-    }
-  }
-}
-
-/// A group of heads of some sequences: the arrays are `[B*T, H*K]`, heads side by side.
-template <typename Scalar>
-struct MultiHead {
-  const AttentionLayout* layout;
-  Index batch, heads, head_width;
-  std::span<const std::uint8_t> is_real = {};  // [B*T] or empty
-  MatrixView<const Scalar> query, key, value;
-  MatrixView<Scalar> out;
-  // Statistics of each (sequence, head, position), `[B, H, T]`; see `AttentionHead`.
-  Scalar *maximum, *normaliser, *key_scale;
-  std::int32_t* order = nullptr;  // [B, H, `AttentionLayout::order_size`], if hashed
-  // Dropout draws by the number of the head among all heads of the layer.
-  Index first_sequence = 0, first_head = 0, all_heads = 1;
-
-  Index length() const { return layout->length; }
-
-  MatrixView<Scalar> part(const MatrixView<Scalar>& x, Index b, Index h) const {
-    return x.middle_rows(b * length(), length()).middle_columns(h * head_width, head_width);
-  }
-  MatrixView<const Scalar> part(const MatrixView<const Scalar>& x, Index b, Index h) const {
-    return x.middle_rows(b * length(), length()).middle_columns(h * head_width, head_width);
-  }
-};
-
-/// What `MultiHead` says of a group; its arrays are still to be set.
-/// @param all_heads  heads of the layer
-/// @param is_real    `[B*T]` of all sequences, or empty
-template <typename Scalar>
-MultiHead<Scalar> without_arrays(const HeadGroup& group, const AttentionLayout& layout,
-                                 Index all_heads, Index head_width,
-                                 std::span<const std::uint8_t> is_real) {
-  MultiHead<Scalar> result{};
-  result.layout = &layout;
-  result.batch = group.batch;
-  result.heads = group.heads;
-  result.head_width = head_width;
-  if (!is_real.empty()) {
-    result.is_real = is_real.subspan(static_cast<std::size_t>(group.first_row()),
-                                     static_cast<std::size_t>(group.rows()));
-  }
-  result.first_sequence = group.first_sequence;
-  result.first_head = group.first_head;
-  result.all_heads = all_heads;
-  return result;
-}
 
 namespace detail {
 
@@ -154,9 +76,8 @@ void for_each_run_of(Workspace& workspace, const MultiHead<Scalar>& group, const
 
 /// Makes the block lists of the group and runs `body` over them.
 template <typename Scalar, typename Body>
-void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group, Disjoint disjoint,
-                  const Body& body) {
-  const AttentionLayout& layout = *group.layout;
+void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group,
+                  const AttentionLayout& layout, Disjoint disjoint, const Body& body) {
   switch (layout.blocks) {
     case BlockKind::bucket_chunks: {
       const auto list_of = [&](Index b, Index h) {
@@ -180,17 +101,24 @@ void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group, Disjoint
     }
   }
 }
+/// The same; nothing for a plan.
+template <typename Scalar, ScratchSource Source, typename Body>
+void for_each_run(Source& workspace, const MultiHead<Scalar>& group, Disjoint disjoint,
+                  const Body& body) {
+  if constexpr (!only_plans<Source>) for_each_run(workspace, group, *group.layout, disjoint, body);
+}
 
 /// Scratch tiles and operands of each thread, large enough for the group's blocks.
 template <typename Scalar, ProductKernel Kernel>
 class ThreadTiles {
  public:
-  ThreadTiles(Scratch& scratch, const MultiHead<Scalar>& group)
+  template <ScratchMemory Memory>
+  ThreadTiles(Memory& scratch, const MultiHead<Scalar>& group)
       : layout_(*group.layout),
         width_(group.head_width),
-        memory_(scratch.per_thread<Scalar>(BlockTiles<Scalar>::size(
+        memory_(scratch.template per_thread<Scalar>(BlockTiles<Scalar>::size(
             layout_.max_queries, layout_.max_keys, width_, layout_.counted_rounds()))),
-        packed_(scratch.per_thread<typename Kernel::Packed>(
+        packed_(scratch.template per_thread<typename Kernel::Packed>(
             BlockOperands<Kernel>::size(layout_.max_queries, layout_.max_keys, width_, 2))) {}
 
   BlockTiles<Scalar> operator[](int thread) const {
@@ -213,14 +141,14 @@ class ThreadTiles {
 /// Positions sorted by bucket, for every head and round of the group, and the tables of bucket
 /// chunks.
 /// @param buckets  `[B, H, R, T]`
-template <typename Scalar>
-void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
+template <typename Scalar, ScratchSource Source>
+void order_by_bucket(Source& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
   const AttentionLayout& layout = *group.layout;
   const Index T = layout.length, R = layout.rounds, H = group.heads;
   const Index num_buckets = layout.num_sorted_buckets();
-  Scratch scratch(workspace);
-  const auto counts = scratch.per_thread<std::int32_t>(layout.sort_size());
-  parallel_for(workspace.threads(), group.batch * H * R, [&](Index task, int thread) {
+  ScratchOf<Source> scratch(workspace);
+  const auto counts = scratch.template per_thread<std::int32_t>(layout.sort_size());
+  parallel_for(workspace, group.batch * H * R, [&](Index task, int thread) {
     const Index r = task % R, head = task / R;
     std::int32_t* head_order = group.order + head * layout.order_size();
     std::int32_t* order = head_order + r * layout.slots(group.first_sequence + head / H);
@@ -241,17 +169,6 @@ void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, const
     for (std::int32_t c = 0; c < table[0]; ++c) {
       for (Index slot = start[c]; slot < start[c + 1]; ++slot) chunk_of[order[slot]] = c;
     }
-  });
-}
-
-/// Scratch of `attend` and of `attend_backward`.
-template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
-void plan_attend(ScratchPlan& scratch, const AttentionLayout& layout, Index head_width) {
-  scratch.scope([&] {
-    scratch.per_thread<Scalar>(detail::BlockTiles<Scalar>::size(
-        layout.max_queries, layout.max_keys, head_width, layout.counted_rounds()));
-    scratch.per_thread<typename Kernel::Packed>(
-        BlockOperands<Kernel>::size(layout.max_queries, layout.max_keys, head_width, 2));
   });
 }
 
@@ -277,14 +194,14 @@ void finish_row(Index width, Scalar* out, Scalar& normaliser) {
 /// Attention of the group, softmax over everything a query sees, in all rounds. Writes `out`,
 /// `maximum`, `normaliser` and `key_scale`. A query that sees nothing gets zero.
 /// @tparam Kernel  of the products
-template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
-void attend(Workspace& workspace, const MultiHead<Scalar>& group, const Dropout<Scalar>& dropout) {
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>, ScratchSource Source>
+void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Scalar>& dropout) {
   const Index T = group.length(), K = group.head_width, H = group.heads;
   const bool shared = group.layout->shared;
   const Index rows_per_task = detail::tile_rows;
   const Index row_tiles = ceil_div(group.batch * T, rows_per_task);
   const auto for_each_row = [&](const auto& body) {
-    parallel_for(workspace.threads(), row_tiles, [&](Index task, int) {
+    parallel_for(workspace, row_tiles, [&](Index task, int) {
       const Index last = std::min((task + 1) * rows_per_task, group.batch * T);
       for (Index row = task * rows_per_task; row < last; ++row) {
         for (Index h = 0; h < H; ++h) {
@@ -301,7 +218,7 @@ void attend(Workspace& workspace, const MultiHead<Scalar>& group, const Dropout<
     if (shared) group.key_scale[statistic] = detail::key_scale_of(K, key);
   });
   {
-    Scratch scratch(workspace);
+    ScratchOf<Source> scratch(workspace);
     const detail::ThreadTiles<Scalar, Kernel> tiles(scratch, group);
     detail::for_each_run(workspace, group, Disjoint::queries,
                          [&](const AttentionHead<Scalar>& head, Index, Index, const auto& list,
@@ -320,22 +237,21 @@ void attend(Workspace& workspace, const MultiHead<Scalar>& group, const Dropout<
 /// @param delta  `[B, H, T]`: <dout, out>
 /// @param dquery,dkey,dvalue  `[B*T, H*K]`, written; dkey is dquery when queries are keys
 /// @tparam Kernel  of the products
-template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
-void attend_backward(Workspace& workspace, const MultiHead<Scalar>& group,
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>, ScratchSource Source>
+void attend_backward(Source& workspace, const MultiHead<Scalar>& group,
                      const Dropout<Scalar>& dropout, const MatrixView<const Scalar>& dout,
                      const Scalar* delta, const MatrixView<Scalar>& dquery,
                      const MatrixView<Scalar>& dkey, const MatrixView<Scalar>& dvalue) {
   for (const auto& gradient : {dquery, dkey, dvalue}) {
-    parallel_for(workspace.threads(), ceil_div(gradient.rows, detail::tile_rows),
-                 [&](Index task, int) {
-                   const Index first = task * detail::tile_rows;
-                   const Index last = std::min(first + detail::tile_rows, gradient.rows);
-                   for (Index i = first; i < last; ++i) {
-                     std::fill_n(gradient.row(i), gradient.columns, Scalar(0));
-                   }
-                 });
+    parallel_for(workspace, ceil_div(gradient.rows, detail::tile_rows), [&](Index task, int) {
+      const Index first = task * detail::tile_rows;
+      const Index last = std::min(first + detail::tile_rows, gradient.rows);
+      for (Index i = first; i < last; ++i) {
+        std::fill_n(gradient.row(i), gradient.columns, Scalar(0));
+      }
+    });
   }
-  Scratch scratch(workspace);
+  ScratchOf<Source> scratch(workspace);
   const detail::ThreadTiles<Scalar, Kernel> tiles(scratch, group);
   detail::for_each_run(workspace, group, Disjoint::queries_and_keys,
                        [&](const AttentionHead<Scalar>& head, Index b, Index h, const auto& list,

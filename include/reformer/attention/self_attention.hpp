@@ -20,7 +20,6 @@
 /// backward pass neither hashes nor attends again.
 #pragma once
 
-#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -28,16 +27,14 @@
 
 #include "reformer/attention/following.hpp"
 #include "reformer/attention/multi_head.hpp"
+#include "reformer/attention/projections.hpp"
 #include "reformer/attention/state.hpp"
 #include "reformer/attention/value_mixture.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
-#include "reformer/operations/layer_norm.hpp"
 #include "reformer/products/kernels.hpp"
-#include "reformer/products/weight_gradient.hpp"
-#include "reformer/products/weight_product.hpp"
 
 namespace reformer::inline REFORMER_ABI {
 
@@ -99,14 +96,8 @@ class SelfAttention {
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
   SelfAttention(const std::string& name, const SelfAttentionConfig& config)
       : config_((check_config("SelfAttention", config), config)),
-        shared_(shares_query_key(config.pattern)),
-        norm_(name + ".layer_norm", config.width, config.layer_norm_epsilon),
-        query_(name + (shared_ ? ".query_key.weight" : ".query.weight"), Role::weight, config.width,
-               all_width()),
-        key_(name + ".key.weight", Role::weight, shared_ ? 0 : config.width,
-             shared_ ? 0 : all_width()),
-        value_(name + ".value.weight", Role::weight, config.width, all_width()),
-        output_(name + ".output.weight", Role::weight, all_width(), config.width) {
+        projections_(name, config.width, config.num_heads, config.head_width,
+                     shares_query_key(config.pattern), config.layer_norm_epsilon, config.dropout) {
     if (values_of(config.pattern) == Values::mixed) {
       mixture_.emplace(name + ".value_mixture", config.num_heads);
     }
@@ -168,17 +159,7 @@ class SelfAttention {
     saved.batch = pass.batch;
     saved.length = pass.length;
     const auto rotations = rotations_for(layout, pass);
-    for_each_group(pass, [&](const HeadGroup& group) {
-      Scratch scratch(pass.workspace);
-      auto arrays = project_group(scratch, x, group, layout, pass).arrays;
-      attend_anew(scratch, arrays, rotations, saved, pass);
-      if (!saved.context.empty()) {
-        for_each_context(arrays, saved, [](Index n, const Scalar* now, Scalar* kept) {
-          std::copy_n(now, n, kept);
-        });
-      }
-      add_output(arrays, group, Sign::plus, y, pass);
-    });
+    forward_groups(x, y, {layout, matrix_of(rotations, layout), saved}, pass);
   }
 
   /// A fresh state for `pass.batch` sequences, with the rotations of the pass's key.
@@ -190,15 +171,15 @@ class SelfAttention {
     const AttentionLayout layout = layout_of(pass);
     check_rotations(function, layout);
     const auto kept = [&](const Parameter<Scalar>& weight) {
-      return KeptWeight<Kernel>(pass.workspace, view(weight.value), natural);
+      return KeptWeight<Kernel>(pass.workspace, view(weight.value), Orientation::natural);
     };
     Decoding decoding{{pattern_of(pass.num_hashes), pass.batch, config_.num_heads, K()},
                       rotations_for(layout, pass),
-                      kept(query_),
-                      kept(value_),
-                      kept(output_),
+                      kept(projections_.query()),
+                      kept(projections_.value()),
+                      kept(projections_.output()),
                       {}};
-    if (!shared_) decoding.key.emplace(kept(key_));
+    if (!layout.shared) decoding.key.emplace(kept(projections_.key()));
     return decoding;
   }
 
@@ -220,14 +201,11 @@ class SelfAttention {
     const AttentionLayout layout(decoding.state.pattern(), config_.causal, pass.length,
                                  pass.is_real);
     Saved none;
-    for_each_group(pass, [&](const HeadGroup& group) {
-      Scratch scratch(pass.workspace);
-      auto [arrays, values] = project_group(scratch, x, group, layout, pass);
-      const Bucket* buckets = attend_anew(scratch, arrays, decoding.rotations, none, pass);
-      decoding.state.keep(pass.workspace, arrays, buckets);
-      if (mixture_) decoding.state.keep_unmixed(arrays, values);
-      add_output(arrays, group, Sign::plus, y, pass);
-    });
+    forward_groups(x, y, {layout, matrix_of(decoding.rotations, layout), none}, pass,
+                   [&](const Group& group, const Bucket* buckets) {
+                     decoding.state.keep(pass.workspace, group.heads, buckets);
+                     if (mixture_) decoding.state.keep_unmixed(group.heads, group.values);
+                   });
   }
 
   /// Throws `std::invalid_argument` unless `decode` can take these arguments.
@@ -252,23 +230,24 @@ class SelfAttention {
     const HeadGroup group{1, 0, pass.batch, 0, config_.num_heads};
     const AttentionLayout layout(decoding.state.pattern(), config_.causal, 1);
     Scratch scratch(pass.workspace);
-    auto arrays = arrays_of(group, layout, pass);
-    const auto query = scratch.matrix<Scalar>(pass.batch, all_width());
-    const auto key = shared_ ? query : scratch.matrix<Scalar>(pass.batch, all_width());
-    const auto value = scratch.matrix<Scalar>(pass.batch, all_width());
-    arrays.query = query;
-    arrays.key = key;
-    arrays.value = value;
-    arrays.out = scratch.matrix<Scalar>(pass.batch, all_width());
-    project(x, group, decoding.query.packed(), decoding.key ? &decoding.key->packed() : nullptr,
-            decoding.value.packed(), query, key, value, pass);
+    const auto array = [&] { return scratch.matrix<Scalar>(pass.batch, all_width()); };
+    const auto query = array(), key = layout.shared ? query : array(), value = array();
+    auto heads = without_arrays<Scalar>(group, layout, config_.num_heads, K(), {});
+    heads.query = query;
+    heads.key = key;
+    heads.value = value;
+    heads.out = array();
+    projections_.forward(x, group,
+                         {decoding.query.packed(), decoding.key ? &decoding.key->packed() : nullptr,
+                          decoding.value.packed()},
+                         {query, key, value}, pass);
     Bucket* buckets = nullptr;
     if (layout.is_hashed) {
       buckets = scratch.take<Bucket>(pass.batch * config_.num_heads * layout.rounds);
-      hash(arrays, *decoding.rotations, buckets, pass);
+      hash(heads, *matrix_of(decoding.rotations, layout), buckets, pass);
     }
     if (mixture_) {
-      const auto mixed = scratch.matrix<Scalar>(pass.batch, all_width());
+      const auto mixed = array();
       for (Index b = 0; b < pass.batch; ++b) {
         for (Index h = 0; h < config_.num_heads; ++h) {
           Scalar* previous = decoding.state.unmixed(b, h);
@@ -276,10 +255,10 @@ class SelfAttention {
           std::copy_n(value.row(b) + h * K(), K(), previous);
         }
       }
-      arrays.value = mixed;
+      heads.value = mixed;
     }
-    decoding.state.attend_next(pass.workspace, arrays, buckets);
-    add_output(arrays, group, decoding.output.packed(), Sign::plus, y, pass);
+    decoding.state.attend_next(pass.workspace, heads, buckets);
+    projections_.add_output(heads.out, group, decoding.output.packed(), Sign::plus, y, pass);
   }
 
   /// Throws `std::invalid_argument` unless `reverse` can take these arguments.
@@ -300,33 +279,7 @@ class SelfAttention {
                const MatrixView<Scalar>& dx, Saved& saved, const Pass& pass) {
     const AttentionLayout layout = checked_reverse(x, y, dy, dx, saved, pass);
     const auto rotations = saved.buckets.empty() ? rotations_for(layout, pass) : std::nullopt;
-    for_each_group(pass, [&](const HeadGroup& group) {
-      Scratch scratch(pass.workspace);
-      auto [arrays, values] = project_group(scratch, x, group, layout, pass);
-      if (!saved.context.empty()) {
-        order_tokens(scratch, arrays, rotations, saved, pass);
-        for_each_context(arrays, saved, [](Index n, Scalar* now, const Scalar* kept) {
-          std::copy_n(kept, n, now);
-        });
-      } else {
-        attend_anew(scratch, arrays, rotations, saved, pass);
-      }
-      if (pass.subtract) add_output(arrays, group, Sign::minus, y, pass);
-      auto* delta = scratch.take<Scalar>(group.batch * group.heads * pass.length);
-      output_backward(arrays, group, dy, delta, pass);
-      const auto dquery = scratch.matrix<Scalar>(group.rows(), group.heads * K());
-      const auto dkey = shared_ ? dquery : scratch.matrix<Scalar>(dquery.rows, dquery.columns);
-      const CarriedValues<Scalar> dvalues(scratch, layout, dquery.rows, dquery.columns);
-      attend_backward<Scalar, Kernel>(pass.workspace, arrays, dropout_of_weights(pass), arrays.out,
-                                      delta, dquery, dkey, dvalues.of_keys());
-      dvalues.carry_back(pass.workspace, arrays);
-      auto dvalue = dvalues.of_tokens();
-      if (mixture_) {
-        mixture_->backward(pass.workspace, arrays, dvalue, values);
-        dvalue = values;
-      }
-      projections_backward(x, group, dquery, dkey, dvalue, dx, pass);
-    });
+    reverse_groups(x, y, dy, dx, {layout, matrix_of(rotations, layout), saved}, pass);
   }
 
   /// Bytes of bucket ids in `Saved`, where they are needed: halves that are not exact, or a context
@@ -347,9 +300,7 @@ class SelfAttention {
   }
 
   /// Multiply-adds for each row that `reverse` saves when it need not subtract.
-  double output_work() const {
-    return static_cast<double>(all_width()) * static_cast<double>(config_.width);
-  }
+  double output_work() const { return projections_.output_work(); }
 
   /// Multiply-adds for each row that `reverse` saves when the context is kept, hashing apart.
   double context_work(Index length) const {
@@ -363,54 +314,17 @@ class SelfAttention {
   }
 
   /// Scratch of `forward` and of `reverse` in a pass with gradients.
-  void plan(ScratchPlan& scratch, const SavedPass& pass, const BranchStorage& stored) const {
-    const Index batch = pass.batch, length = pass.length;
-    const bool keep_buckets = !pass.is_exact || stored.context;
-    const auto group = head_group_size<Scalar>(batch, length, config_.num_heads, K());
-    const Index sequences = group.first, heads = group.second;
-    const Index D = config_.width, rows = sequences * length, width = heads * K();
-    const Index panel = std::min(panel_rows, rows), statistics = sequences * heads * length;
-    const Index projections = shared_ ? 2 : 3;
-    const AttentionLayout layout = layout_at(length);
-    scratch.scope([&] {
-      for (Index i = 0; i < projections; ++i) scratch.matrix<Scalar>(rows, width);
-      CarriedValues<Scalar>::plan(scratch, layout, rows, width);
-      if (mixture_) scratch.matrix<Scalar>(rows, width);
-      for (Index i = 0; i < layout.num_statistics(); ++i) scratch.take<Scalar>(statistics);
-      scratch.scope([&] {
-        for (Index i = 0; i < projections; ++i) PackedWeight<Kernel>::plan(scratch, D, width);
-        plan_weight_products<Kernel>(scratch, D);
-      });
-      if (layout.is_hashed) {
-        scratch.take<std::int32_t>(sequences * heads * layout.order_size());
-        if (!keep_buckets) scratch.take<Bucket>(statistics * layout.rounds);
-        plan_hash_heads<Scalar, Kernel>(scratch, K(), layout.rotation_columns());
-        scratch.scope([&] { scratch.per_thread<std::int32_t>(layout.sort_size()); });
-      }
-      plan_attend<Scalar, Kernel>(scratch, layout, K());
-      scratch.scope([&] {  // add_output
-        PackedWeight<Kernel>::plan(scratch, width, D);
-        plan_weight_product_tiles<Kernel>(scratch, width, D, 1);
-      });
-      scratch.take<Scalar>(statistics);
-      scratch.scope([&] {  // output_backward
-        PackedWeight<Kernel>::plan(scratch, D, width);
-        if (config_.dropout > 0) scratch.matrix<Scalar>(panel, D);
-        plan_weight_gradient<Kernel>(scratch, panel);
-        plan_weight_product_tiles<Kernel>(scratch, D, width, K());
-      });
-      for (Index i = 0; i < projections - 1; ++i) scratch.matrix<Scalar>(rows, width);
-      CarriedValues<Scalar>::plan(scratch, layout, rows, width);
-      plan_attend<Scalar, Kernel>(scratch, layout, K());
-      if (mixture_) ValueMixture<Scalar>::plan(scratch, sequences, length, heads);
-      scratch.scope([&] {  // projections_backward
-        for (Index i = 0; i < projections; ++i) PackedWeight<Kernel>::plan(scratch, width, D);
-        scratch.matrix<Scalar>(panel, D);
-        plan_weight_gradient<Kernel>(scratch, panel);
-        plan_weight_product<Kernel>(scratch, width);
-        norm_.plan_backward(scratch, panel);
-      });
-    });
+  void plan(ScratchPlan& scratch, const SavedPass& sizes, const BranchStorage& stored) const {
+    const PlannedPass pass{
+        .workspace = scratch, .batch = sizes.batch, .length = sizes.length, .training = true};
+    const AttentionLayout layout = layout_at(sizes.length, sizes.num_hashes);
+    const MatrixView<const Scalar> rotations(nullptr, all_width(), layout.rotation_columns(), 0);
+    Saved none;
+    const Walk walk{layout, rotations, none, !sizes.is_exact || stored.context};
+    FloatHalf<Scalar> half;
+    forward_groups(half, half, walk, pass);
+    // A plan changes nothing, but a branch that is reversed does.
+    const_cast<SelfAttention&>(*this).reverse_groups(half, half, {}, {}, walk, pass);
   }
 
   template <typename F>
@@ -425,16 +339,29 @@ class SelfAttention {
  private:
   template <typename Self, typename F>
   static void visit_parameters(Self& self, F& f) {
-    self.norm_.for_each_parameter(f);
-    f(self.query_);
-    if (!self.shared_) f(self.key_);
-    f(self.value_);
-    f(self.output_);
+    AttentionProjections<Scalar, Kernel>::visit_parameters(self.projections_, f);
     if (self.mixture_) f(self.mixture_->parameter());
   }
 
-  static constexpr auto natural = Orientation::natural;
-  static constexpr auto transposed = Orientation::transposed;
+  /// A group on its way through the branch.
+  struct Group {
+    MultiHead<Scalar> heads;
+    MatrixView<Scalar> values;  // before they are mixed
+  };
+  /// What a walk over the groups of heads needs beside the halves.
+  struct Walk {
+    const AttentionLayout& layout;
+    std::optional<MatrixView<const Scalar>> rotations;  // [H*K, R*columns]; else buckets are saved
+    Saved& saved;
+    bool keeps_buckets;
+
+    Walk(const AttentionLayout& layout_, const std::optional<MatrixView<const Scalar>>& rotations_,
+         Saved& saved_)
+        : Walk(layout_, rotations_, saved_, !saved_.buckets.empty()) {}
+    Walk(const AttentionLayout& layout_, const std::optional<MatrixView<const Scalar>>& rotations_,
+         Saved& saved_, bool keeps_buckets_)
+        : layout(layout_), rotations(rotations_), saved(saved_), keeps_buckets(keeps_buckets_) {}
+  };
 
   Index K() const { return config_.head_width; }
   Index all_width() const { return config_.num_heads * config_.head_width; }
@@ -532,16 +459,78 @@ class SelfAttention {
           "saved.buckets is empty, must be there where saved.context is");
   }
 
-  template <typename Body>
-  void for_each_group(const Pass& pass, const Body& body) const {
-    for_each_head_group<Scalar>(pass.batch, pass.length, config_.num_heads, K(), body);
+  struct Nothing {
+    void operator()(const auto&...) const {}
+  };
+
+  /// y += f(x), group by group.
+  /// @param after  is called as after(group, buckets) when a group has attended
+  template <typename Half, ScratchSource Source, typename After = Nothing>
+  void forward_groups(const Half& x, Half& y, const Walk& walk, const BasicPass<Source>& pass,
+                      const After& after = {}) const {
+    for_each_group(pass, [&](const HeadGroup& part) {
+      ScratchOf<Source> scratch(pass.workspace);
+      Group group = project(scratch, x, part, walk.layout, pass);
+      const Bucket* buckets = order_tokens(scratch, group.heads, walk, pass);
+      attend<Scalar, Kernel>(pass.workspace, group.heads, dropout_of_weights(pass));
+      for_each_context(group.heads, walk.saved,
+                       [](Index n, const Scalar* now, Scalar* kept) { std::copy_n(now, n, kept); });
+      after(group, buckets);
+      projections_.add_output(group.heads.out, part, Sign::plus, y, pass);
+    });
   }
 
-  Dropout<Scalar> dropout_of_weights(const Pass& pass) const {
-    return {pass.training ? config_.attention_dropout : 0.0, pass.key, Purpose::attention_dropout};
+  /// y -= f(x) unless the pass need not, dx += (df/dx)^T dy and parameter gradients, group by
+  /// group.
+  template <typename Half, ScratchSource Source>
+  void reverse_groups(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
+                      const MatrixView<Scalar>& dx, const Walk& walk,
+                      const BasicPass<Source>& pass) {
+    auto& workspace = pass.workspace;
+    for_each_group(pass, [&](const HeadGroup& part) {
+      ScratchOf<Source> scratch(workspace);
+      auto [heads, values] = project(scratch, x, part, walk.layout, pass);
+      order_tokens(scratch, heads, walk, pass);
+      if (walk.saved.context.empty()) {
+        attend<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass));
+      }
+      for_each_context(heads, walk.saved,
+                       [](Index n, Scalar* now, const Scalar* kept) { std::copy_n(kept, n, now); });
+      if (pass.subtract) projections_.add_output(heads.out, part, Sign::minus, y, pass);
+
+      auto* delta = scratch.template take<Scalar>(part.batch * part.heads * pass.length);
+      const auto dout = projections_.output_backward(heads.out, part, dy, delta, pass);
+      const Index rows = part.rows(), columns = part.heads * K();
+      const auto dquery = scratch.template matrix<Scalar>(rows, columns);
+      const auto dkey =
+          walk.layout.shared ? dquery : scratch.template matrix<Scalar>(rows, columns);
+      const CarriedValues<Scalar> carried(scratch, walk.layout, rows, columns);
+      attend_backward<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass), dout, delta,
+                                      dquery, dkey, carried.of_keys());
+      carried.carry_back(workspace, heads);
+      auto dvalue = carried.of_tokens();
+      if (mixture_) {
+        mixture_->backward(workspace, heads, dvalue, values);
+        dvalue = values;
+      }
+      projections_.backward(x, part, {dquery, dkey, dvalue}, dx, pass);
+    });
   }
-  Dropout<Scalar> dropout_of_output(const Pass& pass) const {
-    return {pass.training ? config_.dropout : 0.0, pass.key, Purpose::branch_dropout};
+
+  /// Calls `body(group)` for all groups; for a plan only the first, which is the largest.
+  template <ScratchSource Source, typename Body>
+  void for_each_group(const BasicPass<Source>& pass, const Body& body) const {
+    bool is_first = true;
+    for_each_head_group<Scalar>(pass.batch, pass.length, config_.num_heads, K(),
+                                [&](const HeadGroup& group) {
+                                  if (is_first || !only_plans<Source>) body(group);
+                                  is_first = false;
+                                });
+  }
+
+  template <ScratchSource Source>
+  Dropout<Scalar> dropout_of_weights(const BasicPass<Source>& pass) const {
+    return {pass.training ? config_.attention_dropout : 0.0, pass.key, Purpose::attention_dropout};
   }
 
   /// Bucket ids of all heads.
@@ -552,9 +541,11 @@ class SelfAttention {
     return batch * layout.length * (all_width() + layout.num_statistics() * config_.num_heads);
   }
 
-  /// Calls `copy(count, array, kept)` for the arrays of a group that `attend` writes.
+  /// Calls `copy(count, array, kept)` for the arrays of a group that `attend` writes, if they are
+  /// kept.
   template <typename Copy>
   void for_each_context(const MultiHead<Scalar>& arrays, Saved& saved, const Copy& copy) const {
+    if (saved.context.empty()) return;
     const Index T = arrays.length(), per_head = T * (K() + arrays.layout->num_statistics());
     Scalar* kept =
         saved.context.data() +
@@ -594,239 +585,70 @@ class SelfAttention {
                                     pass.key);
   }
 
-  MultiHead<Scalar> arrays_of(const HeadGroup& group, const AttentionLayout& layout,
-                              const Pass& pass) const {
-    return without_arrays<Scalar>(group, layout, config_.num_heads, K(), pass.is_real);
+  /// Rotations of all heads as a matrix.
+  std::optional<MatrixView<const Scalar>> matrix_of(
+      const std::optional<Tensor<Scalar, 4>>& rotations, const AttentionLayout& layout) const {
+    if (!rotations) return {};
+    return MatrixView<const Scalar>(rotations->data(), all_width(), layout.rotation_columns());
   }
-
-  struct Projected {
-    MultiHead<Scalar> arrays;
-    MatrixView<Scalar> values;  // before they are mixed; undefined where they are not
-  };
 
   /// Queries, keys and values of a group, and memory for what `attend` writes.
-  template <typename Half>
-  Projected project_group(Scratch& scratch, const Half& x, const HeadGroup& group,
-                          const AttentionLayout& layout, const Pass& pass) const {
-    const Index rows = group.rows(), width = group.heads * K();
-    const auto query = scratch.matrix<Scalar>(rows, width);
-    const auto key = shared_ ? query : scratch.matrix<Scalar>(rows, width);
-    const CarriedValues<Scalar> carried(scratch, layout, rows, width);
-    const auto values = mixture_ ? scratch.matrix<Scalar>(rows, width) : carried.of_tokens();
-    const Index statistics = group.batch * group.heads * pass.length;
-
-    auto arrays = arrays_of(group, layout, pass);
-    arrays.query = query;
-    arrays.key = key;
-    arrays.value = carried.of_keys();
-    arrays.out = scratch.matrix<Scalar>(rows, width);
-    arrays.maximum = scratch.take<Scalar>(statistics);
-    arrays.normaliser = scratch.take<Scalar>(statistics);
-    arrays.key_scale = shared_ ? scratch.take<Scalar>(statistics) : nullptr;
-
-    project(x, group, query, key, values, pass);
-    if (mixture_) mixture_->forward(pass.workspace, arrays, values, carried.of_tokens());
-    carried.carry(pass.workspace, arrays);
-    return {arrays, values};
+  template <ScratchMemory Memory, typename Half, ScratchSource Source>
+  Group project(Memory& scratch, const Half& x, const HeadGroup& part,
+                const AttentionLayout& layout, const BasicPass<Source>& pass) const {
+    const Index rows = part.rows(), columns = part.heads * K();
+    const auto array = [&] { return scratch.template matrix<Scalar>(rows, columns); };
+    const auto query = array(), key = layout.shared ? query : array();
+    const CarriedValues<Scalar> carried(scratch, layout, rows, columns);
+    const auto values = mixture_ ? array() : carried.of_tokens();
+    const auto statistic = [&] {
+      return scratch.template take<Scalar>(part.batch * part.heads * pass.length);
+    };
+    auto heads = without_arrays<Scalar>(part, layout, config_.num_heads, K(), pass.is_real);
+    heads.query = query;
+    heads.key = key;
+    heads.value = carried.of_keys();
+    heads.out = array();
+    heads.maximum = statistic();
+    heads.normaliser = statistic();
+    heads.key_scale = layout.shared ? statistic() : nullptr;
+    projections_.forward(x, part, {query, key, values}, pass);
+    if (mixture_) mixture_->forward(pass.workspace, heads, values, carried.of_tokens());
+    carried.carry(pass.workspace, heads);
+    return {heads, values};
   }
 
-  /// Orders the tokens by bucket. Hashes if rotations are given, else uses the saved buckets.
-  /// @return bucket ids `[B, H, R, T]` of the group, null if the layer does not hash
-  const Bucket* order_tokens(Scratch& scratch, MultiHead<Scalar>& arrays,
-                             const std::optional<Tensor<Scalar, 4>>& rotations, Saved& saved,
-                             const Pass& pass) const {
-    const AttentionLayout& layout = *arrays.layout;
+  /// Orders the tokens of a group by bucket, if the layer hashes.
+  /// @return bucket ids `[B, H, R, T]` of the group, or null
+  template <ScratchMemory Memory, ScratchSource Source>
+  const Bucket* order_tokens(Memory& scratch, MultiHead<Scalar>& heads, const Walk& walk,
+                             const BasicPass<Source>& pass) const {
+    const AttentionLayout& layout = walk.layout;
     if (!layout.is_hashed) return nullptr;
     const Index per_head = layout.rounds * layout.length;
-    const Index first = arrays.first_sequence * config_.num_heads + arrays.first_head;
-    arrays.order = scratch.take<std::int32_t>(arrays.batch * arrays.heads * layout.order_size());
-    Bucket* buckets = saved.buckets.empty()
-                          ? scratch.take<Bucket>(arrays.batch * arrays.heads * per_head)
-                          : saved.buckets.data() + first * per_head;
-    if (rotations) hash(arrays, *rotations, buckets, pass);
-    order_by_bucket(pass.workspace, arrays, buckets);
+    const Index first = heads.first_sequence * config_.num_heads + heads.first_head;
+    heads.order =
+        scratch.template take<std::int32_t>(heads.batch * heads.heads * layout.order_size());
+    Bucket* buckets = walk.keeps_buckets
+                          ? walk.saved.buckets.data() + first * per_head
+                          : scratch.template take<Bucket>(heads.batch * heads.heads * per_head);
+    if (walk.rotations) hash(heads, *walk.rotations, buckets, pass);
+    order_by_bucket(pass.workspace, heads, buckets);
     return buckets;
   }
 
-  /// Bucket ids `[B, H, R, T]` of a group, by the rotations of all heads.
-  void hash(const MultiHead<Scalar>& arrays, const Tensor<Scalar, 4>& rotations, Bucket* buckets,
-            const Pass& pass) const {
-    const MatrixView<const Scalar> all(rotations.data(), all_width(),
-                                       arrays.layout->rotation_columns());
-    hash_heads<Scalar, Kernel>(pass.workspace, arrays.query, arrays.batch, arrays.heads,
-                               arrays.is_real,
-                               all.middle_rows(arrays.first_head * K(), arrays.heads * K()),
-                               arrays.layout->bucket_factors, buckets);
+  /// Bucket ids `[B, H, R, T]` of a group.
+  /// @param rotations  of all heads
+  template <ScratchSource Source>
+  void hash(const MultiHead<Scalar>& heads, const MatrixView<const Scalar>& rotations,
+            Bucket* buckets, const BasicPass<Source>& pass) const {
+    hash_heads<Scalar, Kernel>(pass.workspace, heads.query, heads.batch, heads.heads, heads.is_real,
+                               rotations.middle_rows(heads.first_head * K(), heads.heads * K()),
+                               heads.layout->bucket_factors, buckets);
   }
-
-  /// What the forward pass computes and the backward pass computes again.
-  /// @return as `order_tokens`
-  const Bucket* attend_anew(Scratch& scratch, MultiHead<Scalar>& arrays,
-                            const std::optional<Tensor<Scalar, 4>>& rotations, Saved& saved,
-                            const Pass& pass) const {
-    const Bucket* buckets = order_tokens(scratch, arrays, rotations, saved, pass);
-    attend<Scalar, Kernel>(pass.workspace, arrays, dropout_of_weights(pass));
-    return buckets;
-  }
-
-  MatrixView<const Scalar> columns_of(const Parameter<Scalar>& weight,
-                                      const HeadGroup& group) const {
-    return view(weight.value).middle_columns(group.first_head * K(), group.heads * K());
-  }
-  MatrixView<const Scalar> output_rows(const HeadGroup& group) const {
-    return view(output_.value).middle_rows(group.first_head * K(), group.heads * K());
-  }
-
-  /// q, k, v = LN(x) W_q, LN(x) W_k, LN(x) W_v of the group's heads
-  template <typename Half>
-  void project(const Half& x, const HeadGroup& group, const MatrixView<Scalar>& query,
-               const MatrixView<Scalar>& key, const MatrixView<Scalar>& value,
-               const Pass& pass) const {
-    Workspace& workspace = pass.workspace;
-    Scratch scratch(workspace);
-    const PackedWeight<Kernel> to_query(scratch, workspace, columns_of(query_, group), natural);
-    const PackedWeight<Kernel> to_value(scratch, workspace, columns_of(value_, group), natural);
-    std::optional<PackedWeight<Kernel>> to_key;
-    if (!shared_) to_key.emplace(scratch, workspace, columns_of(key_, group), natural);
-    project(x, group, to_query, to_key ? &*to_key : nullptr, to_value, query, key, value, pass);
-  }
-  /// @param to_key  none if it is shared
-  template <typename Half>
-  void project(const Half& x, const HeadGroup& group, const PackedWeight<Kernel>& to_query,
-               const PackedWeight<Kernel>* to_key, const PackedWeight<Kernel>& to_value,
-               const MatrixView<Scalar>& query, const MatrixView<Scalar>& key,
-               const MatrixView<Scalar>& value, const Pass& pass) const {
-    const auto norm = [&](Index row, const MatrixView<Scalar>& tile) {
-      norm_.forward(x, group.first_row() + row, tile, pass);
-    };
-    if (to_key != nullptr) {
-      weight_products<Kernel>(
-          pass.workspace, query.rows, config_.width, norm,
-          {{to_query.whole(), query}, {to_key->whole(), key}, {to_value.whole(), value}});
-    } else {
-      weight_products<Kernel>(pass.workspace, query.rows, config_.width, norm,
-                              {{to_query.whole(), query}, {to_value.whole(), value}});
-    }
-  }
-
-  /// y +-= dropout(out W_o) of the group
-  template <typename Half>
-  void add_output(const MultiHead<Scalar>& arrays, const HeadGroup& group, Sign sign, Half& y,
-                  const Pass& pass) const {
-    Scratch scratch(pass.workspace);
-    const PackedWeight<Kernel> to_output(scratch, pass.workspace, output_rows(group), natural);
-    add_output(arrays, group, to_output, sign, y, pass);
-  }
-  template <typename Half>
-  void add_output(const MultiHead<Scalar>& arrays, const HeadGroup& group,
-                  const PackedWeight<Kernel>& to_output, Sign sign, Half& y,
-                  const Pass& pass) const {
-    const auto output_dropout = dropout_of_output(pass);
-    weight_product_tiles<Kernel>(pass.workspace, arrays.out, to_output.whole(), 1,
-                                 [&](const MatrixView<Scalar>& tile, Index row, Index column) {
-                                   const Index first = group.first_row() + row;
-                                   output_dropout.apply_tile(tile, first, column, config_.width);
-                                   for (Index i = 0; i < tile.rows; ++i) {
-                                     accumulate(y, sign, first + i, column, tile.columns,
-                                                tile.row(i));
-                                   }
-                                 });
-  }
-
-  /// dW_o += out^T df, delta = <dout, out>, and out is overwritten by dout = df W_o^T.
-  void output_backward(const MultiHead<Scalar>& arrays, const HeadGroup& group,
-                       const MatrixView<const Scalar>& dy, Scalar* delta, const Pass& pass) {
-    Workspace& workspace = pass.workspace;
-    Scratch scratch(workspace);
-    const PackedWeight<Kernel> from_output(scratch, workspace, output_rows(group), transposed);
-    const Index D = config_.width, T = pass.length;
-    const Index panel = std::min(panel_rows, arrays.out.rows);
-    const auto output_dropout = dropout_of_output(pass);
-    const auto dropped =
-        output_dropout.active() ? scratch.matrix<Scalar>(panel, D) : MatrixView<Scalar>{};
-    const auto dweight =
-        view(output_.gradient).middle_rows(group.first_head * K(), group.heads * K());
-
-    for (Index first = 0; first < arrays.out.rows; first += panel) {
-      const Index rows = std::min(panel, arrays.out.rows - first);
-      const auto out = arrays.out.middle_rows(first, rows);
-      MatrixView<const Scalar> dout = dy.middle_rows(group.first_row() + first, rows);
-      if (output_dropout.active()) {
-        for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int) {
-          const auto tile = dropped.middle_rows(row, count);
-          for (Index i = 0; i < count; ++i) std::copy_n(dout.row(row + i), D, tile.row(i));
-          output_dropout.apply_tile(tile, group.first_row() + first + row, 0, D);
-        });
-        dout = dropped.middle_rows(0, rows);
-      }
-      accumulate_weight_gradient<Kernel>(workspace, out, dout, dweight);
-      weight_product_tiles<Kernel>(
-          workspace, dout, from_output.whole(), K(),
-          [&](const MatrixView<Scalar>& tile, Index row, Index column) {
-            for (Index i = 0; i < tile.rows; ++i) {
-              const Index t = first + row + i;  // row of the group
-              Scalar* old = out.row(row + i) + column;
-              for (Index k = 0; k < tile.columns; k += K()) {
-                delta[(t / T * group.heads + (column + k) / K()) * T + t % T] =
-                    simd::dot(K(), tile.row(i) + k, old + k);
-              }
-              std::copy_n(tile.row(i), tile.columns, old);
-            }
-          });
-    }
-  }
-
-  /// Gradients of the projections and of the layer norm.
-  template <typename Half>
-  void projections_backward(const Half& x, const HeadGroup& group, const MatrixView<Scalar>& dquery,
-                            const MatrixView<Scalar>& dkey, const MatrixView<Scalar>& dvalue,
-                            const MatrixView<Scalar>& dx, const Pass& pass) {
-    Workspace& workspace = pass.workspace;
-    Scratch scratch(workspace);
-    const PackedWeight<Kernel> from_query(scratch, workspace, columns_of(query_, group),
-                                          transposed);
-    const PackedWeight<Kernel> from_value(scratch, workspace, columns_of(value_, group),
-                                          transposed);
-    std::optional<PackedWeight<Kernel>> from_key;
-    if (!shared_) from_key.emplace(scratch, workspace, columns_of(key_, group), transposed);
-    const Index D = config_.width, width = dquery.columns;
-    const Index panel = std::min(panel_rows, dquery.rows);
-    const auto normed_panel = scratch.matrix<Scalar>(panel, D);
-    const auto gradient_of = [&](Parameter<Scalar>& weight) {
-      return view(weight.gradient).middle_columns(group.first_head * K(), width);
-    };
-    for (Index first = 0; first < dquery.rows; first += panel) {
-      const Index rows = std::min(panel, dquery.rows - first);
-      const Index first_row = group.first_row() + first;
-      const auto normed = normed_panel.middle_rows(0, rows);
-      for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int) {
-        norm_.forward(x, first_row + row, normed.middle_rows(row, count), pass);
-      });
-      const MatrixView<const Scalar> dq = dquery.middle_rows(first, rows);
-      const MatrixView<const Scalar> dk = dkey.middle_rows(first, rows);
-      const MatrixView<const Scalar> dv = dvalue.middle_rows(first, rows);
-      accumulate_weight_gradient<Kernel>(workspace, normed, dq, gradient_of(query_));
-      if (!shared_) accumulate_weight_gradient<Kernel>(workspace, normed, dk, gradient_of(key_));
-      accumulate_weight_gradient<Kernel>(workspace, normed, dv, gradient_of(value_));
-      // dLN = dq W_q^T + dk W_k^T + dv W_v^T, in place of LN(x), which is not needed any more
-      const auto add = [&](std::initializer_list<WeightTerm<Kernel>> terms) {
-        weight_product(workspace, terms, normed, Write::assign, [](const auto&...) {});
-      };
-      if (from_key) {
-        add({{dq, from_query.whole()}, {dk, from_key->whole()}, {dv, from_value.whole()}});
-      } else {
-        add({{dq, from_query.whole()}, {dv, from_value.whole()}});
-      }
-      norm_.backward(x, first_row, normed, dx, pass);
-    }
-  }
-
-  static constexpr Index panel_rows = 512;
 
   SelfAttentionConfig config_;
-  bool shared_;
-  LayerNorm<Scalar> norm_;
-  Parameter<Scalar> query_, key_, value_, output_;
+  AttentionProjections<Scalar, Kernel> projections_;
   std::optional<ValueMixture<Scalar>> mixture_;  // of mixed values
   std::optional<Tensor<Scalar, 4>> rotations_;
 };

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "reformer/attention/blocks.hpp"
 #include "reformer/foundation/abi.hpp"
@@ -114,23 +115,14 @@ class BlockTiles {
  public:
   static Index padded(Index n) { return round_up(n, simd::width<Scalar>); }
 
+  /// @param take    gives memory for a number of scalars
   /// @param rounds  as `ChunkPlaces::rounds`
-  static Index size(Index queries, Index keys, Index width, Index rounds) {
-    const Index q = padded(queries), w = padded(width);
-    return 3 * q * w + 4 * keys * w + 2 * keys * q + 6 * q + 3 * padded(keys) +
-           rounds * (2 * q + padded(keys));
-  }
-
-  BlockTiles(Scalar* memory, Index max_queries, Index max_keys, Index width, Index rounds)
+  template <typename Take>
+  BlockTiles(const Take& take, Index max_queries, Index max_keys, Index width, Index rounds)
       : query_stride(padded(max_queries)),
         width_stride(padded(width)),
         key_stride(padded(max_keys)) {
     const Index q = query_stride, w = width_stride;
-    const auto take = [&](Index n) {
-      Scalar* p = memory;
-      memory += n;
-      return p;
-    };
     queries = take(q * w);
     douts = take(q * w);
     query_tile = take(q * w);
@@ -146,12 +138,26 @@ class BlockTiles {
     delta = take(q);
     rescale = take(q);
     mask = take(q);
-    key_position = take(padded(max_keys));
-    key_scale = take(padded(max_keys));
-    score_dot = take(padded(max_keys));
+    key_position = take(key_stride);
+    key_scale = take(key_stride);
+    score_dot = take(key_stride);
     first_seen = take(rounds * q);
     last_seen = take(rounds * q);
     key_chunk = take(rounds * key_stride);
+  }
+  /// In memory of `size` scalars.
+  BlockTiles(Scalar* memory, Index max_queries, Index max_keys, Index width, Index rounds)
+      : BlockTiles([&](Index n) { return std::exchange(memory, memory + n); }, max_queries,
+                   max_keys, width, rounds) {}
+
+  static Index size(Index max_queries, Index max_keys, Index width, Index rounds) {
+    Index size = 0;
+    const auto count = [&](Index n) {
+      size += n;
+      return static_cast<Scalar*>(nullptr);
+    };
+    BlockTiles(count, max_queries, max_keys, width, rounds);
+    return size;
   }
 
   Index query_stride, width_stride, key_stride;

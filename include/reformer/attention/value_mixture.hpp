@@ -53,7 +53,8 @@ class ValueMixture {
   }
 
   /// Mixes the values of a group, both `[B*T, H*K]`. Rows of padding are copied.
-  void forward(Workspace& workspace, const MultiHead<Scalar>& group,
+  template <ScratchSource Source>
+  void forward(Source& workspace, const MultiHead<Scalar>& group,
                const MatrixView<const Scalar>& value, const MatrixView<Scalar>& mixed) const {
     const Index K = group.head_width;
     for_each_tile(workspace, group, [&](Index, Index first, Index last, Index begin, Index) {
@@ -76,12 +77,14 @@ class ValueMixture {
   /// their gradients, which are zero at padding.
   /// @param dmixed  `[B*T, H*K]`, gradients by what `forward` gave
   /// @param value   `[B*T, H*K]`, what `forward` was given
-  void backward(Workspace& workspace, const MultiHead<Scalar>& group,
+  template <ScratchSource Source>
+  void backward(Source& workspace, const MultiHead<Scalar>& group,
                 const MatrixView<const Scalar>& dmixed, const MatrixView<Scalar>& value) {
     const Index K = group.head_width;
-    Scratch scratch(workspace);
+    ScratchOf<Source> scratch(workspace);
     // Each tile sums by itself, and tiles are added in their order: the same for any threads.
-    auto* sums = scratch.take<double>(num_tiles(group.batch, group.length()) * 2 * group.heads);
+    auto* sums =
+        scratch.template take<double>(num_tiles(group.batch, group.length()) * 2 * group.heads);
     for_each_tile(workspace, group, [&](Index tile, Index first, Index last, Index begin, Index) {
       double* sum = sums + tile * 2 * group.heads;
       std::fill_n(sum, 2 * group.heads, 0.0);
@@ -96,7 +99,7 @@ class ValueMixture {
         previous = row;
       }
     });
-    for (Index h = 0; h < group.heads; ++h) {
+    for (Index h = 0; !only_plans<Source> && h < group.heads; ++h) {
       double a = 0, b = 0;
       for (Index tile = 0; tile < num_tiles(group.batch, group.length()); ++tile) {
         a += sums[(tile * group.heads + h) * 2];
@@ -130,11 +133,6 @@ class ValueMixture {
     });
   }
 
-  /// Scratch of `backward`.
-  static void plan(ScratchPlan& scratch, Index batch, Index length, Index heads) {
-    scratch.scope([&] { scratch.take<double>(num_tiles(batch, length) * 2 * heads); });
-  }
-
  private:
   static constexpr Index tile_tokens = 256;
 
@@ -155,11 +153,10 @@ class ValueMixture {
 
   /// Calls `body(tile, first, last, begin, end)` for tiles of rows [first, last) of sequences
   /// [begin, end).
-  template <typename Body>
-  static void for_each_tile(Workspace& workspace, const MultiHead<Scalar>& group,
-                            const Body& body) {
+  template <ScratchSource Source, typename Body>
+  static void for_each_tile(Source& workspace, const MultiHead<Scalar>& group, const Body& body) {
     const Index each = ceil_div(group.length(), tile_tokens);
-    parallel_for(workspace.threads(), group.batch * each, [&](Index tile, int) {
+    parallel_for(workspace, group.batch * each, [&](Index tile, int) {
       const Index begin = tile / each * group.length(), end = begin + group.length();
       const Index first = begin + tile % each * tile_tokens;
       body(tile, first, std::min(first + tile_tokens, end), begin, end);

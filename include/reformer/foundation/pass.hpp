@@ -15,8 +15,10 @@
 namespace reformer::inline REFORMER_ABI {
 
 /// One forward or backward walk over a batch of `batch` sequences of `length` tokens.
-struct Pass {
-  Workspace& workspace;
+/// @tparam Source  what scratch is taken from; see `Pass` and `PlannedPass`
+template <ScratchSource Source>
+struct BasicPass {
+  Source& workspace;
   Index batch = 1;   ///< B
   Index length = 1;  ///< T
   /// Random numbers of this walk; a backward pass must be given the forward pass's key.
@@ -36,12 +38,16 @@ struct Pass {
   bool is_padding(Index row) const {
     return !is_real.empty() && is_real[static_cast<std::size_t>(row)] == 0;
   }
-  Pass at_layer(Index layer) const {
-    Pass pass = *this;
+  BasicPass at_layer(Index layer) const {
+    BasicPass pass = *this;
     pass.key.layer = key.at_layer(layer).layer;
     return pass;
   }
 };
+
+using Pass = BasicPass<Workspace>;
+/// A pass whose scratch is only counted: nothing is computed.
+using PlannedPass = BasicPass<ScratchPlan>;
 
 /// What must be known of a pass with gradients to take memory for what its forward walk saves for
 /// the backward walk, and to plan its scratch.

@@ -220,13 +220,14 @@ class Scratch {
 };
 
 /// Counts the bytes that the same calls on a `Scratch` would take, without taking them: what it
-/// hands out is null. Operations describe their scratch with it in `plan_...` functions, so that
-/// the peak of a training step is known before it starts. Throws as a `Scratch` would for sizes
-/// that no memory could hold.
+/// hands out is null. An operation that is given a plan in place of its workspace only takes its
+/// scratch, so that the peak of a training step is known before it starts. Throws as a `Scratch`
+/// would for sizes that no memory could hold.
 class ScratchPlan {
  public:
   explicit ScratchPlan(int threads) : threads_(threads) {}
 
+  int threads() const { return threads_; }
   std::size_t peak_bytes() const { return peak_; }
 
   template <typename T>
@@ -240,17 +241,19 @@ class ScratchPlan {
     return nullptr;
   }
   template <typename T>
-  void per_thread(Index count) {
+  PerThread<T> per_thread(Index count) {
     constexpr auto function = "ScratchPlan::per_thread";
     const Index stride = round_up(detail::scratch_elements<T>(function, count, 1),
                                   static_cast<Index>(64 / sizeof(T)));
-    take<T>(detail::scratch_elements<T>(function, stride, threads_));
+    return {take<T>(detail::scratch_elements<T>(function, stride, threads_)), 0};
   }
+  /// Its rows lie upon each other, so that parts of it are null too.
   template <typename T>
-  void matrix(Index rows, Index columns) {
+  MatrixView<T> matrix(Index rows, Index columns) {
     detail::scratch_elements<T>("ScratchPlan::matrix", rows, columns);
-    take<T>(detail::scratch_elements<T>("ScratchPlan::matrix", rows,
-                                        detail::scratch_stride<T>(columns)));
+    return {take<T>(detail::scratch_elements<T>("ScratchPlan::matrix", rows,
+                                                detail::scratch_stride<T>(columns))),
+            rows, columns, 0};
   }
   /// What `body` takes is given back when it returns.
   template <typename Body>
@@ -261,15 +264,84 @@ class ScratchPlan {
   }
 
  private:
+  friend class PlannedScratch;
+
   int threads_;
   std::size_t used_ = 0;
   std::size_t peak_ = 0;
 };
 
+/// A scope of a plan, as a `Scratch` is one of a workspace.
+class PlannedScratch {
+ public:
+  explicit PlannedScratch(ScratchPlan& plan) : plan_(plan), before_(plan.used_) {}
+  ~PlannedScratch() { plan_.used_ = before_; }
+  PlannedScratch(const PlannedScratch&) = delete;
+  PlannedScratch& operator=(const PlannedScratch&) = delete;
+
+  template <typename T>
+  T* take(Index count) {
+    return plan_.take<T>(count);
+  }
+  template <typename T>
+  MatrixView<T> matrix(Index rows, Index columns) {
+    return plan_.matrix<T>(rows, columns);
+  }
+  template <typename T>
+  PerThread<T> per_thread(Index count) {
+    return plan_.per_thread<T>(count);
+  }
+
+ private:
+  ScratchPlan& plan_;
+  std::size_t before_;
+};
+
 /// What memory is taken from: for use, or only to be counted. A function over both describes what
 /// it needs once.
 template <typename Memory>
-concept ScratchMemory = std::same_as<Memory, Scratch> || std::same_as<Memory, ScratchPlan>;
+concept ScratchMemory = std::same_as<Memory, Scratch> || std::same_as<Memory, ScratchPlan> ||
+    std::same_as<Memory, PlannedScratch>;
+
+/// What an operation is given to take its scratch from: a workspace, or a plan, for which it does
+/// nothing else. So what it takes is described once.
+template <typename Source>
+concept ScratchSource = std::same_as<Source, Workspace> || std::same_as<Source, ScratchPlan>;
+
+/// Whether an operation is only planned.
+template <ScratchSource Source>
+inline constexpr bool only_plans = std::same_as<Source, ScratchPlan>;
+
+/// A scope of scratch.
+template <ScratchSource Source>
+using ScratchOf = std::conditional_t<only_plans<Source>, PlannedScratch, Scratch>;
+
+/// `parallel_for` with some threads of a workspace; nothing is called for a plan.
+template <ScratchSource Source, typename Body>
+void parallel_for(Source&, int threads, Index count, const Body& body) {
+  if constexpr (!only_plans<Source>) parallel_for(threads, count, body);
+}
+/// The same with all of them.
+template <ScratchSource Source, typename Body>
+void parallel_for(Source& workspace, Index count, const Body& body) {
+  parallel_for(workspace, workspace.threads(), count, body);
+}
+
+/// `for_each_row_tile`, likewise.
+template <ScratchSource Source, typename Body>
+void for_each_row_tile(Source& workspace, Index rows, const Body& body) {
+  if constexpr (!only_plans<Source>) for_each_row_tile(workspace.threads(), rows, body);
+}
+
+/// Calls `body(first, count)` for panels of at most `panel` of the rows, one after another; for a
+/// plan only the first, which is the largest.
+template <ScratchSource Source, typename Body>
+void for_each_panel(Source&, Index rows, Index panel, const Body& body) {
+  for (Index first = 0; first < rows; first += panel) {
+    body(first, std::min(panel, rows - first));
+    if constexpr (only_plans<Source>) return;
+  }
+}
 
 /// `count` elements of `memory` as a span; null where they are only counted.
 template <typename T, ScratchMemory Memory>

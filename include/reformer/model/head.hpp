@@ -71,13 +71,7 @@ class Head {
     check_matrix(function, "dout", dout, "2 * width", 2 * width_, pass);
     check_output(function, dx, pass);
     check_gradients(function, norm_);
-    Scratch scratch(pass.workspace);
-    const auto row_of_x = scratch.per_thread<Scalar>(2 * width_);
-    const auto dropout = dropout_of(pass);
-    for_each_row_tile(pass.workspace.threads(), dout.rows, [&](Index row, Index count, int) {
-      dropout.apply_tile(dout.middle_rows(row, count), row, 0, 2 * width_);
-    });
-    normalize_backward(x, 0, dout, row_of_x, dx, pass);
+    encode_rows_backward(x, dout, dx, pass);
   }
 
   /// Logits `[count, V]` of rows `[first, first + count)`.
@@ -127,8 +121,8 @@ class Head {
     check_labels(function, labels, pass);
     check(each.empty() || static_cast<Index>(each.size()) == pass.rows(), function, "each has ",
           each.size(), " elements, must have B*T = ", pass.rows(), " or none");
-    return run<false>(nullptr, x, labels.data(), Scalar(0), {}, pass,
-                      each.empty() ? nullptr : each.data());
+    return sum_losses<false>(nullptr, x, labels.data(), Scalar(0), {}, pass,
+                             each.empty() ? nullptr : each.data());
   }
 
   /// The same, and the gradients of `scale` times the sum: parameter gradients are accumulated, dx
@@ -143,31 +137,23 @@ class Head {
           ", must be finite");
     check_output(function, dx, pass);
     check_gradients(function, *this);
-    return run<true>(this, x, labels.data(), scale, dx, pass, nullptr);
+    return sum_losses<true>(this, x, labels.data(), scale, dx, pass, nullptr);
   }
 
   /// Scratch of `loss_and_gradients`.
   void plan_gradients(ScratchPlan& scratch, Index rows) const {
-    const Index V = vocabulary(), D2 = 2 * width_, panel = std::min(panel_rows(), rows);
-    scratch.scope([&] {
-      PackedWeight<Kernel>::plan(scratch, D2, V);
-      PackedWeight<Kernel>::plan(scratch, V, D2);
-      scratch.matrix<Scalar>(panel, D2);
-      scratch.matrix<Scalar>(panel, V);
-      scratch.per_thread<Scalar>(D2);
-      scratch.take<double>(panel);
-      plan_weight_gradient<Kernel>(scratch, panel);
-      plan_weight_product<Kernel>(scratch, std::max(D2, V));
-      scratch.scope([&] { detail::PartialGradients<Scalar>::plan(scratch, panel, D2); });
-    });
+    const PlannedPass pass{.workspace = scratch, .length = rows, .training = true};
+    // A plan changes nothing, but a head whose gradients are computed does.
+    auto* self = const_cast<Head*>(this);
+    sum_losses<true>(self, Halves<FloatHalf<Scalar>>{}, nullptr, Scalar(0), {}, pass, nullptr);
   }
 
   /// Scratch of `encode_backward`.
   void plan_encode_backward(ScratchPlan& scratch, Index rows) const {
-    scratch.scope([&] {
-      scratch.per_thread<Scalar>(2 * width_);
-      detail::PartialGradients<Scalar>::plan(scratch, rows, 2 * width_);
-    });
+    const PlannedPass pass{.workspace = scratch, .length = rows, .training = true};
+    auto* self = const_cast<Head*>(this);
+    self->encode_rows_backward(Halves<FloatHalf<Scalar>>{}, {nullptr, rows, 2 * width_, 0}, {},
+                               pass);
   }
 
   template <typename F>
@@ -230,16 +216,17 @@ class Head {
     x.second.read(row, 0, width_, out + width_);
   }
 
-  Dropout<Scalar> dropout_of(const Pass& pass) const {
+  template <ScratchSource Source>
+  Dropout<Scalar> dropout_of(const BasicPass<Source>& pass) const {
     return {pass.training ? dropout_ : 0.0, pass.key, Purpose::head_dropout};
   }
 
   /// z of rows `[first, first + z.rows)`
-  template <typename Half>
+  template <typename Half, ScratchSource Source>
   void normalize(const Halves<Half>& x, Index first, const MatrixView<Scalar>& z,
-                 const Pass& pass) const {
+                 const BasicPass<Source>& pass) const {
     const auto dropout = dropout_of(pass);
-    for_each_row_tile(pass.workspace.threads(), z.rows, [&](Index row, Index count, int) {
+    for_each_row_tile(pass.workspace, z.rows, [&](Index row, Index count, int) {
       for (Index i = row; i < row + count; ++i) {
         read_row(x, first + i, z.row(i));
         norm_.forward_row(z.row(i), z.row(i));
@@ -253,35 +240,46 @@ class Head {
   /// dnorm.rows)`.
   /// @param dnorm     destroyed
   /// @param row_of_x  scratch, `[2D]` for each thread
-  template <typename Half>
+  template <typename Half, ScratchSource Source>
   void normalize_backward(const Halves<Half>& x, Index first, const MatrixView<Scalar>& dnorm,
                           const PerThread<Scalar>& row_of_x, const HalfGradients<Scalar>& dx,
-                          const Pass& pass) {
-    Scratch scratch(pass.workspace);
+                          const BasicPass<Source>& pass) {
+    ScratchOf<Source> scratch(pass.workspace);
     const detail::PartialGradients<Scalar> partial(scratch, dnorm.rows, 2 * width_);
-    for_each_row_tile(pass.workspace.threads(), dnorm.rows,
-                      [&](Index row, Index count, int thread) {
-                        for (Index i = row; i < row + count; ++i) {
-                          read_row(x, first + i, row_of_x[thread]);
-                          if (!is_usable(pass, first + i, 2 * width_, row_of_x[thread]) ||
-                              !is_usable(pass, first + i, 2 * width_, dnorm.row(i))) {
-                            std::fill_n(&dx.first(first + i, 0), width_, Scalar(0));
-                            std::fill_n(&dx.second(first + i, 0), width_, Scalar(0));
-                            continue;
-                          }
-                          norm_.backward_row(row_of_x[thread], dnorm.row(i), partial.scale(row),
-                                             partial.bias(row));
-                          std::copy_n(dnorm.row(i), width_, &dx.first(first + i, 0));
-                          std::copy_n(dnorm.row(i) + width_, width_, &dx.second(first + i, 0));
-                        }
-                      });
-    norm_.add_gradients(partial);
+    for_each_row_tile(pass.workspace, dnorm.rows, [&](Index row, Index count, int thread) {
+      for (Index i = row; i < row + count; ++i) {
+        read_row(x, first + i, row_of_x[thread]);
+        if (!is_usable(pass, first + i, 2 * width_, row_of_x[thread]) ||
+            !is_usable(pass, first + i, 2 * width_, dnorm.row(i))) {
+          std::fill_n(&dx.first(first + i, 0), width_, Scalar(0));
+          std::fill_n(&dx.second(first + i, 0), width_, Scalar(0));
+          continue;
+        }
+        norm_.backward_row(row_of_x[thread], dnorm.row(i), partial.scale(row), partial.bias(row));
+        std::copy_n(dnorm.row(i), width_, &dx.first(first + i, 0));
+        std::copy_n(dnorm.row(i) + width_, width_, &dx.second(first + i, 0));
+      }
+    });
+    if constexpr (!only_plans<Source>) norm_.add_gradients(partial);
   }
 
-  template <typename Half>
+  /// @param dout  destroyed
+  template <typename Half, ScratchSource Source>
+  void encode_rows_backward(const Halves<Half>& x, const MatrixView<Scalar>& dout,
+                            const HalfGradients<Scalar>& dx, const BasicPass<Source>& pass) {
+    ScratchOf<Source> scratch(pass.workspace);
+    const auto row_of_x = scratch.template per_thread<Scalar>(2 * width_);
+    const auto dropout = dropout_of(pass);
+    for_each_row_tile(pass.workspace, dout.rows, [&](Index row, Index count, int) {
+      dropout.apply_tile(dout.middle_rows(row, count), row, 0, 2 * width_);
+    });
+    normalize_backward(x, 0, dout, row_of_x, dx, pass);
+  }
+
+  template <typename Half, ScratchSource Source>
   void panel_logits(const Halves<Half>& x, Index first, const PackedWeight<Kernel>& weight,
                     const MatrixView<Scalar>& normed, const MatrixView<Scalar>& out,
-                    const Pass& pass) const {
+                    const BasicPass<Source>& pass) const {
     normalize(x, first, normed, pass);
     weight_product(pass.workspace, normed, weight.whole(), out, Write::assign,
                    [&](const MatrixView<Scalar>& tile, Index, Index j) {
@@ -289,12 +287,14 @@ class Head {
                    });
   }
 
+  /// Losses, and gradients if they are wanted, panel by panel.
   /// @param to  this head, whose gradients are accumulated; not used without gradients, as dx
-  template <bool with_gradients, typename Half>
-  Loss run(Head* to, const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
-           const HalfGradients<Scalar>& dx, const Pass& pass, double* each) const {
-    Workspace& workspace = pass.workspace;
-    Scratch scratch(workspace);
+  template <bool with_gradients, typename Half, ScratchSource Source>
+  Loss sum_losses(Head* to, const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
+                  const HalfGradients<Scalar>& dx, const BasicPass<Source>& pass,
+                  double* each) const {
+    auto& workspace = pass.workspace;
+    ScratchOf<Source> scratch(workspace);
     const Index V = vocabulary(), D2 = 2 * width_;
     const auto weight_value = view(std::as_const(weight_.value));
     const PackedWeight<Kernel> weight(scratch, workspace, weight_value, Orientation::natural);
@@ -303,19 +303,18 @@ class Head {
       weight_transposed.emplace(scratch, workspace, weight_value, Orientation::transposed);
     }
     const Index panel = std::min(panel_rows(), pass.rows());
-    const auto normed_panel = scratch.matrix<Scalar>(panel, D2);
-    const auto logits_panel = scratch.matrix<Scalar>(panel, V);
-    const auto row_of_x = scratch.per_thread<Scalar>(D2);
-    auto* losses = scratch.take<double>(panel);
+    const auto normed_panel = scratch.template matrix<Scalar>(panel, D2);
+    const auto logits_panel = scratch.template matrix<Scalar>(panel, V);
+    const auto row_of_x = scratch.template per_thread<Scalar>(D2);
+    auto* losses = scratch.template take<double>(panel);
     const auto dropout = dropout_of(pass);
 
     Loss total;
-    for (Index first = 0; first < pass.rows(); first += panel) {
-      const Index rows = std::min(panel, pass.rows() - first);
+    for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
       const auto normed = normed_panel.middle_rows(0, rows);
       const auto logits = logits_panel.middle_rows(0, rows);
       panel_logits(x, first, weight, normed, logits, pass);
-      for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int) {
+      for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
         for (Index i = row; i < row + count; ++i) {
           const std::int32_t label = labels[first + i];
           losses[i] = 0;
@@ -330,7 +329,7 @@ class Head {
           }
         }
       });
-      for (Index i = 0; i < rows; ++i) {
+      for (Index i = 0; !only_plans<Source> && i < rows; ++i) {
         total += {losses[i], labels[first + i] == ignored_label ? 0 : 1};
       }
       if (each != nullptr) std::copy_n(losses, rows, each + first);
@@ -343,7 +342,7 @@ class Head {
                        });
         to->normalize_backward(x, first, normed, row_of_x, dx, pass);
       }
-    }
+    });
     return total;
   }
 

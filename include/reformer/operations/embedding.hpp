@@ -52,8 +52,8 @@ class Embedding {
     const auto gradient = view(table_.gradient);
     Scratch scratch(pass.workspace);
     // Rows in the order of their tokens: those of token v are order[first[v] ... first[v + 1] - 1].
-    auto* first = scratch.take<Index>(vocabulary() + 1);
-    auto* order = scratch.take<Index>(dx.rows);
+    const Order rows = order_in(scratch, dx.rows);
+    Index *first = rows.first, *order = rows.order;
     std::fill_n(first, vocabulary() + 1, Index{0});
     for (Index row = 0; row < dx.rows; ++row) ++first[tokens.data()[row]];
     std::partial_sum(first, first + vocabulary() + 1, first);
@@ -77,10 +77,7 @@ class Embedding {
 
   /// Scratch of `backward`.
   void plan_backward(ScratchPlan& scratch, Index rows) const {
-    scratch.scope([&] {
-      scratch.take<Index>(vocabulary() + 1);
-      scratch.take<Index>(rows);
-    });
+    scratch.scope([&] { order_in(scratch, rows); });
   }
 
   template <typename F>
@@ -93,6 +90,15 @@ class Embedding {
   }
 
  private:
+  struct Order {
+    Index *first, *order;
+  };
+  template <ScratchMemory Memory>
+  Order order_in(Memory& memory, Index rows) const {
+    auto* first = memory.template take<Index>(vocabulary() + 1);
+    return {first, memory.template take<Index>(rows)};
+  }
+
   static constexpr Index rows_ahead = 8;  // pieces of rows that lie anywhere
 
   Parameter<Scalar> table_;

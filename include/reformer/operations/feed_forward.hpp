@@ -87,10 +87,7 @@ class FeedForward {
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
     check_forward(x, y, saved, pass);
-    Scratch scratch(pass.workspace);
-    const PackedWeight<Kernel> in(scratch, pass.workspace, view(weight_in_.value), natural);
-    const PackedWeight<Kernel> out(scratch, pass.workspace, view(weight_out_.value), natural);
-    add_rows(x, y, in, out, pass);
+    add_rows(x, y, pass);
   }
 
   Decoding decoding(const Pass& pass) const {
@@ -149,118 +146,20 @@ class FeedForward {
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
                const MatrixView<Scalar>& dx, const Saved& saved, const Pass& pass) {
     check_reverse(x, y, dy, dx, saved, pass);
-    Workspace& workspace = pass.workspace;
-    Scratch scratch(workspace);
-    // One block of a weight at a time, packed again for each panel: that is little beside a product
-    // with all its rows, and all of them would be most of the memory at short lengths.
-    const auto with = [&](const MatrixView<const Scalar>& weight, Orientation orientation,
-                          const auto& body) {
-      Scratch memory(workspace);
-      body(PackedWeight<Kernel>(memory, workspace, weight, orientation).whole());
-    };
-    const auto output_dropout = dropout(pass, Purpose::branch_dropout);
-    const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
-    const Index D = config_.width;
-    const Index panel = std::min(reverse_rows, pass.rows());
-    const auto normed_panel = scratch.matrix<Scalar>(panel, D);
-    const auto dnormed_panel = scratch.matrix<Scalar>(panel, D);
-    const auto hidden_panel = scratch.matrix<Scalar>(panel, block_columns());
-    const auto slope_panel = scratch.matrix<Scalar>(panel, block_columns());
-    const auto sum_panel = pass.subtract ? scratch.matrix<Scalar>(panel, D) : MatrixView<Scalar>{};
-    const auto dout_panel =
-        output_dropout.active() ? scratch.matrix<Scalar>(panel, D) : MatrixView<Scalar>{};
-
-    for (Index first = 0; first < pass.rows(); first += panel) {
-      const Index rows = std::min(panel, pass.rows() - first);
-      const auto normed = normed_panel.middle_rows(0, rows);
-      const auto dnormed = dnormed_panel.middle_rows(0, rows);
-      normalise(x, first, normed, pass);
-
-      // f = dropout(h W_2 + b_2); without dropout the gradient is read where it is
-      MatrixView<const Scalar> dout = dy.middle_rows(first, rows);
-      if (output_dropout.active()) {
-        for_each_row_tile(workspace.threads(), rows, [&](Index row, Index count, int) {
-          const auto tile = dout_panel.middle_rows(row, count);
-          for (Index i = 0; i < count; ++i) std::copy_n(dout.row(row + i), D, tile.row(i));
-          output_dropout.apply_tile(tile, first + row, 0, D);
-        });
-        dout = dout_panel.middle_rows(0, rows);
-      }
-      accumulate_bias_gradient(workspace, dout, bias_out_.gradient.data());
-
-      for_each_block(block_columns(), [&](Index column, Index count, Write write, bool is_last) {
-        const auto hidden = hidden_panel.middle_rows(0, rows).middle_columns(0, count);
-        const auto slope = slope_panel.middle_rows(0, rows).middle_columns(0, count);
-        const auto in_value = view(std::as_const(weight_in_.value)).middle_columns(column, count);
-        const auto out_value = view(std::as_const(weight_out_.value)).middle_rows(column, count);
-
-        // The forward pass: the hidden values serve both to subtract and to differentiate.
-        with(in_value, natural, [&](const WeightBlock<Kernel>& in) {
-          hidden_layer(in, first, column, normed, hidden, slope, pass);
-        });
-        if (pass.subtract) {
-          with(out_value, natural, [&](const WeightBlock<Kernel>& out) {
-            add_output(out, first, hidden, sum_panel.middle_rows(0, rows), write, is_last,
-                       Sign::minus, y, pass);
-          });
-        }
-        accumulate_weight_gradient<Kernel>(workspace, hidden, dout,
-                                           view(weight_out_.gradient).middle_rows(column, count));
-
-        // h = act(u), u = dropout(LN(x) W_1 + b_1): du = act'(u) (df W_2^T), in place of h
-        with(out_value, transposed, [&](const WeightBlock<Kernel>& out) {
-          weight_product(
-              workspace, dout, out, hidden, Write::assign,
-              [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-                for (Index r = 0; r < tile.rows; ++r) {
-                  simd::update(
-                      tile.columns, slope.row(i + r) + j, tile.row(r),
-                      [](const auto& a, const auto& b) { return Eigen::internal::pmul(a, b); });
-                }
-                hidden_dropout.apply_tile(tile, first + i, column + j, config_.hidden_width);
-              });
-        });
-        accumulate_bias_gradient<Scalar>(workspace, hidden, bias_in_.gradient.data() + column);
-        accumulate_weight_gradient<Kernel>(workspace, normed, hidden,
-                                           view(weight_in_.gradient).middle_columns(column, count));
-
-        // dLN = du W_1^T
-        with(in_value, transposed, [&](const WeightBlock<Kernel>& in) {
-          weight_product(workspace, hidden, in, dnormed, write, [](const auto&...) {});
-        });
-      });
-      norm_.backward(x, first, dnormed, dx, pass);
-    }
+    reverse_rows(x, y, dy, dx, pass);
   }
 
   /// Scratch of `forward` and of `reverse` in a pass with gradients.
-  void plan(ScratchPlan& scratch, const SavedPass& pass, const BranchStorage& stored) const {
-    const Index D = config_.width, F = config_.hidden_width, rows = pass.batch * pass.length;
-    const bool subtract = !stored.input;
-    scratch.scope([&] {
-      const Index panel = std::min(forward_rows, rows);
-      PackedWeight<Kernel>::plan(scratch, D, F);
-      PackedWeight<Kernel>::plan(scratch, F, D);
-      for (int i = 0; i < 2; ++i) scratch.matrix<Scalar>(panel, D);
-      scratch.matrix<Scalar>(panel, forward_columns(panel));
-      plan_weight_product<Kernel>(scratch, std::max(D, forward_columns(panel)));
-    });
-    scratch.scope([&] {
-      const Index panel = std::min(reverse_rows, rows);
-      const int wide = 2 + (subtract ? 1 : 0) + (config_.dropout > 0 ? 1 : 0);
-      for (int i = 0; i < wide; ++i) scratch.matrix<Scalar>(panel, D);
-      for (int i = 0; i < 2; ++i) scratch.matrix<Scalar>(panel, block_columns());
-      const auto plan_block = [&](Index depth, Index columns) {
-        scratch.scope([&] {
-          PackedWeight<Kernel>::plan(scratch, depth, columns);
-          plan_weight_product<Kernel>(scratch, depth);
-        });
-      };
-      plan_block(D, block_columns());
-      plan_block(block_columns(), D);
-      plan_weight_gradient<Kernel>(scratch, panel);
-      norm_.plan_backward(scratch, panel);
-    });
+  void plan(ScratchPlan& scratch, const SavedPass& sizes, const BranchStorage& stored) const {
+    const PlannedPass pass{.workspace = scratch,
+                           .batch = sizes.batch,
+                           .length = sizes.length,
+                           .training = true,
+                           .subtract = !stored.input};
+    FloatHalf<Scalar> half;
+    add_rows(half, half, pass);
+    // A plan changes nothing, but a branch that is reversed does.
+    const_cast<FeedForward&>(*this).reverse_rows(half, half, {}, {}, pass);
   }
 
   /// Multiply-adds for each row that `reverse` saves when it need not subtract.
@@ -289,12 +188,13 @@ class FeedForward {
 
   // Forward, both weights stay packed; `reverse` packs four blocks for each panel and column block,
   // which larger panels make rarer.
-  static constexpr Index forward_rows = 512;
-  static constexpr Index reverse_rows = 1024;
+  static constexpr Index forward_panel_rows = 512;
+  static constexpr Index reverse_panel_rows = 1024;
   static constexpr auto natural = Orientation::natural;
   static constexpr auto transposed = Orientation::transposed;
 
-  Dropout<Scalar> dropout(const Pass& pass, Purpose purpose) const {
+  template <ScratchSource Source>
+  Dropout<Scalar> dropout(const BasicPass<Source>& pass, Purpose purpose) const {
     return {pass.training ? config_.dropout : 0.0, pass.key, purpose};
   }
 
@@ -325,61 +225,182 @@ class FeedForward {
     return config_.hidden_width <= few / rows ? config_.hidden_width : block_columns();
   }
 
-  /// Calls `body(first, count, write, is_last)` for blocks of hidden columns; `write` is how the
-  /// block's part of a sum over hidden columns meets the parts before it.
+  /// Some of the hidden columns.
+  struct HiddenBlock {
+    Index first, count;
+    Write write;   // how its part of a sum over hidden columns meets the parts before it
+    bool is_last;  // of all blocks
+  };
+
+  /// Calls `body(block)` for blocks of hidden columns; for a plan only the first, the largest.
   ///
   /// Blocks are as deep as kernels sum in one go, or a multiple of that: the bits are those of an
   /// undivided product.
-  template <typename Body>
-  void for_each_block(Index columns, const Body& body) const {
+  template <ScratchSource Source, typename Body>
+  void for_each_block(Source& workspace, Index columns, const Body& body) const {
     const Index F = config_.hidden_width;
-    for (Index column = 0; column < F; column += columns) {
-      const Index count = std::min(columns, F - column);
-      body(column, count, column == 0 ? Write::assign : Write::accumulate, column + count == F);
-    }
+    for_each_panel(workspace, F, columns, [&](Index first, Index count) {
+      body(HiddenBlock{first, count, first == 0 ? Write::assign : Write::accumulate,
+                       first + count == F});
+    });
   }
 
-  /// y += f(x), panel by panel
-  template <typename Half>
+  /// y += f(x)
+  template <typename Half, ScratchSource Source>
+  void add_rows(const Half& x, Half& y, const BasicPass<Source>& pass) const {
+    ScratchOf<Source> scratch(pass.workspace);
+    const PackedWeight<Kernel> in(scratch, pass.workspace, view(weight_in_.value), natural);
+    const PackedWeight<Kernel> out(scratch, pass.workspace, view(weight_out_.value), natural);
+    add_rows(x, y, in, out, pass);
+  }
+  /// The same with weights that are packed, panel by panel.
+  template <typename Half, ScratchSource Source>
   void add_rows(const Half& x, Half& y, const PackedWeight<Kernel>& in,
-                const PackedWeight<Kernel>& out, const Pass& pass) const {
-    Scratch scratch(pass.workspace);
-    const Index panel = std::min(forward_rows, pass.rows());
-    const auto normed_panel = scratch.matrix<Scalar>(panel, config_.width);
-    const auto sum_panel = scratch.matrix<Scalar>(panel, config_.width);
-    const auto hidden_panel = scratch.matrix<Scalar>(panel, forward_columns(panel));
-    for (Index first = 0; first < pass.rows(); first += panel) {
-      const Index rows = std::min(panel, pass.rows() - first);
-      const auto normed = normed_panel.middle_rows(0, rows);
+                const PackedWeight<Kernel>& out, const BasicPass<Source>& pass) const {
+    auto& workspace = pass.workspace;
+    ScratchOf<Source> scratch(workspace);
+    const Index panel = std::min(forward_panel_rows, pass.rows());
+    const auto normed_panel = scratch.template matrix<Scalar>(panel, config_.width);
+    const auto sum_panel = scratch.template matrix<Scalar>(panel, config_.width);
+    const auto hidden_panel = scratch.template matrix<Scalar>(panel, forward_columns(panel));
+    for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
+      const auto normed = normed_panel.middle_rows(0, rows), sum = sum_panel.middle_rows(0, rows);
       normalise(x, first, normed, pass);
-      for_each_block(
-          hidden_panel.columns, [&](Index column, Index count, Write write, bool is_last) {
-            const auto hidden = hidden_panel.middle_rows(0, rows).middle_columns(0, count);
-            hidden_layer(in.middle_columns(column, count), first, column, normed, hidden, {}, pass);
-            add_output(out.middle_depth(column, count), first, hidden,
-                       sum_panel.middle_rows(0, rows), write, is_last, Sign::plus, y, pass);
-          });
-    }
+      for_each_block(workspace, hidden_panel.columns, [&](const HiddenBlock& block) {
+        const auto hidden = hidden_panel.middle_rows(0, rows).middle_columns(0, block.count);
+        hidden_layer(in.middle_columns(block.first, block.count), first, block, normed, hidden, {},
+                     pass);
+        add_output(out.middle_depth(block.first, block.count), first, block, hidden, sum,
+                   Sign::plus, y, pass);
+      });
+    });
   }
 
-  template <typename Half>
+  /// Scratch of `reverse`, for a panel of rows.
+  struct ReversePanel {
+    MatrixView<Scalar> normed, dnormed;  // [panel, D]
+    MatrixView<Scalar> hidden, slope;    // [panel, columns of a block]
+    MatrixView<Scalar> sum;              // [panel, D], of what is subtracted, if anything is
+    MatrixView<Scalar> dropped;          // [panel, D], df after dropout, if there is any
+
+    template <ScratchMemory Memory>
+    ReversePanel(Memory& memory, Index rows, Index width, Index columns, bool subtracts, bool drops)
+        : normed(memory.template matrix<Scalar>(rows, width)),
+          dnormed(memory.template matrix<Scalar>(rows, width)),
+          hidden(memory.template matrix<Scalar>(rows, columns)),
+          slope(memory.template matrix<Scalar>(rows, columns)) {
+      if (subtracts) sum = memory.template matrix<Scalar>(rows, width);
+      if (drops) dropped = memory.template matrix<Scalar>(rows, width);
+    }
+
+    ReversePanel first_rows(Index rows) const {
+      ReversePanel part = *this;
+      for (auto* x :
+           {&part.normed, &part.dnormed, &part.hidden, &part.slope, &part.sum, &part.dropped}) {
+        *x = x->middle_rows(0, rows);
+      }
+      return part;
+    }
+  };
+
+  /// `reverse`, panel by panel.
+  template <typename Half, ScratchSource Source>
+  void reverse_rows(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
+                    const MatrixView<Scalar>& dx, const BasicPass<Source>& pass) {
+    auto& workspace = pass.workspace;
+    ScratchOf<Source> scratch(workspace);
+    const auto output_dropout = dropout(pass, Purpose::branch_dropout);
+    const Index D = config_.width, panel = std::min(reverse_panel_rows, pass.rows());
+    const ReversePanel whole(scratch, panel, D, block_columns(), pass.subtract,
+                             output_dropout.active());
+    for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
+      const ReversePanel arrays = whole.first_rows(rows);
+      normalise(x, first, arrays.normed, pass);
+      // f = dropout(h W_2 + b_2); without dropout the gradient is read where it is
+      MatrixView<const Scalar> df = dy.middle_rows(first, rows);
+      if (output_dropout.active()) {
+        for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+          const auto tile = arrays.dropped.middle_rows(row, count);
+          for (Index i = 0; i < count; ++i) std::copy_n(df.row(row + i), D, tile.row(i));
+          output_dropout.apply_tile(tile, first + row, 0, D);
+        });
+        df = arrays.dropped;
+      }
+      accumulate_bias_gradient(workspace, df, bias_out_.gradient.data());
+      for_each_block(workspace, block_columns(), [&](const HiddenBlock& block) {
+        reverse_block(arrays, df, first, block, y, pass);
+      });
+      norm_.backward(x, first, arrays.dnormed, dx, pass);
+    });
+  }
+
+  /// A block of hidden columns of a panel that begins at row `first`: its part of what is
+  /// subtracted, of the gradient by the layer norm's output, and of the gradients of parameters.
+  ///
+  /// Each weight is packed as it is needed, and again for each panel: that is little beside a
+  /// product with all its rows, and all of them would be most of the memory at short lengths.
+  template <typename Half, ScratchSource Source>
+  void reverse_block(const ReversePanel& arrays, const MatrixView<const Scalar>& df, Index first,
+                     const HiddenBlock& block, Half& y, const BasicPass<Source>& pass) {
+    auto& workspace = pass.workspace;
+    const auto hidden = arrays.hidden.middle_columns(0, block.count);
+    const auto slope = arrays.slope.middle_columns(0, block.count);
+    const auto in = view(std::as_const(weight_in_.value)).middle_columns(block.first, block.count);
+    const auto out = view(std::as_const(weight_out_.value)).middle_rows(block.first, block.count);
+
+    // The forward pass: the hidden values serve both to subtract and to differentiate.
+    {
+      ScratchOf<Source> memory(workspace);
+      const PackedWeight<Kernel> packed(memory, workspace, in, natural);
+      hidden_layer(packed.whole(), first, block, arrays.normed, hidden, slope, pass);
+    }
+    if (pass.subtract) {
+      ScratchOf<Source> memory(workspace);
+      const PackedWeight<Kernel> packed(memory, workspace, out, natural);
+      add_output(packed.whole(), first, block, hidden, arrays.sum, Sign::minus, y, pass);
+    }
+    accumulate_weight_gradient<Kernel>(
+        workspace, hidden, df, view(weight_out_.gradient).middle_rows(block.first, block.count));
+
+    // h = act(u), u = dropout(LN(x) W_1 + b_1): du = act'(u) (df W_2^T), in place of h
+    const auto dhidden = hidden;
+    {
+      ScratchOf<Source> memory(workspace);
+      const PackedWeight<Kernel> packed(memory, workspace, out, transposed);
+      hidden_backward(packed.whole(), first, block, df, slope, dhidden, pass);
+    }
+    accumulate_bias_gradient<Scalar>(workspace, dhidden, bias_in_.gradient.data() + block.first);
+    accumulate_weight_gradient<Kernel>(
+        workspace, arrays.normed, dhidden,
+        view(weight_in_.gradient).middle_columns(block.first, block.count));
+
+    // dLN = du W_1^T
+    ScratchOf<Source> memory(workspace);
+    const PackedWeight<Kernel> packed(memory, workspace, in, transposed);
+    weight_product(workspace, dhidden, packed.whole(), arrays.dnormed, block.write,
+                   [](const auto&...) {});
+  }
+
+  template <typename Half, ScratchSource Source>
   void normalise(const Half& x, Index first, const MatrixView<Scalar>& out,
-                 const Pass& pass) const {
-    for_each_row_tile(pass.workspace.threads(), out.rows, [&](Index row, Index count, int) {
+                 const BasicPass<Source>& pass) const {
+    for_each_row_tile(pass.workspace, out.rows, [&](Index row, Index count, int) {
       norm_.forward(x, first + row, out.middle_rows(row, count), pass);
     });
   }
 
-  /// hidden = act(u), u = dropout(normed W_1 + b_1), of a block of hidden columns that starts at
-  /// `column`; slope = act'(u) unless it is empty.
-  void hidden_layer(const WeightBlock<Kernel>& in, Index first, Index column,
+  /// hidden = act(u), u = dropout(normed W_1 + b_1), of a block of hidden columns;
+  /// slope = act'(u) unless it is empty.
+  template <ScratchSource Source>
+  void hidden_layer(const WeightBlock<Kernel>& in, Index first, const HiddenBlock& block,
                     const MatrixView<const Scalar>& normed, const MatrixView<Scalar>& hidden,
-                    const MatrixView<Scalar>& slope, const Pass& pass) const {
+                    const MatrixView<Scalar>& slope, const BasicPass<Source>& pass) const {
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
     weight_product(pass.workspace, normed, in, hidden, Write::assign,
                    [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-                     add_bias(tile, bias_in_.value.data() + column + j);
-                     hidden_dropout.apply_tile(tile, first + i, column + j, config_.hidden_width);
+                     const Index column = block.first + j;
+                     add_bias(tile, bias_in_.value.data() + column);
+                     hidden_dropout.apply_tile(tile, first + i, column, config_.hidden_width);
                      for (Index r = 0; r < tile.rows; ++r) {
                        if (slope.rows > 0) {
                          activation_derivative(config_.activation, tile.columns, tile.row(r),
@@ -390,16 +411,33 @@ class FeedForward {
                    });
   }
 
+  /// Gradient of `hidden_layer`: du = dropout(act'(u) (df W_2^T)).
+  template <ScratchSource Source>
+  void hidden_backward(const WeightBlock<Kernel>& out, Index first, const HiddenBlock& block,
+                       const MatrixView<const Scalar>& df, const MatrixView<const Scalar>& slope,
+                       const MatrixView<Scalar>& dhidden, const BasicPass<Source>& pass) const {
+    const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
+    weight_product(
+        pass.workspace, df, out, dhidden, Write::assign,
+        [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+          for (Index r = 0; r < tile.rows; ++r) {
+            simd::update(tile.columns, slope.row(i + r) + j, tile.row(r),
+                         [](const auto& a, const auto& b) { return Eigen::internal::pmul(a, b); });
+          }
+          hidden_dropout.apply_tile(tile, first + i, block.first + j, config_.hidden_width);
+        });
+  }
+
   /// sum = or += hidden W_2 of a block of hidden columns; after the last one
   /// y +-= dropout(sum + b_2), which destroys sum.
-  template <typename Half>
-  void add_output(const WeightBlock<Kernel>& out, Index first,
-                  const MatrixView<const Scalar>& hidden, const MatrixView<Scalar>& sum,
-                  Write write, bool is_last, Sign sign, Half& y, const Pass& pass) const {
+  template <typename Half, ScratchSource Source>
+  void add_output(const WeightBlock<Kernel>& out, Index first, const HiddenBlock& block,
+                  const MatrixView<const Scalar>& hidden, const MatrixView<Scalar>& sum, Sign sign,
+                  Half& y, const BasicPass<Source>& pass) const {
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
-    weight_product(pass.workspace, hidden, out, sum, write,
+    weight_product(pass.workspace, hidden, out, sum, block.write,
                    [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-                     if (!is_last) return;
+                     if (!block.is_last) return;
                      add_bias(tile, bias_out_.value.data() + j);
                      output_dropout.apply_tile(tile, first + i, j, config_.width);
                      for (Index r = 0; r < tile.rows; ++r) {

@@ -34,14 +34,14 @@ inline void check_layer_norm_epsilon(std::string_view function, double epsilon) 
 
 /// Whether a row takes part in sums over rows. What padding holds may be anything, and a gradient
 /// of zero does not hide a NaN: rows of padding that are not finite are left out.
-template <typename Scalar>
-bool is_usable(const Pass& pass, Index row, Index width, const Scalar* x) {
+template <typename Scalar, ScratchSource Source>
+bool is_usable(const BasicPass<Source>& pass, Index row, Index width, const Scalar* x) {
   return !pass.is_padding(row) || simd::is_finite(width, x);
 }
 
 /// Makes a row zero that is not usable.
-template <typename Scalar>
-void clear_unusable_padding(const Pass& pass, Index row, Index width, Scalar* x) {
+template <typename Scalar, ScratchSource Source>
+void clear_unusable_padding(const BasicPass<Source>& pass, Index row, Index width, Scalar* x) {
   if (!is_usable(pass, row, width, x)) std::fill_n(x, width, Scalar(0));
 }
 
@@ -60,15 +60,12 @@ namespace detail {
 template <typename Scalar>
 class PartialGradients {
  public:
-  PartialGradients(Scratch& scratch, Index rows, Index width)
+  template <ScratchMemory Memory>
+  PartialGradients(Memory& scratch, Index rows, Index width)
       : tiles_(ceil_div(rows, detail::tile_rows)),
         width_(width),
-        sums_(scratch.take<Scalar>(2 * tiles_ * width)) {
-    std::fill_n(sums_, 2 * tiles_ * width, Scalar(0));
-  }
-
-  static void plan(ScratchPlan& scratch, Index rows, Index width) {
-    scratch.take<Scalar>(2 * ceil_div(rows, tile_rows) * width);
+        sums_(scratch.template take<Scalar>(2 * tiles_ * width)) {
+    if (sums_ != nullptr) std::fill_n(sums_, 2 * tiles_ * width, Scalar(0));
   }
 
   /// Sums of the tile that starts at `first_row`.
@@ -169,8 +166,9 @@ class LayerNorm {
 
   /// out = LN(x) for rows `[first, first + out.rows)` of a residual half, on the calling thread.
   /// Rows of padding that are not finite give zero, so that no product or gradient meets them.
-  template <ResidualHalf Half>
-  void forward(const Half& x, Index first, const MatrixView<Scalar>& out, const Pass& pass) const {
+  template <ResidualHalf Half, ScratchSource Source = Workspace>
+  void forward(const Half& x, Index first, const MatrixView<Scalar>& out,
+               const BasicPass<Source>& pass) const {
     for (Index i = 0; i < out.rows; ++i) {
       x.read(first + i, 0, width(), out.row(i));
       forward_row(out.row(i), out.row(i));
@@ -182,20 +180,14 @@ class LayerNorm {
   /// @param dout  `[rows, D]`, destroyed
   /// @param dx    `[B*T, D]`: rows `[first, first + dout.rows)` are added to
   /// @throw std::invalid_argument for rows that are not there, another width, or no gradient
-  template <ResidualHalf Half>
+  template <ResidualHalf Half, ScratchSource Source = Workspace>
   void backward(const Half& x, Index first, const MatrixView<Scalar>& dout,
-                const MatrixView<Scalar>& dx, const Pass& pass) {
-    constexpr auto function = "LayerNorm::backward";
-    check_equal(function, "columns of x", x.columns(), "width", width());
-    check_equal(function, "columns of dout", dout.columns, "width", width());
-    check_equal(function, "columns of dx", dx.columns, "width", width());
-    check_equal(function, "rows of dx", dx.rows, "rows of x", x.rows());
-    check_between(function, "first", first, 0, x.rows() - dout.rows);
-    check_gradients(function, *this);
-    Scratch scratch(pass.workspace);
+                const MatrixView<Scalar>& dx, const BasicPass<Source>& pass) {
+    if constexpr (!only_plans<Source>) check_backward(x, first, dout, dx);
+    ScratchOf<Source> scratch(pass.workspace);
     const detail::PartialGradients<Scalar> partial(scratch, dout.rows, width());
-    const auto rows_of_x = scratch.per_thread<Scalar>(width());
-    for_each_row_tile(pass.workspace.threads(), dout.rows, [&](Index row, Index count, int thread) {
+    const auto rows_of_x = scratch.template per_thread<Scalar>(width());
+    for_each_row_tile(pass.workspace, dout.rows, [&](Index row, Index count, int thread) {
       for (Index i = row; i < row + count; ++i) {
         x.read(first + i, 0, width(), rows_of_x[thread]);
         if (!is_usable(pass, first + i, width(), rows_of_x[thread]) ||
@@ -209,14 +201,7 @@ class LayerNorm {
         simd::add(width(), dout.row(i), dx.row(first + i));
       }
     });
-    add_gradients(partial);
-  }
-
-  void plan_backward(ScratchPlan& scratch, Index rows) const {
-    scratch.scope([&] {
-      detail::PartialGradients<Scalar>::plan(scratch, rows, width());
-      scratch.per_thread<Scalar>(width());
-    });
+    if constexpr (!only_plans<Source>) add_gradients(partial);
   }
 
   void add_gradients(const detail::PartialGradients<Scalar>& partial) {
@@ -233,6 +218,18 @@ class LayerNorm {
   }
 
  private:
+  template <typename Half>
+  void check_backward(const Half& x, Index first, const MatrixView<Scalar>& dout,
+                      const MatrixView<Scalar>& dx) const {
+    constexpr auto function = "LayerNorm::backward";
+    check_equal(function, "columns of x", x.columns(), "width", width());
+    check_equal(function, "columns of dout", dout.columns, "width", width());
+    check_equal(function, "columns of dx", dx.columns, "width", width());
+    check_equal(function, "rows of dx", dx.rows, "rows of x", x.rows());
+    check_between(function, "first", first, 0, x.rows() - dout.rows);
+    check_gradients(function, *this);
+  }
+
   template <typename Self, typename F>
   static void visit_parameters(Self& self, F& f) {
     f(self.scale_);

@@ -25,28 +25,26 @@ class PackedWeight {
   using Scalar = typename K::Scalar;
   using Packed = typename K::Packed;
 
-  PackedWeight(Scratch& scratch, Workspace& workspace, const MatrixView<const Scalar>& weight,
+  template <ScratchMemory Memory, ScratchSource Source>
+  PackedWeight(Memory& scratch, Source& workspace, const MatrixView<const Scalar>& weight,
                Orientation orientation)
-      : PackedWeight(scratch.take<Packed>(size(weight, orientation)), workspace, weight,
+      : PackedWeight(scratch.template take<Packed>(size(weight, orientation)), workspace, weight,
                      orientation) {}
 
   /// @param packed  memory of `size` elements, written
-  PackedWeight(Packed* packed, Workspace& workspace, const MatrixView<const Scalar>& weight,
+  template <ScratchSource Source>
+  PackedWeight(Packed* packed, Source& workspace, const MatrixView<const Scalar>& weight,
                Orientation orientation)
       : depth_(orientation == Orientation::natural ? weight.rows : weight.columns),
         columns_(orientation == Orientation::natural ? weight.columns : weight.rows),
         packed_(packed) {
-    parallel_for(workspace.threads(), ceil_div(columns_, K::tile_columns),
+    parallel_for(workspace, ceil_div(columns_, K::tile_columns),
                  [&](Index panel, int) { K::pack_weight(weight, orientation, panel, packed); });
   }
 
   static Index size(const MatrixView<const Scalar>& weight, Orientation orientation) {
     return orientation == Orientation::natural ? K::weight_size(weight.rows, weight.columns)
                                                : K::weight_size(weight.columns, weight.rows);
-  }
-
-  static void plan(ScratchPlan& scratch, Index depth, Index columns) {
-    scratch.take<Packed>(K::weight_size(depth, columns));
   }
 
   Index depth() const { return depth_; }

@@ -40,10 +40,9 @@ inline Index whole_grains(Index width, Index grain) {
 }
 
 /// Threads that are worth their waking for a product.
-inline int threads_of_product(const Workspace& workspace, Index rows, Index depth, Index columns) {
-  return threads_for(
-      workspace.threads(),
-      2.0 * static_cast<double>(rows) * static_cast<double>(depth) * static_cast<double>(columns));
+inline int threads_of_product(int most, Index rows, Index depth, Index columns) {
+  return threads_for(most, 2.0 * static_cast<double>(rows) * static_cast<double>(depth) *
+                               static_cast<double>(columns));
 }
 
 /// Multiplies rows of activations that a thread has at hand.
@@ -65,83 +64,73 @@ struct WeightTerm {
   WeightBlock<K> weight;
 };
 
-/// Scratch of the products below, for terms of at most this depth.
-template <ProductKernel K>
-void plan_weight_product(ScratchPlan& scratch, Index depth) {
-  scratch.scope(
-      [&] { scratch.per_thread<typename K::Packed>(K::left_size(detail::tile_rows, depth)); });
-}
-
 /// out = or += a_1 W_1 + a_2 W_2 + ..., terms added in their order; calls `finish(tile, first_row,
 /// first_column)` when a tile of out is there.
-template <ProductKernel K, typename Finish>
-void weight_product(Workspace& workspace, std::initializer_list<WeightTerm<K>> terms,
+template <ProductKernel K, ScratchSource Source, typename Finish>
+void weight_product(Source& workspace, std::initializer_list<WeightTerm<K>> terms,
                     const MatrixView<typename K::Scalar>& out, Write write, const Finish& finish) {
   Index depth = 0, all = 0;
   for (const auto& term : terms) {
     depth = std::max(depth, term.weight.depth);
     all += term.weight.depth;
   }
-  Scratch scratch(workspace);
+  ScratchOf<Source> scratch(workspace);
   const auto memory =
-      scratch.per_thread<typename K::Packed>(K::left_size(detail::tile_rows, depth));
-  const int threads = detail::threads_of_product(workspace, out.rows, all, out.columns);
+      scratch.template per_thread<typename K::Packed>(K::left_size(detail::tile_rows, depth));
+  const int threads = detail::threads_of_product(workspace.threads(), out.rows, all, out.columns);
   const Index row_tiles = ceil_div(out.rows, detail::tile_rows);
   const Index width = detail::columns_of_tile(threads, row_tiles, out.columns);
-  parallel_for(threads, row_tiles * ceil_div(out.columns, width), [&](Index task, int thread) {
-    const Index i = task % row_tiles * detail::tile_rows, j = task / row_tiles * width;
-    const Index rows = std::min(detail::tile_rows, out.rows - i);
-    const auto tile = out.middle_rows(i, rows).middle_columns(j, std::min(width, out.columns - j));
-    Write how = write;
-    for (const auto& term : terms) {
-      detail::multiply_rows(term.a.middle_rows(i, rows), term.weight, j, memory[thread], tile, how);
-      how = Write::accumulate;
-    }
-    finish(tile, i, j);
-  });
+  parallel_for(workspace, threads, row_tiles * ceil_div(out.columns, width),
+               [&](Index task, int thread) {
+                 const Index i = task % row_tiles * detail::tile_rows, j = task / row_tiles * width;
+                 const Index rows = std::min(detail::tile_rows, out.rows - i);
+                 const auto tile =
+                     out.middle_rows(i, rows).middle_columns(j, std::min(width, out.columns - j));
+                 Write how = write;
+                 for (const auto& term : terms) {
+                   detail::multiply_rows(term.a.middle_rows(i, rows), term.weight, j,
+                                         memory[thread], tile, how);
+                   how = Write::accumulate;
+                 }
+                 finish(tile, i, j);
+               });
 }
 
 /// out = or += a W
-template <ProductKernel K, typename Finish>
-void weight_product(Workspace& workspace, const MatrixView<const typename K::Scalar>& a,
+template <ProductKernel K, ScratchSource Source, typename Finish>
+void weight_product(Source& workspace, const MatrixView<const typename K::Scalar>& a,
                     const WeightBlock<K>& weight, const MatrixView<typename K::Scalar>& out,
                     Write write, const Finish& finish) {
   weight_product<K>(workspace, {{a, weight}}, out, write, finish);
 }
 
-/// Scratch of `weight_product_tiles`.
-template <ProductKernel K>
-void plan_weight_product_tiles(ScratchPlan& scratch, Index depth, Index columns, Index grain) {
-  scratch.scope([&] {
-    const Index most = detail::whole_grains(detail::most_tile_columns, grain);
-    scratch.per_thread<typename K::Scalar>(detail::tile_rows * std::min(most, columns));
-    plan_weight_product<K>(scratch, depth);
-  });
-}
-
 /// a W, which is not kept: calls `finish(tile, first_row, first_column)` for tiles of whole
 /// `grain`s of columns, each in memory that is the thread's until `finish` returns.
-template <ProductKernel K, typename Finish>
-void weight_product_tiles(Workspace& workspace, const MatrixView<const typename K::Scalar>& a,
+template <ProductKernel K, ScratchSource Source, typename Finish>
+void weight_product_tiles(Source& workspace, const MatrixView<const typename K::Scalar>& a,
                           const WeightBlock<K>& weight, Index grain, const Finish& finish) {
   using Scalar = typename K::Scalar;
   const Index columns = weight.columns;
-  Scratch scratch(workspace);
+  ScratchOf<Source> scratch(workspace);
   const Index most = detail::whole_grains(detail::most_tile_columns, grain);
-  const auto tiles = scratch.per_thread<Scalar>(detail::tile_rows * std::min(most, columns));
-  const auto memory =
-      scratch.per_thread<typename K::Packed>(K::left_size(detail::tile_rows, weight.depth));
-  const int threads = detail::threads_of_product(workspace, a.rows, weight.depth, columns);
+  const auto tiles =
+      scratch.template per_thread<Scalar>(detail::tile_rows * std::min(most, columns));
+  const auto memory = scratch.template per_thread<typename K::Packed>(
+      K::left_size(detail::tile_rows, weight.depth));
+  const int threads =
+      detail::threads_of_product(workspace.threads(), a.rows, weight.depth, columns);
   const Index row_tiles = ceil_div(a.rows, detail::tile_rows);
   const Index width =
       detail::whole_grains(detail::columns_of_tile(threads, row_tiles, columns), grain);
-  parallel_for(threads, row_tiles * ceil_div(columns, width), [&](Index task, int thread) {
-    const Index i = task % row_tiles * detail::tile_rows, j = task / row_tiles * width;
-    const Index rows = std::min(detail::tile_rows, a.rows - i);
-    const MatrixView<Scalar> tile(tiles[thread], rows, std::min(width, columns - j));
-    detail::multiply_rows(a.middle_rows(i, rows), weight, j, memory[thread], tile, Write::assign);
-    finish(tile, i, j);
-  });
+  parallel_for(workspace, threads, row_tiles * ceil_div(columns, width),
+               [&](Index task, int thread) {
+                 const Index i = task % row_tiles * detail::tile_rows, j = task / row_tiles * width;
+                 const Index rows = std::min(detail::tile_rows, a.rows - i);
+                 const MatrixView<Scalar> tile(tiles[thread], rows, std::min(width, columns - j));
+                 detail::multiply_rows(a.middle_rows(i, rows), weight, j, memory[thread], tile,
+                                       Write::assign);
+                 finish(tile, i, j);
+               });
 }
 
 /// One of several products with the same rows: out = a W.
@@ -151,35 +140,26 @@ struct WeightResult {
   MatrixView<typename K::Scalar> out;
 };
 
-/// Scratch of `weight_products`.
-template <ProductKernel K>
-void plan_weight_products(ScratchPlan& scratch, Index depth) {
-  scratch.scope([&] {
-    scratch.per_thread<typename K::Scalar>(detail::tile_rows * depth);
-    plan_weight_product<K>(scratch, depth);
-  });
-}
-
 /// Products of the same a `[rows, depth]` by several weights, where a is made as it is needed and
 /// never as a whole: `make(first_row, tile)` writes some of its rows.
-template <ProductKernel K, typename Make>
-void weight_products(Workspace& workspace, Index rows, Index depth, const Make& make,
+template <ProductKernel K, ScratchSource Source, typename Make>
+void weight_products(Source& workspace, Index rows, Index depth, const Make& make,
                      std::initializer_list<WeightResult<K>> results) {
   using Scalar = typename K::Scalar;
-  Scratch scratch(workspace);
-  const auto made = scratch.per_thread<Scalar>(detail::tile_rows * depth);
+  ScratchOf<Source> scratch(workspace);
+  const auto made = scratch.template per_thread<Scalar>(detail::tile_rows * depth);
   const auto memory =
-      scratch.per_thread<typename K::Packed>(K::left_size(detail::tile_rows, depth));
+      scratch.template per_thread<typename K::Packed>(K::left_size(detail::tile_rows, depth));
   Index columns = 0;
   for (const auto& result : results) columns += result.out.columns;
-  const int threads = detail::threads_of_product(workspace, rows, depth, columns);
+  const int threads = detail::threads_of_product(workspace.threads(), rows, depth, columns);
   const Index row_tiles = ceil_div(rows, detail::tile_rows);
   const auto rows_of_tile = [&](Index tile, Scalar* data) {
     const Index count = std::min(detail::tile_rows, rows - tile * detail::tile_rows);
     return MatrixView<Scalar>(data, count, depth);
   };
   if (row_tiles >= threads) {
-    parallel_for(threads, row_tiles, [&](Index task, int thread) {
+    parallel_for(workspace, threads, row_tiles, [&](Index task, int thread) {
       const Index first = task * detail::tile_rows;
       const auto a = rows_of_tile(task, made[thread]);
       make(first, a);
@@ -191,13 +171,13 @@ void weight_products(Workspace& workspace, Index rows, Index depth, const Make& 
     return;
   }
   // Rows first, each tile of them in the memory of one thread, then columns.
-  parallel_for(threads, row_tiles, [&](Index task, int) {
+  parallel_for(workspace, threads, row_tiles, [&](Index task, int) {
     make(task * detail::tile_rows, rows_of_tile(task, made[static_cast<int>(task)]));
   });
   const Index width = detail::columns_of_tile(threads, row_tiles, columns);
   Index tasks = 0;
   for (const auto& result : results) tasks += row_tiles * ceil_div(result.out.columns, width);
-  parallel_for(threads, tasks, [&](Index task, int thread) {
+  parallel_for(workspace, threads, tasks, [&](Index task, int thread) {
     const auto* result = results.begin();
     for (Index own; task >= (own = row_tiles * ceil_div(result->out.columns, width)); ++result) {
       task -= own;

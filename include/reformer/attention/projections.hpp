@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// What stands around attention in its branch: layer norm, projections of queries, keys and values,
+/// and the projection of the output; for a group of heads, forward and backward.
+///
+///     q, k, v = LN(x) W_q, LN(x) W_k, LN(x) W_v,   f = dropout(out W_o)
+///
+/// | name          | shape         |                                                 |
+/// |---------------|---------------|-------------------------------------------------|
+/// | x, f          | [B*T, D]      |                                                 |
+/// | W_q, W_k, W_v | [D, H*K]      | W_q = W_k is one parameter when they are shared |
+/// | W_o           | [H*K, D]      |                                                 |
+/// | q, k, v, out  | [rows, G*K]   | of a group of G heads and some sequences        |
+///
+/// Each function takes its scratch from the workspace of its pass, or, where that is a plan, only
+/// counts it.
+#pragma once
+
+#include <algorithm>
+#include <initializer_list>
+#include <optional>
+#include <string>
+
+#include "reformer/attention/head_group.hpp"
+#include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/parameter.hpp"
+#include "reformer/foundation/pass.hpp"
+#include "reformer/foundation/residual.hpp"
+#include "reformer/operations/dropout.hpp"
+#include "reformer/operations/layer_norm.hpp"
+#include "reformer/products/kernels.hpp"
+#include "reformer/products/weight_gradient.hpp"
+#include "reformer/products/weight_product.hpp"
+
+namespace reformer::inline REFORMER_ABI {
+
+/// Queries, keys and values of a group, `[rows, G*K]` each.
+template <typename Scalar>
+struct QueryKeyValue {
+  MatrixView<Scalar> query, key, value;  // key is query when they are shared
+};
+
+/// Layer norm and weights of a self-attention branch.
+/// @tparam Kernel  of the products
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
+class AttentionProjections {
+ public:
+  /// Weights to queries, keys (unless shared) and values in the form that products read.
+  struct Packed {
+    const PackedWeight<Kernel>& query;
+    const PackedWeight<Kernel>* key;
+    const PackedWeight<Kernel>& value;
+  };
+
+  AttentionProjections(const std::string& name, Index width, Index heads, Index head_width,
+                       bool shared, double layer_norm_epsilon, double dropout)
+      : width_(width),
+        head_width_(head_width),
+        dropout_(dropout),
+        shared_(shared),
+        norm_(name + ".layer_norm", width, layer_norm_epsilon),
+        query_(name + (shared ? ".query_key.weight" : ".query.weight"), Role::weight, width,
+               heads * head_width),
+        key_(name + ".key.weight", Role::weight, shared ? 0 : width,
+             shared ? 0 : heads * head_width),
+        value_(name + ".value.weight", Role::weight, width, heads * head_width),
+        output_(name + ".output.weight", Role::weight, heads * head_width, width) {}
+
+  bool shared() const { return shared_; }
+  const Parameter<Scalar>& query() const { return query_; }
+  const Parameter<Scalar>& key() const { return key_; }
+  const Parameter<Scalar>& value() const { return value_; }
+  const Parameter<Scalar>& output() const { return output_; }
+
+  /// q, k, v = LN(x) W_q, LN(x) W_k, LN(x) W_v of the group's heads
+  template <typename Half, ScratchSource Source>
+  void forward(const Half& x, const HeadGroup& group, const QueryKeyValue<Scalar>& out,
+               const BasicPass<Source>& pass) const {
+    ScratchOf<Source> scratch(pass.workspace);
+    const auto pack = [&](const Parameter<Scalar>& weight) {
+      return PackedWeight<Kernel>(scratch, pass.workspace, columns_of(weight, group), natural);
+    };
+    const PackedWeight<Kernel> to_query = pack(query_), to_value = pack(value_);
+    std::optional<PackedWeight<Kernel>> to_key;
+    if (!shared_) to_key = pack(key_);
+    forward(x, group, {to_query, to_key ? &*to_key : nullptr, to_value}, out, pass);
+  }
+  /// The same with weights that are packed.
+  template <typename Half, ScratchSource Source>
+  void forward(const Half& x, const HeadGroup& group, const Packed& to,
+               const QueryKeyValue<Scalar>& out, const BasicPass<Source>& pass) const {
+    const auto norm = [&](Index row, const MatrixView<Scalar>& tile) {
+      norm_.forward(x, group.first_row() + row, tile, pass);
+    };
+    const Index rows = out.query.rows;
+    if (to.key != nullptr) {
+      weight_products<Kernel>(pass.workspace, rows, width_, norm,
+                              {{to.query.whole(), out.query},
+                               {to.key->whole(), out.key},
+                               {to.value.whole(), out.value}});
+    } else {
+      weight_products<Kernel>(pass.workspace, rows, width_, norm,
+                              {{to.query.whole(), out.query}, {to.value.whole(), out.value}});
+    }
+  }
+
+  /// Gradients of the weights and the layer norm, and dx += ..., by those of q, k and v.
+  template <typename Half, ScratchSource Source>
+  void backward(const Half& x, const HeadGroup& group, const QueryKeyValue<Scalar>& d,
+                const MatrixView<Scalar>& dx, const BasicPass<Source>& pass) {
+    auto& workspace = pass.workspace;
+    ScratchOf<Source> scratch(workspace);
+    const auto pack = [&](const Parameter<Scalar>& weight) {
+      return PackedWeight<Kernel>(scratch, workspace, columns_of(weight, group), transposed);
+    };
+    const PackedWeight<Kernel> from_query = pack(query_), from_value = pack(value_);
+    std::optional<PackedWeight<Kernel>> from_key;
+    if (!shared_) from_key = pack(key_);
+    const Index panel = std::min(panel_rows, d.query.rows);
+    const auto normed_panel = scratch.template matrix<Scalar>(panel, width_);
+    const auto gradient_of = [&](Parameter<Scalar>& weight) {
+      return view(weight.gradient).middle_columns(group.first_head * head_width_, d.query.columns);
+    };
+    for_each_panel(workspace, d.query.rows, panel, [&](Index first, Index rows) {
+      const Index first_row = group.first_row() + first;
+      const auto normed = normed_panel.middle_rows(0, rows);
+      for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+        norm_.forward(x, first_row + row, normed.middle_rows(row, count), pass);
+      });
+      const MatrixView<const Scalar> dq = d.query.middle_rows(first, rows);
+      const MatrixView<const Scalar> dk = d.key.middle_rows(first, rows);
+      const MatrixView<const Scalar> dv = d.value.middle_rows(first, rows);
+      accumulate_weight_gradient<Kernel>(workspace, normed, dq, gradient_of(query_));
+      if (!shared_) accumulate_weight_gradient<Kernel>(workspace, normed, dk, gradient_of(key_));
+      accumulate_weight_gradient<Kernel>(workspace, normed, dv, gradient_of(value_));
+      // dLN = dq W_q^T + dk W_k^T + dv W_v^T, in place of LN(x), which is not needed any more
+      const auto dnormed = normed;
+      const auto add = [&](std::initializer_list<WeightTerm<Kernel>> terms) {
+        weight_product(workspace, terms, dnormed, Write::assign, [](const auto&...) {});
+      };
+      if (from_key) {
+        add({{dq, from_query.whole()}, {dk, from_key->whole()}, {dv, from_value.whole()}});
+      } else {
+        add({{dq, from_query.whole()}, {dv, from_value.whole()}});
+      }
+      norm_.backward(x, first_row, dnormed, dx, pass);
+    });
+  }
+
+  /// y +-= dropout(out W_o) of the group's heads
+  template <typename Half, ScratchSource Source>
+  void add_output(const MatrixView<const Scalar>& out, const HeadGroup& group, Sign sign, Half& y,
+                  const BasicPass<Source>& pass) const {
+    ScratchOf<Source> scratch(pass.workspace);
+    const PackedWeight<Kernel> to_output(scratch, pass.workspace, output_rows(group), natural);
+    add_output(out, group, to_output, sign, y, pass);
+  }
+  /// The same with a weight that is packed.
+  template <typename Half, ScratchSource Source>
+  void add_output(const MatrixView<const Scalar>& out, const HeadGroup& group,
+                  const PackedWeight<Kernel>& to_output, Sign sign, Half& y,
+                  const BasicPass<Source>& pass) const {
+    const auto dropout = dropout_of(pass);
+    weight_product_tiles<Kernel>(pass.workspace, out, to_output.whole(), 1,
+                                 [&](const MatrixView<Scalar>& tile, Index row, Index column) {
+                                   const Index first = group.first_row() + row;
+                                   dropout.apply_tile(tile, first, column, width_);
+                                   for (Index i = 0; i < tile.rows; ++i) {
+                                     accumulate(y, sign, first + i, column, tile.columns,
+                                                tile.row(i));
+                                   }
+                                 });
+  }
+
+  /// Gradient of `add_output`: dW_o += out^T df, delta = <dout, out>, dout = df W_o^T.
+  /// @param out    overwritten by dout: it is read for the last time here
+  /// @param dy     `[B*T, D]`
+  /// @param delta  `[B, G, T]` of the group, written
+  /// @return dout
+  template <ScratchSource Source>
+  MatrixView<Scalar> output_backward(const MatrixView<Scalar>& out, const HeadGroup& group,
+                                     const MatrixView<const Scalar>& dy, Scalar* delta,
+                                     const BasicPass<Source>& pass) {
+    auto& workspace = pass.workspace;
+    ScratchOf<Source> scratch(workspace);
+    const PackedWeight<Kernel> from_output(scratch, workspace, output_rows(group), transposed);
+    const Index K = head_width_, T = pass.length;
+    const Index panel = std::min(panel_rows, out.rows);
+    const auto dropout = dropout_of(pass);
+    const auto dropped =
+        dropout.active() ? scratch.template matrix<Scalar>(panel, width_) : MatrixView<Scalar>{};
+    const auto dweight = view(output_.gradient).middle_rows(group.first_head * K, group.heads * K);
+
+    for_each_panel(workspace, out.rows, panel, [&](Index first, Index rows) {
+      const auto out_rows = out.middle_rows(first, rows);
+      MatrixView<const Scalar> df = dy.middle_rows(group.first_row() + first, rows);
+      if (dropout.active()) {
+        for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
+          const auto tile = dropped.middle_rows(row, count);
+          for (Index i = 0; i < count; ++i) std::copy_n(df.row(row + i), width_, tile.row(i));
+          dropout.apply_tile(tile, group.first_row() + first + row, 0, width_);
+        });
+        df = dropped.middle_rows(0, rows);
+      }
+      accumulate_weight_gradient<Kernel>(workspace, out_rows, df, dweight);
+      weight_product_tiles<Kernel>(
+          workspace, df, from_output.whole(), K,
+          [&](const MatrixView<Scalar>& tile, Index row, Index column) {
+            for (Index i = 0; i < tile.rows; ++i) {
+              const Index t = first + row + i;  // row of the group
+              Scalar* old = out_rows.row(row + i) + column;
+              for (Index k = 0; k < tile.columns; k += K) {
+                delta[(t / T * group.heads + (column + k) / K) * T + t % T] =
+                    simd::dot(K, tile.row(i) + k, old + k);
+              }
+              std::copy_n(tile.row(i), tile.columns, old);
+            }
+          });
+    });
+    return out;
+  }
+
+  /// Multiply-adds for each row of the output projection.
+  double output_work() const {
+    return static_cast<double>(output_.value.rows()) * static_cast<double>(width_);
+  }
+
+  template <typename Self, typename F>
+  static void visit_parameters(Self& self, F& f) {
+    self.norm_.for_each_parameter(f);
+    f(self.query_);
+    if (!self.shared_) f(self.key_);
+    f(self.value_);
+    f(self.output_);
+  }
+
+ private:
+  static constexpr auto natural = Orientation::natural;
+  static constexpr auto transposed = Orientation::transposed;
+  static constexpr Index panel_rows = 512;
+
+  template <ScratchSource Source>
+  Dropout<Scalar> dropout_of(const BasicPass<Source>& pass) const {
+    return {pass.training ? dropout_ : 0.0, pass.key, Purpose::branch_dropout};
+  }
+  MatrixView<const Scalar> columns_of(const Parameter<Scalar>& weight,
+                                      const HeadGroup& group) const {
+    return view(weight.value)
+        .middle_columns(group.first_head * head_width_, group.heads * head_width_);
+  }
+  MatrixView<const Scalar> output_rows(const HeadGroup& group) const {
+    return view(output_.value)
+        .middle_rows(group.first_head * head_width_, group.heads * head_width_);
+  }
+
+  Index width_, head_width_;
+  double dropout_;
+  bool shared_;
+  LayerNorm<Scalar> norm_;
+  Parameter<Scalar> query_, key_, value_, output_;
+};
+
+}  // namespace reformer::inline REFORMER_ABI
