@@ -28,8 +28,8 @@ namespace {
 constexpr Index batch = 1, length = 256, width = 64;
 
 /// Claims to be exact, so that no bucket ids are saved: the mistake that saved bucket ids prevent.
-struct FloatWithoutBuckets : FloatHalf<float> {
-  using FloatHalf<float>::FloatHalf;
+struct FloatWithoutBuckets : FloatingHalf<float> {
+  using FloatingHalf<float>::FloatingHalf;
   static constexpr bool is_exact() { return true; }
 };
 
@@ -87,7 +87,7 @@ std::vector<float> values_of(const auto& half) {
 template <typename Half>
 std::vector<Bucket> buckets_of(const SelfAttention<float>& attention, const Half& x,
                                const Pass& pass) {
-  FloatHalf<float> copy(x.rows(), width), sum(x.rows(), width);
+  FloatingHalf<float> copy(x.rows(), width), sum(x.rows(), width);
   const auto values = values_of(x);
   for (Index row = 0; row < x.rows(); ++row) {
     copy.write(row, 0, width, values.data() + row * width);
@@ -109,7 +109,7 @@ Result walk(Model<float>& model, Workspace& workspace, const Tokens& tokens, boo
   const Index depth = static_cast<Index>(model.config().layers.size());
   std::map<std::string, Parameter<float>*> parameters;
   model.for_each_parameter([&](Parameter<float>& p) { parameters[p.name] = &p; });
-  Head<float> head(width, model.config().vocabulary, model.config().layer_norm_epsilon, 0);
+  OutputHead<float> head(width, model.config().vocabulary, model.config().layer_norm_epsilon, 0);
   head.for_each_parameter([&](Parameter<float>& p) {
     p.value = parameters.at(p.name)->value;
     p.allocate_gradient();
@@ -202,7 +202,7 @@ void table(const std::string& title, const std::string& text, Workspace& workspa
     model.initialize(1);
     if (steps > 0) losses.push_back(train(model, workspace, text, steps));
     const Tokens tokens = batch_of(text, steps + 1);
-    row<FloatHalf<float>>("float", model, workspace, tokens);
+    row<FloatingHalf<float>>("float", model, workspace, tokens);
     row<FloatWithoutBuckets>("float, no saved buckets", model, workspace, tokens);
     row<FixedHalf<float>>("fixed", model, workspace, tokens);
   }

@@ -54,7 +54,7 @@ void verify(const Run& run, Inputs& in, const Pass& pass) {
   const Matrix<double> x = in.x.cast<double>();
   const auto expected = reference.backward(x, in.dy.cast<double>());
   const auto half = half_of(in.x);
-  FloatHalf<float> y(in.x.rows(), in.x.cols());
+  FloatingHalf<float> y(in.x.rows(), in.x.cols());
   Matrix<float> dx = Matrix<float>::Zero(in.x.rows(), in.x.cols());
   FeedForward<float>::Saved saved;
   in.branch.forward(half, y, saved, pass);
@@ -82,7 +82,7 @@ void feed_forward(Run& run, const Sizes& sizes, bool backward) {
     verify(run, small, Pass{workspace, 1, small.x.rows()});
   }
   const auto x = half_of(in.x);
-  FloatHalf<float> y(sizes.rows, sizes.width);
+  FloatingHalf<float> y(sizes.rows, sizes.width);
   Matrix<float> dx = Matrix<float>::Zero(sizes.rows, sizes.width);
   FeedForward<float>::Saved saved;
   run.measure(work(sizes, backward, true), &workspace, [&] {

@@ -11,9 +11,9 @@ struct Sizes {
 };
 
 struct Inputs {
-  Head<float> head;
+  OutputHead<float> head;
   Matrix<float> x;  // [x_1, x_2]
-  Halves<FloatHalf<float>> halves;
+  Halves<FloatingHalf<float>> halves;
   std::vector<std::int32_t> labels;
 
   explicit Inputs(const Sizes& s)

@@ -74,7 +74,7 @@ void verify(const Run& run, const Sizes& s, const AttentionPattern& pattern) {
   Workspace workspace(run.threads());
   const Pass pass{workspace, 1, s.length, {1}};
   const auto x = half_of(in.x);
-  FloatHalf<float> y(s.length, s.width);
+  FloatingHalf<float> y(s.length, s.width);
   Matrix<float> dx = Matrix<float>::Zero(s.length, s.width);
   Scratch memory(workspace);
   auto saved = in.branch.saved_in(memory, {1, s.length});
@@ -105,7 +105,7 @@ void self_attention(Run& run, const Sizes& s, const AttentionPattern& pattern, b
   Workspace workspace(run.threads());
   const Pass pass{workspace, 1, s.length, {1}};
   const auto x = half_of(in.x);
-  FloatHalf<float> y(s.length, s.width);
+  FloatingHalf<float> y(s.length, s.width);
   Matrix<float> dx = Matrix<float>::Zero(s.length, s.width);
   Workspace kept(1);  // not counted as scratch
   Scratch memory(kept);

@@ -140,13 +140,13 @@ inline Matrix<float> random_matrix(Index rows, Index columns, std::uint32_t numb
   return matrix;
 }
 
-inline FloatHalf<float> half_of(const Matrix<float>& values) {
-  FloatHalf<float> half(values.rows(), values.cols());
+inline FloatingHalf<float> half_of(const Matrix<float>& values) {
+  FloatingHalf<float> half(values.rows(), values.cols());
   for (Index i = 0; i < values.rows(); ++i) half.write(i, 0, values.cols(), values.row(i).data());
   return half;
 }
 
-inline Matrix<float> matrix_of(const FloatHalf<float>& half) {
+inline Matrix<float> matrix_of(const FloatingHalf<float>& half) {
   Matrix<float> values(half.rows(), half.columns());
   for (Index i = 0; i < half.rows(); ++i) half.read(i, 0, half.columns(), values.row(i).data());
   return values;

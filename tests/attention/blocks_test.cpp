@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// Block lists: every pair that the definition demands, as often as it demands it, and phases whose
-/// runs of blocks may go at the same time.
+/// ranges of blocks may go at the same time.
 #include "reformer/attention/blocks.hpp"
 
 #include <gtest/gtest.h>
@@ -29,19 +29,19 @@ Index wrapped(Index slot, Index slots) {
   return ((slot % slots) + slots) % slots;
 }
 
-std::vector<Block> blocks_of(const BlockList auto& list, const Run& run) {
+std::vector<Block> blocks_of(const BlockList auto& list, const BlockRange& range) {
   std::vector<Block> blocks;
-  for (Index i = 0; i < run.count; ++i) blocks.push_back(list.block(run.first + i));
+  for (Index i = 0; i < range.count; ++i) blocks.push_back(list.block(range.first + i));
   return blocks;
 }
 
 std::vector<Block> all_blocks(const BlockList auto& list) {
   std::vector<Block> blocks;
   for (Index phase = 0; phase < list.num_phases(); ++phase) {
-    for (Index i = 0; i < list.num_runs(phase); ++i) {
-      const Run run = list.run(phase, i);
-      EXPECT_GE(run.count, 1) << "run " << i << " of phase " << phase << " is empty";
-      for (const Block& block : blocks_of(list, run)) blocks.push_back(block);
+    for (Index i = 0; i < list.num_ranges(phase); ++i) {
+      const BlockRange range = list.range(phase, i);
+      EXPECT_GE(range.count, 1) << "range " << i << " of phase " << phase << " is empty";
+      for (const Block& block : blocks_of(list, range)) blocks.push_back(block);
     }
   }
   return blocks;
@@ -78,18 +78,18 @@ std::set<Index> tokens_of(const Block& block, Index slots, const Positions& posi
   return tokens;
 }
 
-/// Fails if two runs of one phase share a token. With `queries_and_keys`, a query of one is not a
+/// Fails if two ranges of one phase share a token. With `queries_and_keys`, a query of one is not a
 /// key of another either: with shared queries and keys both are rows of one gradient.
 void expect_disjoint_phases(const BlockList auto& list, const Positions& position,
                             Disjoint disjoint, const std::string& what) {
   for (Index phase = 0; phase < list.num_phases(); ++phase) {
     std::map<Index, Index> owner;
-    for (Index i = 0; i < list.num_runs(phase); ++i) {
-      for (const Block& block : blocks_of(list, list.run(phase, i))) {
+    for (Index i = 0; i < list.num_ranges(phase); ++i) {
+      for (const Block& block : blocks_of(list, list.range(phase, i))) {
         for (const Index token : tokens_of(block, list.num_slots(), position, disjoint)) {
           const auto [it, is_new] = owner.emplace(token, i);
           ASSERT_TRUE(is_new || it->second == i)
-              << what << ": runs " << it->second << " and " << i << " of phase " << phase
+              << what << ": ranges " << it->second << " and " << i << " of phase " << phase
               << " share token " << token;
         }
       }
@@ -196,12 +196,12 @@ TEST(ChunkedBlocks, HaveAsManyPhasesForEveryLength) {
 }
 
 TEST(ChunkedBlocks, RunMostOfABackwardPassInFewPhases) {
-  // The ring costs a few blocks on their own; all others must share two phases, in enough runs for
-  // several threads.
+  // The ring costs a few blocks on their own; all others must share two phases, in enough ranges
+  // for several threads.
   const ChunkedBlocks list(1024, 1, {16, 1, 0, true}, Disjoint::queries_and_keys);
   Index largest = 0;
   for (Index phase = 0; phase < list.num_phases(); ++phase) {
-    largest = std::max(largest, list.num_runs(phase));
+    largest = std::max(largest, list.num_ranges(phase));
   }
   EXPECT_LE(list.num_phases(), 3);
   EXPECT_GE(largest, 8);

@@ -58,7 +58,7 @@ struct Case {
 template <typename Scalar>
 class Layer {
  public:
-  using Half = FloatHalf<Scalar>;
+  using Half = FloatingHalf<Scalar>;
 
   explicit Layer(const Case& c, int threads = 1, std::uint64_t seed = 1)
       : workspace(threads),
@@ -371,8 +371,8 @@ TEST(SelfAttention, HasAsManyRoundsAsThePassSays) {
       pass.num_hashes = num_hashes;
       Scratch memory(layer.workspace);
       auto saved = attention.saved_in(memory, {c.batch, c.length, false, num_hashes});
-      auto x = half_of<FloatHalf<float>>(layer.x);
-      auto y = half_of<FloatHalf<float>>(Matrix<float>::Zero(layer.x.rows(), layer.x.cols()));
+      auto x = half_of<FloatingHalf<float>>(layer.x);
+      auto y = half_of<FloatingHalf<float>>(Matrix<float>::Zero(layer.x.rows(), layer.x.cols()));
       attention.forward(x, y, saved, pass);
       const Matrix<float> f = matrix_of(y);
       Matrix<float> dx = Matrix<float>::Zero(f.rows(), f.cols());
@@ -388,7 +388,7 @@ TEST(SelfAttention, HasAsManyRoundsAsThePassSays) {
 
     Layer<float> layer(with_rounds(2));
     Pass pass = layer.pass();
-    auto half = half_of<FloatHalf<float>>(layer.x);
+    auto half = half_of<FloatingHalf<float>>(layer.x);
     const auto message = [&](Index rounds) {
       pass.num_hashes = rounds;
       return message_of([&] { layer.attention.forward(half, half, layer.saved, pass); });
@@ -404,8 +404,8 @@ TEST(SelfAttention, DrawsRotationsByTheKeyOfThePass) {
     Layer<float> layer(c);
     Pass pass = layer.pass();
     pass.key = key;
-    FloatHalf<float> y(layer.x.rows(), c.width);
-    attention.forward(half_of<FloatHalf<float>>(layer.x), y, layer.saved, pass);
+    FloatingHalf<float> y(layer.x.rows(), c.width);
+    attention.forward(half_of<FloatingHalf<float>>(layer.x), y, layer.saved, pass);
     return layer.buckets();
   };
   SelfAttention<float> attention("layer", c.config());
@@ -431,8 +431,8 @@ TEST(SelfAttention, DropsOutInTrainingOnly) {
   EXPECT_FALSE(same_bits(layer.forward(), expected));
   Pass pass = layer.pass();
   pass.training = false;
-  FloatHalf<float> y(layer.x.rows(), c.width);
-  layer.attention.forward(half_of<FloatHalf<float>>(layer.x), y, layer.saved, pass);
+  FloatingHalf<float> y(layer.x.rows(), c.width);
+  layer.attention.forward(half_of<FloatingHalf<float>>(layer.x), y, layer.saved, pass);
   EXPECT_TRUE(same_bits(matrix_of(y), expected));
 }
 
@@ -695,7 +695,7 @@ TEST(SelfAttention, OfOneChunkIsExactAttention) {
 
 /// Decodes the tokens behind a prompt one by one: y, and the bytes of the state at the end.
 std::pair<Matrix<float>, std::size_t> decoded(Layer<float>& layer, const Case& c, Index prompt) {
-  using Half = FloatHalf<float>;
+  using Half = FloatingHalf<float>;
   const auto rows_of_token = [&](Index t, Index count) {
     Matrix<float> rows(c.batch * count, c.width);
     for (Index b = 0; b < c.batch; ++b) {
@@ -754,7 +754,7 @@ TEST(SelfAttentionDecode, KeepsWhatIsThereOfAWindowWithoutEnd) {
 }
 
 TEST(SelfAttentionDecode, RefusesTheStateOfAnotherLayer) {
-  using Half = FloatHalf<float>;
+  using Half = FloatingHalf<float>;
   const auto message = [](Case other, Index batch = 2) {
     Layer<float> layer({LocalPattern{4}}), stranger(other);
     Pass pass = layer.pass();
@@ -871,7 +871,7 @@ TEST(SelfAttention, RejectsImpossibleConfigurations) {
 
 TEST(SelfAttention, RejectsWrongArguments) {
   const Case c{LshPattern{4, 1, 0, 2, {4}}, 2, 17};
-  using Half = FloatHalf<float>;
+  using Half = FloatingHalf<float>;
   const auto message = [&](Index x_rows, Index x_columns, Index y_rows, auto change,
                            Index y_columns = 12) {
     Layer<float> layer(c);

@@ -27,7 +27,7 @@ constexpr Index too_large = Index{1} << 31;
 constexpr Index B = 2, T = 5, D = 6, H = 2, K = 3, F = 7, V = 11, rows = B * T;
 constexpr std::uint32_t bad_layer = 1U << 24;
 
-using Half = FloatHalf<float>;
+using Half = FloatingHalf<float>;
 
 // --- foundation ----------------------------------------------------------------------------------
 
@@ -62,10 +62,11 @@ const Refusal<Foundation> foundation[] = {
      [](auto& f) { f.plan.template matrix<int>(-2, 3); }},
     {"ScratchPlan::per_thread", "count", "-1", "must be at least 0",
      [](auto& f) { f.plan.template per_thread<int>(-1); }},
-    {"FloatHalf", "rows", "-1", "must be at least 0", [](auto&) { Half(-1, 3); }},
-    {"FloatHalf", "columns", "-1", "must be at least 0", [](auto&) { Half(3, -1); }},
-    {"FloatHalf", "rows", "-1", "must be at least 0", [](auto& f) { Half(f.scratch, -1, 3); }},
-    {"FloatHalf", "columns", "-1", "must be at least 0", [](auto& f) { Half(f.scratch, 3, -1); }},
+    {"FloatingHalf", "rows", "-1", "must be at least 0", [](auto&) { Half(-1, 3); }},
+    {"FloatingHalf", "columns", "-1", "must be at least 0", [](auto&) { Half(3, -1); }},
+    {"FloatingHalf", "rows", "-1", "must be at least 0", [](auto& f) { Half(f.scratch, -1, 3); }},
+    {"FloatingHalf", "columns", "-1", "must be at least 0",
+     [](auto& f) { Half(f.scratch, 3, -1); }},
     {"FixedHalf", "rows", "-1", "must be at least 0", [](auto&) { FixedHalf<float>(-1, 3); }},
     {"FixedHalf", "columns", "-1", "must be at least 0", [](auto&) { FixedHalf<float>(3, -1); }},
     {"FixedHalf", "fraction_bits", "31", "must be in [1, 30]",
@@ -613,29 +614,29 @@ const Refusal<Attention> attention_entries[] = {
        bad.data()[0] = 65535;
        attention_backward(f.workspace, f.query, f.query, f.value, f.options, f.output, f.dout, bad);
      }},
-    {"AttentionState", "batch", "0", "must be at least 1",
-     [](auto&) { AttentionState<float>(lsh(), 0, H, K); }},
-    {"AttentionState", "heads", "0", "must be at least 1",
-     [](auto&) { AttentionState<float>(lsh(), B, 0, K); }},
-    {"AttentionState", "head_width", "0", "must be at least 1",
-     [](auto&) { AttentionState<float>(lsh(), B, H, 0); }},
-    {"AttentionState", "batch * heads * num_hashes", "2147483647 * 65535", "must be at most",
+    {"DecodingState", "batch", "0", "must be at least 1",
+     [](auto&) { DecodingState<float>(lsh(), 0, H, K); }},
+    {"DecodingState", "heads", "0", "must be at least 1",
+     [](auto&) { DecodingState<float>(lsh(), B, 0, K); }},
+    {"DecodingState", "head_width", "0", "must be at least 1",
+     [](auto&) { DecodingState<float>(lsh(), B, H, 0); }},
+    {"DecodingState", "batch * heads * num_hashes", "2147483647 * 65535", "must be at most",
      [](auto&) {
        LshPattern pattern = lsh();
        pattern.num_hashes = 65535;
-       AttentionState<float>(pattern, max_size, 1, 1);
+       DecodingState<float>(pattern, max_size, 1, 1);
      }},
-    {"AttentionState", "an LSH layer", "sorted_chunks", "must have bucket_chunks",
-     [](auto&) { AttentionState<float>(LshPattern{}, B, H, K); }},
-    {"AttentionState", "chunks_before", "2", "must be at most 1",
+    {"DecodingState", "an LSH layer", "sorted_chunks", "must have bucket_chunks",
+     [](auto&) { DecodingState<float>(LshPattern{}, B, H, K); }},
+    {"DecodingState", "chunks_before", "2", "must be at most 1",
      [](auto&) {
-       AttentionState<float>(LocalPattern{4, 2, 0, true}, B, H, K);
+       DecodingState<float>(LocalPattern{4, 2, 0, true}, B, H, K);
      }},
-    {"AttentionState::select", "sequence", "-1", "must be in [0, 2)",
+    {"DecodingState::select", "sequence", "-1", "must be in [0, 2)",
      [](auto& f) {
        f.decoding.state.select({0, -1});
      }},
-    {"AttentionState::select", "sequence", "2", "must be in [0, 2)",
+    {"DecodingState::select", "sequence", "2", "must be in [0, 2)",
      [](auto& f) { f.decoding.state.select({2}); }},
     {"SelfAttention::set_rotations", "rotations dimension 0", "1", "must equal num_heads = 2",
      [](auto& f) { f.rotate(1, K, 2, 2); }},

@@ -498,11 +498,11 @@ TEST(Entries, OfDecoding) {
 // --- head ----------------------------------------------------------------------------------------
 
 struct HeadOfModel {
-  using Half = FloatHalf<float>;
+  using Half = FloatingHalf<float>;
   static constexpr Index W = 3, rows = 4;
 
   Workspace workspace{2};
-  Head<float> head{W, V, 1e-5, 0};
+  OutputHead<float> head{W, V, 1e-5, 0};
   Halves<Half> x{Half(rows, W), Half(rows, W)};
   Matrix<float> dx1 = Matrix<float>::Zero(rows, W), dx2 = dx1;
   HalfGradients<float> dx{view(dx1), view(dx2)};
@@ -526,64 +526,68 @@ struct HeadOfModel {
 };
 
 const Refusal<HeadOfModel> head_entries[] = {
-    {"Head", "width", "0", "must be at least 1", [](auto&) { Head<float>(0, V, 1e-5, 0); }},
-    {"Head", "vocabulary", "-1", "must be at least 0", [](auto&) { Head<float>(2, -1, 1e-5, 0); }},
-    {"LayerNorm", "layer_norm_epsilon", "0", "must be in", [](auto&) { Head<float>(2, V, 0, 0); }},
-    {"Head", "dropout", "1", "must be in [0, 1)", [](auto&) { Head<float>(2, V, 1e-5, 1); }},
-    {"Head::loss", "rows of x.first", "4", "must equal B*T = 5",
+    {"OutputHead", "width", "0", "must be at least 1",
+     [](auto&) { OutputHead<float>(0, V, 1e-5, 0); }},
+    {"OutputHead", "vocabulary", "-1", "must be at least 0",
+     [](auto&) { OutputHead<float>(2, -1, 1e-5, 0); }},
+    {"LayerNorm", "layer_norm_epsilon", "0", "must be in",
+     [](auto&) { OutputHead<float>(2, V, 0, 0); }},
+    {"OutputHead", "dropout", "1", "must be in [0, 1)",
+     [](auto&) { OutputHead<float>(2, V, 1e-5, 1); }},
+    {"OutputHead::loss", "rows of x.first", "4", "must equal B*T = 5",
      [](auto& f) {
        f.head.loss(f.x, f.labels, {f.workspace, 1, 5});
      }},
-    {"Head::loss", "columns of x.second", "2", "must equal width = 3",
+    {"OutputHead::loss", "columns of x.second", "2", "must equal width = 3",
      [](auto& f) {
        const Halves<HeadOfModel::Half> bad{f.x.first, HeadOfModel::Half(4, 2)};
        f.head.loss(bad, f.labels, f.pass());
      }},
-    {"Head::loss", "number of labels", "3", "must equal B*T = 4",
+    {"OutputHead::loss", "number of labels", "3", "must equal B*T = 4",
      [](auto& f) { f.head.loss(f.x, std::span(f.labels).first(3), f.pass()); }},
-    {"Head::loss", "label 1", "11", "must be in [0, 11) or -100",
+    {"OutputHead::loss", "label 1", "11", "must be in [0, 11) or -100",
      [](auto& f) {
        f.head.loss(f.x, std::vector<std::int32_t>{0, V, 0, 0}, f.pass());
      }},
-    {"Head::loss", "each", "3", "must have B*T = 4",
+    {"OutputHead::loss", "each", "3", "must have B*T = 4",
      [](auto& f) { f.head.loss(f.x, f.labels, f.pass(), std::span(f.each).first(3)); }},
-    {"Head::loss", "vocabulary of the head", "0", "must be at least 1",
-     [](auto& f) { Head<float>(3, 0, 1e-5, 0).loss(f.x, f.labels, f.pass()); }},
-    {"Head::loss_and_gradients", "scale", "nan", "must be finite",
+    {"OutputHead::loss", "vocabulary of the head", "0", "must be at least 1",
+     [](auto& f) { OutputHead<float>(3, 0, 1e-5, 0).loss(f.x, f.labels, f.pass()); }},
+    {"OutputHead::loss_and_gradients", "scale", "nan", "must be finite",
      [](auto& f) { f.train(static_cast<float>(nan), f.labels, f.dx); }},
-    {"Head::loss_and_gradients", "label 0", "-1", "must be in [0, 11)",
+    {"OutputHead::loss_and_gradients", "label 0", "-1", "must be in [0, 11)",
      [](auto& f) {
        f.train(1, {-1, 0, 0, 0}, f.dx);
      }},
-    {"Head::loss_and_gradients", "rows of dx.second", "0", "must equal B*T = 4",
+    {"OutputHead::loss_and_gradients", "rows of dx.second", "0", "must equal B*T = 4",
      [](auto& f) {
        f.train(1, f.labels, {f.dx.first, {}});
      }},
-    {"Head::loss_and_gradients", "head.weight", "has no gradient", "call zero_gradients",
+    {"OutputHead::loss_and_gradients", "head.weight", "has no gradient", "call zero_gradients",
      [](auto& f) {
-       Head<float> other(3, V, 1e-5, 0);
+       OutputHead<float> other(3, V, 1e-5, 0);
        other.for_each_parameter([](Parameter<float>& p) {
          if (p.name != "head.weight") p.allocate_gradient();
        });
        other.loss_and_gradients(f.x, f.labels, 1, f.dx, f.pass());
      }},
-    {"Head::encode", "columns of out", "11", "must equal 2 * width = 6",
+    {"OutputHead::encode", "columns of out", "11", "must equal 2 * width = 6",
      [](auto& f) {
        Matrix<float> out(4, V);
        f.head.encode(f.x, view(out), f.pass());
      }},
-    {"Head::encode_backward", "rows of dout", "2", "must equal B*T = 4",
+    {"OutputHead::encode_backward", "rows of dout", "2", "must equal B*T = 4",
      [](auto& f) { f.head.encode_backward(f.x, view(f.z).middle_rows(0, 2), f.dx, f.pass()); }},
-    {"Head::encode_backward", "columns of dx.first", "0", "must equal width = 3",
+    {"OutputHead::encode_backward", "columns of dx.first", "0", "must equal width = 3",
      [](auto& f) {
        const HalfGradients<float> bad{f.dx.first.middle_columns(0, 0), f.dx.second};
        f.head.encode_backward(f.x, view(f.z), bad, f.pass());
      }},
-    {"Head::logits", "columns of out", "6", "must equal vocabulary = 11",
+    {"OutputHead::logits", "columns of out", "6", "must equal vocabulary = 11",
      [](auto& f) { f.head.logits(f.x, 0, view(f.z), f.pass()); }},
-    {"Head::logits", "first", "3", "must be at most 2",
+    {"OutputHead::logits", "first", "3", "must be at most 2",
      [](auto& f) { f.head.logits(f.x, 3, view(f.logits), f.pass()); }},
-    {"Head::logits", "first", "-1", "must be at least 0",
+    {"OutputHead::logits", "first", "-1", "must be at least 0",
      [](auto& f) { f.head.logits(f.x, -1, view(f.logits), f.pass()); }},
 };
 

@@ -39,8 +39,8 @@ struct Minimal {
   void add(Index, Index, Index, const double*) {}
   void subtract(Index, Index, Index, const double*) {}
 };
-static_assert(ResidualHalf<FloatHalf<float>>);
-static_assert(ResidualHalf<FloatHalf<double>>);
+static_assert(ResidualHalf<FloatingHalf<float>>);
+static_assert(ResidualHalf<FloatingHalf<double>>);
 static_assert(ResidualHalf<FixedHalf<float>>);
 static_assert(ResidualHalf<FixedHalf<double>>);
 static_assert(ResidualHalf<DynamicHalf<float>>);
@@ -50,21 +50,21 @@ static_assert(!ResidualHalf<ReadsOnlyWhenMutable>);
 static_assert(!ResidualHalf<Matrix<double>>);
 
 template <typename Scalar>
-class FloatHalfTest : public testing::Test {};
+class FloatingHalfTest : public testing::Test {};
 using Scalars = testing::Types<float, double>;
-TYPED_TEST_SUITE(FloatHalfTest, Scalars);
+TYPED_TEST_SUITE(FloatingHalfTest, Scalars);
 
-TYPED_TEST(FloatHalfTest, StartsAtZero) {
-  const FloatHalf<TypeParam> half(3, 5);
+TYPED_TEST(FloatingHalfTest, StartsAtZero) {
+  const FloatingHalf<TypeParam> half(3, 5);
   EXPECT_EQ(half.rows(), 3);
   EXPECT_EQ(half.columns(), 5);
   EXPECT_TRUE(same_bits(matrix_of(half), Matrix<TypeParam>(Matrix<TypeParam>::Zero(3, 5))));
 }
 
-TYPED_TEST(FloatHalfTest, WritesAddsAndSubtractsARunOfOneRow) {
+TYPED_TEST(FloatingHalfTest, WritesAddsAndSubtractsARunOfOneRow) {
   constexpr Index rows = 3, columns = 41;
   Matrix<TypeParam> expected = random_matrix<TypeParam>(rows, columns, 1);
-  auto half = half_of<FloatHalf<TypeParam>>(expected);
+  auto half = half_of<FloatingHalf<TypeParam>>(expected);
   EXPECT_TRUE(same_bits(matrix_of(half), expected));
 
   // Runs of every length from odd places, so that vectors and their ragged ends both occur.
@@ -85,10 +85,10 @@ TYPED_TEST(FloatHalfTest, WritesAddsAndSubtractsARunOfOneRow) {
   EXPECT_EQ(out[6], TypeParam(-1)) << "read beyond the count";
 }
 
-TYPED_TEST(FloatHalfTest, SubtractUndoesAddUpToRounding) {
+TYPED_TEST(FloatingHalfTest, SubtractUndoesAddUpToRounding) {
   const auto x = random_matrix<TypeParam>(4, 19, 3);
   const auto f = random_matrix<TypeParam>(4, 19, 4);
-  auto half = half_of<FloatHalf<TypeParam>>(x);
+  auto half = half_of<FloatingHalf<TypeParam>>(x);
   for (Index i = 0; i < 4; ++i) half.add(i, 0, 19, f.row(i).data());
   EXPECT_FALSE(close(matrix_of(half), x));
   for (Index i = 0; i < 4; ++i) half.subtract(i, 0, 19, f.row(i).data());
@@ -158,7 +158,7 @@ TYPED_TEST(FixedHalfTest, SubtractUndoesAddBitForBit) {
   for (Index i = 0; i < 4; ++i) half.subtract(i, 0, 19, f.row(i).data());
   EXPECT_TRUE(same_bits(matrix_of(half), before));
   EXPECT_TRUE(is_exact(half));
-  EXPECT_FALSE(is_exact(FloatHalf<Scalar>(1, 1)));
+  EXPECT_FALSE(is_exact(FloatingHalf<Scalar>(1, 1)));
 }
 
 TYPED_TEST(FixedHalfTest, RecordsWhatLeavesItsRange) {
@@ -263,7 +263,7 @@ TYPED_TEST(FixedHalfTest, IsWhatADynamicHalfHoldsOnRequest) {
     plain.add(2, 3, 1, &large);
     EXPECT_EQ(overflow_of(half).has_value(), overflow_of(plain).has_value());
   };
-  check_as(FloatHalf<Scalar>(3, 19), FloatResidual{});
+  check_as(FloatingHalf<Scalar>(3, 19), FloatResidual{});
   check_as(FixedHalf<Scalar>(3, 19), FixedResidual{});
   check_as(FixedHalf<Scalar>(3, 19, 7), FixedResidual{7});
 }
@@ -287,7 +287,7 @@ void refuses_negative_sizes(const std::string& name) {
 }
 
 TEST(Halves, RefuseNegativeSizes) {
-  refuses_negative_sizes<FloatHalf<float>>("FloatHalf");
+  refuses_negative_sizes<FloatingHalf<float>>("FloatingHalf");
   refuses_negative_sizes<FixedHalf<double>>("FixedHalf");
 }
 

@@ -27,7 +27,7 @@ std::string name(Activation f) {
 /// A feed-forward branch with random parameters, its inputs, and the same branch in plain loops.
 template <typename Scalar>
 struct Example {
-  using Half = FloatHalf<Scalar>;
+  using Half = FloatingHalf<Scalar>;
 
   Example(Index rows, const FeedForwardConfig& config, int threads = 2, std::uint64_t seed = 1)
       : branch("ff", config),

@@ -182,7 +182,7 @@ class LayerNormOfHalf : public testing::Test {
  protected:
   static constexpr Index rows = 150, first = 3, count = 140, width = 19;
   const Matrix<Scalar> values = random_matrix<Scalar>(rows, width, 1);
-  const FloatHalf<Scalar> x = half_of<FloatHalf<Scalar>>(values);
+  const FloatingHalf<Scalar> x = half_of<FloatingHalf<Scalar>>(values);
   const Matrix<Scalar> upstream = random_matrix<Scalar>(count, width, 2);
   const Matrix<Scalar> dx_before = random_matrix<Scalar>(rows, width, 3);
 };
@@ -245,11 +245,11 @@ TEST(LayerNormGradient, OfAHalfAgreesWithFiniteDifferences) {
   const auto dout = random_matrix<double>(rows, width, 2);
   Workspace workspace(2);
   Matrix<double> dx = Matrix<double>::Zero(rows, width), destroyed = dout;
-  layer.norm.backward(half_of<FloatHalf<double>>(x), 0, view(destroyed), view(dx),
+  layer.norm.backward(half_of<FloatingHalf<double>>(x), 0, view(destroyed), view(dx),
                       {workspace, 1, rows});
   const auto objective = [&] {
     Matrix<double> out(rows, width);
-    layer.norm.forward(half_of<FloatHalf<double>>(x), 0, view(out), {workspace, 1, x.rows()});
+    layer.norm.forward(half_of<FloatingHalf<double>>(x), 0, view(out), {workspace, 1, x.rows()});
     return weighted_sum(dout, out);
   };
   check_gradient("LayerNorm of a half", "x", objective, x, dx, {.step = 0x1p-12});

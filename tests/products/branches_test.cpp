@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "reformer/attention/self_attention.hpp"
-#include "reformer/model/head.hpp"
+#include "reformer/model/output_head.hpp"
 #include "reformer/operations/feed_forward.hpp"
 #include "support/compare.hpp"
 #include "support/naive_kernel.hpp"
@@ -98,7 +98,7 @@ TEST(BranchesWithNaiveKernel, DecodingIsTheForwardPass) {
 
 template <typename K>
 Results head_results() {
-  Head<double, K> head(width, 45, 1e-5, 0.1);
+  OutputHead<double, K> head(width, 45, 1e-5, 0.1);
   randomize_parameters(head, 1);
   head.for_each_parameter([](auto& p) { p.allocate_gradient(); });
   Workspace workspace(threads);

@@ -95,7 +95,7 @@ class Sine {
   std::vector<Call>* calls_;
 };
 
-using Half = FloatHalf<double>;
+using Half = FloatingHalf<double>;
 
 /// A branch that lacks one thing.
 enum class Lack { nothing, reverse, constant_forward, parameters, plan, label, scalar, decode };
@@ -139,7 +139,7 @@ static_assert(DecodableBranch<SelfAttention<double>, Half>);
 static_assert(DecodableBranch<FeedForward<float>, DynamicHalf<float>>);
 static_assert(ReversibleBranch<SelfAttention<double>, Half>);
 static_assert(ReversibleBranch<FeedForward<double>, Half>);
-static_assert(ReversibleBranch<SelfAttention<float>, FloatHalf<float>>);
+static_assert(ReversibleBranch<SelfAttention<float>, FloatingHalf<float>>);
 static_assert(!ResidualHalf<Matrix<double>>);
 
 /// A stack of two sines, its calls, and inputs.

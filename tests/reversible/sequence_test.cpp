@@ -401,12 +401,12 @@ struct KeyRecorder {
   struct Saved {};
   std::vector<std::pair<char, std::uint32_t>>* calls;
 
-  void forward(const FloatHalf<float>&, FloatHalf<float>& y, Saved&, const Pass& pass) const {
+  void forward(const FloatingHalf<float>&, FloatingHalf<float>& y, Saved&, const Pass& pass) const {
     calls->emplace_back('f', pass.key.layer);
     const float one = 1;
     y.add(0, 0, 1, &one);
   }
-  void reverse(const FloatHalf<float>&, FloatHalf<float>& y, const MatrixView<const float>&,
+  void reverse(const FloatingHalf<float>&, FloatingHalf<float>& y, const MatrixView<const float>&,
                const MatrixView<float>&, Saved&, const Pass& pass) {
     calls->emplace_back('r', pass.key.layer);
     const float one = 1;
@@ -420,7 +420,7 @@ struct KeyRecorder {
 TEST(ReversibleSequence, GivesEveryBranchAStreamOfItsOwn) {
   std::vector<std::pair<char, std::uint32_t>> calls;
   constexpr Index depth = 5;
-  using Half = FloatHalf<float>;
+  using Half = FloatingHalf<float>;
   ReversibleSequence<Half> stack(std::vector<AnyBranch<Half>>(depth, KeyRecorder{&calls}));
   Workspace workspace(1);
   const Pass pass{workspace, 1, 1, {3, 4, 0}};

@@ -6,9 +6,9 @@
 /// unless hashed). A block is a range of query slots and the range of key slots they may see; the
 /// kernel applies causality and padding inside. The queries of a block stand in order of positions.
 ///
-/// Blocks are worked on in runs, one after another, so that a block finds the keys it shares with
-/// the one before in cache. A list cuts its runs into phases. Runs of one phase may go at the same
-/// time: their queries are different tokens, and so are their keys when the list is made for a
+/// Blocks are worked on in ranges, one after another, so that a block finds the keys it shares with
+/// the one before in cache. A list cuts its ranges into phases. Ranges of one phase may go at the
+/// same time: their queries are different tokens, and so are their keys when the list is made for a
 /// backward pass, which adds to the rows of both. Phases go in order, so every sum has one order.
 #pragma once
 
@@ -32,7 +32,7 @@ struct Block {
 };
 
 /// Blocks `first ... first + count - 1` of a list.
-struct Run {
+struct BlockRange {
   Index first, count;
 };
 
@@ -43,8 +43,8 @@ template <typename List>
 concept BlockList = requires(const List& list, Index i) {
   { list.num_slots() } -> std::same_as<Index>;
   { list.num_phases() } -> std::same_as<Index>;
-  { list.num_runs(i) } -> std::same_as<Index>;
-  { list.run(i, i) } -> std::same_as<Run>;
+  { list.num_ranges(i) } -> std::same_as<Index>;
+  { list.range(i, i) } -> std::same_as<BlockRange>;
   { list.block(i) } -> std::same_as<Block>;
 };
 
@@ -89,13 +89,13 @@ inline void check_window(std::string_view function, const Window& window) {
 
 namespace detail {
 
-/// How a row of chunks is cut into runs: every one may go at the same time, or every second one
+/// How a row of chunks is cut into ranges: every one may go at the same time, or every second one
 /// when neighbours share keys.
-struct RunsOfChunks {
-  Index length = 1;  // chunks in a run
-  Index turns = 1;   // phases that the runs take
+struct RangesOfChunks {
+  Index length = 1;  // chunks in a range
+  Index turns = 1;   // phases that the ranges take
 
-  RunsOfChunks(Index chunks, const Window& window, Disjoint disjoint)
+  RangesOfChunks(Index chunks, const Window& window, Disjoint disjoint)
       : length(std::clamp<Index>(chunks / 16, 1, 8)) {
     const Index neighbours = window.chunks_before + window.chunks_after;
     if (disjoint == Disjoint::queries || neighbours == 0) return;
@@ -106,7 +106,7 @@ struct RunsOfChunks {
   Index number(Index chunks, Index turn) const {
     return (ceil_div(chunks, length) + turns - 1 - turn) / turns;
   }
-  Run run(Index chunks, Index turn, Index i) const {
+  BlockRange range(Index chunks, Index turn, Index i) const {
     const Index first = (turns * i + turn) * length;
     return {first, std::min(length, chunks - first)};
   }
@@ -128,10 +128,10 @@ class ChunkedBlocks {
         rounds_(rounds),
         window_(window),
         chunks_(ceil_div(slots, window.chunk_length)),
-        runs_(chunks_, window, disjoint) {
+        ranges_(chunks_, window, disjoint) {
     // Chunks whose window leaves the round share tokens with blocks anywhere: each is a phase of
     // its own.
-    if (runs_.turns > 1 && window.circular) {
+    if (ranges_.turns > 1 && window.circular) {
       crossing_phases_ = window.chunks_before + window.chunks_after;
       crossing_ = std::min(chunks_, crossing_phases_);
       first_inner_ = std::min(crossing_, window.chunks_before);
@@ -141,19 +141,19 @@ class ChunkedBlocks {
   Index num_slots() const { return slots_ * rounds_; }
   Index num_phases() const { return rounds_ * phases_per_round(); }
 
-  Index num_runs(Index phase) const {
+  Index num_ranges(Index phase) const {
     const Index p = phase % phases_per_round();
-    if (p >= runs_.turns) return p - runs_.turns < crossing_ ? 1 : 0;
-    return runs_.number(chunks_ - crossing_, p);
+    if (p >= ranges_.turns) return p - ranges_.turns < crossing_ ? 1 : 0;
+    return ranges_.number(chunks_ - crossing_, p);
   }
 
-  Run run(Index phase, Index i) const {
+  BlockRange range(Index phase, Index i) const {
     const Index p = phase % phases_per_round(), round = phase / phases_per_round() * chunks_;
-    if (p >= runs_.turns) {
-      const Index s = p - runs_.turns;
+    if (p >= ranges_.turns) {
+      const Index s = p - ranges_.turns;
       return {round + (s < first_inner_ ? s : chunks_ - crossing_ + s), 1};
     }
-    const Run inner = runs_.run(chunks_ - crossing_, p, i);
+    const BlockRange inner = ranges_.range(chunks_ - crossing_, p, i);
     return {round + first_inner_ + inner.first, inner.count};
   }
 
@@ -170,7 +170,7 @@ class ChunkedBlocks {
   }
 
  private:
-  Index phases_per_round() const { return runs_.turns + crossing_phases_; }
+  Index phases_per_round() const { return ranges_.turns + crossing_phases_; }
 
   /// First slot of a chunk, counted over all rounds and around the ring.
   Index start(Index chunk) const {
@@ -184,7 +184,7 @@ class ChunkedBlocks {
   Index slots_, rounds_;
   Window window_;
   Index chunks_;  // of a round
-  detail::RunsOfChunks runs_;
+  detail::RangesOfChunks ranges_;
   Index crossing_ = 0;     // chunks that are phases of their own: the first ones and the last ones
   Index first_inner_ = 0;  // how many of them are at the beginning
   Index crossing_phases_ = 0;  // the same for every number of slots
@@ -239,16 +239,16 @@ class BucketBlocks {
   Index num_slots() const { return slots() * rounds_; }
   Index num_phases() const { return rounds_ * turns(); }
 
-  Index num_runs(Index phase) const {
+  Index num_ranges(Index phase) const {
     const Index chunks = chunks_of(phase / turns());
-    return detail::RunsOfChunks(chunks, window_, disjoint_).number(chunks, phase % turns());
+    return detail::RangesOfChunks(chunks, window_, disjoint_).number(chunks, phase % turns());
   }
 
-  Run run(Index phase, Index i) const {
+  BlockRange range(Index phase, Index i) const {
     const Index round = phase / turns(), chunks = chunks_of(round);
-    const detail::RunsOfChunks runs(chunks, window_, disjoint_);
-    const Run run = runs.run(chunks, phase % turns(), i);
-    return {round * max_chunks_ + run.first, run.count};
+    const detail::RangesOfChunks ranges(chunks, window_, disjoint_);
+    const BlockRange range = ranges.range(chunks, phase % turns(), i);
+    return {round * max_chunks_ + range.first, range.count};
   }
 
   Block block(Index id) const {
@@ -266,7 +266,7 @@ class BucketBlocks {
  private:
   const std::int32_t* table(Index round) const { return tables_ + round * table_size(max_chunks_); }
   Index slots() const { return tables_[1]; }
-  Index turns() const { return detail::RunsOfChunks(1, window_, disjoint_).turns; }
+  Index turns() const { return detail::RangesOfChunks(1, window_, disjoint_).turns; }
 
   const std::int32_t* tables_;
   Index max_chunks_, rounds_;
@@ -276,10 +276,10 @@ class BucketBlocks {
 
 /// All pairs of tiles, or those on and below the diagonal: exact attention without a T x T array.
 ///
-/// Forward, a run holds all pairs of a query tile. For the backward pass each pair is a run: phase
-/// d < n holds the pairs (i, j), i >= j, with i + j = d modulo the number of tiles n: every tile is
-/// in one pair, so even the one gradient array of shared queries and keys is written to by one
-/// block only. Without causality, phase n + d holds the pairs (j, i) of phase d.
+/// Forward, a range holds all pairs of a query tile. For the backward pass each pair is a range:
+/// phase d < n holds the pairs (i, j), i >= j, with i + j = d modulo the number of tiles n: every
+/// tile is in one pair, so even the one gradient array of shared queries and keys is written to by
+/// one block only. Without causality, phase n + d holds the pairs (j, i) of phase d.
 class TiledBlocks {
  public:
   static constexpr Index tile = 128;
@@ -292,13 +292,13 @@ class TiledBlocks {
     if (disjoint_ == Disjoint::queries) return 1;
     return causal_ ? tiles_ : 2 * tiles_;
   }
-  Index num_runs(Index phase) const {
+  Index num_ranges(Index phase) const {
     if (disjoint_ == Disjoint::queries) return tiles_;
     const Range low = low_pairs(phase), high = high_pairs(phase);
     return low.last - low.first + 1 + high.last - high.first + 1;
   }
 
-  Run run(Index phase, Index i) const {
+  BlockRange range(Index phase, Index i) const {
     if (disjoint_ == Disjoint::queries) {
       const Index query_tile = tiles_ - 1 - i;  // the longest first
       return {query_tile * tiles_, causal_ ? query_tile + 1 : tiles_};

@@ -412,33 +412,33 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
 
 }  // namespace detail
 
-/// Merges a run of blocks, one after another, into the running softmax of their queries.
+/// Merges a range of blocks, one after another, into the running softmax of their queries.
 template <typename Scalar, BlockList List, ProductKernel Kernel>
-void attend_run(const AttentionHead<Scalar>& head, const List& list, const Run& run,
-                const Dropout<Scalar>& dropout, detail::BlockTiles<Scalar>& tiles,
-                BlockOperands<Kernel>& operands) {
-  for (Index i = 0; i < run.count; ++i) {
-    const Block block = list.block(run.first + i);
+void attend_range(const AttentionHead<Scalar>& head, const List& list, const BlockRange& range,
+                  const Dropout<Scalar>& dropout, detail::BlockTiles<Scalar>& tiles,
+                  BlockOperands<Kernel>& operands) {
+  for (Index i = 0; i < range.count; ++i) {
+    const Block block = list.block(range.first + i);
     tiles.ahead = {};
-    if (i + 1 < run.count) {
+    if (i + 1 < range.count) {
       tiles.ahead =
-          detail::rows_ahead<Scalar>(head, block, list.block(run.first + i + 1), head.out);
+          detail::rows_ahead<Scalar>(head, block, list.block(range.first + i + 1), head.out);
     }
     detail::attend_block(head, block, dropout, tiles, operands);
   }
 }
 
-/// Adds a run's part of the gradients.
+/// Adds a range's part of the gradients.
 template <typename Scalar, BlockList List, ProductKernel Kernel>
-void attend_run_backward(const AttentionHead<Scalar>& head,
-                         const AttentionHeadGradient<Scalar>& gradient, const List& list,
-                         const Run& run, const Dropout<Scalar>& dropout,
-                         detail::BlockTiles<Scalar>& tiles, BlockOperands<Kernel>& operands) {
-  for (Index i = 0; i < run.count; ++i) {
-    const Block block = list.block(run.first + i);
+void attend_range_backward(const AttentionHead<Scalar>& head,
+                           const AttentionHeadGradient<Scalar>& gradient, const List& list,
+                           const BlockRange& range, const Dropout<Scalar>& dropout,
+                           detail::BlockTiles<Scalar>& tiles, BlockOperands<Kernel>& operands) {
+  for (Index i = 0; i < range.count; ++i) {
+    const Block block = list.block(range.first + i);
     tiles.ahead = {};
-    if (i + 1 < run.count) {
-      const Block next = list.block(run.first + i + 1);
+    if (i + 1 < range.count) {
+      const Block next = list.block(range.first + i + 1);
       tiles.ahead = detail::rows_ahead<Scalar>(head, block, next, gradient.dout);
       // Keys that leave the window go to their rows.
       const Index last = std::min(next.key_begin, block.key_begin + block.num_keys);

@@ -52,32 +52,32 @@ AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index
   return head;
 }
 
-/// Calls `body(head, b, h, list, run, thread)` for all runs of all heads, phase by phase.
+/// Calls `body(head, b, h, list, range, thread)` for all ranges of all heads, phase by phase.
 /// @param list_of  the list of a head of a sequence; all have the same number of phases
 template <typename Scalar, typename ListOf, typename Body>
-void for_each_run_of(Workspace& workspace, const MultiHead<Scalar>& group, const ListOf& list_of,
-                     const Body& body) {
+void for_each_range_of(Workspace& workspace, const MultiHead<Scalar>& group, const ListOf& list_of,
+                       const Body& body) {
   const Index all_heads = group.batch * group.heads;
   for (Index phase = 0; phase < list_of(0, 0).num_phases(); ++phase) {
     Index most = 0;
     for (Index i = 0; i < all_heads; ++i) {
-      most = std::max(most, list_of(i / group.heads, i % group.heads).num_runs(phase));
+      most = std::max(most, list_of(i / group.heads, i % group.heads).num_ranges(phase));
     }
-    // Heads vary fastest where runs differ in length, so that the last ones to start are short.
+    // Heads vary fastest where ranges differ in length, so that the last ones to start are short.
     parallel_for(workspace.threads(), all_heads * most, [&](Index task, int thread) {
       const Index i = task / all_heads;
       const Index h = task % group.heads, b = task / group.heads % group.batch;
       const BlockList auto& list = list_of(b, h);
-      if (i >= list.num_runs(phase)) return;
-      body(head_of(group, list.num_slots(), b, h), b, h, list, list.run(phase, i), thread);
+      if (i >= list.num_ranges(phase)) return;
+      body(head_of(group, list.num_slots(), b, h), b, h, list, list.range(phase, i), thread);
     });
   }
 }
 
-/// Makes the block lists of the group and runs `body` over them.
+/// Makes the block lists of the group and calls `body` for their ranges.
 template <typename Scalar, typename Body>
-void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group,
-                  const AttentionLayout& layout, Disjoint disjoint, const Body& body) {
+void for_each_range(Workspace& workspace, const MultiHead<Scalar>& group,
+                    const AttentionLayout& layout, Disjoint disjoint, const Body& body) {
   switch (layout.blocks) {
     case BlockKind::bucket_chunks: {
       const auto list_of = [&](Index b, Index h) {
@@ -85,27 +85,28 @@ void for_each_run(Workspace& workspace, const MultiHead<Scalar>& group,
         return BucketBlocks(order + layout.order_slots(), layout.max_chunks, layout.rounds,
                             layout.window, disjoint);
       };
-      return for_each_run_of(workspace, group, list_of, body);
+      return for_each_range_of(workspace, group, list_of, body);
     }
     case BlockKind::chunks: {
       const auto list_of = [&](Index b, Index) {
         return ChunkedBlocks(layout.slots(group.first_sequence + b), layout.rounds, layout.window,
                              disjoint);
       };
-      return for_each_run_of(workspace, group, list_of, body);
+      return for_each_range_of(workspace, group, list_of, body);
     }
     case BlockKind::tiles: {
       const TiledBlocks list(layout.length, layout.causal, disjoint);
-      return for_each_run_of(
+      return for_each_range_of(
           workspace, group, [&](Index, Index) { return list; }, body);
     }
   }
 }
 /// The same; nothing for a plan.
 template <typename Scalar, ScratchSource Source, typename Body>
-void for_each_run(Source& workspace, const MultiHead<Scalar>& group, Disjoint disjoint,
-                  const Body& body) {
-  if constexpr (!only_plans<Source>) for_each_run(workspace, group, *group.layout, disjoint, body);
+void for_each_range(Source& workspace, const MultiHead<Scalar>& group, Disjoint disjoint,
+                    const Body& body) {
+  if constexpr (!only_plans<Source>)
+    for_each_range(workspace, group, *group.layout, disjoint, body);
 }
 
 /// Scratch tiles and operands of each thread, large enough for the group's blocks.
@@ -220,13 +221,13 @@ void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Sca
   {
     ScratchOf<Source> scratch(workspace);
     const detail::ThreadTiles<Scalar, Kernel> tiles(scratch, group);
-    detail::for_each_run(workspace, group, Disjoint::queries,
-                         [&](const AttentionHead<Scalar>& head, Index, Index, const auto& list,
-                             const Run& run, int thread) {
-                           auto mine = tiles[thread];
-                           auto operands = tiles.operands(thread);
-                           attend_run(head, list, run, dropout, mine, operands);
-                         });
+    detail::for_each_range(workspace, group, Disjoint::queries,
+                           [&](const AttentionHead<Scalar>& head, Index, Index, const auto& list,
+                               const BlockRange& range, int thread) {
+                             auto mine = tiles[thread];
+                             auto operands = tiles.operands(thread);
+                             attend_range(head, list, range, dropout, mine, operands);
+                           });
   }
   for_each_row([&](Scalar* out, const Scalar*, Index statistic) {
     detail::finish_row(K, out, group.normaliser[statistic]);
@@ -253,17 +254,17 @@ void attend_backward(Source& workspace, const MultiHead<Scalar>& group,
   }
   ScratchOf<Source> scratch(workspace);
   const detail::ThreadTiles<Scalar, Kernel> tiles(scratch, group);
-  detail::for_each_run(workspace, group, Disjoint::queries_and_keys,
-                       [&](const AttentionHead<Scalar>& head, Index b, Index h, const auto& list,
-                           const Run& run, int thread) {
-                         const AttentionHeadGradient<Scalar> gradient{
-                             group.part(dout, b, h), delta + (b * group.heads + h) * group.length(),
-                             group.part(dquery, b, h), group.part(dkey, b, h),
-                             group.part(dvalue, b, h)};
-                         auto mine = tiles[thread];
-                         auto operands = tiles.operands(thread);
-                         attend_run_backward(head, gradient, list, run, dropout, mine, operands);
-                       });
+  detail::for_each_range(
+      workspace, group, Disjoint::queries_and_keys,
+      [&](const AttentionHead<Scalar>& head, Index b, Index h, const auto& list,
+          const BlockRange& range, int thread) {
+        const AttentionHeadGradient<Scalar> gradient{
+            group.part(dout, b, h), delta + (b * group.heads + h) * group.length(),
+            group.part(dquery, b, h), group.part(dkey, b, h), group.part(dvalue, b, h)};
+        auto mine = tiles[thread];
+        auto operands = tiles.operands(thread);
+        attend_range_backward(head, gradient, list, range, dropout, mine, operands);
+      });
 }
 
 }  // namespace reformer::inline REFORMER_ABI

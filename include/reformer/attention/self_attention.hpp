@@ -25,10 +25,10 @@
 #include <string_view>
 #include <utility>
 
+#include "reformer/attention/decoding_state.hpp"
 #include "reformer/attention/following.hpp"
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/attention/projections.hpp"
-#include "reformer/attention/state.hpp"
 #include "reformer/attention/value_mixture.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parameter.hpp"
@@ -78,7 +78,7 @@ class SelfAttention {
   };
   /// What `prefill` and `decode` need; the weights are copied.
   struct Decoding {
-    AttentionState<Scalar, Kernel> state;
+    DecodingState<Scalar, Kernel> state;
     std::optional<Tensor<Scalar, 4>> rotations;
     KeptWeight<Kernel> query, value, output;
     std::optional<KeptWeight<Kernel>> key;
@@ -321,7 +321,7 @@ class SelfAttention {
     const MatrixView<const Scalar> rotations(nullptr, all_width(), layout.rotation_columns(), 0);
     Saved none;
     const Walk walk{layout, rotations, none, !sizes.is_exact || stored.context};
-    FloatHalf<Scalar> half;
+    FloatingHalf<Scalar> half;
     forward_groups(half, half, walk, pass);
     // A plan changes nothing, but a branch that is reversed does.
     const_cast<SelfAttention&>(*this).reverse_groups(half, half, {}, {}, walk, pass);
@@ -367,7 +367,7 @@ class SelfAttention {
   Index all_width() const { return config_.num_heads * config_.head_width; }
 
   /// Throws unless the state is one of this layer.
-  void check_state(std::string_view function, const AttentionState<Scalar, Kernel>& state,
+  void check_state(std::string_view function, const DecodingState<Scalar, Kernel>& state,
                    const Pass& pass) const {
     check_equal(function, "batch", pass.batch, "selected sequences of the state",
                 state.num_selected());

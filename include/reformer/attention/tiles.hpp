@@ -72,7 +72,7 @@ struct AttentionHeadGradient {
 
 namespace detail {
 
-/// Rows that the next block of a run will gather or add to, fetched a few at a time between the
+/// Rows that the next block of a range will gather or add to, fetched a few at a time between the
 /// products of the block before. In the order of buckets they are anywhere in arrays that no cache
 /// near the processor holds.
 template <typename Scalar>
@@ -169,7 +169,7 @@ class BlockTiles {
   Scalar *first_seen, *last_seen;                                          // [rounds, queries]
   Scalar* key_chunk;                                                       // [rounds, keys]
 
-  // Slots that are loaded; no keys and no queries at the beginning of a run.
+  // Slots that are loaded; no keys and no queries at the beginning of a range.
   Index key_begin = 0, num_keys = 0;
   Index query_begin = 0, num_queries = 0;
   Scalar* query_rows = nullptr;  // [queries, width]: `queries`, or rows of `keys`

@@ -4,7 +4,7 @@
 ///
 /// | type          | held as                        | reversal, (x + f) - f |
 /// |---------------|--------------------------------|-----------------------|
-/// | `FloatHalf`   | the scalar type                | x up to rounding      |
+/// | `FloatingHalf`   | the scalar type                | x up to rounding      |
 /// | `FixedHalf`   | integers, multiples of 2^-20   | x, bit for bit        |
 /// | `DynamicHalf` | one of these, by configuration | as that one           |
 #pragma once
@@ -166,22 +166,22 @@ void check_range(std::string_view where, const Half& half, Index length) {
 
 /// A half held as plain floating point. Reversal, `(x + f) - f`, gives x back up to rounding.
 template <typename Scalar_>
-class FloatHalf {
+class FloatingHalf {
  public:
   using Scalar = Scalar_;
 
-  FloatHalf() = default;
+  FloatingHalf() = default;
   /// Zeros.
   /// @throw std::invalid_argument for a negative size
-  FloatHalf(Index rows, Index columns) {
-    detail::check_half("FloatHalf", rows, columns);
+  FloatingHalf(Index rows, Index columns) {
+    detail::check_half("FloatingHalf", rows, columns);
     values_ = {rows, columns};
   }
   /// In scratch, which must outlive it; elements are undefined.
   /// @throw std::invalid_argument for a negative size
   template <ScratchMemory Memory>
-  FloatHalf(Memory& memory, Index rows, Index columns) {
-    detail::check_half("FloatHalf", rows, columns);
+  FloatingHalf(Memory& memory, Index rows, Index columns) {
+    detail::check_half("FloatingHalf", rows, columns);
     values_ = {memory, rows, columns};
   }
 
@@ -374,7 +374,7 @@ template <typename Scalar_>
 class DynamicHalf {
  public:
   using Scalar = Scalar_;
-  using Float = FloatHalf<Scalar>;
+  using Float = FloatingHalf<Scalar>;
   using Fixed = FixedHalf<Scalar>;
 
   DynamicHalf() = default;

@@ -3,9 +3,9 @@
 /// Decoding token by token: the state of some sequences, and logits for what comes next.
 ///
 /// A prompt goes through the ordinary parallel forward pass, which hands over what later tokens can
-/// still see (attention/state.hpp); each further token then costs one row of every product and the
-/// attention of one query. For models of local layers and bucket chunks, time and memory of a step
-/// do not depend on the position.
+/// still see (attention/decoding_state.hpp); each further token then costs one row of every product
+/// and the attention of one query. For models of local layers and bucket chunks, time and memory of
+/// a step do not depend on the position.
 ///
 /// What a step computes is what the forward pass over the whole sequence computes in its last row:
 /// the same hash buckets, and the same bits of the logits as long as the forward pass works on all

@@ -27,7 +27,7 @@
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/model/config.hpp"
-#include "reformer/model/head.hpp"
+#include "reformer/model/output_head.hpp"
 #include "reformer/model/storage.hpp"
 #include "reformer/operations/embedding.hpp"
 #include "reformer/operations/layer_norm.hpp"
@@ -790,7 +790,7 @@ class Model {
   Positions<Scalar> positions_;
   Stack stack_;
   std::vector<Index> first_branch_;  // of each layer, and the number of branches
-  Head<Scalar> head_;
+  OutputHead<Scalar> head_;
 };
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -156,7 +156,7 @@ class FeedForward {
                            .length = sizes.length,
                            .training = true,
                            .subtract = !stored.input};
-    FloatHalf<Scalar> half;
+    FloatingHalf<Scalar> half;
     add_rows(half, half, pass);
     // A plan changes nothing, but a branch that is reversed does.
     const_cast<FeedForward&>(*this).reverse_rows(half, half, {}, {}, pass);

@@ -48,21 +48,21 @@ inline void check_decodable(std::string_view function, const AttentionPattern& p
 /// Keys and values of one layer, of all its heads and sequences.
 /// @tparam Kernel  of the products of attention
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
-class AttentionState {
+class DecodingState {
  public:
   /// @throw std::invalid_argument for sizes below 1, or a pattern that cannot go on, see
   /// `check_decodable`
-  AttentionState(const AttentionPattern& pattern, Index batch, Index heads, Index head_width)
-      : pattern_((check_pattern("AttentionState", pattern),
-                  check_decodable("AttentionState", pattern), pattern)),
+  DecodingState(const AttentionPattern& pattern, Index batch, Index heads, Index head_width)
+      : pattern_((check_pattern("DecodingState", pattern),
+                  check_decodable("DecodingState", pattern), pattern)),
         batch_(batch),
         heads_(heads),
         width_(head_width),
         layout_(pattern, true, position_limit) {
-    check_between("AttentionState", "batch", batch, 1, max_size);
-    check_between("AttentionState", "heads", heads, 1, max_size / batch);
-    check_between("AttentionState", "head_width", head_width, 1, max_size / heads);
-    check_elements("AttentionState", "batch * heads * num_hashes", batch * heads, rounds());
+    check_between("DecodingState", "batch", batch, 1, max_size);
+    check_between("DecodingState", "heads", heads, 1, max_size / batch);
+    check_between("DecodingState", "head_width", head_width, 1, max_size / heads);
+    check_elements("DecodingState", "batch * heads * num_hashes", batch * heads, rounds());
     if (layout_.is_hashed) buckets_ = num_buckets(layout_.bucket_factors);
     if (!is_exact()) {
       const Window& window = layout_.window;
@@ -86,7 +86,7 @@ class AttentionState {
   /// order of a group's batch; all, in their order, until it is called.
   void select(std::vector<Index> sequences) {
     for (const Index b : sequences) {
-      check(b >= 0 && b < batch_, "AttentionState::select", "sequence is ", b, ", must be in [0, ",
+      check(b >= 0 && b < batch_, "DecodingState::select", "sequence is ", b, ", must be in [0, ",
             batch_, ")");
     }
     selected_ = std::move(sequences);
@@ -198,7 +198,7 @@ class AttentionState {
   /// @param buckets  `[B, H, R]`, if hashed
   /// @throw std::invalid_argument after 2^24 tokens, if all of them are kept
   void attend_next(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
-    check_equal("AttentionState::attend_next", "batch", group.batch, "selected sequences",
+    check_equal("DecodingState::attend_next", "batch", group.batch, "selected sequences",
                 static_cast<Index>(selected_.size()));
     const Index tasks = group.batch * heads_;
     const auto for_each_ring = [&](const auto& body) {
@@ -211,7 +211,7 @@ class AttentionState {
     };
     Index longest = 0;
     for_each_ring([&](const Ring& ring) { longest = std::max(longest, ring.count); });
-    check(longest < most_rows_ || most_rows_ < position_limit, "AttentionState", "length is ",
+    check(longest < most_rows_ || most_rows_ < position_limit, "DecodingState", "length is ",
           longest + 1, ", must be at most ", position_limit);
     for_each_ring([&](Ring& ring) { grow(ring, ring.count + 1); });
     const Index rows = is_exact() ? TiledBlocks::tile + 1 : capacity_;

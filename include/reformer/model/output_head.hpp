@@ -35,14 +35,14 @@ namespace reformer::inline REFORMER_ABI {
 
 /// @tparam Kernel  of its products
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
-class Head {
+class OutputHead {
  public:
   /// @throw std::invalid_argument for sizes, an epsilon or a dropout out of range
-  Head(Index width, Index vocabulary, double layer_norm_epsilon, double dropout)
-      : width_((check_between("Head", "width", width, 1, max_size / 2),
-                check_between("Head", "vocabulary", vocabulary, 0, max_size),
-                check_elements("Head", "vocabulary * 2 * width", vocabulary, 2 * width),
-                check_dropout("Head", "dropout", dropout), width)),
+  OutputHead(Index width, Index vocabulary, double layer_norm_epsilon, double dropout)
+      : width_((check_between("OutputHead", "width", width, 1, max_size / 2),
+                check_between("OutputHead", "vocabulary", vocabulary, 0, max_size),
+                check_elements("OutputHead", "vocabulary * 2 * width", vocabulary, 2 * width),
+                check_dropout("OutputHead", "dropout", dropout), width)),
         dropout_(dropout),
         norm_("layer_norm", 2 * width, layer_norm_epsilon),
         weight_("head.weight", Role::weight, 2 * width, vocabulary),
@@ -56,8 +56,8 @@ class Head {
   /// written
   template <ResidualHalf Half>
   void encode(const Halves<Half>& x, const MatrixView<Scalar>& out, const Pass& pass) const {
-    check_input("Head::encode", x, pass);
-    check_matrix("Head::encode", "out", out, "2 * width", 2 * width_, pass);
+    check_input("OutputHead::encode", x, pass);
+    check_matrix("OutputHead::encode", "out", out, "2 * width", 2 * width_, pass);
     normalize(x, 0, out, pass);
   }
 
@@ -66,7 +66,7 @@ class Head {
   template <ResidualHalf Half>
   void encode_backward(const Halves<Half>& x, const MatrixView<Scalar>& dout,
                        const HalfGradients<Scalar>& dx, const Pass& pass) {
-    constexpr auto function = "Head::encode_backward";
+    constexpr auto function = "OutputHead::encode_backward";
     check_input(function, x, pass);
     check_matrix(function, "dout", dout, "2 * width", 2 * width_, pass);
     check_output(function, dx, pass);
@@ -78,7 +78,7 @@ class Head {
   template <ResidualHalf Half>
   void logits(const Halves<Half>& x, Index first, const MatrixView<Scalar>& out,
               const Pass& pass) const {
-    check_vocabulary("Head::logits");
+    check_vocabulary("OutputHead::logits");
     Scratch scratch(pass.workspace);
     const PackedWeight<Kernel> weight(scratch, pass.workspace, view(weight_.value),
                                       Orientation::natural);
@@ -89,7 +89,7 @@ class Head {
   template <ResidualHalf Half>
   void logits(const Halves<Half>& x, Index first, const PackedWeight<Kernel>& weight,
               const MatrixView<Scalar>& out, const Pass& pass) const {
-    constexpr auto function = "Head::logits";
+    constexpr auto function = "OutputHead::logits";
     check_input(function, x, pass);
     check_vocabulary(function);
     check_equal(function, "columns of out", out.columns, "vocabulary", vocabulary());
@@ -116,7 +116,7 @@ class Head {
   template <ResidualHalf Half>
   Loss loss(const Halves<Half>& x, std::span<const std::int32_t> labels, const Pass& pass,
             std::span<double> each = {}) const {
-    constexpr auto function = "Head::loss";
+    constexpr auto function = "OutputHead::loss";
     check_input(function, x, pass);
     check_labels(function, labels, pass);
     check(each.empty() || static_cast<Index>(each.size()) == pass.rows(), function, "each has ",
@@ -130,7 +130,7 @@ class Head {
   template <ResidualHalf Half>
   Loss loss_and_gradients(const Halves<Half>& x, std::span<const std::int32_t> labels, Scalar scale,
                           const HalfGradients<Scalar>& dx, const Pass& pass) {
-    constexpr auto function = "Head::loss_and_gradients";
+    constexpr auto function = "OutputHead::loss_and_gradients";
     check_input(function, x, pass);
     check_labels(function, labels, pass);
     check(std::abs(scale) <= std::numeric_limits<Scalar>::max(), function, "scale is ", scale,
@@ -144,15 +144,15 @@ class Head {
   void plan_gradients(ScratchPlan& scratch, Index rows) const {
     const PlannedPass pass{.workspace = scratch, .length = rows, .training = true};
     // A plan changes nothing, but a head whose gradients are computed does.
-    auto* self = const_cast<Head*>(this);
-    sum_losses<true>(self, Halves<FloatHalf<Scalar>>{}, nullptr, Scalar(0), {}, pass, nullptr);
+    auto* self = const_cast<OutputHead*>(this);
+    sum_losses<true>(self, Halves<FloatingHalf<Scalar>>{}, nullptr, Scalar(0), {}, pass, nullptr);
   }
 
   /// Scratch of `encode_backward`.
   void plan_encode_backward(ScratchPlan& scratch, Index rows) const {
     const PlannedPass pass{.workspace = scratch, .length = rows, .training = true};
-    auto* self = const_cast<Head*>(this);
-    self->encode_rows_backward(Halves<FloatHalf<Scalar>>{}, {nullptr, rows, 2 * width_, 0}, {},
+    auto* self = const_cast<OutputHead*>(this);
+    self->encode_rows_backward(Halves<FloatingHalf<Scalar>>{}, {nullptr, rows, 2 * width_, 0}, {},
                                pass);
   }
 
@@ -290,7 +290,7 @@ class Head {
   /// Losses, and gradients if they are wanted, panel by panel.
   /// @param to  this head, whose gradients are accumulated; not used without gradients, as dx
   template <bool with_gradients, typename Half, ScratchSource Source>
-  Loss sum_losses(Head* to, const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
+  Loss sum_losses(OutputHead* to, const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
                   const HalfGradients<Scalar>& dx, const BasicPass<Source>& pass,
                   double* each) const {
     auto& workspace = pass.workspace;
