@@ -26,10 +26,7 @@
 #include <utility>
 
 #include "reformer/attention/decoding_state.hpp"
-#include "reformer/attention/following.hpp"
-#include "reformer/attention/multi_head.hpp"
-#include "reformer/attention/projections.hpp"
-#include "reformer/attention/value_mixture.hpp"
+#include "reformer/attention/grouped_attention.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
@@ -38,29 +35,6 @@
 
 namespace reformer::inline REFORMER_ABI {
 
-struct SelfAttentionConfig {
-  Index width = 256;      ///< D
-  Index num_heads = 4;    ///< H
-  Index head_width = 64;  ///< K; H*K need not equal D
-  AttentionPattern pattern = LshPattern{};
-  bool causal = true;
-  double attention_dropout = 0;  ///< of the attention weights
-  double dropout = 0;            ///< of the output
-  double layer_norm_epsilon = 1e-12;
-};
-
-/// Throws `std::invalid_argument` for sizes out of range, an impossible pattern, a dropout outside
-/// [0, 1) or an epsilon out of range.
-inline void check_config(std::string_view function, const SelfAttentionConfig& config) {
-  check_between(function, "width", config.width, 1, max_size);
-  check_between(function, "num_heads", config.num_heads, 1, max_size);
-  check_between(function, "head_width", config.head_width, 1, max_size / config.num_heads);
-  check_dropout(function, "attention_dropout", config.attention_dropout);
-  check_dropout(function, "dropout", config.dropout);
-  check_pattern(function, config.pattern, config.causal);
-  check_layer_norm_epsilon(function, config.layer_norm_epsilon);
-}
-
 /// Self-attention branch; satisfies `ReversibleBranch`.
 /// @tparam Kernel  of its products
 template <typename Scalar_, ProductKernel Kernel = DefaultKernel<Scalar_>>
@@ -68,14 +42,8 @@ class SelfAttention {
  public:
   using Scalar = Scalar_;
   static constexpr std::string_view label = "attention";
-  /// Memory for what `forward` leaves: see `saved_in`. What is empty is not kept; without any, no
-  /// backward pass follows.
-  struct Saved {
-    std::span<Bucket> buckets;  ///< [B, H, R, T]
-    /// Group by group: output [B*T, H*K] of the heads, then their statistics, each [B, H, T].
-    std::span<Scalar> context;
-    Index batch = 0, length = 0;  ///< of the pass that filled it
-  };
+  /// Memory for what `forward` leaves: see `saved_in`.
+  using Saved = SavedAttention<Scalar>;
   /// What `prefill` and `decode` need; the weights are copied.
   struct Decoding {
     DecodingState<Scalar, Kernel> state;
@@ -95,13 +63,7 @@ class SelfAttention {
 
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
   SelfAttention(const std::string& name, const SelfAttentionConfig& config)
-      : config_((check_config("SelfAttention", config), config)),
-        projections_(name, config.width, config.num_heads, config.head_width,
-                     shares_query_key(config.pattern), config.layer_norm_epsilon, config.dropout) {
-    if (values_of(config.pattern) == Values::mixed) {
-      mixture_.emplace(name + ".value_mixture", config.num_heads);
-    }
-  }
+      : config_((check_config("SelfAttention", config), config)), heads_(name, config) {}
 
   const SelfAttentionConfig& config() const { return config_; }
   /// Those of `set_rotations`, if any.
@@ -159,7 +121,7 @@ class SelfAttention {
     saved.batch = pass.batch;
     saved.length = pass.length;
     const auto rotations = rotations_for(layout, pass);
-    forward_groups(x, y, {layout, matrix_of(rotations, layout), saved}, pass);
+    heads_.forward(x, y, {layout, matrix_of(rotations, layout), saved}, pass);
   }
 
   /// A fresh state for `pass.batch` sequences, with the rotations of the pass's key.
@@ -175,11 +137,11 @@ class SelfAttention {
     };
     Decoding decoding{{pattern_of(pass.num_hashes), pass.batch, config_.num_heads, K()},
                       rotations_for(layout, pass),
-                      kept(projections_.query()),
-                      kept(projections_.value()),
-                      kept(projections_.output()),
+                      kept(heads_.projections().query()),
+                      kept(heads_.projections().value()),
+                      kept(heads_.projections().output()),
                       {}};
-    if (!layout.shared) decoding.key.emplace(kept(projections_.key()));
+    if (!layout.shared) decoding.key.emplace(kept(heads_.projections().key()));
     return decoding;
   }
 
@@ -201,10 +163,10 @@ class SelfAttention {
     const AttentionLayout layout(decoding.state.pattern(), config_.causal, pass.length,
                                  pass.is_real);
     Saved none;
-    forward_groups(x, y, {layout, matrix_of(decoding.rotations, layout), none}, pass,
-                   [&](const Group& group, const Bucket* buckets) {
+    heads_.forward(x, y, {layout, matrix_of(decoding.rotations, layout), none}, pass,
+                   [&](const auto& group, const Bucket* buckets) {
                      decoding.state.keep(pass.workspace, group.heads, buckets);
-                     if (mixture_) decoding.state.keep_unmixed(group.heads, group.values);
+                     if (heads_.mixture()) decoding.state.keep_unmixed(group.heads, group.values);
                    });
   }
 
@@ -237,28 +199,30 @@ class SelfAttention {
     heads.key = key;
     heads.value = value;
     heads.out = array();
-    projections_.forward(x, group,
-                         {decoding.query.packed(), decoding.key ? &decoding.key->packed() : nullptr,
-                          decoding.value.packed()},
-                         {query, key, value}, pass);
+    heads_.projections().forward(
+        x, group,
+        {decoding.query.packed(), decoding.key ? &decoding.key->packed() : nullptr,
+         decoding.value.packed()},
+        {query, key, value}, pass);
     Bucket* buckets = nullptr;
     if (layout.is_hashed) {
       buckets = scratch.take<Bucket>(pass.batch * config_.num_heads * layout.rounds);
-      hash(heads, *matrix_of(decoding.rotations, layout), buckets, pass);
+      heads_.hash(heads, *matrix_of(decoding.rotations, layout), buckets, pass);
     }
-    if (mixture_) {
+    if (const auto& mixture = heads_.mixture()) {
       const auto mixed = array();
       for (Index b = 0; b < pass.batch; ++b) {
         for (Index h = 0; h < config_.num_heads; ++h) {
           Scalar* previous = decoding.state.unmixed(b, h);
-          mixture_->mix(h, K(), value.row(b) + h * K(), previous, mixed.row(b) + h * K());
+          mixture->mix(h, K(), value.row(b) + h * K(), previous, mixed.row(b) + h * K());
           std::copy_n(value.row(b) + h * K(), K(), previous);
         }
       }
       heads.value = mixed;
     }
     decoding.state.attend_next(pass.workspace, heads, buckets);
-    projections_.add_output(heads.out, group, decoding.output.packed(), Sign::plus, y, pass);
+    heads_.projections().add_output(heads.out, group, decoding.output.packed(), Sign::plus, y,
+                                    pass);
   }
 
   /// Throws `std::invalid_argument` unless `reverse` can take these arguments.
@@ -279,7 +243,7 @@ class SelfAttention {
                const MatrixView<Scalar>& dx, Saved& saved, const Pass& pass) {
     const AttentionLayout layout = checked_reverse(x, y, dy, dx, saved, pass);
     const auto rotations = saved.buckets.empty() ? rotations_for(layout, pass) : std::nullopt;
-    reverse_groups(x, y, dy, dx, {layout, matrix_of(rotations, layout), saved}, pass);
+    heads_.reverse(x, y, dy, dx, {layout, matrix_of(rotations, layout), saved}, pass);
   }
 
   /// Bytes of bucket ids in `Saved`, where they are needed: halves that are not exact, or a context
@@ -300,7 +264,7 @@ class SelfAttention {
   }
 
   /// Multiply-adds for each row that `reverse` saves when it need not subtract.
-  double output_work() const { return projections_.output_work(); }
+  double output_work() const { return heads_.projections().output_work(); }
 
   /// Multiply-adds for each row that `reverse` saves when the context is kept, hashing apart.
   double context_work(Index length) const {
@@ -320,49 +284,23 @@ class SelfAttention {
     const AttentionLayout layout = layout_at(sizes.length, sizes.num_hashes);
     const MatrixView<const Scalar> rotations(nullptr, all_width(), layout.rotation_columns(), 0);
     Saved none;
-    const Walk walk{layout, rotations, none, !sizes.is_exact || stored.context};
+    const AttentionWalk<Scalar> walk{layout, rotations, none, !sizes.is_exact || stored.context};
     FloatingHalf<Scalar> half;
-    forward_groups(half, half, walk, pass);
-    // A plan changes nothing, but a branch that is reversed does.
-    const_cast<SelfAttention&>(*this).reverse_groups(half, half, {}, {}, walk, pass);
+    heads_.forward(half, half, walk, pass);
+    // A plan changes nothing, but what is reversed does.
+    const_cast<GroupedAttention<Scalar, Kernel>&>(heads_).reverse(half, half, {}, {}, walk, pass);
   }
 
   template <typename F>
   void for_each_parameter(F&& f) {
-    visit_parameters(*this, f);
+    heads_.for_each_parameter(f);
   }
   template <typename F>
   void for_each_parameter(F&& f) const {
-    visit_parameters(*this, f);
+    heads_.for_each_parameter(f);
   }
 
  private:
-  template <typename Self, typename F>
-  static void visit_parameters(Self& self, F& f) {
-    AttentionProjections<Scalar, Kernel>::visit_parameters(self.projections_, f);
-    if (self.mixture_) f(self.mixture_->parameter());
-  }
-
-  /// A group on its way through the branch.
-  struct Group {
-    MultiHead<Scalar> heads;
-    MatrixView<Scalar> values;  // before they are mixed
-  };
-  /// What a walk over the groups of heads needs beside the halves.
-  struct Walk {
-    const AttentionLayout& layout;
-    std::optional<MatrixView<const Scalar>> rotations;  // [H*K, R*columns]; else buckets are saved
-    Saved& saved;
-    bool keeps_buckets;
-
-    Walk(const AttentionLayout& layout_, const std::optional<MatrixView<const Scalar>>& rotations_,
-         Saved& saved_)
-        : Walk(layout_, rotations_, saved_, !saved_.buckets.empty()) {}
-    Walk(const AttentionLayout& layout_, const std::optional<MatrixView<const Scalar>>& rotations_,
-         Saved& saved_, bool keeps_buckets_)
-        : layout(layout_), rotations(rotations_), saved(saved_), keeps_buckets(keeps_buckets_) {}
-  };
-
   Index K() const { return config_.head_width; }
   Index all_width() const { return config_.num_heads * config_.head_width; }
 
@@ -459,106 +397,12 @@ class SelfAttention {
           "saved.buckets is empty, must be there where saved.context is");
   }
 
-  struct Nothing {
-    void operator()(const auto&...) const {}
-  };
-
-  /// y += f(x), group by group.
-  /// @param after  is called as after(group, buckets) when a group has attended
-  template <typename Half, ScratchSource Source, typename After = Nothing>
-  void forward_groups(const Half& x, Half& y, const Walk& walk, const BasicPass<Source>& pass,
-                      const After& after = {}) const {
-    for_each_group(pass, [&](const HeadGroup& part) {
-      ScratchOf<Source> scratch(pass.workspace);
-      Group group = project(scratch, x, part, walk.layout, pass);
-      const Bucket* buckets = order_tokens(scratch, group.heads, walk, pass);
-      attend<Scalar, Kernel>(pass.workspace, group.heads, dropout_of_weights(pass));
-      for_each_context(group.heads, walk.saved,
-                       [](Index n, const Scalar* now, Scalar* kept) { std::copy_n(now, n, kept); });
-      after(group, buckets);
-      projections_.add_output(group.heads.out, part, Sign::plus, y, pass);
-    });
-  }
-
-  /// y -= f(x) unless the pass need not, dx += (df/dx)^T dy and parameter gradients, group by
-  /// group.
-  template <typename Half, ScratchSource Source>
-  void reverse_groups(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
-                      const MatrixView<Scalar>& dx, const Walk& walk,
-                      const BasicPass<Source>& pass) {
-    auto& workspace = pass.workspace;
-    for_each_group(pass, [&](const HeadGroup& part) {
-      ScratchOf<Source> scratch(workspace);
-      auto [heads, values] = project(scratch, x, part, walk.layout, pass);
-      order_tokens(scratch, heads, walk, pass);
-      if (walk.saved.context.empty()) {
-        attend<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass));
-      }
-      for_each_context(heads, walk.saved,
-                       [](Index n, Scalar* now, const Scalar* kept) { std::copy_n(kept, n, now); });
-      if (pass.subtract) projections_.add_output(heads.out, part, Sign::minus, y, pass);
-
-      auto* delta = scratch.template take<Scalar>(part.batch * part.heads * pass.length);
-      const auto dout = projections_.output_backward(heads.out, part, dy, delta, pass);
-      const Index rows = part.rows(), columns = part.heads * K();
-      const auto dquery = scratch.template matrix<Scalar>(rows, columns);
-      const auto dkey =
-          walk.layout.shared ? dquery : scratch.template matrix<Scalar>(rows, columns);
-      const CarriedValues<Scalar> carried(scratch, walk.layout, rows, columns);
-      attend_backward<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass), dout, delta,
-                                      dquery, dkey, carried.of_keys());
-      carried.carry_back(workspace, heads);
-      auto dvalue = carried.of_tokens();
-      if (mixture_) {
-        mixture_->backward(workspace, heads, dvalue, values);
-        dvalue = values;
-      }
-      projections_.backward(x, part, {dquery, dkey, dvalue}, dx, pass);
-    });
-  }
-
-  /// Calls `body(group)` for all groups; for a plan only the first, which is the largest.
-  template <ScratchSource Source, typename Body>
-  void for_each_group(const BasicPass<Source>& pass, const Body& body) const {
-    bool is_first = true;
-    for_each_head_group<Scalar>(pass.batch, pass.length, config_.num_heads, K(),
-                                [&](const HeadGroup& group) {
-                                  if (is_first || !only_plans<Source>) body(group);
-                                  is_first = false;
-                                });
-  }
-
-  template <ScratchSource Source>
-  Dropout<Scalar> dropout_of_weights(const BasicPass<Source>& pass) const {
-    return {pass.training ? config_.attention_dropout : 0.0, pass.key, Purpose::attention_dropout};
-  }
-
   /// Bucket ids of all heads.
   Index num_bucket_ids(const AttentionLayout& layout, Index batch) const {
     return batch * layout.length * config_.num_heads * layout.hash_rounds();
   }
   Index context_size(const AttentionLayout& layout, Index batch) const {
     return batch * layout.length * (all_width() + layout.num_statistics() * config_.num_heads);
-  }
-
-  /// Calls `copy(count, array, kept)` for the arrays of a group that `attend` writes, if they are
-  /// kept.
-  template <typename Copy>
-  void for_each_context(const MultiHead<Scalar>& arrays, Saved& saved, const Copy& copy) const {
-    if (saved.context.empty()) return;
-    const Index T = arrays.length(), per_head = T * (K() + arrays.layout->num_statistics());
-    Scalar* kept =
-        saved.context.data() +
-        (arrays.first_sequence * config_.num_heads + arrays.first_head * arrays.batch) * per_head;
-    const Index statistics = arrays.batch * arrays.heads * T;
-    for (Index i = 0; i < arrays.out.rows; ++i, kept += arrays.out.columns) {
-      copy(arrays.out.columns, arrays.out.row(i), kept);
-    }
-    for (Scalar* statistic : {arrays.maximum, arrays.normaliser, arrays.key_scale}) {
-      if (statistic == nullptr) continue;
-      copy(statistics, statistic, kept);
-      kept += statistics;
-    }
   }
 
   /// The pattern with the rounds of a pass.
@@ -592,64 +436,8 @@ class SelfAttention {
     return MatrixView<const Scalar>(rotations->data(), all_width(), layout.rotation_columns());
   }
 
-  /// Queries, keys and values of a group, and memory for what `attend` writes.
-  template <ScratchMemory Memory, typename Half, ScratchSource Source>
-  Group project(Memory& scratch, const Half& x, const HeadGroup& part,
-                const AttentionLayout& layout, const BasicPass<Source>& pass) const {
-    const Index rows = part.rows(), columns = part.heads * K();
-    const auto array = [&] { return scratch.template matrix<Scalar>(rows, columns); };
-    const auto query = array(), key = layout.shared ? query : array();
-    const CarriedValues<Scalar> carried(scratch, layout, rows, columns);
-    const auto values = mixture_ ? array() : carried.of_tokens();
-    const auto statistic = [&] {
-      return scratch.template take<Scalar>(part.batch * part.heads * pass.length);
-    };
-    auto heads = without_arrays<Scalar>(part, layout, config_.num_heads, K(), pass.is_real);
-    heads.query = query;
-    heads.key = key;
-    heads.value = carried.of_keys();
-    heads.out = array();
-    heads.maximum = statistic();
-    heads.normaliser = statistic();
-    heads.key_scale = layout.shared ? statistic() : nullptr;
-    projections_.forward(x, part, {query, key, values}, pass);
-    if (mixture_) mixture_->forward(pass.workspace, heads, values, carried.of_tokens());
-    carried.carry(pass.workspace, heads);
-    return {heads, values};
-  }
-
-  /// Orders the tokens of a group by bucket, if the layer hashes.
-  /// @return bucket ids `[B, H, R, T]` of the group, or null
-  template <ScratchMemory Memory, ScratchSource Source>
-  const Bucket* order_tokens(Memory& scratch, MultiHead<Scalar>& heads, const Walk& walk,
-                             const BasicPass<Source>& pass) const {
-    const AttentionLayout& layout = walk.layout;
-    if (!layout.is_hashed) return nullptr;
-    const Index per_head = layout.rounds * layout.length;
-    const Index first = heads.first_sequence * config_.num_heads + heads.first_head;
-    heads.order =
-        scratch.template take<std::int32_t>(heads.batch * heads.heads * layout.order_size());
-    Bucket* buckets = walk.keeps_buckets
-                          ? walk.saved.buckets.data() + first * per_head
-                          : scratch.template take<Bucket>(heads.batch * heads.heads * per_head);
-    if (walk.rotations) hash(heads, *walk.rotations, buckets, pass);
-    order_by_bucket(pass.workspace, heads, buckets);
-    return buckets;
-  }
-
-  /// Bucket ids `[B, H, R, T]` of a group.
-  /// @param rotations  of all heads
-  template <ScratchSource Source>
-  void hash(const MultiHead<Scalar>& heads, const MatrixView<const Scalar>& rotations,
-            Bucket* buckets, const BasicPass<Source>& pass) const {
-    hash_heads<Scalar, Kernel>(pass.workspace, heads.query, heads.batch, heads.heads, heads.is_real,
-                               rotations.middle_rows(heads.first_head * K(), heads.heads * K()),
-                               heads.layout->bucket_factors, buckets);
-  }
-
   SelfAttentionConfig config_;
-  AttentionProjections<Scalar, Kernel> projections_;
-  std::optional<ValueMixture<Scalar>> mixture_;  // of mixed values
+  GroupedAttention<Scalar, Kernel> heads_;
   std::optional<Tensor<Scalar, 4>> rotations_;
 };
 

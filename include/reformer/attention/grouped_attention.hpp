@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Self-attention of a layer between the halves of the residual stream, group by group of heads:
+///
+///     y +-= dropout(attend(q, k, u) W_o),   q, k, v = LN(x) W_q, LN(x) W_k, LN(x) W_v
+///
+/// where u, the values that keys carry, are v, those of what followed, or a mixture of both. Groups
+/// are so small that their arrays are about 2 MiB each: queries, keys, values and outputs exist for
+/// one group at a time. The output of a group is added straight to the half.
+///
+/// A walk over the groups is written once for its memory and for its plan: given a `PlannedPass`,
+/// it takes the scratch of its largest group and computes nothing.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "reformer/attention/config.hpp"
+#include "reformer/attention/following.hpp"
+#include "reformer/attention/hashing.hpp"
+#include "reformer/attention/multi_head.hpp"
+#include "reformer/attention/projections.hpp"
+#include "reformer/attention/value_mixture.hpp"
+#include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/pass.hpp"
+#include "reformer/foundation/residual.hpp"
+#include "reformer/products/kernels.hpp"
+
+namespace reformer::inline REFORMER_ABI {
+
+/// Memory for what the forward pass of a branch leaves for its backward pass. What is empty is not
+/// kept; without any, no backward pass follows.
+template <typename Scalar>
+struct SavedAttention {
+  std::span<Bucket> buckets;  ///< [B, H, R, T]
+  /// Group by group: output [B*T, H*K] of the heads, then their statistics, each [B, H, T].
+  std::span<Scalar> context;
+  Index batch = 0, length = 0;  ///< of the pass that filled it
+};
+
+/// What a walk over the groups needs beside halves and pass.
+template <typename Scalar>
+struct AttentionWalk {
+  const AttentionLayout& layout;
+  std::optional<MatrixView<const Scalar>> rotations;  // [H*K, R*columns]; else buckets are saved
+  SavedAttention<Scalar>& saved;
+  bool keeps_buckets = !saved.buckets.empty();
+};
+
+/// Projections and attention of a layer's heads.
+/// @tparam Kernel  of the products
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
+class GroupedAttention {
+  struct Nothing {
+    void operator()(const auto&...) const {}
+  };
+
+ public:
+  GroupedAttention(const std::string& name, const SelfAttentionConfig& config)
+      : num_heads_(config.num_heads),
+        head_width_(config.head_width),
+        attention_dropout_(config.attention_dropout),
+        projections_(name, config.width, config.num_heads, config.head_width,
+                     shares_query_key(config.pattern), config.layer_norm_epsilon, config.dropout) {
+    if (values_of(config.pattern) == Values::mixed) {
+      mixture_.emplace(name + ".value_mixture", config.num_heads);
+    }
+  }
+
+  const AttentionProjections<Scalar, Kernel>& projections() const { return projections_; }
+  /// Of mixed values.
+  const std::optional<ValueMixture<Scalar>>& mixture() const { return mixture_; }
+
+  /// A group on its way.
+  struct Group {
+    MultiHead<Scalar> heads;
+    MatrixView<Scalar> values;  // before they are mixed
+  };
+
+  /// y += f(x), group by group.
+  /// @param after  is called as after(group, buckets) when a group has attended
+  template <typename Half, ScratchSource Source, typename After = Nothing>
+  void forward(const Half& x, Half& y, const AttentionWalk<Scalar>& walk,
+               const BasicPass<Source>& pass, const After& after = {}) const {
+    for_each_group(pass, [&](const HeadGroup& part) {
+      ScratchOf<Source> scratch(pass.workspace);
+      Group group = project(scratch, x, part, walk.layout, pass);
+      const Bucket* buckets = order_tokens(scratch, group.heads, walk, pass);
+      attend<Scalar, Kernel>(pass.workspace, group.heads, dropout_of_weights(pass));
+      for_each_context(group.heads, walk.saved,
+                       [](Index n, const Scalar* now, Scalar* kept) { std::copy_n(now, n, kept); });
+      after(group, buckets);
+      projections_.add_output(group.heads.out, part, Sign::plus, y, pass);
+    });
+  }
+
+  /// y -= f(x) unless the pass need not, dx += (df/dx)^T dy and parameter gradients, group by
+  /// group.
+  template <typename Half, ScratchSource Source>
+  void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
+               const MatrixView<Scalar>& dx, const AttentionWalk<Scalar>& walk,
+               const BasicPass<Source>& pass) {
+    auto& workspace = pass.workspace;
+    for_each_group(pass, [&](const HeadGroup& part) {
+      ScratchOf<Source> scratch(workspace);
+      auto [heads, values] = project(scratch, x, part, walk.layout, pass);
+      order_tokens(scratch, heads, walk, pass);
+      if (walk.saved.context.empty()) {
+        attend<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass));
+      }
+      for_each_context(heads, walk.saved,
+                       [](Index n, Scalar* now, const Scalar* kept) { std::copy_n(kept, n, now); });
+      if (pass.subtract) projections_.add_output(heads.out, part, Sign::minus, y, pass);
+
+      auto* delta = scratch.template take<Scalar>(part.batch * part.heads * pass.length);
+      const auto dout = projections_.output_backward(heads.out, part, dy, delta, pass);
+      const Index rows = part.rows(), columns = part.heads * head_width_;
+      const auto dquery = scratch.template matrix<Scalar>(rows, columns);
+      const auto dkey =
+          walk.layout.shared ? dquery : scratch.template matrix<Scalar>(rows, columns);
+      const CarriedValues<Scalar> carried(scratch, walk.layout, rows, columns);
+      attend_backward<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass), dout, delta,
+                                      dquery, dkey, carried.of_keys());
+      carried.carry_back(workspace, heads);
+      auto dvalue = carried.of_tokens();
+      if (mixture_) {
+        mixture_->backward(workspace, heads, dvalue, values);
+        dvalue = values;
+      }
+      projections_.backward(x, part, {dquery, dkey, dvalue}, dx, pass);
+    });
+  }
+
+  /// Bucket ids `[B, H, R, T]` of a group.
+  /// @param rotations  of all heads
+  template <ScratchSource Source>
+  void hash(const MultiHead<Scalar>& heads, const MatrixView<const Scalar>& rotations,
+            Bucket* buckets, const BasicPass<Source>& pass) const {
+    hash_heads<Scalar, Kernel>(
+        pass.workspace, heads.query, heads.batch, heads.heads, heads.is_real,
+        rotations.middle_rows(heads.first_head * head_width_, heads.heads * head_width_),
+        heads.layout->bucket_factors, buckets);
+  }
+
+  template <typename F>
+  void for_each_parameter(F&& f) {
+    visit_parameters(*this, f);
+  }
+  template <typename F>
+  void for_each_parameter(F&& f) const {
+    visit_parameters(*this, f);
+  }
+
+ private:
+  template <typename Self, typename F>
+  static void visit_parameters(Self& self, F& f) {
+    AttentionProjections<Scalar, Kernel>::visit_parameters(self.projections_, f);
+    if (self.mixture_) f(self.mixture_->parameter());
+  }
+
+  /// Queries, keys and values of a group, and memory for what `attend` writes.
+  template <ScratchMemory Memory, typename Half, ScratchSource Source>
+  Group project(Memory& scratch, const Half& x, const HeadGroup& part,
+                const AttentionLayout& layout, const BasicPass<Source>& pass) const {
+    const Index rows = part.rows(), columns = part.heads * head_width_;
+    const auto array = [&] { return scratch.template matrix<Scalar>(rows, columns); };
+    const auto query = array(), key = layout.shared ? query : array();
+    const CarriedValues<Scalar> carried(scratch, layout, rows, columns);
+    const auto values = mixture_ ? array() : carried.of_tokens();
+    const auto statistic = [&] {
+      return scratch.template take<Scalar>(part.batch * part.heads * pass.length);
+    };
+    auto heads = without_arrays<Scalar>(part, layout, num_heads_, head_width_, pass.is_real);
+    heads.query = query;
+    heads.key = key;
+    heads.value = carried.of_keys();
+    heads.out = array();
+    heads.maximum = statistic();
+    heads.normaliser = statistic();
+    heads.key_scale = layout.shared ? statistic() : nullptr;
+    projections_.forward(x, part, {query, key, values}, pass);
+    if (mixture_) mixture_->forward(pass.workspace, heads, values, carried.of_tokens());
+    carried.carry(pass.workspace, heads);
+    return {heads, values};
+  }
+
+  /// Orders the tokens of a group by bucket, if the layer hashes.
+  /// @return bucket ids `[B, H, R, T]` of the group, or null
+  template <ScratchMemory Memory, ScratchSource Source>
+  const Bucket* order_tokens(Memory& scratch, MultiHead<Scalar>& heads,
+                             const AttentionWalk<Scalar>& walk,
+                             const BasicPass<Source>& pass) const {
+    const AttentionLayout& layout = walk.layout;
+    if (!layout.is_hashed) return nullptr;
+    const Index per_head = layout.rounds * layout.length;
+    const Index first = heads.first_sequence * num_heads_ + heads.first_head;
+    heads.order =
+        scratch.template take<std::int32_t>(heads.batch * heads.heads * layout.order_size());
+    Bucket* buckets = walk.keeps_buckets
+                          ? walk.saved.buckets.data() + first * per_head
+                          : scratch.template take<Bucket>(heads.batch * heads.heads * per_head);
+    if (walk.rotations) hash(heads, *walk.rotations, buckets, pass);
+    order_by_bucket(pass.workspace, heads, buckets);
+    return buckets;
+  }
+
+  /// Calls `copy(count, array, kept)` for the arrays of a group that `attend` writes, if they are
+  /// kept.
+  template <typename Copy>
+  void for_each_context(const MultiHead<Scalar>& arrays, SavedAttention<Scalar>& saved,
+                        const Copy& copy) const {
+    if (saved.context.empty()) return;
+    const Index T = arrays.length(), per_head = T * (head_width_ + arrays.layout->num_statistics());
+    Scalar* kept =
+        saved.context.data() +
+        (arrays.first_sequence * num_heads_ + arrays.first_head * arrays.batch) * per_head;
+    const Index statistics = arrays.batch * arrays.heads * T;
+    for (Index i = 0; i < arrays.out.rows; ++i, kept += arrays.out.columns) {
+      copy(arrays.out.columns, arrays.out.row(i), kept);
+    }
+    for (Scalar* statistic : {arrays.maximum, arrays.normaliser, arrays.key_scale}) {
+      if (statistic == nullptr) continue;
+      copy(statistics, statistic, kept);
+      kept += statistics;
+    }
+  }
+
+  /// Calls `body(group)` for all groups; for a plan only the first, which is the largest.
+  template <ScratchSource Source, typename Body>
+  void for_each_group(const BasicPass<Source>& pass, const Body& body) const {
+    bool is_first = true;
+    for_each_head_group<Scalar>(pass.batch, pass.length, num_heads_, head_width_,
+                                [&](const HeadGroup& group) {
+                                  if (is_first || !only_plans<Source>) body(group);
+                                  is_first = false;
+                                });
+  }
+
+  template <ScratchSource Source>
+  Dropout<Scalar> dropout_of_weights(const BasicPass<Source>& pass) const {
+    return {pass.training ? attention_dropout_ : 0.0, pass.key, Purpose::attention_dropout};
+  }
+
+  Index num_heads_, head_width_;
+  double attention_dropout_;
+  AttentionProjections<Scalar, Kernel> projections_;
+  std::optional<ValueMixture<Scalar>> mixture_;  // of mixed values
+};
+
+}  // namespace reformer::inline REFORMER_ABI
