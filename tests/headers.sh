@@ -9,7 +9,7 @@
 # about 2,100, which take half an hour of one processor. Before that, things that an order can hide are
 # looked for in the text: a name that stands in `reformer` and in `reformer::detail` (the nearer one
 # hides the other from headers that come later), macros without the prefix of the library, and a
-# namespace without its tag.
+# namespace without its tag. Then, that headers of configurations include none of the kernels.
 set -euo pipefail
 include=$(cd "$(dirname "${BASH_SOURCE[0]}")/../include" && pwd)
 
@@ -91,6 +91,20 @@ compile() {
     return 1
   }
 }
+
+# Who reads a configuration compiles none of the kernels, nor Eigen.
+light=(attention/{config,pattern}.hpp foundation/residual_config.hpp model/{config,sampling}.hpp
+  operations/config.hpp training/schedule.hpp)
+[[ ${REFORMER_WITHOUT_IO-} ]] || light+=(io/huggingface_config.hpp)
+for header in "${light[@]}"; do
+  if heavy=$("${compiler[@]}" -std=c++20 -I "$include" -M "$include/reformer/$header" | tr ' ' '\n' |
+    grep -E 'reformer/products/|/(kernel|simd|workspace|parallel)\.hpp|/Eigen/' | sed 1q); then
+    [[ -z $heavy ]] || {
+      printf 'reformer/%s is a configuration and includes %s\n' "$header" "$heavy" >&2
+      exit 1
+    }
+  fi
+done
 
 # One order a line. The next header of an order is the one that opens most of the pairs still missing.
 (cd "$include" && awk -v pairs="$pairs" '

@@ -12,8 +12,12 @@
 #pragma once
 
 #include "reformer/attention/following.hpp"
+#include "reformer/attention/hashing.hpp"
 #include "reformer/attention/multi_head.hpp"
+#include "reformer/attention/pattern.hpp"
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/check.hpp"
+#include "reformer/foundation/check_shape.hpp"
 #include "reformer/foundation/pass.hpp"
 
 namespace reformer::inline REFORMER_ABI {

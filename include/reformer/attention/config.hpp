@@ -7,8 +7,8 @@
 
 #include "reformer/attention/pattern.hpp"
 #include "reformer/foundation/abi.hpp"
-#include "reformer/operations/dropout.hpp"
-#include "reformer/operations/layer_norm.hpp"
+#include "reformer/foundation/check.hpp"
+#include "reformer/operations/config.hpp"
 
 namespace reformer::inline REFORMER_ABI {
 

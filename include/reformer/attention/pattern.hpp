@@ -7,7 +7,8 @@
 #include <variant>
 #include <vector>
 
-#include "reformer/attention/hashing.hpp"
+#include "reformer/attention/buckets.hpp"
+#include "reformer/attention/window.hpp"
 #include "reformer/foundation/abi.hpp"
 
 namespace reformer::inline REFORMER_ABI {

@@ -25,9 +25,14 @@
 #include <string_view>
 #include <utility>
 
+#include "reformer/attention/config.hpp"
 #include "reformer/attention/decoding_state.hpp"
 #include "reformer/attention/grouped_attention.hpp"
+#include "reformer/attention/hashing.hpp"
+#include "reformer/attention/pattern.hpp"
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/check.hpp"
+#include "reformer/foundation/check_shape.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"

@@ -6,15 +6,13 @@
 /// They run at the public entry, before work starts and never inside a parallel region.
 #pragma once
 
-#include <array>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <type_traits>
 
 #include "reformer/foundation/abi.hpp"
-#include "reformer/foundation/tensor.hpp"
+#include "reformer/foundation/index.hpp"
 
 namespace reformer::inline REFORMER_ABI {
 
@@ -67,19 +65,6 @@ inline void check_equal(std::string_view function, std::string_view name, Index 
                         std::string_view expected_name, Index expected) {
   check(value == expected, function, name, " is ", value, ", must equal ", expected_name, " = ",
         expected);
-}
-
-/// Requires a tensor of this shape.
-/// @param axes  what each dimension is the number of
-template <typename Scalar, int Rank>
-void check_shape(std::string_view function, std::string_view name,
-                 const Tensor<Scalar, Rank>& tensor,
-                 const std::type_identity_t<std::array<std::string_view, Rank>>& axes,
-                 const std::type_identity_t<std::array<Index, Rank>>& shape) {
-  for (std::size_t i = 0; i < Rank; ++i) {
-    check(tensor.dimension(i) == shape[i], function, name, " dimension ", i, " is ",
-          tensor.dimension(i), ", must equal ", axes[i], " = ", shape[i]);
-  }
 }
 
 /// Requires a probability of dropping an element, in [0, 1).

@@ -25,6 +25,7 @@
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/compiled_once.hpp"
+#include "reformer/foundation/residual_config.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/tensor.hpp"
 #include "reformer/foundation/workspace.hpp"
@@ -222,7 +223,7 @@ template <typename Scalar_>
 class FixedHalf {
  public:
   using Scalar = Scalar_;
-  using Integer = std::conditional_t<sizeof(Scalar) == 4, std::int32_t, std::int64_t>;
+  using Integer = FixedInteger<Scalar>;
   static constexpr int default_fraction_bits = std::numeric_limits<Integer>::digits - 11;
 
   FixedHalf() : FixedHalf(default_fraction_bits) {}
@@ -355,18 +356,6 @@ class FixedHalf {
   detail::HalfValues<Integer> values_;
   std::optional<ResidualOverflow> overflow_;
 };
-
-/// Halves in plain floating point.
-struct FloatResidual {};
-
-/// Halves in fixed point: exact reversal, at any depth.
-struct FixedResidual {
-  /// The unit is 2^-fraction_bits. Values reach to 2^(31 - fraction_bits) in float, 2^(63 -
-  /// fraction_bits) in double; 0: up to 2048.
-  int fraction_bits = 0;
-};
-
-using ResidualConfig = std::variant<FloatResidual, FixedResidual>;
 
 /// A half whose kind is chosen at run time: code over it is compiled once for both. The choice
 /// costs one branch for each run of elements.

@@ -30,10 +30,11 @@
 #include <type_traits>
 
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/index.hpp"
 
 namespace reformer::inline REFORMER_ABI {
 
-using Index = Eigen::Index;
+static_assert(std::is_same_v<Index, Eigen::Index>);
 
 /// Row-major tensor; the type of arguments and results in the public interface.
 template <typename Scalar, int Rank>
@@ -94,16 +95,6 @@ template <typename Scalar, int Rank>
 MatrixView<const Scalar> rows_of(const Tensor<Scalar, Rank>& tensor) {
   const Index columns = tensor.dimension(Rank - 1);
   return {tensor.data(), columns == 0 ? 0 : tensor.size() / columns, columns};
-}
-
-/// Number of pieces of length `step` >= 1 that cover `n` >= 0.
-constexpr Index ceil_div(Index n, Index step) {
-  return n / step + (n % step > 0 ? 1 : 0);
-}
-
-/// Smallest multiple of `step` >= 1 that is at least `n` >= 0; it must fit an `Index`.
-constexpr Index round_up(Index n, Index step) {
-  return ceil_div(n, step) * step;
 }
 
 }  // namespace reformer::inline REFORMER_ABI

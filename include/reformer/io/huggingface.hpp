@@ -33,6 +33,7 @@
 #include <vector>
 
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/check_shape.hpp"
 #include "reformer/io/huggingface_config.hpp"
 #include "reformer/io/parameter_shapes.hpp"
 #include "reformer/io/safetensors.hpp"

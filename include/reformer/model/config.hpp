@@ -6,10 +6,11 @@
 #include <limits>
 #include <vector>
 
-#include "reformer/attention/self_attention.hpp"
+#include "reformer/attention/config.hpp"
 #include "reformer/foundation/abi.hpp"
-#include "reformer/operations/feed_forward.hpp"
-#include "reformer/operations/positions.hpp"
+#include "reformer/foundation/check.hpp"
+#include "reformer/foundation/residual_config.hpp"
+#include "reformer/operations/config.hpp"
 
 namespace reformer::inline REFORMER_ABI {
 
@@ -96,7 +97,7 @@ inline void check_config(std::string_view function, const ModelConfig& config) {
 /// Throws `std::invalid_argument` for fraction bits that the scalar type does not have.
 template <typename Scalar>
 void check_residual(std::string_view function, const ResidualConfig& config) {
-  constexpr int most = std::numeric_limits<typename FixedHalf<Scalar>::Integer>::digits - 1;
+  constexpr int most = std::numeric_limits<FixedInteger<Scalar>>::digits - 1;
   const auto* fixed = std::get_if<FixedResidual>(&config);
   check(fixed == nullptr || (fixed->fraction_bits >= 0 && fixed->fraction_bits <= most), function,
         "residual: fraction_bits is ", fixed == nullptr ? 0 : fixed->fraction_bits,

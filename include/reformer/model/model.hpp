@@ -25,12 +25,17 @@
 #include <utility>
 #include <vector>
 
+#include "reformer/attention/self_attention.hpp"
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/check.hpp"
+#include "reformer/foundation/check_shape.hpp"
 #include "reformer/model/config.hpp"
 #include "reformer/model/output_head.hpp"
 #include "reformer/model/storage.hpp"
 #include "reformer/operations/embedding.hpp"
+#include "reformer/operations/feed_forward.hpp"
 #include "reformer/operations/layer_norm.hpp"
+#include "reformer/operations/positions.hpp"
 #include "reformer/reversible/sequence.hpp"
 
 namespace reformer::inline REFORMER_ABI {

@@ -13,7 +13,7 @@
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
-#include "reformer/foundation/tensor.hpp"
+#include "reformer/foundation/index.hpp"
 
 namespace reformer::inline REFORMER_ABI {
 

@@ -12,18 +12,10 @@
 #include <string_view>
 
 #include "reformer/foundation/abi.hpp"
-#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/simd.hpp"
+#include "reformer/operations/config.hpp"
 
 namespace reformer::inline REFORMER_ABI {
-
-enum class Activation { relu, gelu, gelu_tanh };
-
-/// Throws `std::invalid_argument` for a number that is no activation.
-inline void check_activation(std::string_view function, Activation f) {
-  check(f == Activation::relu || f == Activation::gelu || f == Activation::gelu_tanh, function,
-        "activation is number ", static_cast<int>(f), ", must be relu, gelu or gelu_tanh");
-}
 
 namespace detail {
 

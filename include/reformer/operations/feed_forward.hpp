@@ -21,11 +21,13 @@
 #include <utility>
 
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
 #include "reformer/operations/activation.hpp"
 #include "reformer/operations/bias.hpp"
+#include "reformer/operations/config.hpp"
 #include "reformer/operations/dropout.hpp"
 #include "reformer/operations/layer_norm.hpp"
 #include "reformer/products/kernels.hpp"
@@ -33,24 +35,6 @@
 #include "reformer/products/weight_product.hpp"
 
 namespace reformer::inline REFORMER_ABI {
-
-struct FeedForwardConfig {
-  Index width = 256;          ///< D
-  Index hidden_width = 1024;  ///< F
-  Activation activation = Activation::relu;
-  double dropout = 0;  ///< of the hidden array before the activation, and of the output
-  double layer_norm_epsilon = 1e-12;
-};
-
-/// Throws `std::invalid_argument` for sizes out of range, an activation that is none, a dropout
-/// outside [0, 1) or an epsilon out of range.
-inline void check_config(std::string_view function, const FeedForwardConfig& config) {
-  check_between(function, "width", config.width, 1, max_size);
-  check_between(function, "hidden_width", config.hidden_width, 1, max_size);
-  check_activation(function, config.activation);
-  check_dropout(function, "dropout", config.dropout);
-  check_layer_norm_epsilon(function, config.layer_norm_epsilon);
-}
 
 /// Feed-forward branch; satisfies `ReversibleBranch`.
 /// @tparam Kernel  of its products

@@ -18,19 +18,15 @@
 #include <utility>
 
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
+#include "reformer/operations/config.hpp"
 
 namespace reformer::inline REFORMER_ABI {
-
-/// Requires an epsilon that is neither zero nor infinite in any scalar type.
-inline void check_layer_norm_epsilon(std::string_view function, double epsilon) {
-  check(epsilon >= 1e-37 && epsilon <= 1e37, function, "layer_norm_epsilon is ", epsilon,
-        ", must be in [1e-37, 1e37]");
-}
 
 /// Whether a row takes part in sums over rows. What padding holds may be anything, and a gradient
 /// of zero does not hide a NaN: rows of padding that are not finite are left out.

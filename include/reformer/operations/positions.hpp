@@ -24,64 +24,9 @@
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/simd.hpp"
+#include "reformer/operations/config.hpp"
 
 namespace reformer::inline REFORMER_ABI {
-
-struct AxialPositions {
-  std::array<Index, 2> shape = {64, 64};  ///< n_0, n_1: lengths up to their product
-  /// d_0, d_1: their sum is D; both 0: a quarter of D, at least 1, and the rest. A `Model` has them
-  /// worked out in its configuration.
-  std::array<Index, 2> widths = {0, 0};
-};
-struct LearnedPositions {
-  Index max_length = 2048;
-};
-struct SinusoidalPositions {};
-
-using PositionConfig = std::variant<AxialPositions, LearnedPositions, SinusoidalPositions>;
-
-/// Widths of the two tables for a model width.
-inline std::array<Index, 2> axial_widths(const AxialPositions& axial, Index width) {
-  if (axial.widths != std::array<Index, 2>{0, 0}) return axial.widths;
-  const Index quarter = std::max<Index>(1, width / 4);
-  return {quarter, width - quarter};
-}
-
-/// Longest sequence, or no value when there is no limit.
-inline std::optional<Index> max_length(const PositionConfig& config) {
-  if (const auto* axial = std::get_if<AxialPositions>(&config)) {
-    return axial->shape[0] * axial->shape[1];
-  }
-  if (const auto* learned = std::get_if<LearnedPositions>(&config)) return learned->max_length;
-  return {};
-}
-
-inline void check_config(std::string_view function, const PositionConfig& config, Index width) {
-  if (const auto* axial = std::get_if<AxialPositions>(&config)) {
-    check_at_least(function, "the width of a model with axial positions", width, 2);
-    const auto widths = axial_widths(*axial, width);
-    for (std::size_t i = 0; i < 2; ++i) {
-      const auto name = [&](std::string_view field) { return detail::join(field, "[", i, "]"); };
-      check_between(function, name("AxialPositions::shape"), axial->shape[i], 1, max_size);
-      check_between(function, name("AxialPositions::widths"), widths[i], 1, max_size);
-      check_elements(function, name("AxialPositions::shape * widths"), axial->shape[i], widths[i]);
-    }
-    check(widths[0] + widths[1] == width, function, "AxialPositions::widths are ", widths[0], " + ",
-          widths[1], ", must add up to the model width ", width);
-  } else if (const auto* learned = std::get_if<LearnedPositions>(&config)) {
-    check_between(function, "LearnedPositions::max_length", learned->max_length, 1, max_size);
-    check_elements(function, "LearnedPositions::max_length * width", learned->max_length, width);
-  }
-}
-
-/// Throws `std::invalid_argument` if a sequence is longer than there are positions.
-inline void check_length(std::string_view function, const PositionConfig& config, Index length) {
-  const auto longest = max_length(config);
-  check(!longest || length <= *longest, function, "length is ", length, ", must be at most ",
-        longest.value_or(0), ", the number of positions: ",
-        std::holds_alternative<AxialPositions>(config) ? "the product of AxialPositions::shape"
-                                                       : "LearnedPositions::max_length");
-}
 
 /// Position vectors with their parameters.
 template <typename Scalar>
