@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "reformer/attention/pattern.hpp"
+#include "reformer/foundation/tensor.hpp"
 #include "windows.hpp"
 
 namespace enwik8 {

@@ -21,6 +21,7 @@
 #include "loss_sum.hpp"
 #include "options.hpp"
 #include "reformer/attention/pattern.hpp"
+#include "reformer/foundation/tensor.hpp"
 #include "reformer/model/sampling.hpp"
 #include "windows.hpp"
 

@@ -2,6 +2,7 @@
 /// Block lists: every pair that the definition demands, as often as it demands it, and phases whose
 /// ranges of blocks may go at the same time.
 #include "reformer/attention/blocks.hpp"
+#include "reformer/attention/hashing.hpp"
 
 #include <gtest/gtest.h>
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "reformer/attention/blocks.hpp"
+#include "reformer/attention/hashing.hpp"
 #include "reformer/attention/pattern.hpp"
 #include "reformer/foundation/abi.hpp"
 

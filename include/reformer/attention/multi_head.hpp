@@ -6,6 +6,7 @@
 #include <span>
 
 #include "reformer/attention/head_group.hpp"
+#include "reformer/attention/hashing.hpp"
 #include "reformer/attention/kernel.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/products/kernels.hpp"
