@@ -6,11 +6,11 @@ cmake_minimum_required(VERSION 3.21)
 file(READ ${source_dir}/README.md readme)
 file(READ ${source_dir}/examples/train.cpp example)
 
-# between(OUT BEGIN END): the text of the README between the first BEGIN and the END behind it.
+# between(OUT BEGIN END): the text of `readme` between the first BEGIN and the END behind it.
 function(between out begin end)
   string(FIND "${readme}" "${begin}" from)
   if(from EQUAL -1)
-    message(FATAL_ERROR "README.md has no '${begin}'")
+    message(FATAL_ERROR "README.md or docs/design.md has no '${begin}'")
   endif()
   string(LENGTH "${begin}" length)
   math(EXPR from "${from} + ${length}")
@@ -27,6 +27,18 @@ string(SUBSTRING "${example}" ${from} -1 example)
 if(NOT program STREQUAL example)
   message(FATAL_ERROR "the program in README.md is not examples/train.cpp")
 endif()
+
+# What docs/design.md shows of a branch of one's own stands in an example, which is a test too.
+file(READ ${source_dir}/docs/design.md readme)
+file(READ ${source_dir}/examples/custom_branch.cpp example)
+foreach(begin "/// f(x)_t = w" "  Model<float> model(")
+  between(shown "```cpp\n${begin}" "```")
+  string(FIND "${example}" "${begin}${shown}" from)
+  if(from EQUAL -1)
+    message(FATAL_ERROR "'${begin}' in docs/design.md is not that of examples/custom_branch.cpp")
+  endif()
+endforeach()
+file(READ ${source_dir}/README.md readme)
 
 file(REMOVE_RECURSE ${work_dir})
 file(WRITE ${work_dir}/my_program.cpp "${program}")
