@@ -251,17 +251,6 @@ class SelfAttention {
     heads_.reverse(x, y, dy, dx, {layout, matrix_of(rotations, layout), saved}, pass);
   }
 
-  /// Bytes of bucket ids in `Saved`, where they are needed: halves that are not exact, or a context
-  /// that is kept.
-  std::size_t bucket_bytes(Index batch, Index length) const {
-    return sizeof(Bucket) * static_cast<std::size_t>(num_bucket_ids(layout_at(length), batch));
-  }
-
-  /// Bytes of the context in `Saved`, if it is kept.
-  std::size_t context_bytes(Index batch, Index length) const {
-    return sizeof(Scalar) * static_cast<std::size_t>(context_size(layout_at(length), batch));
-  }
-
   /// Rounds that the layer hashes in at a length, none if it does not.
   /// @param num_hashes  as in `Pass`
   Index rounds(Index length, Index num_hashes = 0) const {
