@@ -5,11 +5,11 @@
 /// Going back, each branch is computed once more: it is subtracted, and its inner values are needed
 /// for the gradients. Some of that can be bought back with memory, branch by branch:
 ///
-/// | branch       | what is stored | a token                       | what need not be computed |
-/// |--------------|----------------|-------------------------------|---------------------------------|
-/// | attention    | input          | D scalars                     | output projection, H K D | |
-/// attention    | context        | H K + 3 H scalars, bucket ids | attention, 2 H K times the keys
-/// | | feed-forward | input          | D scalars                     | second product, F D |
+/// | what is stored        | a token                       | what need not be computed       |
+/// |-----------------------|-------------------------------|---------------------------------|
+/// | input of attention    | D scalars                     | output projection, H K D        |
+/// | context of attention  | H K + 3 H scalars, bucket ids | attention, 2 H K times the keys |
+/// | input of feed-forward | D scalars                     | second product, F D             |
 ///
 /// The input is the half that the branch adds itself to, as it was before. The rest, the products
 /// before, is needed for the gradients anyway. Branches of other types say for themselves what

@@ -35,20 +35,20 @@ struct HalfGradients {
 
 /// What a branch of a reversible stack has. With halves x, y and gradients dx, dy `[B*T, D]`:
 ///
-/// | member                                   |                                                  |
-/// |------------------------------------------|--------------------------------------------------|
-/// | `Scalar`                                 | that of the half                                 |
-/// | `label`                                  | what messages call it, such as "attention"       |
-/// | `Saved`                                  | what `forward` leaves for `reverse`, see below   |
-/// | `forward(x, y, saved, pass) const`       | y += f(x)                                        |
-/// | `reverse(x, y, dy, dx, saved, pass)`     | y -= f(x), dx += (df/dx)^T dy, gradients of
-/// parameters += ... | | `plan(scratch, pass, stored) const`      | describes the scratch of both
-/// to a `ScratchPlan` | | `for_each_parameter(f)`, also `const`    | calls f for each `Parameter`,
-/// in a fixed order   |
+/// - `Scalar`: that of the half.
+/// - `label`: what messages call it, such as "attention".
+/// - `Saved`: what `forward` leaves for `reverse`; may be empty.
+/// - `forward(x, y, saved, pass) const`: y += f(x).
+/// - `reverse(x, y, dy, dx, saved, pass)`: y -= f(x), dx += (df/dx)^T dy, and the gradients of
+///   parameters are added to.
+/// - `plan(scratch, pass, stored) const`: describes the scratch of both to a `ScratchPlan`.
+/// - `for_each_parameter(f)`, with and without const: calls f for each `Parameter`, in a fixed
+///   order.
 ///
 /// `reverse` is given what `forward` left in `saved` and the same pass, and computes f(x) by the
-/// same compiled function, so that what it subtracts are the bits that were added. It leaves the
-/// subtraction out where `pass.subtract` is false. A branch never reads y or dx for anything else.
+/// same compiled function, so that what it subtracts are the bits that were added: as tasks of one
+/// `parallel_for`, with the sign as an argument, are. It leaves the subtraction out where
+/// `pass.subtract` is false. A branch never reads y or dx for anything else.
 /// dy is finite, at padding too. `forward` changes nothing of the branch, so that any number of
 /// threads may run it at a time. Random numbers come from `pass.key`, which is another for each
 /// branch of a stack. Scratch comes from `pass.workspace`.

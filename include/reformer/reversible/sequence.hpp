@@ -3,8 +3,7 @@
 /// A reversible stack (paper, Eqs. (7) to (9); Gomez et al., arXiv 1707.04585): a sequence of
 /// branches that take turns.
 ///
-///     forward:   branch 0: x_1 += f_0(x_2),   branch 1: x_2 += f_1(x_1),   branch 2: x_1 +=
-///     f_2(x_2),   ...
+///     branch 0: x_1 += f_0(x_2),   branch 1: x_2 += f_1(x_1),   branch 2: x_1 += f_2(x_2), ...
 ///
 /// and back by the same walk from the last branch to the first, with -=. A layer of a Reformer is
 /// two of them, attention and feed-forward.
