@@ -31,11 +31,10 @@ void leave_out(ByteModel& model, const EvaluateOptions& options, const Options& 
       throw OptionError(fmt::format("--without is '{}'; allowed: layers from 1 to {}", layer,
                                     saved.layers.size()));
     }
-    const std::string name =
-        fmt::format("{}layers.{}.attention.output.weight", parameter_prefix, layer - 1);
-    for (const NamedTensor& tensor : model.parameters()) {
-      if (tensor.name == name) {
-        std::fill_n(tensor.data, tensor.rows * tensor.cols, 0.0F);
+    const std::string name = fmt::format("layers.{}.attention.output.weight", layer - 1);
+    for (const NamedValues& parameter : model.parameters()) {
+      if (parameter.name == name) {
+        std::fill(parameter.values.begin(), parameter.values.end(), 0.0F);
       }
     }
   }
@@ -56,9 +55,8 @@ void change_hashing(const EvaluateOptions& options, Options& saved) {
 }
 
 int evaluate(const EvaluateOptions& options, const Console& console) {
-  const std::filesystem::path path = checkpoint_path(options.checkpoint);
-  CheckpointReader reader(path);
-  Options saved = saved_options(reader, path);
+  const Checkpoint checkpoint(checkpoint_path(options.checkpoint));
+  Options saved = saved_options(checkpoint);
   saved.threads = options.threads;
   change_hashing(options, saved);
   const Corpus corpus =
@@ -70,7 +68,7 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
                                              : options.split == "test" ? parts.test
                                                                        : parts.validation;
   ByteModel model(saved, ByteModel::Use::generation);
-  reader.read_into(model.parameters(), parameter_prefix);
+  model.load(checkpoint);
   leave_out(model, options, saved);
 
   LossSum loss;

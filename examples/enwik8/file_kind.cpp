@@ -59,10 +59,6 @@ constexpr std::array signatures{
     Signature{0, "\x89HDF\r\n\x1a\n"sv, false, {"an HDF5 file", "", none}},
     Signature{0, "\x93NUMPY"sv, false, {"a NumPy array", "", none}},
     Signature{0, "PAR1"sv, true, {"a Parquet file", "", none}},
-    Signature{0,
-              "RFMRCKPT"sv,
-              true,
-              {"a checkpoint of this trainer", "", "give the text it learns from"}},
 };
 
 /// Whether there are control bytes which no text has, in any encoding of one byte or in UTF-8.

@@ -39,19 +39,18 @@ std::string read_prompt(const GenerateOptions& options) {
 }
 
 int generate(const GenerateOptions& options, const Console& console) {
-  const std::filesystem::path path = checkpoint_path(options.checkpoint);
   std::string prompt = read_prompt(options);
   if (prompt.empty()) {
     prompt = "\n";  // the model needs something to begin with
   }
-  CheckpointReader reader(path);
-  Options saved = saved_options(reader, path);
+  const Checkpoint checkpoint(checkpoint_path(options.checkpoint));
+  Options saved = saved_options(checkpoint);
   saved.threads = options.threads;
   if (options.hashes > 0) {
     saved.hashes = options.hashes;
   }
   ByteModel model(saved, ByteModel::Use::generation);
-  reader.read_into(model.parameters(), parameter_prefix);
+  model.load(checkpoint);
 
   const auto write_byte = [&](std::uint8_t byte) {
     if (options.stop.find(static_cast<char>(byte)) != std::string::npos) {

@@ -14,6 +14,7 @@
 
 #include "progress.hpp"
 #include "reformer/io/huggingface.hpp"
+#include "reformer/io/model_file.hpp"
 #include "reformer/reformer.hpp"
 
 namespace enwik8 {
@@ -123,10 +124,6 @@ std::string with_shape(const reformer::Parameter<float>& parameter) {
   return fmt::format("{} [{}, {}]", parameter.name, parameter.value.rows(), parameter.value.cols());
 }
 
-NamedTensor named(std::string name, reformer::Matrix<float>& matrix) {
-  return {std::move(name), matrix.rows(), matrix.cols(), matrix.data()};
-}
-
 }  // namespace
 
 std::size_t MemoryForecast::total() const {
@@ -149,13 +146,15 @@ std::string MemoryForecast::text() const {
 
 struct ByteModel::Parts {
   Options options;
+  Use use;
   std::optional<reformer::HuggingFaceConfig> huggingface;
   Model model;
   std::variant<Adam, Adafactor> optimizer;
   reformer::Workspace workspace;
 
-  Parts(const Options& given, Use use)
+  Parts(const Options& given, Use given_use)
       : options(given),
+        use(given_use),
         huggingface(huggingface_of(given)),
         model(config_of(given)),
         optimizer(optimizer_of(given)),
@@ -406,40 +405,48 @@ std::string ByteModel::first_not_finite(const Windows& windows, std::int64_t pas
   return name.empty() ? "in the head" : fmt::format("in the gradient of {}", name);
 }
 
-std::optional<std::string> ByteModel::not_finite_tensor() {
-  for (const NamedTensor& tensor : parameters_and_optimizer()) {
-    const std::span<const float> values(tensor.data,
-                                        static_cast<std::size_t>(tensor.rows * tensor.cols));
-    if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); })) {
-      return tensor.name;
+std::optional<std::string> ByteModel::not_finite_tensor() const {
+  std::optional<std::string> found;
+  const auto look_at = [&](const std::string& name, const reformer::Matrix<float>& values) {
+    if (!found && !values.allFinite()) {
+      found = name;
     }
-  }
-  return std::nullopt;
-}
-
-std::vector<NamedTensor> ByteModel::parameters() {
-  std::vector<NamedTensor> tensors;
-  parts_->model.for_each_parameter([&](reformer::Parameter<float>& parameter) {
-    tensors.push_back(named(parameter_prefix + parameter.name, parameter.value));
+  };
+  const Model& model = parts_->model;
+  model.for_each_parameter([&](const reformer::Parameter<float>& parameter) {
+    look_at(parameter.name, parameter.value);
   });
-  return tensors;
+  std::visit([&](const auto& any) { any.for_each_state(model, look_at); },
+             std::as_const(parts_->optimizer));
+  return found;
 }
 
-std::vector<NamedTensor> ByteModel::parameters_and_optimizer() {
-  std::vector<NamedTensor> tensors = parameters();
+void ByteModel::save(const std::filesystem::path& path, std::int64_t step,
+                     const nlohmann::json& state) const {
+  // Names of files need not be UTF-8.
+  const std::string text = state.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   std::visit(
-      [&](auto& any) {
-        any.for_each_state(parts_->model,
-                           [&](const std::string& name, reformer::Matrix<float>& state) {
-                             tensors.push_back(named(name, state));
-                           });
+      [&](const auto& any) {
+        reformer::save_model(path, parts_->model, any, step, {{state_key, text}});
       },
       parts_->optimizer);
-  return tensors;
 }
 
-std::int64_t& ByteModel::optimizer_steps() {
-  return std::visit([](auto& any) -> std::int64_t& { return any.steps(); }, parts_->optimizer);
+void ByteModel::load(const Checkpoint& checkpoint) {
+  checkpoint.file().read_parameters(parts_->model);
+  if (parts_->use == Use::training) {
+    std::visit([&](auto& any) { checkpoint.file().read_optimizer(parts_->model, any); },
+               parts_->optimizer);
+  }
+}
+
+std::vector<NamedValues> ByteModel::parameters() {
+  std::vector<NamedValues> all;
+  parts_->model.for_each_parameter([&](reformer::Parameter<float>& parameter) {
+    all.push_back(
+        {parameter.name, {parameter.value.data(), static_cast<std::size_t>(parameter.size())}});
+  });
+  return all;
 }
 
 void begin_with_model(Options& options) {
@@ -562,23 +569,26 @@ std::string instruction_sets() {
   return Eigen::SimdInstructionSetsInUse();
 }
 
-Options saved_options(const CheckpointReader& reader, const std::filesystem::path& path) {
-  const auto found = reader.state().find("options");
-  if (found == reader.state().end() || !found->is_object()) {
-    throw std::runtime_error(fmt::format(
-        "checkpoint '{}' is not one of this trainer: it has no options", path.string()));
+Options saved_options(const Checkpoint& checkpoint) {
+  const auto fail = [&](const std::string& reason) {
+    throw std::runtime_error(fmt::format("'{}': {}", checkpoint.path().string(), reason));
+  };
+  const auto found = checkpoint.state().find("options");
+  if (found == checkpoint.state().end() || !found->is_object()) {
+    fail("is not a checkpoint of this trainer: it has no options");
   }
+  Options options;
   try {
-    Options options = options_from_json(*found);
-    const auto config = reader.state().find("model_config");
-    if (config != reader.state().end() && config->is_string()) {
+    options = options_from_json(*found);
+    const auto config = checkpoint.state().find("model_config");
+    if (config != checkpoint.state().end() && config->is_string()) {
       options.model_config = config->get<std::string>();
       reformer::parse_huggingface_config(options.model_config);
     }
-    return options;
   } catch (const std::runtime_error& error) {
-    throw std::runtime_error(fmt::format("checkpoint '{}': {}", path.string(), error.what()));
+    fail(error.what());
   }
+  return options;
 }
 
 std::filesystem::path checkpoint_path(const std::filesystem::path& place) {

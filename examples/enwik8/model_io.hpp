@@ -36,6 +36,12 @@ struct MemoryForecast {
   std::string text() const;
 };
 
+/// The values of a parameter.
+struct NamedValues {
+  std::string name;
+  std::span<float> values;
+};
+
 class ByteModel {
  public:
   /// Generation needs neither gradients nor an optimizer.
@@ -112,21 +118,27 @@ class ByteModel {
   std::string first_not_finite(const Windows& windows, std::int64_t pass);
 
   /// The name of the first value that is saved and not finite.
-  std::optional<std::string> not_finite_tensor();
+  std::optional<std::string> not_finite_tensor() const;
 
-  /// Parameters, with names that begin with `parameter_prefix`, and the optimizer's state.
-  std::vector<NamedTensor> parameters();
-  std::vector<NamedTensor> parameters_and_optimizer();
-  /// The part of the optimizer's state that is no tensor.
-  std::int64_t& optimizer_steps();
+  /// Writes a checkpoint in one step: whatever goes wrong, the previous one stays.
+  /// @param state  numbers in it come back bit for bit, NaN and infinity excepted
+  /// @throw std::runtime_error when it cannot be written
+  void save(const std::filesystem::path& path, std::int64_t step,
+            const nlohmann::json& state) const;
+
+  /// Fills the parameters and, for training, the optimizer.
+  /// @throw std::runtime_error, before anything is filled, that names the tensors which are
+  /// missing,
+  ///   unknown or of another shape
+  void load(const Checkpoint& checkpoint);
+
+  /// The parameters by their names.
+  std::vector<NamedValues> parameters();
 
  private:
   struct Parts;
   std::unique_ptr<Parts> parts_;
 };
-
-inline constexpr const char* parameter_prefix = "model.";
-inline constexpr const char* checkpoint_name = "checkpoint.bin";
 
 /// Completes the options of a run that begins with the model in the folder `options.init`: what
 /// describes the model is taken from its config, with the options that may differ from it, into
@@ -143,7 +155,7 @@ std::string instruction_sets();
 
 /// The options with which the run of a checkpoint was made.
 /// @throw std::runtime_error when the checkpoint is of something else
-Options saved_options(const CheckpointReader& reader, const std::filesystem::path& path);
+Options saved_options(const Checkpoint& checkpoint);
 
 /// `place` if it is a file, or the checkpoint in it if it is a folder.
 std::filesystem::path checkpoint_path(const std::filesystem::path& place);

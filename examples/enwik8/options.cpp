@@ -296,7 +296,7 @@ Table<Options> make_training_table() {
   t.real("minutes", &Options::minutes, 0, false, most_minutes, true, "train for so many minutes");
   t.whole("steps", &Options::steps, 1, "train for so many steps, instead of --minutes", size_limit);
   t.text("out", "FOLDER", &Options::out,
-         "folder for checkpoint.bin and metrics.jsonl (default: a new one under runs/)");
+         "folder for checkpoint.safetensors and metrics.jsonl (default: a new one under runs/)");
   t.flag("resume", &Options::resume, "continue the run in the folder --out");
   t.whole("threads", &Options::threads, 0, "threads, 0 for all; the result does not depend on it",
           4096);
@@ -394,7 +394,7 @@ Table<GenerateOptions> make_generate_table() {
   TableBuilder<GenerateOptions> t;
   t.group("Options", false);
   t.text("checkpoint", "FILE", &GenerateOptions::checkpoint,
-         "checkpoint.bin of a run, or the folder of the run");
+         "checkpoint.safetensors of a run, or the folder of the run");
   t.text("prompt", "TEXT", &GenerateOptions::prompt, "text to continue", true);
   t.text("prompt-file", "FILE", &GenerateOptions::prompt_file, "file to continue");
   t.whole("length", &GenerateOptions::length, 1, "bytes to write", 1'000'000'000);
@@ -417,7 +417,7 @@ Table<EvaluateOptions> make_evaluate_table() {
   TableBuilder<EvaluateOptions> t;
   t.group("Options", false);
   t.text("checkpoint", "FILE", &EvaluateOptions::checkpoint,
-         "checkpoint.bin of a run, or the folder of the run");
+         "checkpoint.safetensors of a run, or the folder of the run");
   t.text("data", "FILE", &EvaluateOptions::data,
          "raw, .gz or .zip (default: what the run was made with)");
   t.choice("split", &EvaluateOptions::split, {"train", "validation", "test"}, "part of the data");
@@ -751,7 +751,8 @@ Parsed<GenerateOptions> parse_generate_options(const std::vector<std::string>& a
   GenerateOptions& options = parsed.options;
   apply(given, table, options);
   if (options.checkpoint.empty()) {
-    throw OptionError("--checkpoint is missing: give checkpoint.bin of a run, or its folder");
+    throw OptionError(
+        "--checkpoint is missing: give checkpoint.safetensors of a run, or its folder");
   }
   if (given.contains("prompt") && given.contains("prompt-file")) {
     throw OptionError("--prompt and --prompt-file exclude each other; give one");
@@ -771,7 +772,8 @@ Parsed<EvaluateOptions> parse_evaluate_options(const std::vector<std::string>& a
   }
   apply(given, table, parsed.options);
   if (parsed.options.checkpoint.empty()) {
-    throw OptionError("--checkpoint is missing: give checkpoint.bin of a run, or its folder");
+    throw OptionError(
+        "--checkpoint is missing: give checkpoint.safetensors of a run, or its folder");
   }
   return parsed;
 }

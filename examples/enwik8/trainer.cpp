@@ -163,11 +163,11 @@ class Trainer {
   // ---- before the first step
 
   void prepare() {
-    std::optional<CheckpointReader> reader;
+    std::optional<Checkpoint> checkpoint;
     if (options_.resume) {
       folder_ = options_.out;
-      reader.emplace(folder_ / checkpoint_name);
-      const Options saved = saved_options(*reader, folder_ / checkpoint_name);
+      checkpoint.emplace(folder_ / checkpoint_name);
+      const Options saved = saved_options(*checkpoint);
       options_ = merge_for_resume(options_, options_to_json(saved));
       options_.model_config = saved.model_config;
       same_limit_ = saved.minutes == options_.minutes && saved.steps == options_.steps;
@@ -191,8 +191,8 @@ class Trainer {
       check_export();
     }
     announce();
-    if (reader) {
-      restore(*reader);
+    if (checkpoint) {
+      restore(*checkpoint);
       prepare_output_folder(folder_);
       metrics_.emplace(MetricsWriter::resume(folder_ / metrics_name, header(), step_));
       progress_.message(fmt::format("continuing '{}' after step {}", folder_.string(), step_));
@@ -317,29 +317,23 @@ class Trainer {
           fmt::format("step {}: {} is no longer finite{}", step_, *tensor, what_is_kept()));
     }
     const Stopwatch watch;
-    json state{{"options", options_to_json(options_)},
-               {"data", data_description()},
-               {"step", step_},
-               {"optimizer_steps", model_->optimizer_steps()},
-               {"validated_step", validated_step_},
-               {"running", running_.to_json()},
-               {"elapsed_seconds", elapsed()},
-               {"ending", nullptr}};
+    json state{{"options", options_to_json(options_)}, {"data", data_description()},
+               {"validated_step", validated_step_},    {"running", running_.to_json()},
+               {"elapsed_seconds", elapsed()},         {"ending", nullptr}};
     if (!options_.model_config.empty()) {
       state["model_config"] = options_.model_config;
     }
     if (ending_) {
       state["ending"] = {{"begin", ending_->begin}, {"end", ending_->end}};
     }
-    save_checkpoint(folder_ / checkpoint_name, state, model_->parameters_and_optimizer());
+    model_->save(folder_ / checkpoint_name, step_, state);
     saved_step_ = step_;
     since_save_ = Stopwatch();
     costs_.save = watch.seconds();
   }
 
-  void restore(CheckpointReader& reader) {
-    const json& state = reader.state();
-    const fs::path path = folder_ / checkpoint_name;
+  void restore(const Checkpoint& checkpoint) {
+    const json& state = checkpoint.state();
     try {
       const json& data = state.at("data");
       if (data.at("bytes") != corpus_.bytes.size() || data.at("crc32") != checksum_) {
@@ -350,8 +344,7 @@ class Trainer {
             data.at("source").get<std::string>(), data.at("bytes").get<std::uint64_t>(),
             data.at("crc32").get<std::uint32_t>()));
       }
-      step_ = saved_step_ = state.at("step").get<std::int64_t>();
-      model_->optimizer_steps() = state.at("optimizer_steps").get<std::int64_t>();
+      step_ = saved_step_ = checkpoint.step();
       validated_step_ = state.at("validated_step").get<std::int64_t>();
       running_ = Running::from_json(state.at("running"));
       elapsed_before_ = state.at("elapsed_seconds").get<double>();
@@ -361,10 +354,11 @@ class Trainer {
             Ending{ending.at("begin").get<std::int64_t>(), ending.at("end").get<std::int64_t>()};
       }
     } catch (const json::exception&) {
-      throw std::runtime_error(fmt::format(
-          "checkpoint '{}' is not one of this trainer: its state is not readable", path.string()));
+      throw std::runtime_error(
+          fmt::format("'{}': is not a checkpoint of this trainer: its state is not readable",
+                      checkpoint.path().string()));
     }
-    reader.read_into(model_->parameters_and_optimizer());
+    model_->load(checkpoint);
   }
 
   /// Ends the sentence of an error.

@@ -130,8 +130,6 @@ const std::vector<KindOfFile>& kinds_of_files() {
       {"an HDF5 file", "\x89HDF\r\n\x1a\n\0"s, "give a text"},
       {"a NumPy array", "\x93NUMPY\x01\0v\0{'descr': '<f4'"s, "give a text"},
       {"a Parquet file", "PAR1\x15\x04\x15"s, "give a text"},
-      {"a checkpoint of this trainer", "RFMRCKPT\x01\x02\x03\x04\x01\0\0\0"s,
-       "give the text it learns from"},
       {"a safetensors file",
        with_length(R"({"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})"), "give a text"},
       {"a pointer of git-LFS in place of the file",
@@ -176,9 +174,9 @@ TEST(Corpus, TakesTextThatBeginsLikeAnotherKind) {
   for (const std::string& text : Strings{
            "BZh91AY&SY is how files of bzip2 begin", "%PDF-1.7 begins a PDF\n\ttabs and lines\r\n",
            "GIF89a is a format of images", "RIFF1234WEBPVP8 begins WebP", "PAR1 begins Parquet",
-           "RFMRCKPT begins a checkpoint", "PK, they said", "7z x file", "Rar! he cried",
-           "(\xb5/\xfc is nearly zstd", "\xfd\x37zXZ without its zero", "\xff\xd8\xff in Latin-1",
-           "ustar", std::string(257, 'x') + "ustar is the magic of tar", "        {\"json\": 1}",
+           "PK, they said", "7z x file", "Rar! he cried", "(\xb5/\xfc is nearly zstd",
+           "\xfd\x37zXZ without its zero", "\xff\xd8\xff in Latin-1", "ustar",
+           std::string(257, 'x') + "ustar is the magic of tar", "        {\"json\": 1}",
            "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n" + sample_text(2000),
            "\xc3\xa9t\xc3\xa9", "\xff\xfet\x00\x65\x00"}) {
     write_file(folder / "text", text);

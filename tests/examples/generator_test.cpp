@@ -93,8 +93,8 @@ TEST_F(Generator, ReadsThePromptFromAFile) {
 }
 
 TEST_F(Generator, TakesTheFileOfACheckpointToo) {
-  const Outcome outcome =
-      generate({"--checkpoint", run() + "/checkpoint.bin", "--length", "9", "--threads", "1"});
+  const Outcome outcome = generate(
+      {"--checkpoint", run() + "/checkpoint.safetensors", "--length", "9", "--threads", "1"});
   EXPECT_EQ(outcome.out, text({"--length", "9"}));
 }
 
@@ -116,9 +116,9 @@ TEST_F(Generator, RefusesWithOneLine) {
   refuses({}, exit_usage, "--checkpoint is missing");
   refuses({"--checkpoint", run(), "--length", "0"}, exit_usage, "--length is '0'");
   refuses({"--checkpoint", run(), "--top-p", "2"}, exit_usage, "--top-p is '2'");
-  refuses({"--checkpoint", path("none")}, exit_failure, "none' does not exist");
+  refuses({"--checkpoint", path("none")}, exit_failure, "none': No such file or directory");
   refuses({"--checkpoint", folder_->path().string()}, exit_failure,
-          "checkpoint.bin' does not exist");
+          "checkpoint.safetensors': No such file or directory");
   refuses({"--checkpoint", path("text")}, exit_failure, "is not a checkpoint");
   refuses({"--checkpoint", run(), "--prompt-file", path("none")}, exit_failure,
           "none' cannot be read");
@@ -127,14 +127,18 @@ TEST_F(Generator, RefusesWithOneLine) {
   refuses({"--checkpoint", run(), "--prompt-file", path("image")}, exit_failure,
           "image' is a PNG image, not raw bytes: give a text");
   refuses({"--checkpoint", path("image")}, exit_failure, "is not a checkpoint but a PNG image");
-  const std::string whole = read_file(*folder_ / "run/checkpoint.bin");
+  const std::string whole = read_file(*folder_ / "run/checkpoint.safetensors");
   write_file(*folder_ / "cut", whole.substr(0, whole.size() - 7));
   refuses({"--checkpoint", path("cut")}, exit_failure, "is truncated");
-  save_checkpoint(*folder_ / "foreign", {{"something", "else"}}, {});
-  refuses({"--checkpoint", path("foreign")}, exit_failure, "has no options");
-  save_checkpoint(*folder_ / "empty", CheckpointReader(*folder_ / "run/checkpoint.bin").state(),
-                  {});
-  refuses({"--checkpoint", path("empty")}, exit_failure, "is missing in the file");
+  const auto refuses_other = [&](const auto& change, const std::string& part) {
+    std::filesystem::copy(run(), path("other"), std::filesystem::copy_options::recursive);
+    change_state(*folder_ / "other", change);
+    refuses({"--checkpoint", path("other")}, exit_failure, part);
+    std::filesystem::remove_all(path("other"));
+  };
+  refuses_other([](auto& state) { state = {{"something", "else"}}; }, "it has no options");
+  refuses_other([](auto& state) { state["options"]["layers"] = "local,lsh,lsh"; },
+                "does not fit: 'layers.2.attention.layer_norm.weight' is missing in the file");
 }
 
 TEST_F(Generator, RefusesEveryValueThatMeansNothing) {

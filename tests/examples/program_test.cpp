@@ -104,7 +104,7 @@ TEST_F(Program, ASignalEndsTheRunWithACheckpoint) {
     ASSERT_TRUE(WIFEXITED(status));
     EXPECT_EQ(WEXITSTATUS(status), exit_interrupted);
     EXPECT_TRUE(contains(read_file(out_), "enwik8 --resume --out " + run.string()));
-    EXPECT_GE(CheckpointReader(run / "checkpoint.bin").state().at("step"), 3);
+    EXPECT_GE(Checkpoint(run / checkpoint_name).step(), 3);
   }
 }
 
@@ -136,7 +136,7 @@ TEST_F(Program, KilledAtAnyMomentItEndsWithTheSameBits) {
     fs::remove_all(run);
     int status = 0;
     do {
-      const bool resumed = fs::exists(run / "checkpoint.bin");
+      const bool resumed = fs::exists(run / "checkpoint.safetensors");
       Process process(program("enwik8"),
                       resumed ? Strings{"--resume", "--out", run.string()} : start(run), out_,
                       error_);
@@ -147,7 +147,7 @@ TEST_F(Program, KilledAtAnyMomentItEndsWithTheSameBits) {
       status = process.wait();
       if (WIFSIGNALED(status)) {
         ++killed;
-        while_writing += fs::exists(run / "checkpoint.bin.tmp") ? 1 : 0;
+        while_writing += fs::exists(run / "checkpoint.safetensors.tmp") ? 1 : 0;
       }
     } while (WIFSIGNALED(status));
     ASSERT_EQ(status, 0) << read_file(error_);
@@ -156,7 +156,7 @@ TEST_F(Program, KilledAtAnyMomentItEndsWithTheSameBits) {
     records[0] = {};
     ASSERT_EQ(records, expected_records) << "after " << killed << " kills";
     ASSERT_EQ(std::distance(fs::directory_iterator(run), fs::directory_iterator()), 2)
-        << "something is left beside checkpoint.bin and metrics.jsonl";
+        << "something is left beside checkpoint.safetensors and metrics.jsonl";
   }
   std::printf("%d kills in %d runs, %d of them while a checkpoint was written\n", killed, runs,
               while_writing);
@@ -178,7 +178,7 @@ TEST_F(Program, ASecondSignalEndsItAtOnce) {
   const int status = process.wait();
   ASSERT_TRUE(WIFSIGNALED(status));
   EXPECT_EQ(WTERMSIG(status), SIGINT);
-  EXPECT_EQ(CheckpointReader(run / "checkpoint.bin").state().at("step"), 0);
+  EXPECT_EQ(Checkpoint(run / checkpoint_name).step(), 0);
 }
 
 TEST_F(Program, ExitCodesAndStreams) {

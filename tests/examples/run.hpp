@@ -20,6 +20,7 @@
 #include "enwik8/model_io.hpp"
 #include "enwik8/trainer.hpp"
 #include "examples/support.hpp"
+#include "reformer/io/safetensors.hpp"
 
 namespace enwik8::test {
 
@@ -123,36 +124,39 @@ inline std::vector<nlohmann::json> records_of(const std::filesystem::path& folde
 
 /// Everything in a checkpoint but the clock and options that may differ between equal runs.
 struct Snapshot {
+  std::int64_t step = 0;
   nlohmann::json state;
   std::vector<std::string> names;
   std::vector<std::vector<float>> values;
 
   bool operator==(const Snapshot&) const = default;
-
-  std::vector<NamedTensor> tensors(const CheckpointReader& reader) {
-    std::vector<NamedTensor> all;
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const StoredTensor& stored = reader.tensors()[i];
-      all.push_back({stored.name, stored.rows, stored.cols, values[i].data()});
-    }
-    return all;
-  }
 };
 
 inline Snapshot snapshot_of(const std::filesystem::path& folder) {
-  CheckpointReader reader(folder / "checkpoint.bin");
-  Snapshot snapshot;
-  snapshot.state = reader.state();
+  const Checkpoint checkpoint(folder / checkpoint_name);
+  Snapshot snapshot{checkpoint.step(), checkpoint.state(), {}, {}};
   snapshot.state.erase("elapsed_seconds");
   for (const char* name : {"out", "threads", "save-minutes"}) {
     snapshot.state["options"].erase(name);
   }
-  for (const StoredTensor& tensor : reader.tensors()) {
+  const reformer::SafetensorsFile file(folder / checkpoint_name);
+  for (const reformer::StoredTensor& tensor : file.tensors()) {
     snapshot.names.push_back(tensor.name);
-    snapshot.values.emplace_back(static_cast<std::size_t>(tensor.rows * tensor.cols));
+    auto& values = snapshot.values.emplace_back(static_cast<std::size_t>(tensor.size()));
+    file.read(tensor, reformer::MatrixView<float>(values.data(), 1, tensor.size()));
   }
-  reader.read_into(snapshot.tensors(reader));
   return snapshot;
+}
+
+/// Writes the checkpoint of a run again with another state: `change(state)`.
+template <typename Change>
+void change_state(const std::filesystem::path& folder, const Change& change) {
+  const Checkpoint checkpoint(folder / checkpoint_name);
+  ByteModel model(saved_options(checkpoint), ByteModel::Use::training);
+  model.load(checkpoint);
+  nlohmann::json state = checkpoint.state();
+  change(state);
+  model.save(folder / checkpoint_name, checkpoint.step(), state);
 }
 
 }  // namespace enwik8::test

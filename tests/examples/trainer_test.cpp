@@ -155,7 +155,7 @@ TEST_F(Trainer, StopsAtAnOverflowInFixedPoint) {
   EXPECT_EQ(outcome.code, exit_failure);
   EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
   for (const char* part : {"enwik8: step 2: reformer: residual overflow in ", ", sequence ",
-                           "[-2048, 2048)", "checkpoint.bin' still holds step 0; "}) {
+                           "[-2048, 2048)", "checkpoint.safetensors' still holds step 0; "}) {
     EXPECT_TRUE(contains(outcome.error, part));
   }
 }
@@ -226,7 +226,7 @@ TEST_F(Trainer, AFinishedRunCanBeEvaluatedAgainAndGoOn) {
   succeed({"--resume", "--out", path("run"), "--steps", "8"});
   const auto after = records_of(folder_ / "run");
   EXPECT_EQ(after.back().at("step"), 8);
-  EXPECT_EQ(snapshot_of(folder_ / "run").state.at("step"), 8);
+  EXPECT_EQ(snapshot_of(folder_ / "run").step, 8);
 }
 
 TEST_F(Trainer, AnIncreasedLimitInTimeIsFollowed) {
@@ -238,23 +238,20 @@ TEST_F(Trainer, AnIncreasedLimitInTimeIsFollowed) {
 
 TEST_F(Trainer, ARunLimitedByTimeEndsWithADecision) {
   succeed(options({"--minutes", "0.02", "--out", path("run")}));
-  const json state = snapshot_of(folder_ / "run").state;
-  EXPECT_EQ(state.at("ending").at("end"), state.at("step"));
-  EXPECT_GE(state.at("step"), 1);
+  const Snapshot ended = snapshot_of(folder_ / "run");
+  EXPECT_EQ(ended.state.at("ending").at("end"), ended.step);
+  EXPECT_GE(ended.step, 1);
   succeed(options({"--minutes", "0.000001", "--out", path("short")}));
-  EXPECT_EQ(snapshot_of(folder_ / "short").state.at("step"), 1);
+  EXPECT_EQ(snapshot_of(folder_ / "short").step, 1);
 }
 
 TEST_F(Trainer, AfterTheDecisionNothingDependsOnAClock) {
   interrupt(options({"--minutes", "1000", "--out", path("run")}), after(4));
   {
     // As if it had been decided after step 4 that the run ends after step 9.
-    CheckpointReader reader(folder_ / "run/checkpoint.bin");
-    Snapshot snapshot = snapshot_of(folder_ / "run");
-    json state = reader.state();
-    state["ending"] = {{"begin", 4}, {"end", 9}};
-    const std::vector<NamedTensor> tensors = snapshot.tensors(reader);
-    save_checkpoint(folder_ / "run/checkpoint.bin", state, tensors);
+    change_state(folder_ / "run", [](json& state) {
+      state["ending"] = {{"begin", 4}, {"end", 9}};
+    });
   }
   fs::copy(folder_ / "run", folder_ / "broken", fs::copy_options::recursive);
   succeed({"--resume", "--out", path("run")});
@@ -275,11 +272,11 @@ TEST_F(Trainer, StopsWhenTheLossIsNotFiniteAndKeepsTheCheckpoint) {
   EXPECT_EQ(outcome.code, exit_failure);
   EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
   for (const char* part : {"enwik8: step 2: the loss is ", ": first not finite in layer ",
-                           "checkpoint.bin' still holds step 0; "}) {
+                           "checkpoint.safetensors' still holds step 0; "}) {
     EXPECT_TRUE(contains(outcome.error, part));
   }
   const Snapshot kept = snapshot_of(folder_ / "run");
-  EXPECT_EQ(kept.state.at("step"), 0);
+  EXPECT_EQ(kept.step, 0);
   for (const auto& values : kept.values) {
     for (const float value : values) {
       ASSERT_TRUE(std::isfinite(value));
@@ -294,7 +291,7 @@ TEST_F(Trainer, DoesNotSaveWhatIsNotFinite) {
             after(1));
   EXPECT_EQ(outcome.code, exit_failure);
   EXPECT_TRUE(contains(outcome.error, "is no longer finite"));
-  EXPECT_EQ(snapshot_of(folder_ / "run").state.at("step"), 0);
+  EXPECT_EQ(snapshot_of(folder_ / "run").step, 0);
 }
 
 TEST_F(Trainer, ChoosesANewFolderForEachRun) {
@@ -306,7 +303,7 @@ TEST_F(Trainer, ChoosesANewFolderForEachRun) {
   fs::current_path(before);
   EXPECT_TRUE(contains(first.out, "output: runs/quick-1\n"));
   EXPECT_TRUE(contains(second.out, "output: runs/quick-2\n"));
-  EXPECT_TRUE(fs::exists(folder_ / "runs/quick-2/checkpoint.bin"));
+  EXPECT_TRUE(fs::exists(folder_ / "runs/quick-2/checkpoint.safetensors"));
 }
 
 TEST_F(Trainer, SaysThatItsTextIsMadeUp) {
@@ -454,13 +451,13 @@ TEST_F(Trainer, RefusesAnOutputFolderItCannotWriteTo) {
 
 TEST_F(Trainer, RefusesAFolderThatHoldsARun) {
   succeed(options({"--steps", "1", "--out", path("run")}));
-  const std::string checkpoint = read_file(folder_ / "run/checkpoint.bin");
+  const std::string checkpoint = read_file(folder_ / "run/checkpoint.safetensors");
   const std::string metrics = read_file(folder_ / "run/metrics.jsonl");
   refuse(options({"--steps", "1", "--out", path("run")}), exit_usage,
-         "which holds the checkpoint.bin of another run");
-  EXPECT_EQ(read_file(folder_ / "run/checkpoint.bin"), checkpoint);
+         "which holds the checkpoint.safetensors of another run");
+  EXPECT_EQ(read_file(folder_ / "run/checkpoint.safetensors"), checkpoint);
   EXPECT_EQ(read_file(folder_ / "run/metrics.jsonl"), metrics);
-  fs::remove(folder_ / "run/checkpoint.bin");
+  fs::remove(folder_ / "run/checkpoint.safetensors");
   refuse(options({"--steps", "1", "--out", path("run")}), exit_usage,
          "which holds the metrics.jsonl of another run");
   EXPECT_EQ(read_file(folder_ / "run/metrics.jsonl"), metrics);
@@ -468,12 +465,13 @@ TEST_F(Trainer, RefusesAFolderThatHoldsARun) {
 
 TEST_F(Trainer, RefusesToResumeWhatIsNoRunOrAnother) {
   refuse({"--resume"}, exit_usage, "--resume needs --out");
-  refuse({"--resume", "--out", path("none")}, exit_failure, "checkpoint.bin' does not exist");
+  refuse({"--resume", "--out", path("none")}, exit_failure,
+         "checkpoint.safetensors': No such file or directory");
   const auto resume = [&](const Strings& more, int code, const std::string& part) {
-    const std::string checkpoint = read_file(folder_ / "run/checkpoint.bin");
+    const std::string checkpoint = read_file(folder_ / "run/checkpoint.safetensors");
     const std::string metrics = read_file(folder_ / "run/metrics.jsonl");
     refuse(Strings{"--resume", "--out", path("run")} + more, code, part);
-    EXPECT_EQ(read_file(folder_ / "run/checkpoint.bin"), checkpoint) << part;
+    EXPECT_EQ(read_file(folder_ / "run/checkpoint.safetensors"), checkpoint) << part;
     EXPECT_EQ(read_file(folder_ / "run/metrics.jsonl"), metrics) << part;
   };
   succeed(options({"--steps", "1", "--out", path("run")}));
@@ -483,33 +481,27 @@ TEST_F(Trainer, RefusesToResumeWhatIsNoRunOrAnother) {
   write_file(folder_ / "other", std::string(4000, 'x'));
   resume({"--data", path("other")}, exit_failure, "name that with --data");
 
-  const std::string whole = read_file(folder_ / "run/checkpoint.bin");
-  write_file(folder_ / "run/checkpoint.bin", whole.substr(0, whole.size() / 2));
+  const std::string whole = read_file(folder_ / "run/checkpoint.safetensors");
+  write_file(folder_ / "run/checkpoint.safetensors", whole.substr(0, whole.size() / 2));
   resume({}, exit_failure, "is truncated");
-  write_file(folder_ / "run/checkpoint.bin", "no checkpoint at all");
+  write_file(folder_ / "run/checkpoint.safetensors", "no checkpoint at all");
   resume({}, exit_failure, "is not a checkpoint");
-  save_checkpoint(folder_ / "run/checkpoint.bin", {{"a", 1}}, {});
-  resume({}, exit_failure, "has no options");
-
+  const auto resume_changed = [&](const auto& change, const std::string& part) {
+    write_file(folder_ / "run/checkpoint.safetensors", whole);
+    change_state(folder_ / "run", change);
+    resume({}, exit_failure, part);
+  };
+  resume_changed([](json& state) { state = {{"a", 1}}; }, "it has no options");
   // The options of one model with the parameters of another.
-  write_file(folder_ / "run/checkpoint.bin", whole);
-  json state = CheckpointReader(folder_ / "run/checkpoint.bin").state();
-  {
-    CheckpointReader reader(folder_ / "run/checkpoint.bin");
-    Snapshot snapshot = snapshot_of(folder_ / "run");
-    state["options"]["ff-width"] = 8;
-    save_checkpoint(folder_ / "run/checkpoint.bin", state, snapshot.tensors(reader));
-  }
-  resume({}, exit_failure, "does not fit: 'model.layers.0.feed_forward");
-  state["options"]["ff-width"] = 64;
-  state.erase("running");
-  save_checkpoint(folder_ / "run/checkpoint.bin", state, {});
-  resume({}, exit_failure, "its state is not readable");
+  resume_changed([](json& state) { state["options"]["ff-width"] = 8; },
+                 "does not fit: 'layers.0.feed_forward");
+  resume_changed([](json& state) { state.erase("running"); }, "its state is not readable");
 }
 
 TEST_F(Trainer, ContinuesARunOfTheFirstVersion) {
-  // Its checkpoints have no --residual, --memory-budget, --init and --export. It trained with
-  // adafactor, layers local and lsh of width 2, for 400 steps.
+  // Its options have no --residual, --memory-budget, --init and --export. It trained with
+  // adafactor, layers local and lsh of width 2, for 400 steps; its checkpoint has been put into the
+  // form of today, with the same values.
   const fs::path run = folder_ / "run";
   fs::copy(SOURCE_DIR "/tests/data/enwik8/first_version", run);
   tiny(folder_ / "text");
@@ -530,11 +522,10 @@ TEST_F(Trainer, ContinuesARunOfTheFirstVersion) {
 
 TEST_F(Trainer, RefusesACheckpointOfALaterVersion) {
   succeed(options({"--steps", "1", "--out", path("run")}));
-  json state = CheckpointReader(folder_ / "run/checkpoint.bin").state();
-  state["options"]["sparsity"] = 0.5;
-  save_checkpoint(folder_ / "run/checkpoint.bin", state, {});
+  change_state(folder_ / "run", [](json& state) { state["options"]["sparsity"] = 0.5; });
   const std::string part =
-      "checkpoint.bin': the saved options have 'sparsity', which this version of the program does "
+      "checkpoint.safetensors': the saved options have 'sparsity', which this version of the "
+      "program does "
       "not know";
   refuse({"--resume", "--out", path("run")}, exit_failure, part);
   EXPECT_TRUE(contains(generate({"--checkpoint", path("run")}).error, part));
@@ -542,7 +533,7 @@ TEST_F(Trainer, RefusesACheckpointOfALaterVersion) {
 
 TEST_F(Trainer, AFullDiskLeavesThePreviousCheckpoint) {
   interrupt(options({"--steps", "6", "--out", path("run")}), after(3));
-  const std::string checkpoint = read_file(folder_ / "run/checkpoint.bin");
+  const std::string checkpoint = read_file(folder_ / "run/checkpoint.safetensors");
   Outcome outcome;
   {
     const FileSizeLimit limit(checkpoint.size() / 2);
@@ -551,9 +542,9 @@ TEST_F(Trainer, AFullDiskLeavesThePreviousCheckpoint) {
   EXPECT_EQ(outcome.code, exit_failure);
   EXPECT_EQ(lines_of(outcome.error).size(), 1u) << outcome.error;
   EXPECT_TRUE(contains(outcome.error,
-                       "checkpoint.bin': File too large; the previous file is "
+                       "checkpoint.safetensors': File too large; the previous file is "
                        "unchanged"));
-  EXPECT_EQ(read_file(folder_ / "run/checkpoint.bin"), checkpoint);
+  EXPECT_EQ(read_file(folder_ / "run/checkpoint.safetensors"), checkpoint);
   succeed({"--resume", "--out", path("run")});
   succeed(options({"--steps", "6", "--out", path("straight")}));
   EXPECT_EQ(snapshot_of(folder_ / "run"), snapshot_of(folder_ / "straight"));
@@ -561,17 +552,17 @@ TEST_F(Trainer, AFullDiskLeavesThePreviousCheckpoint) {
 
 TEST_F(Trainer, AFolderThatCannotBeWrittenAnyMoreLeavesThePreviousCheckpoint) {
   interrupt(options({"--steps", "6", "--out", path("run")}), after(3));
-  const std::string checkpoint = read_file(folder_ / "run/checkpoint.bin");
+  const std::string checkpoint = read_file(folder_ / "run/checkpoint.safetensors");
   // Root may write everywhere, but not in place of a folder.
-  fs::create_directory(folder_ / "run/checkpoint.bin.tmp");
+  fs::create_directory(folder_ / "run/checkpoint.safetensors.tmp");
   const Outcome outcome = train({"--resume", "--out", path("run")});
   EXPECT_EQ(outcome.code, exit_failure);
-  EXPECT_EQ(outcome.error, "enwik8: cannot write '" + path("run/checkpoint.bin") +
+  EXPECT_EQ(outcome.error, "enwik8: cannot write '" + path("run/checkpoint.safetensors") +
                                "': File exists; the previous file is unchanged\n");
-  EXPECT_EQ(read_file(folder_ / "run/checkpoint.bin"), checkpoint);
-  fs::remove(folder_ / "run/checkpoint.bin.tmp");
+  EXPECT_EQ(read_file(folder_ / "run/checkpoint.safetensors"), checkpoint);
+  fs::remove(folder_ / "run/checkpoint.safetensors.tmp");
   // What a killed process leaves is replaced.
-  write_file(folder_ / "run/checkpoint.bin.tmp", checkpoint.substr(0, 1000));
+  write_file(folder_ / "run/checkpoint.safetensors.tmp", checkpoint.substr(0, 1000));
   write_file(folder_ / "run/metrics.jsonl.tmp", "{");
   succeed({"--resume", "--out", path("run")});
   EXPECT_EQ(std::distance(fs::directory_iterator(folder_ / "run"), fs::directory_iterator()), 2);
@@ -589,7 +580,7 @@ TEST_F(Trainer, AFolderThatIsGoneIsNamed) {
         return true;
       });
   EXPECT_EQ(outcome.code, exit_failure);
-  EXPECT_EQ(outcome.error, "enwik8: cannot write '" + path("run/checkpoint.bin") +
+  EXPECT_EQ(outcome.error, "enwik8: cannot write '" + path("run/checkpoint.safetensors") +
                                "': No such file or directory\n");
 }
 
