@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <tuple>
 
 #include "support/compare.hpp"
 #include "support/errors.hpp"
@@ -179,6 +180,17 @@ TEST(ModelFile, AnotherProcessGoesOnWithTheSameBits) {
 
 // ---- what comes back
 
+/// All fields but positions and residual, which have no comparison. That it does not compile with
+/// another number of fields is a reminder to add them to model_config.hpp, too.
+auto fields_of(const ModelConfig& config) {
+  const auto& [vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
+               activation, positions, causal, layers, dropout, attention_dropout,
+               layer_norm_epsilon, residual] = config;
+  return std::tuple(vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
+                    activation, causal, layers, dropout, attention_dropout, layer_norm_epsilon,
+                    positions.index(), residual.index());
+}
+
 TEST(ModelFile, ReturnsConfigurationParametersAndMetadata) {
   const TemporaryFolder folder;
   const std::map<std::string, std::string> metadata = {{"a", "b"}, {"empty", ""}};
@@ -187,6 +199,7 @@ TEST(ModelFile, ReturnsConfigurationParametersAndMetadata) {
     save_model(folder / "m", model, metadata);
     const ModelFile file(folder / "m");
     EXPECT_EQ(model_config_text(file.config()), model_config_text(model.config()));
+    EXPECT_TRUE(fields_of(file.config()) == fields_of(config));
     EXPECT_EQ(file.metadata(), metadata);
     EXPECT_EQ(file.step(), 0);
     EXPECT_FALSE(file.has_optimizer());
