@@ -357,8 +357,7 @@ class DecodingState {
     std::copy_n(key, width_, keys_in(ring) + row * width_);
     std::copy_n(value, width_, values_in(ring) + row * width_);
     if (layout_.shared) scales_in(ring)[row] = scale;
-    if (!ring.places.empty() &&
-        places != nullptr) {  // one says the other, which gcc 12 cannot know
+    if (layout_.counts_once) {
       std::copy_n(places, rounds(), ring.places.begin() + row * rounds());
     }
   }
@@ -411,7 +410,7 @@ class DecodingState {
       if (layout_.shared) part.key_scale = scales_in(ring);
       part.order = order;
       part.slots = count;
-      if (!ring.places.empty()) {
+      if (layout_.counts_once) {
         part.places = places_of(ring, places, count, order, tiles.integers[thread] + capacity_);
       }
       merge(tiles, thread, part, layout_.carries_next() ? count - 1 : count, count - 1, query);

@@ -59,9 +59,9 @@ simd::Packet<Scalar> times_seen(const BlockTiles<Scalar>& tiles, Index rounds, I
   const auto none = simd::set(Scalar(0)), once = simd::set(Scalar(1));
   auto times = none;
   for (Index r = 0; r < rounds; ++r) {
-    const auto chunk = simd::set(tiles.key_chunk[r * tiles.key_stride + j]);
-    const auto first = simd::load(tiles.first_seen + r * tiles.query_stride + i);
-    const auto last = simd::load(tiles.last_seen + r * tiles.query_stride + i);
+    const auto chunk = simd::set(tiles.key.chunk[r * tiles.key_stride + j]);
+    const auto first = simd::load(tiles.query.first_seen + r * tiles.query_stride + i);
+    const auto last = simd::load(tiles.query.last_seen + r * tiles.query_stride + i);
     const auto not_after = e::pselect(e::pcmp_lt(last, chunk), none, once);
     times = e::padd(times, e::pselect(e::pcmp_lt(chunk, first), none, not_after));
   }
@@ -72,7 +72,7 @@ simd::Packet<Scalar> times_seen(const BlockTiles<Scalar>& tiles, Index rounds, I
 template <typename Scalar>
 Staircase staircase_of(const AttentionHead<Scalar>& head, const Block& block,
                        const BlockTiles<Scalar>& tiles) {
-  return {tiles.query_position, block.num_queries, tiles.key_position,     block.num_keys,
+  return {tiles.query.position, block.num_queries, tiles.key.position,     block.num_keys,
           head.causal,          head.sees_itself,  head.is_real == nullptr};
 }
 
@@ -131,13 +131,13 @@ void sum_over_seen_keys(const Staircase& stairs, Index head_width, BlockTiles<Sc
     for (Index j = first; j < last; ++j) {
       const Scalar weight = tiles.scores[j * tiles.query_stride + i];
       if (weight == 0) continue;
-      simd::add_scaled(head_width, weight, tiles.values + j * tiles.width_stride, sum);
+      simd::add_scaled(head_width, weight, tiles.key.values + j * tiles.width_stride, sum);
     }
   };
   for (Index s = 0; s < stairs.num_strips(); ++s) {
     for (Index i = stairs.strip_begin(s); i < stairs.strip_end(s); ++i) {
-      Scalar* out = tiles.query_tile + i * tiles.width_stride;
-      Scalar* sum = tiles.douts;  // not used forward
+      Scalar* out = tiles.query.sums + i * tiles.width_stride;
+      Scalar* sum = tiles.query.douts;  // not used forward
       std::fill_n(out, head_width, Scalar(0));
       for (Index g = 0; g < stairs.num_runs(); ++g) {
         for (Index j = stairs.run_begin(g); j < stairs.seen_end(g, s); j += depth_block) {
@@ -177,9 +177,9 @@ simd::Packet<Scalar> masked_score(const AttentionHead<Scalar>& head,
                                   const simd::Packet<Scalar>& raw,
                                   const simd::Packet<Scalar>& position) {
   namespace e = Eigen::internal;
-  const auto key_position = simd::set(tiles.key_position[j]);
+  const auto key_position = simd::set(tiles.key.position[j]);
   const auto excluded = simd::set(-std::numeric_limits<Scalar>::infinity());
-  auto s = e::pmul(raw, simd::set(tiles.key_scale[j]));
+  auto s = e::pmul(raw, simd::set(tiles.key.scale[j]));
   if (!real) s = excluded;
   if (head.causal) s = e::pselect(e::pcmp_lt(position, key_position), excluded, s);
   if (head.shared || !head.sees_itself) {
@@ -191,7 +191,7 @@ simd::Packet<Scalar> masked_score(const AttentionHead<Scalar>& head,
 
 template <typename Scalar>
 bool key_is_real(const AttentionHead<Scalar>& head, const BlockTiles<Scalar>& tiles, Index j) {
-  return head.is_real == nullptr || head.is_real[static_cast<Index>(tiles.key_position[j])] != 0;
+  return head.is_real == nullptr || head.is_real[static_cast<Index>(tiles.key.position[j])] != 0;
 }
 
 /// Number of the first dropout element of key j's row of scores.
@@ -207,14 +207,14 @@ template <typename Scalar>
 void update_softmax(const AttentionHead<Scalar>& head, const Staircase& stairs, Index s, Index i,
                     BlockTiles<Scalar>& tiles) {
   namespace e = Eigen::internal;
-  const auto position = simd::load(tiles.query_position + i);
-  const auto old_maximum = simd::load(tiles.maximum + i);
+  const auto position = simd::load(tiles.query.position + i);
+  const auto old_maximum = simd::load(tiles.query.maximum + i);
   auto maximum = old_maximum;
   const auto place = [&](Index j) { return tiles.scores + j * tiles.query_stride + i; };
   for (Index g = 0; g < stairs.num_runs(); ++g) {
     Index j = stairs.run_begin(g);
     for (; j < stairs.earlier_end(g, s); ++j) {
-      const auto score = e::pmul(simd::load(place(j)), simd::set(tiles.key_scale[j]));
+      const auto score = e::pmul(simd::load(place(j)), simd::set(tiles.key.scale[j]));
       simd::store(place(j), score);
       maximum = e::pmax(maximum, score);
     }
@@ -235,9 +235,10 @@ void update_softmax(const AttentionHead<Scalar>& head, const Staircase& stairs, 
     }
   }
   const auto rescale = simd::exp_or_zero<Scalar>(e::psub(old_maximum, maximum));
-  simd::store(tiles.rescale + i, rescale);
-  simd::store(tiles.maximum + i, maximum);
-  simd::store(tiles.normaliser + i, e::pmadd(simd::load(tiles.normaliser + i), rescale, sum));
+  simd::store(tiles.query.rescale + i, rescale);
+  simd::store(tiles.query.maximum + i, maximum);
+  simd::store(tiles.query.normaliser + i,
+              e::pmadd(simd::load(tiles.query.normaliser + i), rescale, sum));
 }
 
 /// Merges one block into the running softmax of its queries.
@@ -252,7 +253,8 @@ REFORMER_COMPILED_ONCE void attend_block(const AttentionHead<Scalar>& head, cons
   load_queries(head, block, tiles, operands);
   load_places(head, block, tiles);
   const Staircase stairs = staircase_of(head, block, tiles);
-  raw_scores(tiles.keys, turned_queries, stairs, block.num_keys, K, tiles, operands, tiles.scores);
+  raw_scores(tiles.key.rows, turned_queries, stairs, block.num_keys, K, tiles, operands,
+             tiles.scores);
 
   for (Index s = 0; s < stairs.num_strips(); ++s) {
     for (Index i = stairs.strip_begin(s); i < stairs.strip_end(s); i += W) {
@@ -269,17 +271,17 @@ REFORMER_COMPILED_ONCE void attend_block(const AttentionHead<Scalar>& head, cons
       }
     });
   }
-  sum_over_keys(tiles.scores, tiles.values, stairs, block, K, tiles, operands, tiles.query_tile,
+  sum_over_keys(tiles.scores, tiles.key.values, stairs, block, K, tiles, operands, tiles.query.sums,
                 Write::assign);
   if (!tiles.all_finite) sum_over_seen_keys(stairs, K, tiles);
 
   for (Index i = 0; i < block.num_queries; ++i) {
     const Index t = head.position(block.query_begin + i);
-    const auto rescale = simd::set(tiles.rescale[i]);
-    simd::update(K, tiles.query_tile + i * tiles.width_stride, head.out.row(t),
+    const auto rescale = simd::set(tiles.query.rescale[i]);
+    simd::update(K, tiles.query.sums + i * tiles.width_stride, head.out.row(t),
                  [&](const auto& o, const auto& sum) { return e::pmadd(sum, rescale, o); });
-    head.maximum[t] = tiles.maximum[i];
-    head.normaliser[t] = tiles.normaliser[i];
+    head.maximum[t] = tiles.query.maximum[i];
+    head.normaliser[t] = tiles.query.normaliser[i];
   }
 }
 
@@ -289,8 +291,8 @@ void store_key_gradients(const AttentionHead<Scalar>& head,
                          const AttentionHeadGradient<Scalar>& gradient, Index count,
                          const BlockTiles<Scalar>& tiles) {
   const auto key_at = [&](Index j) { return head.position(tiles.key_begin + j); };
-  scatter_add_rows(tiles.dkeys, tiles.width_stride, count, key_at, gradient.dkey);
-  scatter_add_rows(tiles.dvalues, tiles.width_stride, count, key_at, gradient.dvalue);
+  scatter_add_rows(tiles.key.gradients, tiles.width_stride, count, key_at, gradient.dkey);
+  scatter_add_rows(tiles.key.value_gradients, tiles.width_stride, count, key_at, gradient.dvalue);
 }
 
 /// P and dS c of key j in place of S and dP, and `score_dot` = sum_i dS_ij s_ij.
@@ -305,40 +307,40 @@ void differentiate_softmax(const AttentionHead<Scalar>& head, const Block& block
   const Index nq = block.num_queries;
   const bool real = key_is_real(head, tiles, j);
   const auto zero = simd::set(Scalar(0));
-  const auto scale = simd::set(tiles.key_scale[j]);
-  const auto key_position = simd::set(tiles.key_position[j]);
+  const auto scale = simd::set(tiles.key.scale[j]);
+  const auto key_position = simd::set(tiles.key.position[j]);
   Scalar* p_row = tiles.scores + j * tiles.query_stride;
   Scalar* d_row = tiles.dscores + j * tiles.query_stride;
   if (dropout.active()) {
-    std::fill(tiles.mask + begin, tiles.mask + tiles.query_stride, Scalar(1));
+    std::fill(tiles.query.mask + begin, tiles.query.mask + tiles.query_stride, Scalar(1));
     dropout.apply(dropout_row(head, block, j) + static_cast<std::uint64_t>(begin), nq - begin,
-                  tiles.mask + begin);
+                  tiles.query.mask + begin);
   }
   auto dot = zero;
   const auto differentiate = [&](Index i, auto masked) {
-    const auto position = simd::load(tiles.query_position + i);
+    const auto position = simd::load(tiles.query.position + i);
     const auto raw = simd::load(p_row + i);
     auto s_i = masked ? masked_score(head, tiles, j, real, raw, position) : e::pmul(raw, scale);
-    auto p = e::pmul(simd::exp_or_zero<Scalar>(e::psub(s_i, simd::load(tiles.maximum + i))),
-                     simd::load(tiles.normaliser + i));
+    auto p = e::pmul(simd::exp_or_zero<Scalar>(e::psub(s_i, simd::load(tiles.query.maximum + i))),
+                     simd::load(tiles.query.normaliser + i));
     if (head.places.rounds > 0) p = e::pdiv(p, times_seen(tiles, head.places.rounds, i, j));
     auto dp = simd::load(d_row + i);
-    if (dropout.active()) dp = e::pmul(dp, simd::load(tiles.mask + i));
-    auto ds = e::pmul(p, e::psub(dp, simd::load(tiles.delta + i)));
+    if (dropout.active()) dp = e::pmul(dp, simd::load(tiles.query.mask + i));
+    auto ds = e::pmul(p, e::psub(dp, simd::load(tiles.query.delta + i)));
     if constexpr (masked) {
       // The score of a pair that does not exist, or of a token with itself, is a constant.
       if (head.shared) ds = e::pselect(e::pcmp_eq(position, key_position), zero, ds);
       s_i = e::pselect(e::pcmp_eq(p, zero), zero, s_i);
     }
     dot = e::pmadd(ds, s_i, dot);
-    if (dropout.active()) p = e::pmul(p, simd::load(tiles.mask + i));
+    if (dropout.active()) p = e::pmul(p, simd::load(tiles.query.mask + i));
     simd::store(p_row + i, p);
     simd::store(d_row + i, e::pmul(ds, scale));
   };
   Index i = begin;
   for (; i < unmasked; i += W) differentiate(i, std::true_type{});
   for (; i < nq; i += W) differentiate(i, std::false_type{});
-  tiles.score_dot[j] = e::predux(dot);
+  tiles.key.score_dot[j] = e::predux(dot);
 }
 
 /// Adds one block's part of the gradients: those of the queries to their rows, those of the keys to
@@ -358,23 +360,23 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
   const Index gone = step >= 0 ? std::min(step, tiles.num_keys) : tiles.num_keys;
   store_key_gradients(head, gradient, gone, tiles);
   const Index kept = load_keys(head, block, tiles);
-  for (Scalar* rows : {tiles.dkeys, tiles.dvalues}) {
+  for (Scalar* rows : {tiles.key.gradients, tiles.key.value_gradients}) {
     if (gone > 0) simd::copy(kept * w, rows + gone * w, rows);
     std::fill(rows + kept * w, rows + nk * w, Scalar(0));
   }
   if (load_queries(head, block, tiles, operands)) {
-    gather_rows(head, gradient.dout, nq, w, query_at, tiles.douts);
-    operands.turn(turned_douts, {tiles.douts, nq, K, w});
+    gather_rows(head, gradient.dout, nq, w, query_at, tiles.query.douts);
+    operands.turn(turned_douts, {tiles.query.douts, nq, K, w});
     for (Index i = 0; i < tiles.query_stride; ++i) {
       const bool inside = i < nq && head.is_usable(gradient.dout, query_at(i));
-      tiles.delta[i] = inside ? gradient.delta[query_at(i)] : Scalar(0);
+      tiles.query.delta[i] = inside ? gradient.delta[query_at(i)] : Scalar(0);
     }
   }
   load_places(head, block, tiles);
   const Staircase stairs = staircase_of(head, block, tiles);
   // S = k q^T and dP = v do^T, both [keys, queries]
-  raw_scores(tiles.keys, turned_queries, stairs, nk, K, tiles, operands, tiles.scores);
-  raw_scores(tiles.values, turned_douts, stairs, nk, K, tiles, operands, tiles.dscores);
+  raw_scores(tiles.key.rows, turned_queries, stairs, nk, K, tiles, operands, tiles.scores);
+  raw_scores(tiles.key.values, turned_douts, stairs, nk, K, tiles, operands, tiles.dscores);
 
   // P and dS c in their places
   stairs.for_each_step([&](Index first, Index last, Index g, Index s) {
@@ -387,26 +389,29 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
   });
 
   // dv += P^T do
-  sum_over_queries(tiles.scores, tiles.douts, stairs, block, K, tiles, operands, tiles.dvalues);
+  sum_over_queries(tiles.scores, tiles.query.douts, stairs, block, K, tiles, operands,
+                   tiles.key.value_gradients);
   // dk_j += sum_i dS_ij c_j q_i - c_j^2 (sum_i dS_ij s_ij) k_j
-  sum_over_queries(tiles.dscores, tiles.query_rows, stairs, block, K, tiles, operands, tiles.dkeys);
+  sum_over_queries(tiles.dscores, tiles.query_rows, stairs, block, K, tiles, operands,
+                   tiles.key.gradients);
   if (head.shared) {
     stairs.for_each_step([&](Index first, Index last, Index, Index) {
       for (Index j = first; j < last; ++j) {
-        const Scalar c = tiles.key_scale[j];
-        simd::add_scaled(K, -c * c * tiles.score_dot[j], tiles.keys + j * w, tiles.dkeys + j * w);
+        const Scalar c = tiles.key.scale[j];
+        simd::add_scaled(K, -c * c * tiles.key.score_dot[j], tiles.key.rows + j * w,
+                         tiles.key.gradients + j * w);
       }
     });
   }
   // dq += (dS c) k
-  if (tiles.query_rows != tiles.queries) {  // the queries are keys of the window
-    Scalar* dqueries = tiles.dkeys + (tiles.query_rows - tiles.keys);
-    sum_over_keys(tiles.dscores, tiles.keys, stairs, block, K, tiles, operands, dqueries,
+  if (tiles.query_rows != tiles.query.rows) {  // the queries are keys of the window
+    Scalar* dqueries = tiles.key.gradients + (tiles.query_rows - tiles.key.rows);
+    sum_over_keys(tiles.dscores, tiles.key.rows, stairs, block, K, tiles, operands, dqueries,
                   Write::accumulate);
   } else {
-    sum_over_keys(tiles.dscores, tiles.keys, stairs, block, K, tiles, operands, tiles.query_tile,
-                  Write::assign);
-    scatter_add_rows(tiles.query_tile, w, nq, query_at, gradient.dquery);
+    sum_over_keys(tiles.dscores, tiles.key.rows, stairs, block, K, tiles, operands,
+                  tiles.query.sums, Write::assign);
+    scatter_add_rows(tiles.query.sums, w, nq, query_at, gradient.dquery);
   }
 }
 

@@ -122,28 +122,19 @@ class BlockTiles {
       : query_stride(padded(max_queries)),
         width_stride(padded(width)),
         key_stride(padded(max_keys)) {
-    const Index q = query_stride, w = width_stride;
-    queries = take(q * w);
-    douts = take(q * w);
-    query_tile = take(q * w);
-    keys = take(max_keys * w);
-    values = take(max_keys * w);
-    dkeys = take(max_keys * w);
-    dvalues = take(max_keys * w);
+    const Index q = query_stride, w = width_stride, k = key_stride;
+    query = {take(q * w), take(q * w), take(q * w), take(q),          take(q),         take(q),
+             take(q),     take(q),     take(q),     take(rounds * q), take(rounds * q)};
+    key = {take(max_keys * w),
+           take(max_keys * w),
+           take(max_keys * w),
+           take(max_keys * w),
+           take(k),
+           take(k),
+           take(k),
+           take(rounds * k)};
     scores = take(max_keys * q);
     dscores = take(max_keys * q);
-    query_position = take(q);
-    maximum = take(q);
-    normaliser = take(q);
-    delta = take(q);
-    rescale = take(q);
-    mask = take(q);
-    key_position = take(key_stride);
-    key_scale = take(key_stride);
-    score_dot = take(key_stride);
-    first_seen = take(rounds * q);
-    last_seen = take(rounds * q);
-    key_chunk = take(rounds * key_stride);
   }
   /// In memory of `size` scalars.
   BlockTiles(Scalar* memory, Index max_queries, Index max_keys, Index width, Index rounds)
@@ -161,18 +152,23 @@ class BlockTiles {
   }
 
   Index query_stride, width_stride, key_stride;
-  Scalar *queries, *douts, *query_tile;                                    // [queries, width]
-  Scalar *keys, *values, *dkeys, *dvalues;                                 // [keys, width]
-  Scalar *scores, *dscores;                                                // [keys, queries]
-  Scalar *query_position, *maximum, *normaliser, *delta, *rescale, *mask;  // [queries]
-  Scalar *key_position, *key_scale, *score_dot;                            // [keys]
-  Scalar *first_seen, *last_seen;                                          // [rounds, queries]
-  Scalar* key_chunk;                                                       // [rounds, keys]
+  struct {
+    Scalar *rows, *douts;  // [queries, width]
+    Scalar* sums;          // [queries, width]: of values, or gradients of queries
+    Scalar *position, *maximum, *normaliser, *delta, *rescale, *mask;  // [queries]
+    Scalar *first_seen, *last_seen;                                    // [rounds, queries]
+  } query;
+  struct {
+    Scalar *rows, *values, *gradients, *value_gradients;  // [keys, width]
+    Scalar *position, *scale, *score_dot;                 // [keys]
+    Scalar* chunk;                                        // [rounds, keys]
+  } key;
+  Scalar *scores, *dscores;  // [keys, queries]
 
   // Slots that are loaded; no keys and no queries at the beginning of a range.
   Index key_begin = 0, num_keys = 0;
   Index query_begin = 0, num_queries = 0;
-  Scalar* query_rows = nullptr;  // [queries, width]: `queries`, or rows of `keys`
+  Scalar* query_rows = nullptr;  // [queries, width]: `query.rows`, or some of `key.rows`
   RowsAhead<Scalar> ahead;
   bool all_finite = true;  // no value of a real token that was loaded is infinite or NaN
 };
@@ -209,11 +205,11 @@ Index load_keys(const AttentionHead<Scalar>& head, const Block& block, BlockTile
   const Index gone = block.key_begin - tiles.key_begin;
   const Index kept = gone >= 0 ? std::clamp<Index>(tiles.num_keys - gone, 0, block.num_keys) : 0;
   if (kept > 0 && gone > 0) {
-    for (Scalar* rows : {tiles.keys, tiles.values}) {
+    for (Scalar* rows : {tiles.key.rows, tiles.key.values}) {
       simd::copy(kept * tiles.width_stride, rows + gone * tiles.width_stride, rows);
     }
-    simd::copy(kept, tiles.key_position + gone, tiles.key_position);
-    simd::copy(kept, tiles.key_scale + gone, tiles.key_scale);
+    simd::copy(kept, tiles.key.position + gone, tiles.key.position);
+    simd::copy(kept, tiles.key.scale + gone, tiles.key.scale);
   }
   tiles.key_begin = block.key_begin;
   tiles.num_keys = block.num_keys;
@@ -222,16 +218,16 @@ Index load_keys(const AttentionHead<Scalar>& head, const Block& block, BlockTile
       static_cast<Scalar>(1 / std::sqrt(static_cast<double>(head.key.columns)));
   for (Index j = kept; j < block.num_keys; ++j) {
     const Index t = head.position(block.key_begin + j);
-    tiles.key_position[j] = static_cast<Scalar>(t);
-    tiles.key_scale[j] = head.key_scale != nullptr && head.is_usable(head.key, t)
+    tiles.key.position[j] = static_cast<Scalar>(t);
+    tiles.key.scale[j] = head.key_scale != nullptr && head.is_usable(head.key, t)
                              ? head.key_scale[t]
                              : constant_scale;
   }
   const auto key_at = [&](Index j) { return head.position(block.key_begin + kept + j); };
   const Index start = kept * tiles.width_stride, count = block.num_keys - kept;
-  gather_rows(head, head.key, count, tiles.width_stride, key_at, tiles.keys + start);
-  gather_rows(head, head.value, count, tiles.width_stride, key_at, tiles.values + start);
-  if (head.causal && !simd::is_finite(count * tiles.width_stride, tiles.values + start)) {
+  gather_rows(head, head.key, count, tiles.width_stride, key_at, tiles.key.rows + start);
+  gather_rows(head, head.value, count, tiles.width_stride, key_at, tiles.key.values + start);
+  if (head.causal && !simd::is_finite(count * tiles.width_stride, tiles.key.values + start)) {
     tiles.all_finite = false;
   }
   return kept;
@@ -247,7 +243,7 @@ bool load_queries(const AttentionHead<Scalar>& head, const Block& block, BlockTi
   // Queries that are keys of the block are not gathered twice.
   const bool among_keys =
       head.shared && offset >= 0 && offset + block.num_queries <= block.num_keys;
-  tiles.query_rows = among_keys ? tiles.keys + offset * tiles.width_stride : tiles.queries;
+  tiles.query_rows = among_keys ? tiles.key.rows + offset * tiles.width_stride : tiles.query.rows;
   if (tiles.query_begin == block.query_begin && tiles.num_queries == block.num_queries) {
     return false;
   }
@@ -257,12 +253,13 @@ bool load_queries(const AttentionHead<Scalar>& head, const Block& block, BlockTi
   for (Index i = 0; i < tiles.query_stride; ++i) {
     const bool inside = i < block.num_queries;
     const Index t = inside ? query_at(i) : 0;
-    tiles.query_position[i] = inside ? static_cast<Scalar>(t) : Scalar(-1);
-    tiles.maximum[i] = inside ? head.maximum[t] : Scalar(0);
-    tiles.normaliser[i] = inside ? head.normaliser[t] : Scalar(0);
+    tiles.query.position[i] = inside ? static_cast<Scalar>(t) : Scalar(-1);
+    tiles.query.maximum[i] = inside ? head.maximum[t] : Scalar(0);
+    tiles.query.normaliser[i] = inside ? head.normaliser[t] : Scalar(0);
   }
   if (!among_keys) {
-    gather_rows(head, head.query, block.num_queries, tiles.width_stride, query_at, tiles.queries);
+    gather_rows(head, head.query, block.num_queries, tiles.width_stride, query_at,
+                tiles.query.rows);
   }
   operands.turn(turned_queries,
                 {tiles.query_rows, block.num_queries, head.query.columns, tiles.width_stride});
@@ -276,7 +273,7 @@ void load_places(const AttentionHead<Scalar>& head, const Block& block, BlockTil
   for (Index r = 0; r < places.rounds; ++r) {
     const std::int32_t* chunk = places.chunk + r * places.tokens;
     for (Index j = 0; j < block.num_keys; ++j) {
-      tiles.key_chunk[r * tiles.key_stride + j] =
+      tiles.key.chunk[r * tiles.key_stride + j] =
           static_cast<Scalar>(chunk[head.position(block.key_begin + j)]);
     }
     for (Index i = 0; i < tiles.query_stride; ++i) {
@@ -284,10 +281,11 @@ void load_places(const AttentionHead<Scalar>& head, const Block& block, BlockTil
       const bool inside = i < block.num_queries;
       const Index c = inside ? chunk[head.position(block.query_begin + i)] : 0;
       const Index place = r * tiles.query_stride + i;
-      tiles.first_seen[place] =
+      tiles.query.first_seen[place] =
           inside ? static_cast<Scalar>(places.first[r * places.stride + c]) : Scalar(-1);
-      tiles.last_seen[place] = inside ? static_cast<Scalar>(places.last[r * places.stride + c])
-                                      : std::numeric_limits<Scalar>::max();
+      tiles.query.last_seen[place] = inside
+                                         ? static_cast<Scalar>(places.last[r * places.stride + c])
+                                         : std::numeric_limits<Scalar>::max();
     }
   }
 }
