@@ -13,9 +13,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "reformer/attention/config.hpp"
 #include "reformer/attention/following.hpp"
@@ -26,6 +28,8 @@
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
+#include "reformer/foundation/workspace.hpp"
+#include "reformer/operations/dropout.hpp"
 #include "reformer/products/kernels.hpp"
 
 namespace reformer::inline REFORMER_ABI {

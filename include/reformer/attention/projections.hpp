@@ -26,6 +26,8 @@
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/residual.hpp"
+#include "reformer/foundation/simd.hpp"
+#include "reformer/foundation/workspace.hpp"
 #include "reformer/operations/dropout.hpp"
 #include "reformer/operations/layer_norm.hpp"
 #include "reformer/products/kernels.hpp"
