@@ -13,6 +13,12 @@ int default_threads() {
   return detail::threads_here();
 }
 
+template class Model<float>;
+template class Decoder<float>;
+template std::vector<std::vector<std::int32_t>> generate<float>(
+    Workspace&, Decoder<float>&, const std::vector<std::vector<std::int32_t>>&,
+    const GenerationOptions&, const TokenCallback&);
+
 template class Adam<float>;
 template class Adafactor<float>;
 template void detail::add_squares<float>(Workspace&, const Matrix<float>&, double&);

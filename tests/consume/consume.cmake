@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 # Uses the library from outside in one `way`; see ../CMakeLists.txt. By subdirectory, package, eigen5 and
-# compiler, main.cpp is built and run; O0, O2 and O3 compile warnings.cpp; fast_math must not compile.
+# compiler, main.cpp is built and run; by compiled, train.cpp of the examples, against the installed
+# reformer::compiled; O0, O2 and O3 compile warnings.cpp; fast_math must not compile; tags must not link.
 cmake_minimum_required(VERSION 3.21)
 
 function(run)
@@ -46,6 +47,32 @@ if(way STREQUAL "fast_math")
   return()
 endif()
 
+if(way STREQUAL "tags")
+  # One object has a function of the library, another calls it, compiled for other processors or
+  # without OpenMP.
+  file(WRITE ${work_dir}/there.cpp "#include <reformer/foundation/index.hpp>
+namespace reformer::inline REFORMER_ABI { Index answer(Index x) { return x; } }\n")
+  file(WRITE ${work_dir}/here.cpp "#include <reformer/foundation/index.hpp>
+namespace reformer::inline REFORMER_ABI { Index answer(Index x); }
+int main() { return static_cast<int>(reformer::answer(0)); }\n")
+  set(here_flags -march=x86-64)
+  run(${compile} ${here_flags} -c ${work_dir}/here.cpp -o ${work_dir}/here.o)
+  foreach(flags "-march=x86-64" "-march=haswell" "-march=x86-64 -fopenmp")
+    separate_arguments(there_flags UNIX_COMMAND "${flags}")
+    run(${compile} ${there_flags} -c ${work_dir}/there.cpp -o ${work_dir}/there.o)
+    execute_process(COMMAND ${compiler} ${work_dir}/here.o ${work_dir}/there.o -o ${work_dir}/program
+                    RESULT_VARIABLE result ERROR_VARIABLE errors)
+    if(flags STREQUAL "${here_flags}")
+      if(NOT result EQUAL 0)
+        message(FATAL_ERROR "objects of the same flags do not link: ${errors}")
+      endif()
+    elseif(result EQUAL 0 OR NOT errors MATCHES "undefined reference to .reformer::.*answer")
+      message(FATAL_ERROR "'${here_flags}' and '${flags}' link, or not for the name: ${errors}")
+    endif()
+  endforeach()
+  return()
+endif()
+
 set(options -G ${generator} -D CMAKE_MAKE_PROGRAM=${make_program} -D CMAKE_CXX_COMPILER=${compiler})
 if(way STREQUAL "eigen5")
   # Eigen 5 as far as CMake can tell: its version file says no to whoever asks for 3.4.
@@ -66,6 +93,9 @@ if(NOT way STREQUAL "subdirectory")
   foreach(package GTest benchmark CLI11 fmt ZLIB OpenMP)
     list(APPEND without -D CMAKE_DISABLE_FIND_PACKAGE_${package}=ON)
   endforeach()
+  if(way STREQUAL "compiled")
+    set(without -D REFORMER_BUILD_COMPILED=ON)
+  endif()
   run(${CMAKE_COMMAND} -S ${reformer_source_dir} -B ${work_dir}/library ${options} ${without})
   run(${CMAKE_COMMAND} --build ${work_dir}/library)
   run(${CMAKE_COMMAND} --install ${work_dir}/library --prefix ${work_dir}/first)
@@ -77,6 +107,27 @@ run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${work_dir}/build ${options
     -D reformer_version=${reformer_version}
     # A user who stops at the first warning, whatever the library does.
     "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wconversion -Wshadow -Werror")
+if(way STREQUAL "compiled")
+  # As the loader takes it, and with what the processor cannot do taken away, wide vectors first. The
+  # program is compiled for any processor, and the loss is that of examples/train.cpp to two digits.
+  run(${CMAKE_COMMAND} --build ${work_dir}/build)
+  foreach(mask "" -AVX512F -AVX2)
+    set(ENV{GLIBC_TUNABLES} glibc.cpu.hwcaps=${mask})
+    set(ENV{LD_DEBUG} libs)
+    execute_process(COMMAND ${work_dir}/build/consume_compiled OUTPUT_VARIABLE printed
+                    ERROR_VARIABLE loader COMMAND_ERROR_IS_FATAL ANY)
+    if(NOT printed MATCHES "step 120: loss ([0-9.]+)" OR CMAKE_MATCH_1 GREATER 1.0)
+      message(FATAL_ERROR "compiled with ${mask}: it prints ${printed}")
+    endif()
+    string(REGEX MATCH "calling init: [^\n]*libreformer[^\n]*" taken "${loader}")
+    message(STATUS "${mask} ${taken}")
+    if((mask STREQUAL "-AVX512F" AND taken MATCHES "x86-64-v4")
+       OR (mask STREQUAL "-AVX2" AND taken MATCHES "hwcaps"))
+      message(FATAL_ERROR "the loader takes ${taken} with ${mask}")
+    endif()
+  endforeach()
+  return()
+endif()
 if(way STREQUAL "eigen5")
   return() # the headers are those of another version
 endif()

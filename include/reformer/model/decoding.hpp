@@ -55,20 +55,7 @@ class Decoder {
   /// causal, has no language head or was not initialised, or with a branch that cannot go on token
   /// by token, unless the decoder recomputes anyway
   Decoder(Workspace& workspace, const Model<Scalar>& model, Index batch = 1,
-          const RandomKey& key = {})
-      : model_((check_arguments(model, batch, key), &model)),
-        key_(key),
-        sequences_(static_cast<std::size_t>(batch)) {
-    for_each_attention([&](const SelfAttentionConfig& attention) {
-      recomputes_ = recomputes_ || has_sorted_chunks(attention.pattern);
-    });
-    logits_.setZero(batch, model_->config().vocabulary);
-    if (recomputes_) return;
-    const Pass pass{.workspace = workspace, .batch = batch, .length = 1, .key = key_};
-    states_ = model_->stack_.decoding(pass);
-    head_.emplace(model_->head_.kept_weight(workspace));
-    checksum_ = checksum();
-  }
+          const RandomKey& key = {});
   Decoder(Workspace&, const Model<Scalar>&&, Index = 1, const RandomKey& = {}) = delete;
 
   Index batch() const { return static_cast<Index>(sequences_.size()); }
@@ -93,11 +80,7 @@ class Decoder {
   bool recomputes() const { return recomputes_; }
 
   /// Bytes that are kept of the sequences.
-  std::size_t state_bytes() const {
-    std::size_t bytes = recomputes_ ? 0 : model_->stack_.bytes(states_);
-    for (const auto& s : sequences_) bytes += s.seen.size() * sizeof(std::int32_t);
-    return bytes;
-  }
+  std::size_t state_bytes() const;
 
   /// Starts anew with prompts.
   /// @param tokens   `[B, T]`
@@ -107,23 +90,7 @@ class Decoder {
   /// apart, and if the model's parameters have changed since the decoder was made
   /// @throw std::overflow_error as `Model::loss`; the sequences must then start anew
   const Matrix<Scalar>& prefill(Workspace& workspace, const Tokens& tokens,
-                                std::span<const Index> lengths = {}) {
-    constexpr auto function = "Decoder::prefill";
-    const Index T = tokens.dimension(1);
-    check_equal(function, "tokens dimension 0", tokens.dimension(0), "batch", batch());
-    check_at_least(function, "length", T, 1);
-    check(lengths.empty() || static_cast<Index>(lengths.size()) == batch(), function,
-          "lengths has ", lengths.size(), " elements, must have batch = ", batch());
-    std::vector<Prompt> prompts;
-    for (Index b = 0; b < batch(); ++b) {
-      const Index length = lengths.empty() ? T : lengths[index(b)];
-      check(length >= 1 && length <= T, function, "length ", b, " is ", length, ", must be in [1, ",
-            T, "]");
-      prompts.push_back({b, {&tokens(b, 0), index(length)}});
-    }
-    read(workspace, function, std::move(prompts));
-    return logits_;
-  }
+                                std::span<const Index> lengths = {});
 
   /// Starts one sequence anew; the others are where they were.
   /// @param tokens  `[T]`, at least one
@@ -131,24 +98,14 @@ class Decoder {
   /// @throw std::invalid_argument for no such sequence, wrong tokens, or changed parameters
   /// @throw std::overflow_error as `Model::loss`; the sequence must then start anew
   const Matrix<Scalar>& prefill(Workspace& workspace, Index sequence,
-                                std::span<const std::int32_t> tokens) {
-    constexpr auto function = "Decoder::prefill";
-    check_sequence(function, sequence);
-    read(workspace, function, {{sequence, tokens}});
-    return logits_;
-  }
+                                std::span<const std::int32_t> tokens);
 
   /// Adds one token to each sequence.
   /// @param tokens  `[B]`
   /// @return logits `[B, V]` of the token after it, valid until the next call
   /// @throw std::invalid_argument for wrong tokens, or at the end of the table of positions
   /// @throw std::overflow_error as `prefill`
-  const Matrix<Scalar>& step(Workspace& workspace, std::span<const std::int32_t> tokens) {
-    check_equal("Decoder::step", "tokens", static_cast<Index>(tokens.size()), "batch", batch());
-    std::vector<Index> all(tokens.size());
-    std::iota(all.begin(), all.end(), 0);
-    return step(workspace, all, tokens);
-  }
+  const Matrix<Scalar>& step(Workspace& workspace, std::span<const std::int32_t> tokens);
 
   /// Adds one token to each of some sequences; the others are where they were.
   /// @param sequences  ascending
@@ -157,50 +114,7 @@ class Decoder {
   /// @throw std::invalid_argument for wrong sequences or tokens, or at the end of the positions
   /// @throw std::overflow_error as `prefill`, for these sequences
   const Matrix<Scalar>& step(Workspace& workspace, std::span<const Index> sequences,
-                             std::span<const std::int32_t> tokens) {
-    constexpr auto function = "Decoder::step";
-    const auto count = static_cast<Index>(sequences.size());
-    check_equal(function, "tokens", static_cast<Index>(tokens.size()), "sequences", count);
-    for (std::size_t i = 0; i < sequences.size(); ++i) {
-      const Index b = sequences[i];
-      check_sequence(function, b);
-      check(i == 0 || sequences[i - 1] < b, function, "sequence ", b, " comes after ",
-            i == 0 ? b : sequences[i - 1], ", must be ascending");
-      model_->check_length_of_pass(function, length(b) + 1);
-      check(!sequences_[index(b)].is_broken, function, "sequence ", b,
-            " was left half-way by an error, must start anew with prefill");
-    }
-    Tokens column(count, 1);
-    std::copy(tokens.begin(), tokens.end(), column.data());
-    model_->embedding_.check_tokens(function, column);
-    if (count == 0) return logits_;
-
-    for (const Index b : sequences) {
-      sequences_[index(b)].is_broken = true;  // until all is done
-      ++sequences_[index(b)].length;
-    }
-    if (recomputes_) {
-      for (std::size_t i = 0; i < sequences.size(); ++i) {
-        sequences_[index(sequences[i])].seen.push_back(tokens[i]);
-        recompute(workspace, sequences[i]);
-      }
-      return logits_;
-    }
-    model_->stack_.select(states_, sequences);
-    const Pass pass{.workspace = workspace, .batch = count, .length = 1, .key = key_};
-    Scratch memory(workspace);
-    auto halves = model_->halves_in(memory, count);
-    model_->embed(column, pass, halves,
-                  [&](Index row) { return sequences_[index(sequences[index(row)])].length - 1; });
-    model_->stack_.decode(halves, states_, pass);
-    rows_.resize(count, vocabulary());
-    model_->head_.logits(halves, 0, head_->packed(), view(rows_), pass);
-    for (Index row = 0; row < count; ++row) {
-      logits_.row(sequences[index(row)]) = rows_.row(row);
-      sequences_[index(sequences[index(row)])].is_broken = false;
-    }
-    return logits_;
-  }
+                             std::span<const std::int32_t> tokens);
 
  private:
   struct Sequence {
@@ -350,5 +264,118 @@ class Decoder {
   std::uint64_t checksum_ = 0;  // of the parameters, if the decoder has copies of some
   Matrix<Scalar> logits_, rows_;
 };
+
+template <typename Scalar>
+Decoder<Scalar>::Decoder(Workspace& workspace, const Model<Scalar>& model, Index batch,
+                         const RandomKey& key)
+    : model_((check_arguments(model, batch, key), &model)),
+      key_(key),
+      sequences_(static_cast<std::size_t>(batch)) {
+  for_each_attention([&](const SelfAttentionConfig& attention) {
+    recomputes_ = recomputes_ || has_sorted_chunks(attention.pattern);
+  });
+  logits_.setZero(batch, model_->config().vocabulary);
+  if (recomputes_) return;
+  const Pass pass{.workspace = workspace, .batch = batch, .length = 1, .key = key_};
+  states_ = model_->stack_.decoding(pass);
+  head_.emplace(model_->head_.kept_weight(workspace));
+  checksum_ = checksum();
+}
+
+template <typename Scalar>
+std::size_t Decoder<Scalar>::state_bytes() const {
+  std::size_t bytes = recomputes_ ? 0 : model_->stack_.bytes(states_);
+  for (const auto& s : sequences_) bytes += s.seen.size() * sizeof(std::int32_t);
+  return bytes;
+}
+
+template <typename Scalar>
+const Matrix<Scalar>& Decoder<Scalar>::prefill(Workspace& workspace, const Tokens& tokens,
+                                               std::span<const Index> lengths) {
+  constexpr auto function = "Decoder::prefill";
+  const Index T = tokens.dimension(1);
+  check_equal(function, "tokens dimension 0", tokens.dimension(0), "batch", batch());
+  check_at_least(function, "length", T, 1);
+  check(lengths.empty() || static_cast<Index>(lengths.size()) == batch(), function, "lengths has ",
+        lengths.size(), " elements, must have batch = ", batch());
+  std::vector<Prompt> prompts;
+  for (Index b = 0; b < batch(); ++b) {
+    const Index length = lengths.empty() ? T : lengths[index(b)];
+    check(length >= 1 && length <= T, function, "length ", b, " is ", length, ", must be in [1, ",
+          T, "]");
+    prompts.push_back({b, {&tokens(b, 0), index(length)}});
+  }
+  read(workspace, function, std::move(prompts));
+  return logits_;
+}
+
+template <typename Scalar>
+const Matrix<Scalar>& Decoder<Scalar>::prefill(Workspace& workspace, Index sequence,
+                                               std::span<const std::int32_t> tokens) {
+  constexpr auto function = "Decoder::prefill";
+  check_sequence(function, sequence);
+  read(workspace, function, {{sequence, tokens}});
+  return logits_;
+}
+
+template <typename Scalar>
+const Matrix<Scalar>& Decoder<Scalar>::step(Workspace& workspace,
+                                            std::span<const std::int32_t> tokens) {
+  check_equal("Decoder::step", "tokens", static_cast<Index>(tokens.size()), "batch", batch());
+  std::vector<Index> all(tokens.size());
+  std::iota(all.begin(), all.end(), 0);
+  return step(workspace, all, tokens);
+}
+
+template <typename Scalar>
+const Matrix<Scalar>& Decoder<Scalar>::step(Workspace& workspace, std::span<const Index> sequences,
+                                            std::span<const std::int32_t> tokens) {
+  constexpr auto function = "Decoder::step";
+  const auto count = static_cast<Index>(sequences.size());
+  check_equal(function, "tokens", static_cast<Index>(tokens.size()), "sequences", count);
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const Index b = sequences[i];
+    check_sequence(function, b);
+    check(i == 0 || sequences[i - 1] < b, function, "sequence ", b, " comes after ",
+          i == 0 ? b : sequences[i - 1], ", must be ascending");
+    model_->check_length_of_pass(function, length(b) + 1);
+    check(!sequences_[index(b)].is_broken, function, "sequence ", b,
+          " was left half-way by an error, must start anew with prefill");
+  }
+  Tokens column(count, 1);
+  std::copy(tokens.begin(), tokens.end(), column.data());
+  model_->embedding_.check_tokens(function, column);
+  if (count == 0) return logits_;
+
+  for (const Index b : sequences) {
+    sequences_[index(b)].is_broken = true;  // until all is done
+    ++sequences_[index(b)].length;
+  }
+  if (recomputes_) {
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      sequences_[index(sequences[i])].seen.push_back(tokens[i]);
+      recompute(workspace, sequences[i]);
+    }
+    return logits_;
+  }
+  model_->stack_.select(states_, sequences);
+  const Pass pass{.workspace = workspace, .batch = count, .length = 1, .key = key_};
+  Scratch memory(workspace);
+  auto halves = model_->halves_in(memory, count);
+  model_->embed(column, pass, halves,
+                [&](Index row) { return sequences_[index(sequences[index(row)])].length - 1; });
+  model_->stack_.decode(halves, states_, pass);
+  rows_.resize(count, vocabulary());
+  model_->head_.logits(halves, 0, head_->packed(), view(rows_), pass);
+  for (Index row = 0; row < count; ++row) {
+    logits_.row(sequences[index(row)]) = rows_.row(row);
+    sequences_[index(sequences[index(row)])].is_broken = false;
+  }
+  return logits_;
+}
+
+#ifdef REFORMER_COMPILED
+extern template class REFORMER_EXPORT Decoder<float>;
+#endif
 
 }  // namespace reformer::inline REFORMER_ABI

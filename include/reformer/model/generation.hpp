@@ -137,4 +137,10 @@ std::vector<std::vector<std::int32_t>> generate(
   return results;
 }
 
+#ifdef REFORMER_COMPILED
+extern template REFORMER_EXPORT std::vector<std::vector<std::int32_t>> generate<float>(
+    Workspace&, Decoder<float>&, const std::vector<std::vector<std::int32_t>>&,
+    const GenerationOptions&, const TokenCallback&);
+#endif
+
 }  // namespace reformer::inline REFORMER_ABI

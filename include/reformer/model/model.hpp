@@ -143,36 +143,17 @@ class Model {
   /// `FeedForward`, and may put others between them, or take one away.
   using LayerChange = std::function<void(Index layer, std::vector<Branch>& branches)>;
 
+  /// From an encoding `[B, T, 2D]` to the gradient of a loss by it.
+  using EncodingGradient = std::function<Tensor<Scalar, 3>(const Tensor<Scalar, 3>&)>;
+  /// Is shown the residual stream after a layer; layer -1 stands for the embedding.
+  using LayerVisit = std::function<void(Index layer, const Halves<Half>& halves)>;
+
   /// Weights are zero until `initialize` or a loader fills them, and no pass runs before.
   /// @param change  is called once for each layer; or none. Branches take turns through the whole
   ///   stack: what a layer of three adds to x_1, the next layer adds to x_2.
   /// @throw std::invalid_argument naming the first impossible field of the configuration, for a
   ///   layer without a branch, and for two parameters of one name
-  explicit Model(const ModelConfig& config, const LayerChange& change = {})
-      : config_((check_config("Model", config), check_residual<Scalar>("Model", config.residual),
-                 config)),
-        embedding_("embedding", config.vocabulary, config.width),
-        positions_("positions", config.positions, config.width),
-        head_(config.width, config.language_head ? config.vocabulary : 0, config.layer_norm_epsilon,
-              config.dropout) {
-    std::vector<Branch> branches;
-    std::vector<Index> layers;
-    for (Index i = 0; i < static_cast<Index>(config.layers.size()); ++i) {
-      const std::string name = "layers." + std::to_string(i);
-      std::vector<Branch> own;
-      own.push_back(SelfAttention<Scalar>(name + ".attention", attention_config(config, i)));
-      own.push_back(FeedForward<Scalar>(name + ".feed_forward", feed_forward_config(config)));
-      if (change) change(i, own);
-      check(!own.empty(), "Model", "layer ", i, " has no branch, must have at least one");
-      first_branch_.push_back(static_cast<Index>(branches.size()));
-      layers.insert(layers.end(), own.size(), i);
-      std::move(own.begin(), own.end(), std::back_inserter(branches));
-    }
-    first_branch_.push_back(static_cast<Index>(branches.size()));
-    stack_ = Stack(std::move(branches), std::move(layers));
-    config_.positions = positions_.config();
-    if (change) check_names();
-  }
+  explicit Model(const ModelConfig& config, const LayerChange& change = {});
 
   const ModelConfig& config() const { return config_; }
   /// All branches, one layer after another.
@@ -192,22 +173,7 @@ class Model {
 
   /// Fixes the number of buckets, in factors, of the layers that leave it to the length.
   /// @throw std::invalid_argument for factors that are not possible
-  void set_num_buckets(const std::vector<Index>& factors) {
-    check_buckets("Model::set_num_buckets", factors);
-    const auto is_open = [](const AttentionPattern& pattern) {
-      const auto* lsh = std::get_if<LshPattern>(&pattern);
-      return lsh != nullptr && lsh->num_buckets.empty();
-    };
-    for (AttentionPattern& pattern : config_.layers) {
-      if (is_open(pattern)) std::get<LshPattern>(pattern).num_buckets = factors;
-    }
-    for (Index i = 0; i < stack_.size(); ++i) {
-      auto* attention = stack_[i].template get_if<SelfAttention<Scalar>>();
-      if (attention != nullptr && is_open(attention->config().pattern)) {
-        attention->set_num_buckets(factors);
-      }
-    }
-  }
+  void set_num_buckets(const std::vector<Index>& factors);
 
   /// Visits every parameter in a fixed order: optimisers, checkpoints and checks all loop here.
   template <typename F>
@@ -243,44 +209,7 @@ class Model {
 
   /// Draws the initial values; the same seed gives the same model.
   /// @throw std::invalid_argument for a deviation that is negative or not finite
-  void initialize(std::uint64_t seed, const Initialization& how = {}) {
-    constexpr auto function = "Model::initialize";
-    for (const auto& [name, value] :
-         {std::pair("weights", how.weights), std::pair("embedding", how.embedding),
-          std::pair("learned_positions", how.learned_positions),
-          std::pair("axial_positions", how.axial_positions)}) {
-      check(value >= 0 && value <= 1e30, function, "the deviation of ", name, " is ", value,
-            ", must be in [0, 1e30]");
-    }
-    std::uint32_t index = 0;
-    const double positions = std::holds_alternative<AxialPositions>(config_.positions)
-                                 ? how.axial_positions
-                                 : how.learned_positions;
-    for_each_parameter([&](Parameter<Scalar>& p) {
-      const RandomStream stream({seed, 0, index++}, Purpose::initialization);
-      const auto draw = [&](double deviation) {
-        fill_normal(p.value.data(), p.size(), deviation, stream);
-      };
-      switch (p.role) {
-        case Role::weight:
-          return draw(how.weights);
-        case Role::embedding:
-          return draw(how.embedding);
-        case Role::position_table:
-          return draw(positions);
-        case Role::gain:
-          p.value.setOnes();
-          return;
-        case Role::bias:
-          p.value.setZero();
-          return;
-        case Role::mixture:
-          p.value.row(0).setZero();
-          p.value.row(1).setOnes();
-          return;
-      }
-    });
-  }
+  void initialize(std::uint64_t seed, const Initialization& how = {});
 
   /// Sets all gradients to zero, allocating them at first.
   void zero_gradients() {
@@ -297,15 +226,7 @@ class Model {
   /// @throw std::invalid_argument, std::overflow_error as every pass, and std::invalid_argument for
   ///   wrong labels or another size of `each`
   Loss loss(Workspace& workspace, const Input& input, const Tokens& labels,
-            const RunOptions& options = {}, std::span<double> each = {}) const {
-    check_head("Model::loss");
-    check_labels("Model::loss", input, labels);
-    check(each.empty() || static_cast<Index>(each.size()) == labels.size(), "Model::loss",
-          "each has ", each.size(), " elements, must have B*T = ", labels.size(), " or none");
-    const Pass pass = start(workspace, "Model::loss", input, options);
-    Scratch memory(workspace);
-    return head_.loss(forward(memory, input, pass), span_of(labels), pass, each);
-  }
+            const RunOptions& options = {}, std::span<double> each = {}) const;
 
   /// One training step without the optimiser: adds the gradients of `scale` times the summed loss
   /// to the parameters'.
@@ -319,48 +240,15 @@ class Model {
   /// @throw std::overflow_error as `loss`, before any gradient is touched
   Loss loss_and_gradients(Workspace& workspace, const Input& input, const Tokens& labels,
                           Scalar scale, const RunOptions& options,
-                          Tensor<Scalar, 3>* dvectors = nullptr) {
-    constexpr auto function = "Model::loss_and_gradients";
-    check_head(function);
-    check_labels(function, input, labels);
-    check(std::abs(scale) <= std::numeric_limits<Scalar>::max(), function, "scale is ", scale,
-          ", must be finite");
-    const Pass pass = start(workspace, function, input, options);
-    check_all_rounds(function, options);
-    const MemoryPlan plan =
-        this->plan(pass.batch, pass.length, workspace.threads(), options.memory_budget);
-    prepare_gradients(workspace, plan);
-    Scratch memory(workspace);
-    Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
-    forward(input, walk, pass);
-    const Loss loss =
-        head_.loss_and_gradients(walk.halves, span_of(labels), scale, walk.gradients, pass);
-    backward(input, walk, dvectors, pass);
-    return loss;
-  }
+                          Tensor<Scalar, 3>* dvectors = nullptr);
 
   /// Logits `[B, T, V]`. Meant for short inputs and tests; training never holds them.
   Tensor<Scalar, 3> logits(Workspace& workspace, const Input& input,
-                           const RunOptions& options = {}) const {
-    constexpr auto function = "Model::logits";
-    check_head(function);
-    const Pass pass = start(workspace, function, input, options);
-    check_elements(function, "B*T * vocabulary", pass.rows(), config_.vocabulary);
-    Tensor<Scalar, 3> result(pass.batch, pass.length, config_.vocabulary);
-    Scratch memory(workspace);
-    head_.logits(forward(memory, input, pass), 0, rows_of(result), pass);
-    return result;
-  }
+                           const RunOptions& options = {}) const;
 
   /// What the head makes of the stack, z = dropout(LN([x_1, x_2])) `[B, T, 2D]`, before logits.
   Tensor<Scalar, 3> encode(Workspace& workspace, const Input& input,
-                           const RunOptions& options = {}) const {
-    const Pass pass = start(workspace, "Model::encode", input, options);
-    Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
-    Scratch memory(workspace);
-    head_.encode(forward(memory, input, pass), rows_of(z), pass);
-    return z;
-  }
+                           const RunOptions& options = {}) const;
 
   /// The same, and the gradients of a loss of the caller's own, which are added to the parameters'.
   /// @param gradient  is called once with z `[B, T, 2D]` and returns dz of the same shape; it may
@@ -369,98 +257,30 @@ class Model {
   /// @throw std::invalid_argument as every pass, for `num_hashes` other than 0, and for another
   ///   shape of dz, before any gradient is touched
   /// @throw std::overflow_error as every pass, before any gradient is touched
-  template <typename F>
   void encode_and_gradients(Workspace& workspace, const Input& input, const RunOptions& options,
-                            const F& gradient, Tensor<Scalar, 3>* dvectors = nullptr) {
-    constexpr auto function = "Model::encode_and_gradients";
-    const Pass pass = start(workspace, function, input, options);
-    check_all_rounds(function, options);
-    const MemoryPlan plan =
-        plan_encoding(pass.batch, pass.length, workspace.threads(), options.memory_budget);
-    prepare_gradients(workspace, plan);
-    Scratch memory(workspace);
-    Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
-    forward(input, walk, pass);
-    Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
-    head_.encode(walk.halves, rows_of(z), pass);
-    Tensor<Scalar, 3> dz = gradient(std::as_const(z));
-    check_shape(function, "dz", dz, {"batch", "length", "2 * width"}, z.dimensions());
-    z.resize(0, 0, 0);
-    head_.encode_backward(walk.halves, rows_of(dz), walk.gradients, pass);
-    backward(input, walk, dvectors, pass);
-  }
+                            const EncodingGradient& gradient,
+                            Tensor<Scalar, 3>* dvectors = nullptr);
 
   /// Runs the stack and shows the residual stream on its way.
-  /// @param visit  is called as visit(i, halves) after layer i; layer -1 stands for the embedding
-  template <typename Visit>
   void trace(Workspace& workspace, const Input& input, const RunOptions& options,
-             const Visit& visit) const {
-    const Pass pass = start(workspace, "Model::trace", input, options);
-    Scratch memory(workspace);
-    forward(memory, input, pass, visit);
-  }
+             const LayerVisit& visit) const;
 
   /// Runs the stack and gives the bucket ids `[B, H, R, T]` of every layer, those of its first
   /// self-attention, the same that another pass with these arguments has; empty for layers that do
   /// not hash at this length.
   std::vector<Tensor<Bucket, 4>> buckets(Workspace& workspace, const Input& input,
-                                         const RunOptions& options = {}) const {
-    const Pass pass = start(workspace, "Model::buckets", input, options);
-    std::vector<Tensor<Bucket, 4>> result(config_.layers.size());
-    typename Stack::Saved saved(static_cast<std::size_t>(stack_.size()));
-    for (Index layer = 0; layer < num_layers(); ++layer) {
-      for (Index i = first_branch(layer); i < first_branch(layer + 1); ++i) {
-        const auto* attention = stack_[i].template get_if<SelfAttention<Scalar>>();
-        if (attention == nullptr) continue;
-        const Index rounds = attention->rounds(pass.length, pass.num_hashes);
-        if (rounds == 0) break;
-        auto& ids = result[static_cast<std::size_t>(layer)];
-        ids.resize(pass.batch, attention->config().num_heads, rounds, pass.length);
-        typename SelfAttention<Scalar>::Saved own;
-        own.buckets = {ids.data(), static_cast<std::size_t>(ids.size())};
-        saved[static_cast<std::size_t>(i)] = own;
-        break;
-      }
-    }
-    Scratch memory(workspace);
-    auto halves = halves_in(memory, pass.rows());
-    embed(input, pass, halves);
-    stack_.forward(halves, saved, pass);
-    return result;
-  }
+                                         const RunOptions& options = {}) const;
 
   /// Logits `[V]` of the last real position of one sequence, for sampling the next token.
   /// @throw std::invalid_argument, std::overflow_error as every pass, and std::invalid_argument if
   ///   no token is real
   std::vector<Scalar> next_token_logits(Workspace& workspace, std::span<const std::int32_t> tokens,
-                                        const RunOptions& options = {}) const {
-    constexpr auto function = "Model::next_token_logits";
-    check_head(function);
-    Tokens row(1, static_cast<Index>(tokens.size()));
-    std::copy(tokens.begin(), tokens.end(), row.data());
-    const Pass pass = start(workspace, function, row, options);
-    Index last = pass.rows() - 1;
-    while (last >= 0 && !options.is_real.empty() &&
-           options.is_real[static_cast<std::size_t>(last)] == 0) {
-      --last;
-    }
-    check(last >= 0, function, "is_real has no token that is real, must have at least one");
-    std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
-    Scratch memory(workspace);
-    head_.logits(forward(memory, row, pass), last, {result.data(), 1, config_.vocabulary}, pass);
-    return result;
-  }
+                                        const RunOptions& options = {}) const;
 
   /// The first layer after which a half is not finite, to explain a loss that is not; no value if
   /// there is none. Layer -1 stands for the embedding.
   std::optional<Index> first_non_finite_layer(Workspace& workspace, const Input& input,
-                                              const RunOptions& options) const {
-    std::optional<Index> found;
-    trace(workspace, input, options, [&](Index layer, const Halves<Half>& halves) {
-      if (!found && !is_finite(halves)) found = layer;
-    });
-    return found;
-  }
+                                              const RunOptions& options) const;
 
   /// What a training step on `[batch, length]` tokens needs, and one on vectors at most, optimiser
   /// state and the gradient by vectors apart:
@@ -521,42 +341,7 @@ class Model {
   Index first_branch(Index layer) const { return first_branch_[static_cast<std::size_t>(layer)]; }
 
   MemoryPlan plan_of(bool encodes, Index batch, Index length, int threads,
-                     std::size_t memory_budget) const {
-    constexpr auto function = "Model::plan";
-    check_between(function, "batch", batch, 1, max_size);
-    check_length_of_pass(function, length);
-    check_between(function, "threads", threads, 1, 1 << 20);
-    const auto wide = static_cast<double>(config_.width) + static_cast<double>(attention_width());
-    const auto depth = static_cast<double>(config_.layers.size());
-    const double estimate =
-        static_cast<double>(batch) * static_cast<double>(length) * wide * (depth + 4);
-    check(estimate < 0x1p52, function, "batch * length is ", batch, " * ", length,
-          ", which is more than any machine can hold of this model");
-    MemoryPlan plan;
-    plan.storage = storage_plan(batch, length, memory_budget);
-    for (const StorageItem& item : storage_items(batch, length)) {
-      if (plan.storage.empty() || !(plan.storage[item.branch].*item.what)) continue;
-      plan.stored += item.bytes;
-    }
-    const auto bytes = [](Index count) { return static_cast<std::size_t>(count) * sizeof(Scalar); };
-    plan.parameters = plan.gradients = bytes(num_parameters());
-    plan.residual_halves = 4 * bytes(batch * length * config_.width);
-    const SavedPass pass{batch, length, residual_is_exact()};
-    for (Index i = 0; i < stack_.size(); ++i) plan.saved += saved_bytes(stack_[i], pass, false);
-    ScratchPlan scratch(threads);
-    walk_in(scratch, batch, length, plan.storage);
-    scratch.scope([&] { scratch.per_thread<Scalar>(config_.width); });  // embed
-    embedding_.plan_backward(scratch, batch * length);
-    if (encodes) {
-      plan.encoding = 2 * bytes(batch * length * 2 * config_.width);
-      head_.plan_encode_backward(scratch, batch * length);
-    } else {
-      head_.plan_gradients(scratch, batch * length);
-    }
-    stack_.plan(scratch, pass, plan.storage);
-    plan.scratch = scratch.peak_bytes() - plan.workspace();
-    return plan;
-  }
+                     std::size_t memory_budget) const;
 
   Index attention_width() const { return config_.num_heads * config_.head_width; }
 
@@ -797,5 +582,280 @@ class Model {
   std::vector<Index> first_branch_;  // of each layer, and the number of branches
   OutputHead<Scalar> head_;
 };
+
+template <typename Scalar>
+Model<Scalar>::Model(const ModelConfig& config, const LayerChange& change)
+    : config_((check_config("Model", config), check_residual<Scalar>("Model", config.residual),
+               config)),
+      embedding_("embedding", config.vocabulary, config.width),
+      positions_("positions", config.positions, config.width),
+      head_(config.width, config.language_head ? config.vocabulary : 0, config.layer_norm_epsilon,
+            config.dropout) {
+  std::vector<Branch> branches;
+  std::vector<Index> layers;
+  for (Index i = 0; i < static_cast<Index>(config.layers.size()); ++i) {
+    const std::string name = "layers." + std::to_string(i);
+    std::vector<Branch> own;
+    own.push_back(SelfAttention<Scalar>(name + ".attention", attention_config(config, i)));
+    own.push_back(FeedForward<Scalar>(name + ".feed_forward", feed_forward_config(config)));
+    if (change) change(i, own);
+    check(!own.empty(), "Model", "layer ", i, " has no branch, must have at least one");
+    first_branch_.push_back(static_cast<Index>(branches.size()));
+    layers.insert(layers.end(), own.size(), i);
+    std::move(own.begin(), own.end(), std::back_inserter(branches));
+  }
+  first_branch_.push_back(static_cast<Index>(branches.size()));
+  stack_ = Stack(std::move(branches), std::move(layers));
+  config_.positions = positions_.config();
+  if (change) check_names();
+}
+
+template <typename Scalar>
+void Model<Scalar>::set_num_buckets(const std::vector<Index>& factors) {
+  check_buckets("Model::set_num_buckets", factors);
+  const auto is_open = [](const AttentionPattern& pattern) {
+    const auto* lsh = std::get_if<LshPattern>(&pattern);
+    return lsh != nullptr && lsh->num_buckets.empty();
+  };
+  for (AttentionPattern& pattern : config_.layers) {
+    if (is_open(pattern)) std::get<LshPattern>(pattern).num_buckets = factors;
+  }
+  for (Index i = 0; i < stack_.size(); ++i) {
+    auto* attention = stack_[i].template get_if<SelfAttention<Scalar>>();
+    if (attention != nullptr && is_open(attention->config().pattern)) {
+      attention->set_num_buckets(factors);
+    }
+  }
+}
+
+template <typename Scalar>
+void Model<Scalar>::initialize(std::uint64_t seed, const Initialization& how) {
+  constexpr auto function = "Model::initialize";
+  for (const auto& [name, value] :
+       {std::pair("weights", how.weights), std::pair("embedding", how.embedding),
+        std::pair("learned_positions", how.learned_positions),
+        std::pair("axial_positions", how.axial_positions)}) {
+    check(value >= 0 && value <= 1e30, function, "the deviation of ", name, " is ", value,
+          ", must be in [0, 1e30]");
+  }
+  std::uint32_t index = 0;
+  const double positions = std::holds_alternative<AxialPositions>(config_.positions)
+                               ? how.axial_positions
+                               : how.learned_positions;
+  for_each_parameter([&](Parameter<Scalar>& p) {
+    const RandomStream stream({seed, 0, index++}, Purpose::initialization);
+    const auto draw = [&](double deviation) {
+      fill_normal(p.value.data(), p.size(), deviation, stream);
+    };
+    switch (p.role) {
+      case Role::weight:
+        return draw(how.weights);
+      case Role::embedding:
+        return draw(how.embedding);
+      case Role::position_table:
+        return draw(positions);
+      case Role::gain:
+        p.value.setOnes();
+        return;
+      case Role::bias:
+        p.value.setZero();
+        return;
+      case Role::mixture:
+        p.value.row(0).setZero();
+        p.value.row(1).setOnes();
+        return;
+    }
+  });
+}
+
+template <typename Scalar>
+Loss Model<Scalar>::loss(Workspace& workspace, const Input& input, const Tokens& labels,
+                         const RunOptions& options, std::span<double> each) const {
+  check_head("Model::loss");
+  check_labels("Model::loss", input, labels);
+  check(each.empty() || static_cast<Index>(each.size()) == labels.size(), "Model::loss",
+        "each has ", each.size(), " elements, must have B*T = ", labels.size(), " or none");
+  const Pass pass = start(workspace, "Model::loss", input, options);
+  Scratch memory(workspace);
+  return head_.loss(forward(memory, input, pass), span_of(labels), pass, each);
+}
+
+template <typename Scalar>
+Loss Model<Scalar>::loss_and_gradients(Workspace& workspace, const Input& input,
+                                       const Tokens& labels, Scalar scale,
+                                       const RunOptions& options, Tensor<Scalar, 3>* dvectors) {
+  constexpr auto function = "Model::loss_and_gradients";
+  check_head(function);
+  check_labels(function, input, labels);
+  check(std::abs(scale) <= std::numeric_limits<Scalar>::max(), function, "scale is ", scale,
+        ", must be finite");
+  const Pass pass = start(workspace, function, input, options);
+  check_all_rounds(function, options);
+  const MemoryPlan plan =
+      this->plan(pass.batch, pass.length, workspace.threads(), options.memory_budget);
+  prepare_gradients(workspace, plan);
+  Scratch memory(workspace);
+  Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
+  forward(input, walk, pass);
+  const Loss loss =
+      head_.loss_and_gradients(walk.halves, span_of(labels), scale, walk.gradients, pass);
+  backward(input, walk, dvectors, pass);
+  return loss;
+}
+
+template <typename Scalar>
+Tensor<Scalar, 3> Model<Scalar>::logits(Workspace& workspace, const Input& input,
+                                        const RunOptions& options) const {
+  constexpr auto function = "Model::logits";
+  check_head(function);
+  const Pass pass = start(workspace, function, input, options);
+  check_elements(function, "B*T * vocabulary", pass.rows(), config_.vocabulary);
+  Tensor<Scalar, 3> result(pass.batch, pass.length, config_.vocabulary);
+  Scratch memory(workspace);
+  head_.logits(forward(memory, input, pass), 0, rows_of(result), pass);
+  return result;
+}
+
+template <typename Scalar>
+Tensor<Scalar, 3> Model<Scalar>::encode(Workspace& workspace, const Input& input,
+                                        const RunOptions& options) const {
+  const Pass pass = start(workspace, "Model::encode", input, options);
+  Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
+  Scratch memory(workspace);
+  head_.encode(forward(memory, input, pass), rows_of(z), pass);
+  return z;
+}
+
+template <typename Scalar>
+void Model<Scalar>::encode_and_gradients(Workspace& workspace, const Input& input,
+                                         const RunOptions& options,
+                                         const EncodingGradient& gradient,
+                                         Tensor<Scalar, 3>* dvectors) {
+  constexpr auto function = "Model::encode_and_gradients";
+  const Pass pass = start(workspace, function, input, options);
+  check_all_rounds(function, options);
+  const MemoryPlan plan =
+      plan_encoding(pass.batch, pass.length, workspace.threads(), options.memory_budget);
+  prepare_gradients(workspace, plan);
+  Scratch memory(workspace);
+  Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
+  forward(input, walk, pass);
+  Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
+  head_.encode(walk.halves, rows_of(z), pass);
+  Tensor<Scalar, 3> dz = gradient(z);
+  check_shape(function, "dz", dz, {"batch", "length", "2 * width"}, z.dimensions());
+  z.resize(0, 0, 0);
+  head_.encode_backward(walk.halves, rows_of(dz), walk.gradients, pass);
+  backward(input, walk, dvectors, pass);
+}
+
+template <typename Scalar>
+void Model<Scalar>::trace(Workspace& workspace, const Input& input, const RunOptions& options,
+                          const LayerVisit& visit) const {
+  const Pass pass = start(workspace, "Model::trace", input, options);
+  Scratch memory(workspace);
+  forward(memory, input, pass, visit);
+}
+
+template <typename Scalar>
+std::vector<Tensor<Bucket, 4>> Model<Scalar>::buckets(Workspace& workspace, const Input& input,
+                                                      const RunOptions& options) const {
+  const Pass pass = start(workspace, "Model::buckets", input, options);
+  std::vector<Tensor<Bucket, 4>> result(config_.layers.size());
+  typename Stack::Saved saved(static_cast<std::size_t>(stack_.size()));
+  for (Index layer = 0; layer < num_layers(); ++layer) {
+    for (Index i = first_branch(layer); i < first_branch(layer + 1); ++i) {
+      const auto* attention = stack_[i].template get_if<SelfAttention<Scalar>>();
+      if (attention == nullptr) continue;
+      const Index rounds = attention->rounds(pass.length, pass.num_hashes);
+      if (rounds == 0) break;
+      auto& ids = result[static_cast<std::size_t>(layer)];
+      ids.resize(pass.batch, attention->config().num_heads, rounds, pass.length);
+      typename SelfAttention<Scalar>::Saved own;
+      own.buckets = {ids.data(), static_cast<std::size_t>(ids.size())};
+      saved[static_cast<std::size_t>(i)] = own;
+      break;
+    }
+  }
+  Scratch memory(workspace);
+  auto halves = halves_in(memory, pass.rows());
+  embed(input, pass, halves);
+  stack_.forward(halves, saved, pass);
+  return result;
+}
+
+template <typename Scalar>
+std::vector<Scalar> Model<Scalar>::next_token_logits(Workspace& workspace,
+                                                     std::span<const std::int32_t> tokens,
+                                                     const RunOptions& options) const {
+  constexpr auto function = "Model::next_token_logits";
+  check_head(function);
+  Tokens row(1, static_cast<Index>(tokens.size()));
+  std::copy(tokens.begin(), tokens.end(), row.data());
+  const Pass pass = start(workspace, function, row, options);
+  Index last = pass.rows() - 1;
+  while (last >= 0 && !options.is_real.empty() &&
+         options.is_real[static_cast<std::size_t>(last)] == 0) {
+    --last;
+  }
+  check(last >= 0, function, "is_real has no token that is real, must have at least one");
+  std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
+  Scratch memory(workspace);
+  head_.logits(forward(memory, row, pass), last, {result.data(), 1, config_.vocabulary}, pass);
+  return result;
+}
+
+template <typename Scalar>
+std::optional<Index> Model<Scalar>::first_non_finite_layer(Workspace& workspace, const Input& input,
+                                                           const RunOptions& options) const {
+  std::optional<Index> found;
+  trace(workspace, input, options, [&](Index layer, const Halves<Half>& halves) {
+    if (!found && !is_finite(halves)) found = layer;
+  });
+  return found;
+}
+
+template <typename Scalar>
+MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int threads,
+                                  std::size_t memory_budget) const {
+  constexpr auto function = "Model::plan";
+  check_between(function, "batch", batch, 1, max_size);
+  check_length_of_pass(function, length);
+  check_between(function, "threads", threads, 1, 1 << 20);
+  const auto wide = static_cast<double>(config_.width) + static_cast<double>(attention_width());
+  const auto depth = static_cast<double>(config_.layers.size());
+  const double estimate =
+      static_cast<double>(batch) * static_cast<double>(length) * wide * (depth + 4);
+  check(estimate < 0x1p52, function, "batch * length is ", batch, " * ", length,
+        ", which is more than any machine can hold of this model");
+  MemoryPlan plan;
+  plan.storage = storage_plan(batch, length, memory_budget);
+  for (const StorageItem& item : storage_items(batch, length)) {
+    if (plan.storage.empty() || !(plan.storage[item.branch].*item.what)) continue;
+    plan.stored += item.bytes;
+  }
+  const auto bytes = [](Index count) { return static_cast<std::size_t>(count) * sizeof(Scalar); };
+  plan.parameters = plan.gradients = bytes(num_parameters());
+  plan.residual_halves = 4 * bytes(batch * length * config_.width);
+  const SavedPass pass{batch, length, residual_is_exact()};
+  for (Index i = 0; i < stack_.size(); ++i) plan.saved += saved_bytes(stack_[i], pass, false);
+  ScratchPlan scratch(threads);
+  walk_in(scratch, batch, length, plan.storage);
+  scratch.scope([&] { scratch.per_thread<Scalar>(config_.width); });  // embed
+  embedding_.plan_backward(scratch, batch * length);
+  if (encodes) {
+    plan.encoding = 2 * bytes(batch * length * 2 * config_.width);
+    head_.plan_encode_backward(scratch, batch * length);
+  } else {
+    head_.plan_gradients(scratch, batch * length);
+  }
+  stack_.plan(scratch, pass, plan.storage);
+  plan.scratch = scratch.peak_bytes() - plan.workspace();
+  return plan;
+}
+
+#ifdef REFORMER_COMPILED
+extern template class REFORMER_EXPORT Model<float>;
+#endif
 
 }  // namespace reformer::inline REFORMER_ABI
