@@ -21,7 +21,7 @@ template std::vector<std::vector<std::int32_t>> generate<float>(
 
 template class Adam<float>;
 template class Adafactor<float>;
-template void detail::add_squares<float>(Workspace&, const Matrix<float>&, double&);
+template void detail::add_squares<float>(Workspace&, const Parameter<float>&, double&);
 
 template Tensor<Bucket, 4> lsh_buckets<float>(Workspace&, const Tensor<float, 4>&,
                                               const LshPattern&, const Tensor<float, 4>&,

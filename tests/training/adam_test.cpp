@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <string>
 #include <vector>
@@ -236,6 +237,41 @@ TEST(Adam, ChecksItsConfiguration) {
 TEST(Adam, RefusesANegativeNumberOfParameters) {
   EXPECT_EQ(message_of([] { Adam<float>::state_bytes(-1); }),
             "reformer::Adam::state_bytes: parameters is -1, must be at least 0");
+}
+
+TYPED_TEST(AdamTest, ChangesOnlyTheRowsOfATableThatAStepHasReached) {
+  // A table of four rows of which the steps reach some, against one of these rows alone.
+  struct Table {
+    std::vector<Parameter<TypeParam>> parameters;
+    Table(Role role, Index rows) { parameters.emplace_back("t", role, rows, 37); }
+    void for_each_parameter(const std::function<void(Parameter<TypeParam>&)>& f) {
+      f(parameters.front());
+    }
+  };
+  Workspace workspace(2);
+  Table table(Role::ngram_table, 4), alone(Role::position_table, 2);
+  Parameter<TypeParam>&p = table.parameters.front(), &q = alone.parameters.front();
+  p.value = random_matrix<TypeParam>(4, 37, 1);
+  q.value << p.value.row(3), p.value.row(1);
+  p.reached.emplace(4);
+  Adam<TypeParam> adam({.weight_decay = 0.1, .ngram_rate = 4}), adam_alone({.weight_decay = 0.1});
+  const Matrix<TypeParam> before = p.value;
+  for (std::uint64_t step = 1; step <= 3; ++step) {
+    p.zero_gradient();
+    q.zero_gradient();
+    q.gradient = random_matrix<TypeParam>(2, 37, step + 7);
+    p.gradient.row(3) = q.gradient.row(0);
+    p.gradient.row(1) = q.gradient.row(1);
+    p.reached->insert(3);
+    p.reached->insert(1);
+    adam.step(workspace, table, 0.01);
+    adam_alone.step(workspace, alone, 0.04);
+  }
+  Matrix<TypeParam> expected = before;
+  expected.row(3) = q.value.row(0);
+  expected.row(1) = q.value.row(1);
+  EXPECT_TRUE(same_bits(p.value, expected));
+  EXPECT_FALSE(same_bits(p.value, before));
 }
 
 }  // namespace

@@ -114,5 +114,19 @@ TEST(ClippingScale, RefusesWhatMeansNothing) {
   EXPECT_EQ(message(1, -0.5), prefix + "max_norm is -0.5, must not be negative");
 }
 
+TYPED_TEST(ClippingTest, NormOfATableIsThatOfTheRowsThatAStepHasReached) {
+  ExampleModel<TypeParam> model;
+  reset_gradients(model);
+  Parameter<TypeParam>& table = model.parameters.front();
+  table.reached.emplace(table.value.rows());
+  table.gradient(3, 4) = 3;
+  table.gradient(12, 0) = -4;
+  Workspace workspace(2);
+  EXPECT_EQ(global_gradient_norm(workspace, model), 0);  // none is said to be reached
+  table.reached->insert(12);
+  table.reached->insert(3);
+  EXPECT_EQ(global_gradient_norm(workspace, model), 5);
+}
+
 }  // namespace
 }  // namespace reformer::test

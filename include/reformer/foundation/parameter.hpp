@@ -3,8 +3,11 @@
 /// A trainable matrix: name, role, value, gradient.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
@@ -21,6 +24,32 @@ enum class Role {
   embedding,       ///< `[V, D]`, a vector for each token
   position_table,  ///< `[T, D]`, vectors of positions, or parts of them along an axis
   mixture,         ///< `[2, H]`, shares of own and of following values: initially 0 and 1
+  ngram_table,     ///< `[rows, D]`, vectors of hashed n-grams: initially 0
+};
+
+/// Rows of a table that a step has reached. A table of many rows, of which a step reaches few, is
+/// not worth walking through as a whole.
+class ReachedRows {
+ public:
+  explicit ReachedRows(Index rows) : has_(static_cast<std::size_t>(rows), 0) {
+    list_.reserve(has_.size());  // backward passes allocate nothing
+  }
+
+  void insert(Index row) {
+    auto& has = has_[static_cast<std::size_t>(row)];
+    if (has == 0) list_.push_back(row);
+    has = 1;
+  }
+  void clear() {
+    for (const Index row : list_) has_[static_cast<std::size_t>(row)] = 0;
+    list_.clear();
+  }
+  /// In the order in which they were reached.
+  const std::vector<Index>& list() const { return list_; }
+
+ private:
+  std::vector<std::uint8_t> has_;
+  std::vector<Index> list_;
 };
 
 /// A trainable matrix. Vectors (biases, scales) are matrices of one row.
@@ -37,6 +66,9 @@ struct Parameter {
   /// Optimisers leave it and their state of it as they are, weight decay included, and clipping
   /// leaves it out of the norm. Its gradient is computed all the same. Not part of files.
   bool is_frozen = false;
+  /// Where there is a list: rows of the gradient that are not in it are zero. Backward passes add
+  /// to it, and who writes the gradient otherwise must too.
+  std::optional<ReachedRows> reached;
 
   Parameter() = default;
   /// A value of zeros.
@@ -54,6 +86,16 @@ struct Parameter {
   }
   void allocate_gradient() {
     if (!has_gradient()) gradient = Matrix<Scalar>::Zero(value.rows(), value.cols());
+  }
+  /// Sets the gradient to zero, allocating it at first.
+  void zero_gradient() {
+    allocate_gradient();
+    if (!reached) {
+      gradient.setZero();
+      return;
+    }
+    for (const Index row : reached->list()) gradient.row(row).setZero();
+    reached->clear();
   }
 };
 

@@ -4,15 +4,67 @@
 #pragma once
 
 #include <algorithm>
-#include <numeric>
+#include <cstdint>
+#include <string>
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
+#include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/simd.hpp"
 
 namespace reformer::inline REFORMER_ABI {
+
+namespace detail {
+
+/// (row of the table, row of dx) for each row of dx.
+template <ScratchMemory Memory>
+std::uint64_t* row_pairs_in(Memory& memory, Index rows) {
+  return memory.template take<std::uint64_t>(rows);
+}
+
+/// Gradient of a table: dtable[row[i]] += dx[i], for i < dx.rows. Sums run in double: a text of a
+/// million bytes has a hundred thousand spaces, and as many roundings would be felt in float.
+template <typename Scalar, typename RowOf>
+void accumulate_rows(Workspace& workspace, Parameter<Scalar>& table,
+                     const MatrixView<const Scalar>& dx, const RowOf& row_of) {
+  constexpr Index block = 32;
+  constexpr Index ahead = 8;  // pieces of rows that lie anywhere
+  const auto gradient = view(table.gradient);
+  Scratch scratch(workspace);
+  auto* pairs = row_pairs_in(scratch, dx.rows);
+  for (Index i = 0; i < dx.rows; ++i) {
+    pairs[i] = static_cast<std::uint64_t>(row_of(i)) << 32 | static_cast<std::uint64_t>(i);
+  }
+  std::sort(pairs, pairs + dx.rows);  // each sum has one order, whatever the number of threads
+  const auto table_row = [&](Index i) { return static_cast<Index>(pairs[i] >> 32); };
+  const auto dx_row = [&](Index i) { return dx.row(static_cast<Index>(pairs[i] & 0xFFFFFFFF)); };
+  if (table.reached) {
+    for (Index i = 0; i < dx.rows; ++i) table.reached->insert(table_row(i));
+  }
+  // Each task owns columns of the table.
+  parallel_for(workspace.threads(), ceil_div(gradient.columns, block), [&](Index task, int) {
+    const Index j = task * block, n = std::min(block, gradient.columns - j);
+    for (Index i = 0; i < dx.rows;) {
+      const Index row = table_row(i);
+      double sum[block] = {};
+      for (; i < dx.rows && table_row(i) == row; ++i) {
+        if (i + ahead < dx.rows) simd::prefetch(n, dx_row(i + ahead) + j);
+        const Scalar* from = dx_row(i) + j;
+        for (Index k = 0; k < n; ++k) sum[k] += static_cast<double>(from[k]);
+      }
+      Scalar* out = gradient.row(row) + j;
+      for (Index k = 0; k < n; ++k) out[k] += static_cast<Scalar>(sum[k]);
+    }
+  });
+}
+
+inline void plan_accumulate_rows(ScratchPlan& scratch, Index rows) {
+  scratch.scope([&] { row_pairs_in(scratch, rows); });
+}
+
+}  // namespace detail
 
 /// Table of token vectors `[V, D]`, parameter `<name>.weight`.
 template <typename Scalar>
@@ -39,8 +91,7 @@ class Embedding {
   /// The vector `[D]` of a token.
   const Scalar* row(std::int32_t token) const { return view(table_.value).row(token); }
 
-  /// Table gradient += dx `[B*T, D]` at the tokens of the rows. Sums run in double: a text of a
-  /// million bytes has a hundred thousand spaces, and as many roundings would be felt in float.
+  /// Table gradient += dx `[B*T, D]` at the tokens of the rows.
   /// @throw std::invalid_argument for tokens out of range, another shape of dx, or no gradient
   void backward(const Tokens& tokens, const MatrixView<const Scalar>& dx, const Pass& pass) {
     constexpr auto function = "Embedding::backward";
@@ -48,36 +99,12 @@ class Embedding {
     check_equal(function, "rows of dx", dx.rows, "number of tokens", tokens.size());
     check_equal(function, "columns of dx", dx.columns, "width", table_.value.cols());
     check(table_.has_gradient(), function, "gradient of ", table_.name, " is not allocated");
-    constexpr Index block = 32;
-    const auto gradient = view(table_.gradient);
-    Scratch scratch(pass.workspace);
-    // Rows in the order of their tokens: those of token v are order[first[v] ... first[v + 1] - 1].
-    const Order rows = order_in(scratch, dx.rows);
-    Index *first = rows.first, *order = rows.order;
-    std::fill_n(first, vocabulary() + 1, Index{0});
-    for (Index row = 0; row < dx.rows; ++row) ++first[tokens.data()[row]];
-    std::partial_sum(first, first + vocabulary() + 1, first);
-    for (Index row = dx.rows - 1; row >= 0; --row) order[--first[tokens.data()[row]]] = row;
-    // Each task owns columns of the table, so that every sum has one order.
-    parallel_for(pass.workspace.threads(), ceil_div(gradient.columns, block), [&](Index task, int) {
-      const Index j = task * block, n = std::min(block, gradient.columns - j);
-      for (Index token = 0; token < vocabulary(); ++token) {
-        if (first[token] == first[token + 1]) continue;
-        double sum[block] = {};
-        for (Index k = first[token]; k < first[token + 1]; ++k) {
-          if (k + rows_ahead < dx.rows) simd::prefetch(n, dx.row(order[k + rows_ahead]) + j);
-          const Scalar* row = dx.row(order[k]) + j;
-          for (Index i = 0; i < n; ++i) sum[i] += static_cast<double>(row[i]);
-        }
-        Scalar* out = gradient.row(token) + j;
-        for (Index i = 0; i < n; ++i) out[i] += static_cast<Scalar>(sum[i]);
-      }
-    });
+    detail::accumulate_rows(pass.workspace, table_, dx, [&](Index i) { return tokens.data()[i]; });
   }
 
   /// Scratch of `backward`.
   void plan_backward(ScratchPlan& scratch, Index rows) const {
-    scratch.scope([&] { order_in(scratch, rows); });
+    detail::plan_accumulate_rows(scratch, rows);
   }
 
   template <typename F>
@@ -90,17 +117,6 @@ class Embedding {
   }
 
  private:
-  struct Order {
-    Index *first, *order;
-  };
-  template <ScratchMemory Memory>
-  Order order_in(Memory& memory, Index rows) const {
-    auto* first = memory.template take<Index>(vocabulary() + 1);
-    return {first, memory.template take<Index>(rows)};
-  }
-
-  static constexpr Index rows_ahead = 8;  // pieces of rows that lie anywhere
-
   Parameter<Scalar> table_;
 };
 

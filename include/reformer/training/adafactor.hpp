@@ -43,8 +43,8 @@ namespace detail {
 /// columns are alike. The two rows of a mixture are different things, for a few heads.
 template <typename Scalar>
 bool has_factors(const Parameter<Scalar>& p) {
-  return p.value.rows() > 1 &&
-         (p.role == Role::weight || p.role == Role::embedding || p.role == Role::position_table);
+  return p.value.rows() > 1 && (p.role == Role::weight || p.role == Role::embedding ||
+                                p.role == Role::position_table || p.role == Role::ngram_table);
 }
 
 }  // namespace detail

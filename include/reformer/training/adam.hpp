@@ -29,6 +29,9 @@ struct AdamConfig {
   double beta2 = 0.98;      ///< in [0, 1)
   double epsilon = 1e-9;    ///< positive
   double weight_decay = 0;  ///< not negative
+  /// Of tables of n-grams, times that of the rest. A row moves only in the steps that reach it,
+  /// where a row of a table that every step changes goes on by its averages.
+  double ngram_rate = 8;
 };
 
 namespace detail {
@@ -37,9 +40,6 @@ namespace detail {
 constexpr bool decays(Role role) {
   return role == Role::weight || role == Role::embedding;
 }
-
-/// Elements that an optimiser's task handles at a time.
-inline constexpr Index optimizer_block = 16384;
 
 }  // namespace detail
 
@@ -62,6 +62,7 @@ class Adam {
           ", must be in [0, 1)");
     detail::check_positive<Scalar>("Adam", "epsilon", config.epsilon);
     detail::check_finite<Scalar>("Adam", "weight_decay", config.weight_decay);
+    detail::check_positive<Scalar>("Adam", "ngram_rate", config.ngram_rate);
     config_ = config;
   }
 
@@ -186,6 +187,7 @@ class Adam {
 template <typename Scalar>
 void Adam<Scalar>::update(Workspace& workspace, Parameter<Scalar>& p, Matrix<Scalar>& m,
                           Matrix<Scalar>& v, double rate, double gradient_scale) const {
+  if (p.role == Role::ngram_table) rate *= config_.ngram_rate;
   namespace e = Eigen::internal;
   const auto t = static_cast<double>(steps_);
   const double correction1 = 1 - std::pow(config_.beta1, t);
@@ -196,32 +198,29 @@ void Adam<Scalar>::update(Workspace& workspace, Parameter<Scalar>& p, Matrix<Sca
   const auto scale = set(gradient_scale), root = set(1 / std::sqrt(correction2));
   const auto epsilon = set(config_.epsilon), step = set(-rate / correction1);
   const auto keep = set(1 - (detail::decays(p.role) ? rate * config_.weight_decay : 0.0));
-  parallel_for(
-      workspace.threads(), ceil_div(p.size(), detail::optimizer_block), [&](Index task, int) {
-        const Index begin = task * detail::optimizer_block;
-        const Index end = std::min(begin + detail::optimizer_block, p.size());
-        constexpr Index W = simd::width<Scalar>;
-        for (Index i = begin; i < end; i += W) {
-          const Index n = std::min(W, end - i);
-          const auto get = [&](const Matrix<Scalar>& x) {
-            return n == W ? simd::load(x.data() + i) : simd::load_partial(x.data() + i, n);
-          };
-          const auto put = [&](Matrix<Scalar>& x, const simd::Packet<Scalar>& value) {
-            if (n == W) {
-              simd::store(x.data() + i, value);
-            } else {
-              simd::store_partial(x.data() + i, value, n);
-            }
-          };
-          const auto g = e::pmul(get(p.gradient), scale);
-          const auto mi = e::pmadd(b1, get(m), e::pmul(c1, g));
-          const auto vi = e::pmadd(b2, get(v), e::pmul(c2, e::pmul(g, g)));
-          put(m, mi);
-          put(v, vi);
-          const auto denominator = e::padd(e::pmul(e::psqrt(vi), root), epsilon);
-          put(p.value, e::pmadd(step, e::pdiv(mi, denominator), e::pmul(keep, get(p.value))));
+  detail::for_each_piece(workspace.threads(), p, [&](Index begin, Index end) {
+    constexpr Index W = simd::width<Scalar>;
+    for (Index i = begin; i < end; i += W) {
+      const Index n = std::min(W, end - i);
+      const auto get = [&](const Matrix<Scalar>& x) {
+        return n == W ? simd::load(x.data() + i) : simd::load_partial(x.data() + i, n);
+      };
+      const auto put = [&](Matrix<Scalar>& x, const simd::Packet<Scalar>& value) {
+        if (n == W) {
+          simd::store(x.data() + i, value);
+        } else {
+          simd::store_partial(x.data() + i, value, n);
         }
-      });
+      };
+      const auto g = e::pmul(get(p.gradient), scale);
+      const auto mi = e::pmadd(b1, get(m), e::pmul(c1, g));
+      const auto vi = e::pmadd(b2, get(v), e::pmul(c2, e::pmul(g, g)));
+      put(m, mi);
+      put(v, vi);
+      const auto denominator = e::padd(e::pmul(e::psqrt(vi), root), epsilon);
+      put(p.value, e::pmadd(step, e::pdiv(mi, denominator), e::pmul(keep, get(p.value))));
+    }
+  });
 }
 
 #ifdef REFORMER_COMPILED

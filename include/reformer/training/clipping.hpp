@@ -15,27 +15,46 @@
 namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
-/// total += x^2 over all elements, in blocks of one size: the same bits for any number of threads.
+/// Sum of squares of elements that are side by side.
 template <typename Scalar>
-void add_squares(Workspace& workspace, const Matrix<Scalar>& x, double& total) {
-  constexpr Index block = 16384;
-  std::vector<double> partial(static_cast<std::size_t>(ceil_div(x.size(), block)));
-  parallel_for(workspace.threads(), static_cast<Index>(partial.size()), [&](Index task, int) {
-    const Scalar* g = x.data() + task * block;
-    const Index n = std::min(block, x.size() - task * block);
-    auto squares = static_cast<double>(simd::dot(n, g, g));
-    if (!std::isfinite(squares)) {  // finite gradients may have squares that float cannot hold
-      squares = 0;
-      for (Index i = 0; i < n; ++i)
-        squares += static_cast<double>(g[i]) * static_cast<double>(g[i]);
-    }
-    partial[static_cast<std::size_t>(task)] = squares;
-  });
+double squares_of(const Scalar* x, Index n) {
+  const auto squares = static_cast<double>(simd::dot(n, x, x));
+  if (std::isfinite(squares)) return squares;
+  double sum = 0;  // finite gradients may have squares that float cannot hold
+  for (Index i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return sum;
+}
+
+/// total += g^2 over all elements of a gradient, in pieces of one size: the same bits for any
+/// number of threads.
+template <typename Scalar>
+void add_squares(Workspace& workspace, const Parameter<Scalar>& p, double& total) {
+  std::vector<double> partial;
+  if (p.reached) {
+    const auto& rows = p.reached->list();
+    partial.resize(rows.size());
+    for_each_row_tile(workspace.threads(), static_cast<Index>(rows.size()),
+                      [&](Index first, Index count, int) {
+                        for (auto i = static_cast<std::size_t>(first);
+                             i < static_cast<std::size_t>(first + count); ++i) {
+                          partial[i] = squares_of(&p.gradient(rows[i], 0), p.gradient.cols());
+                        }
+                      });
+  } else {
+    constexpr Index block = 16384;
+    const Index size = p.gradient.size();
+    partial.resize(static_cast<std::size_t>(ceil_div(size, block)));
+    parallel_for(workspace.threads(), static_cast<Index>(partial.size()), [&](Index task, int) {
+      partial[static_cast<std::size_t>(task)] =
+          squares_of(p.gradient.data() + task * block, std::min(block, size - task * block));
+    });
+  }
   for (const double sum : partial) total += sum;
 }
 
 #ifdef REFORMER_COMPILED
-extern template REFORMER_EXPORT void add_squares<float>(Workspace&, const Matrix<float>&, double&);
+extern template REFORMER_EXPORT void add_squares<float>(Workspace&, const Parameter<float>&,
+                                                        double&);
 #endif
 }  // namespace detail
 
@@ -47,7 +66,7 @@ double global_gradient_norm(Workspace& workspace, Model& model) {
   check_gradients("global_gradient_norm", model);
   double total = 0;
   model.for_each_parameter([&](const auto& p) {
-    if (!p.is_frozen) detail::add_squares(workspace, p.gradient, total);
+    if (!p.is_frozen) detail::add_squares(workspace, p, total);
   });
   return std::sqrt(total);
 }

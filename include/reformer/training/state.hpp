@@ -12,6 +12,7 @@
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
+#include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/parameter.hpp"
 
 namespace reformer::inline REFORMER_ABI::detail {
@@ -30,6 +31,29 @@ void check_positive(std::string_view function, std::string_view name, double val
   check(value >= static_cast<double>(std::numeric_limits<Scalar>::min()) &&
             value <= static_cast<double>(std::numeric_limits<Scalar>::max()),
         function, name, " is ", value, ", must be positive and finite in the parameters' type");
+}
+
+/// Elements that a task handles at a time.
+inline constexpr Index optimizer_block = 16384;
+
+/// Calls `work(begin, end)` in parallel for pieces of a parameter's elements, which are all that
+/// may have a gradient.
+template <typename Scalar, typename Work>
+void for_each_piece(int threads, const Parameter<Scalar>& p, const Work& work) {
+  if (p.reached) {
+    const auto& rows = p.reached->list();
+    for_each_row_tile(threads, static_cast<Index>(rows.size()), [&](Index first, Index count, int) {
+      for (Index i = first; i < first + count; ++i) {
+        const Index begin = rows[static_cast<std::size_t>(i)] * p.value.cols();
+        work(begin, begin + p.value.cols());
+      }
+    });
+    return;
+  }
+  parallel_for(threads, ceil_div(p.size(), optimizer_block), [&](Index task, int) {
+    const Index begin = task * optimizer_block;
+    work(begin, std::min(begin + optimizer_block, p.size()));
+  });
 }
 
 /// The arguments of a step, and how many steps there were before.
