@@ -72,6 +72,9 @@ const BadField<ModelConfig> config_fields[] = {
      }},
     {"LearnedPositions::max_length", "0", "must be at least 1",
      [](auto& c) { c.positions = LearnedPositions{0}; }},
+    {"ngrams[1]: order", "17", "must be at most 16", [](auto& c) { c.ngrams[1].order = 17; }},
+    {"ngrams[0]: order", "1", "must be at least 2", [](auto& c) { c.ngrams[0].order = 1; }},
+    {"ngrams[0]: rows", "0", "must be at least 1", [](auto& c) { c.ngrams[0].rows = 0; }},
     {"layers", "empty", "must have at least one", [](auto& c) { c.layers.clear(); }},
     {"layers", "1048577", "must have at most 1048576",
      [](auto& c) { c.layers.assign((1 << 20) + 1, ExactPattern{}); }},
@@ -93,7 +96,7 @@ const BadField<ModelConfig> config_fields[] = {
 TEST(Entries, OfModelConfig) {
   expect_cases(expect_refused<ModelConfig>("Model", tiny_config(), config_fields,
                                            [](const auto& config) { Model<float> model(config); }),
-               25);
+               28);
 }
 
 // --- passes --------------------------------------------------------------------------------------
@@ -666,6 +669,8 @@ const Refusal<Training> training[] = {
      [](auto&) { Adam<float>({.epsilon = 1e-50}); }},
     {"Adam", "weight_decay", "-1", "must be finite and not negative",
      [](auto&) { Adam<float>({.weight_decay = -1}); }},
+    {"Adam", "ngram_rate", "0", "must be positive and finite",
+     [](auto&) { Adam<float>({.ngram_rate = 0}); }},
     {"Adafactor", "decay_exponent", "0", "must be in (0, 1]",
      [](auto&) { Adafactor<float>({.decay_exponent = 0}); }},
     {"Adafactor", "decay_exponent", "1.5", "must be in (0, 1]",

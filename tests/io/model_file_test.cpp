@@ -28,6 +28,7 @@ ModelConfig small_config() {
           .head_width = 3,
           .feed_forward_width = 10,
           .positions = AxialPositions{{4, 5}, {0, 0}},
+          .ngrams = {{.order = 3, .rows = 10}, {.order = 2, .rows = 7}},
           .layers = {LocalPattern{.chunk_length = 4}, LshPattern{.chunk_length = 4}}};
 }
 

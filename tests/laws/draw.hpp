@@ -173,6 +173,10 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
   config.feed_forward_width = dice.scaled(1, 70);
   config.activation = dice.pick({Activation::relu, Activation::gelu, Activation::gelu_tanh});
   config.positions = detail::positions(dice, config.width, draw.length + draw.appended);
+  config.ngrams.clear();
+  while (config.ngrams.size() < 3 && dice.chance(0.3)) {
+    config.ngrams.push_back({.order = dice.between(2, 16), .rows = dice.scaled(1, 60)});
+  }
   config.causal = dice.chance(0.7);
   config.layers.clear();
   for (Index layers = dice.between(1, 3); layers > 0; --layers) {
@@ -261,6 +265,8 @@ inline std::string text_of(const Draw& draw) {
              .begin()[static_cast<int>(c.activation)]
       << ' ';
   detail::write(out, c.positions);
+  for (const NgramTable& table : c.ngrams)
+    out << ' ' << table.order << "-grams{" << table.rows << '}';
   for (const AttentionPattern& pattern : c.layers) detail::write(out << ' ', pattern);
   out << (c.causal ? " causal" : " not_causal") << " dropout " << c.dropout << " and "
       << c.attention_dropout << " epsilon " << c.layer_norm_epsilon;

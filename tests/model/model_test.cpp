@@ -76,9 +76,18 @@ TEST(Model, IsEmbeddingPositionsReversibleLayersAndHead) {
         x1(row, j) = parameter(model, "embedding.weight").value(tokens.data()[row], j) + position;
       }
     }
+    const Pass pass{workspace, batch, length, {}};
+    for (std::size_t i = 0; i < config.ngrams.size(); ++i) {
+      NgramEmbedding<double> ngram("ngram", config.ngrams[i], config.width);
+      ngram.for_each_parameter([&](auto& p) {
+        p.value = parameter(model, "ngrams." + std::to_string(i) + ".weight").value;
+      });
+      for (Index row = 0; row < x1.rows(); ++row) {
+        ngram.add_row(recent_tokens(tokens, pass, row, config.ngrams[i].order), x1.row(row).data());
+      }
+    }
     Matrix<double> x2 = x1;
     // Branches have tests of their own; here it counts what they read and where they are added.
-    const Pass pass{workspace, batch, length, {}};
     for (Index layer = 0; layer < static_cast<Index>(config.layers.size()); ++layer) {
       SelfAttention<double>::Saved of_attention;
       FeedForward<double>::Saved of_feed_forward;
@@ -526,7 +535,7 @@ TEST(Model, InitializesBySeed) {
         const auto values = p.value.array().template cast<double>();
         if (p.name.ends_with("layer_norm.weight")) {
           EXPECT_TRUE((values == 1).all()) << p.name;
-        } else if (p.name.ends_with(".bias")) {
+        } else if (p.name.ends_with(".bias") || p.name.starts_with("ngrams.")) {
           EXPECT_TRUE((values == 0).all()) << p.name;
         } else if (p.name.ends_with(".value_mixture")) {
           EXPECT_TRUE((values.row(0) == 0).all() && (values.row(1) == 1).all()) << p.name;

@@ -368,6 +368,8 @@ inline Json function_fields(std::string_view function, const HuggingFaceConfig& 
   Json kinds = Json::array();
   std::optional<LshPattern> lsh;
   std::optional<LocalPattern> local;
+  check(model.ngrams.empty(), function, "ngrams has ", model.ngrams.size(),
+        " elements, must be empty: HuggingFace's Reformer has no embeddings of n-grams");
   for (const AttentionPattern& pattern : model.layers) {
     const Values values = values_of(pattern);
     check(values == Values::own, function, "values of a layer are ",

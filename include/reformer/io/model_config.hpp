@@ -3,13 +3,14 @@
 /// `ModelConfig` as JSON: all of it, field by field under the same names.
 ///
 ///     {"vocabulary": 256, "language_head": true, "width": 192, ..., "activation": "relu",
-///      "positions": {"kind": "axial", "shape": [64, 64], "widths": [48, 144]}, "causal": true,
+///      "positions": {"kind": "axial", "shape": [64, 64], "widths": [48, 144]},
+///      "ngrams": [{"order": 2, "rows": 16384}, ...], "causal": true,
 ///      "layers": [{"kind": "local", "chunk_length": 64, ...}, {"kind": "lsh", ...}, ...],
 ///      ..., "residual": {"kind": "fixed", "fraction_bits": 0}}
 ///
-/// Every field must be there and no other may be, so no file can mean something else than what it
-/// says. Kinds are `lsh`, `local` and `exact`; `axial`, `learned` and `sinusoidal`; `float` and
-/// `fixed`.
+/// Every field but `ngrams`, which files of version 0.1 do not have, must be there and no other may
+/// be, so no file can mean something else than what it says. Kinds are `lsh`, `local` and `exact`;
+/// `axial`, `learned` and `sinusoidal`; `float` and `fixed`.
 #pragma once
 
 #include <algorithm>
@@ -108,6 +109,10 @@ void visit_fields(auto&, ConstOrNot<FloatResidual> auto&) {}
 void visit_fields(auto& f, ConstOrNot<FixedResidual> auto& fixed) {
   f("fraction_bits", fixed.fraction_bits);
 }
+void visit_fields(auto& f, ConstOrNot<NgramTable> auto& table) {
+  f("order", table.order);
+  f("rows", table.rows);
+}
 void visit_fields(auto& f, ConstOrNot<ModelConfig> auto& model) {
   f("vocabulary", model.vocabulary);
   f("language_head", model.language_head);
@@ -117,6 +122,7 @@ void visit_fields(auto& f, ConstOrNot<ModelConfig> auto& model) {
   f("feed_forward_width", model.feed_forward_width);
   f("activation", model.activation);
   f("positions", model.positions);
+  f("ngrams", model.ngrams);
   f("causal", model.causal);
   f("layers", model.layers);
   f("dropout", model.dropout);
@@ -158,6 +164,12 @@ inline Json field_to_json(const std::vector<AttentionPattern>& layers) {
   return list;
 }
 
+inline Json field_to_json(const std::vector<NgramTable>& tables) {
+  Json list = Json::array();
+  for (const NgramTable& table : tables) list.push_back(fields_to_json(table));
+  return list;
+}
+
 template <typename Config>
 Json fields_to_json(const Config& config) {
   Json object = Json::object();
@@ -180,6 +192,9 @@ class FieldReader {
   void operator()(const char* name, T& value) {
     known_.push_back(name);
     const auto found = object_.find(name);
+    if (found == object_.end() && std::same_as<T, std::vector<NgramTable>>) {
+      return;  // files of before there were any
+    }
     if (found == object_.end()) throw std::runtime_error(join(what_, " has no ", name));
     read(name, *found, value);
   }
@@ -275,6 +290,15 @@ class FieldReader {
     layers.assign(value.size(), {});
     for (std::size_t i = 0; i < value.size(); ++i) {
       read(join(name, "[", i, "]"), value[i], layers[i]);
+    }
+  }
+  void read(std::string_view name, const Json& value, std::vector<NgramTable>& tables) const {
+    if (!value.is_array()) refuse(name, value, "a list");
+    tables.assign(value.size(), {});
+    for (std::size_t i = 0; i < value.size(); ++i) {
+      FieldReader fields(join(what_, ": ", name, "[", i, "]"), value[i]);
+      visit_fields(fields, tables[i]);
+      fields.check_known();
     }
   }
   void read(std::string_view name, const Json& value, std::string& text) const {

@@ -44,6 +44,9 @@ inline std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
   } else if (const auto* learned = std::get_if<LearnedPositions>(&config.positions)) {
     add("positions.weight", Role::position_table, learned->max_length, D);
   }
+  for (std::size_t i = 0; i < config.ngrams.size(); ++i) {
+    add("ngrams." + std::to_string(i) + ".weight", Role::ngram_table, config.ngrams[i].rows, D);
+  }
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     const std::string attention = "layers." + std::to_string(i) + ".attention";
     const std::string feed_forward = "layers." + std::to_string(i) + ".feed_forward";

@@ -39,6 +39,8 @@ struct ModelConfig {
   Index feed_forward_width = 1024;  ///< F
   Activation activation = Activation::relu;
   PositionConfig positions = AxialPositions{};
+  /// Tables whose vectors for the last few tokens are added to the embedding; may be empty.
+  std::vector<NgramTable> ngrams = {};
   bool causal = true;
   /// What each layer attends to; its size is the number of layers. (A function, because gcc 12
   /// cannot compile a braced list here where a template writes the configuration.)
@@ -85,6 +87,9 @@ inline void check_config(std::string_view function, const ModelConfig& config) {
   check_dropout(function, "attention_dropout", config.attention_dropout);
   check_layer_norm_epsilon(function, config.layer_norm_epsilon);
   check_config(function, config.positions, config.width);
+  for (std::size_t i = 0; i < config.ngrams.size(); ++i) {
+    check_config(detail::join(function, ": ngrams[", i, "]"), config.ngrams[i]);
+  }
   constexpr std::size_t most_layers = std::size_t{1} << 20;  // each has streams of random numbers
   check(!config.layers.empty(), function, "layers is empty, must have at least one");
   check(config.layers.size() <= most_layers, function, "layers has ", config.layers.size(),

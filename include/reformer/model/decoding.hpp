@@ -120,7 +120,7 @@ class Decoder {
   struct Sequence {
     Index length = 0;
     bool is_broken = false;          // by an error on the way
-    std::vector<std::int32_t> seen;  // only if the decoder recomputes
+    std::vector<std::int32_t> seen;  // all tokens if the decoder recomputes, otherwise the last
   };
   struct Prompt {
     Index sequence;
@@ -187,6 +187,8 @@ class Decoder {
       auto& sequence = sequences_[index(prompt.sequence)];
       sequence.is_broken = true;  // until it is read
       sequence.length = prompt.length();
+      const auto kept = prompt.tokens.last(std::min(recent_, prompt.tokens.size()));
+      sequence.seen.assign(kept.begin(), kept.end());
     }
     if (recomputes_) {
       for (const Prompt& prompt : prompts) {
@@ -258,6 +260,7 @@ class Decoder {
   const Model<Scalar>* model_;
   RandomKey key_;
   bool recomputes_ = false;
+  std::size_t recent_ = 1;  // tokens that are kept of a sequence
   std::vector<Sequence> sequences_;
   typename Model<Scalar>::Stack::Decoding states_;  // of the branches; none if it recomputes
   std::optional<KeptWeight<DefaultKernel<Scalar>>> head_;
@@ -276,6 +279,7 @@ Decoder<Scalar>::Decoder(Workspace& workspace, const Model<Scalar>& model, Index
   });
   logits_.setZero(batch, model_->config().vocabulary);
   if (recomputes_) return;
+  recent_ = index(model_->longest_ngram());
   const Pass pass{.workspace = workspace, .batch = batch, .length = 1, .key = key_};
   states_ = model_->stack_.decoding(pass);
   head_.emplace(model_->head_.kept_weight(workspace));
@@ -358,12 +362,19 @@ const Matrix<Scalar>& Decoder<Scalar>::step(Workspace& workspace, std::span<cons
     }
     return logits_;
   }
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    auto& seen = sequences_[index(sequences[i])].seen;
+    if (seen.size() == recent_) seen.erase(seen.begin());
+    seen.push_back(tokens[i]);
+  }
   model_->stack_.select(states_, sequences);
   const Pass pass{.workspace = workspace, .batch = count, .length = 1, .key = key_};
   Scratch memory(workspace);
   auto halves = model_->halves_in(memory, count);
-  model_->embed(column, pass, halves,
-                [&](Index row) { return sequences_[index(sequences[index(row)])].length - 1; });
+  model_->embed(column, pass, halves, [&](Index row) {
+    const Sequence& sequence = sequences_[index(sequences[index(row)])];
+    return std::pair(sequence.length - 1, std::span<const std::int32_t>(sequence.seen));
+  });
   model_->stack_.decode(halves, states_, pass);
   rows_.resize(count, vocabulary());
   model_->head_.logits(halves, 0, head_->packed(), view(rows_), pass);

@@ -35,6 +35,7 @@
 #include "reformer/operations/embedding.hpp"
 #include "reformer/operations/feed_forward.hpp"
 #include "reformer/operations/layer_norm.hpp"
+#include "reformer/operations/ngram_embedding.hpp"
 #include "reformer/operations/positions.hpp"
 #include "reformer/reversible/sequence.hpp"
 
@@ -213,10 +214,7 @@ class Model {
 
   /// Sets all gradients to zero, allocating them at first.
   void zero_gradients() {
-    for_each_parameter([](Parameter<Scalar>& p) {
-      p.allocate_gradient();
-      p.gradient.setZero();
-    });
+    for_each_parameter([](Parameter<Scalar>& p) { p.zero_gradient(); });
   }
 
   /// Sum of cross-entropies over all labels that are not `ignored_label`.
@@ -312,6 +310,7 @@ class Model {
   static void visit_parameters(Self& self, F& f) {
     self.embedding_.for_each_parameter(f);
     self.positions_.for_each_parameter(f);
+    for (auto& ngram : self.ngrams_) ngram.for_each_parameter(f);
     self.stack_.for_each_parameter(f);
     self.head_.for_each_parameter(f);
   }
@@ -497,14 +496,18 @@ class Model {
     embed_backward(input, walk.gradients, dvectors, pass);
   }
 
-  /// dropout(embedding + position), in both halves
+  /// dropout(embedding + n-grams + position), in both halves; vectors have no n-grams
   void embed(const Input& input, const Pass& pass, Halves<Half>& halves) const {
-    embed(input, pass, halves, [&](Index row) { return row % pass.length; });
+    const Index most = longest_ngram();
+    embed(input, pass, halves, [&](Index row) {
+      std::span<const std::int32_t> recent;
+      if (input.tokens() != nullptr) recent = recent_tokens(*input.tokens(), pass, row, most);
+      return std::pair(row % pass.length, recent);
+    });
   }
-  /// @param position  of the token in a row
-  template <typename Position>
-  void embed(const Input& input, const Pass& pass, Halves<Half>& halves,
-             const Position& position) const {
+  /// @param place  of the token in a row: its position, and the tokens that end with it
+  template <typename Place>
+  void embed(const Input& input, const Pass& pass, Halves<Half>& halves, const Place& place) const {
     const Index D = config_.width;
     Scratch scratch(pass.workspace);
     const auto memory = scratch.per_thread<Scalar>(D);
@@ -517,7 +520,9 @@ class Model {
                           if (input.vectors() != nullptr) {
                             clear_unusable_padding(pass, row, D, x.data);
                           }
-                          positions_.add_row(position(row), x.data);
+                          const auto [position, recent] = place(row);
+                          for (const auto& ngram : ngrams_) ngram.add_row(recent, x.data);
+                          positions_.add_row(position, x.data);
                           dropout.apply_tile(x, row, 0, D);
                           halves.first.write(row, 0, D, x.data);
                           halves.second.write(row, 0, D, x.data);
@@ -544,7 +549,10 @@ class Model {
       }
       dropout.apply_tile(tile, first, 0, dx.columns);
     });
-    if (input.tokens() != nullptr) embedding_.backward(*input.tokens(), dx, pass);
+    if (input.tokens() != nullptr) {
+      embedding_.backward(*input.tokens(), dx, pass);
+      for (auto& ngram : ngrams_) ngram.backward(*input.tokens(), dx, pass);
+    }
     positions_.backward(dx, pass);
     if (dvectors == nullptr) return;
     dvectors->resize(pass.batch, pass.length, dx.columns);
@@ -556,6 +564,21 @@ class Model {
         std::fill_n(out, dx.columns, Scalar(0));
       }
     }
+  }
+
+  static std::vector<NgramEmbedding<Scalar>> ngrams_of(const ModelConfig& config) {
+    std::vector<NgramEmbedding<Scalar>> ngrams;
+    for (std::size_t i = 0; i < config.ngrams.size(); ++i) {
+      ngrams.emplace_back("ngrams." + std::to_string(i), config.ngrams[i], config.width);
+    }
+    return ngrams;
+  }
+
+  /// Tokens that embedding the last of them looks at.
+  Index longest_ngram() const {
+    Index most = 1;
+    for (const NgramTable& table : config_.ngrams) most = std::max(most, table.order);
+    return most;
   }
 
   Dropout<Scalar> embedding_dropout(const Pass& pass) const {
@@ -578,6 +601,7 @@ class Model {
   ModelConfig config_;
   Embedding<Scalar> embedding_;
   Positions<Scalar> positions_;
+  std::vector<NgramEmbedding<Scalar>> ngrams_;
   Stack stack_;
   std::vector<Index> first_branch_;  // of each layer, and the number of branches
   OutputHead<Scalar> head_;
@@ -589,6 +613,7 @@ Model<Scalar>::Model(const ModelConfig& config, const LayerChange& change)
                config)),
       embedding_("embedding", config.vocabulary, config.width),
       positions_("positions", config.positions, config.width),
+      ngrams_(ngrams_of(config)),
       head_(config.width, config.language_head ? config.vocabulary : 0, config.layer_norm_epsilon,
             config.dropout) {
   std::vector<Branch> branches;
@@ -663,6 +688,9 @@ void Model<Scalar>::initialize(std::uint64_t seed, const Initialization& how) {
       case Role::mixture:
         p.value.row(0).setZero();
         p.value.row(1).setOnes();
+        return;
+      case Role::ngram_table:
+        p.value.setZero();
         return;
     }
   });
@@ -843,6 +871,7 @@ MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int t
   walk_in(scratch, batch, length, plan.storage);
   scratch.scope([&] { scratch.per_thread<Scalar>(config_.width); });  // embed
   embedding_.plan_backward(scratch, batch * length);
+  for (const auto& ngram : ngrams_) ngram.plan_backward(scratch, batch * length);
   if (encodes) {
     plan.encoding = 2 * bytes(batch * length * 2 * config_.width);
     head_.plan_encode_backward(scratch, batch * length);

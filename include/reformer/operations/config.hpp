@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Configuration of the operations: activations, feed-forward, positions.
+/// Configuration of the operations: activations, feed-forward, n-grams, positions.
 #pragma once
 
 #include <algorithm>
@@ -104,6 +104,18 @@ inline void check_length(std::string_view function, const PositionConfig& config
         longest.value_or(0), ", the number of positions: ",
         std::holds_alternative<AxialPositions>(config) ? "the product of AxialPositions::shape"
                                                        : "LearnedPositions::max_length");
+}
+
+/// A table for the last `order` tokens.
+struct NgramTable {
+  Index order = 2;       ///< n, 2 to 16
+  Index rows = 1 << 14;  ///< of the table; more rows, fewer n-grams that share one
+};
+
+/// Throws `std::invalid_argument` naming the first field that is not possible.
+inline void check_config(std::string_view function, const NgramTable& config) {
+  check_between(function, "order", config.order, 2, 16);
+  check_between(function, "rows", config.rows, 1, max_size);
 }
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Embeddings of hashed n-grams: x[t] += table[h(token[t-n+1], ..., token[t])].
+///
+/// A byte says little of what comes next, the last three or four say most of what a small model
+/// will learn of it. A table looks that up for the price of a row: no product, and nothing is kept
+/// for the backward pass but the tokens. N-grams that share a row share a vector; a larger table
+/// has fewer of them. (Hashed n-gram features: Weinberger et al., arXiv 0902.2206; as embeddings of
+/// bytes: Clark et al., arXiv 2103.06874.)
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/check.hpp"
+#include "reformer/foundation/parameter.hpp"
+#include "reformer/foundation/pass.hpp"
+#include "reformer/foundation/simd.hpp"
+#include "reformer/operations/config.hpp"
+#include "reformer/operations/embedding.hpp"
+
+namespace reformer::inline REFORMER_ABI {
+
+/// The last real tokens at row `b*T + t` of `tokens` `[B, T]`, the newest last: at most `most`, and
+/// none from before the sequence or from before padding. A row of padding has none.
+inline std::span<const std::int32_t> recent_tokens(const Tokens& tokens, const Pass& pass,
+                                                   Index row, Index most) {
+  const Index begin = row - std::min(row % pass.length + 1, most) + 1;
+  Index first = row + 1;
+  while (first > begin && !pass.is_padding(first - 1)) --first;
+  return {tokens.data() + first, static_cast<std::size_t>(row + 1 - first)};
+}
+
+/// One table of n-grams, parameter `<name>.weight` `[rows, D]`, of which a step reaches few rows.
+template <typename Scalar>
+class NgramEmbedding {
+ public:
+  /// @throw std::invalid_argument for a configuration or width out of range
+  NgramEmbedding(const std::string& name, const NgramTable& config, Index width)
+      : config_((check_config("NgramEmbedding", config),
+                 check_between("NgramEmbedding", "width", width, 1, max_size),
+                 check_elements("NgramEmbedding", "rows * width", config.rows, width), config)),
+        table_(name + ".weight", Role::ngram_table, config.rows, width) {
+    table_.reached.emplace(config.rows);
+  }
+
+  const NgramTable& config() const { return config_; }
+
+  /// x `[D]` += the vector of the last n of these tokens, or of all where there are fewer; nothing
+  /// if there is none.
+  /// @param recent  the newest last
+  void add_row(std::span<const std::int32_t> recent, Scalar* x) const {
+    if (!recent.empty()) simd::add(table_.value.cols(), table_row(recent), x);
+  }
+
+  /// Table gradient += dx `[B*T, D]` at the n-grams of the rows.
+  /// @throw std::invalid_argument for another shape of dx, or no gradient
+  void backward(const Tokens& tokens, const MatrixView<const Scalar>& dx, const Pass& pass) {
+    constexpr auto function = "NgramEmbedding::backward";
+    check_equal(function, "rows of dx", dx.rows, "number of tokens", tokens.size());
+    check_equal(function, "columns of dx", dx.columns, "width", table_.value.cols());
+    check(table_.has_gradient(), function, "gradient of ", table_.name, " is not allocated");
+    detail::accumulate_rows(pass.workspace, table_, dx, [&](Index row) {
+      return index_of(recent_tokens(tokens, pass, row, config_.order));
+    });
+  }
+
+  /// Scratch of `backward`.
+  void plan_backward(ScratchPlan& scratch, Index rows) const {
+    detail::plan_accumulate_rows(scratch, rows);
+  }
+
+  template <typename F>
+  void for_each_parameter(F&& f) {
+    f(table_);
+  }
+  template <typename F>
+  void for_each_parameter(F&& f) const {
+    f(table_);
+  }
+
+ private:
+  const Scalar* table_row(std::span<const std::int32_t> recent) const {
+    return view(table_.value).row(index_of(recent));
+  }
+
+  /// Each token is mixed into the hash as splitmix64 mixes its counter (Steele et al., 2014). The
+  /// order and how many tokens there are count, so that "a" at the beginning is not "aa".
+  Index index_of(std::span<const std::int32_t> recent) const {
+    const auto n = std::min(recent.size(), static_cast<std::size_t>(config_.order));
+    auto hash = static_cast<std::uint64_t>(n);
+    for (const std::int32_t token : recent.last(n)) {
+      hash += 0x9E3779B97F4A7C15U * (static_cast<std::uint64_t>(token) + 1);
+      hash = (hash ^ (hash >> 30)) * 0xBF58476D1CE4E5B9U;
+      hash = (hash ^ (hash >> 27)) * 0x94D049BB133111EBU;
+      hash ^= hash >> 31;
+    }
+    return static_cast<Index>((hash >> 32) * static_cast<std::uint64_t>(config_.rows) >> 32);
+  }
+
+  NgramTable config_;
+  Parameter<Scalar> table_;
+};
+
+}  // namespace reformer::inline REFORMER_ABI

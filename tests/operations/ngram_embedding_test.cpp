@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT
+#include "reformer/operations/ngram_embedding.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+#include <vector>
+
+#include "support/compare.hpp"
+#include "support/errors.hpp"
+#include "support/gradient_check.hpp"
+#include "support/random_data.hpp"
+
+namespace reformer::test {
+namespace {
+
+template <typename Scalar>
+Parameter<Scalar>& table_of(NgramEmbedding<Scalar>& embedding) {
+  Parameter<Scalar>* table = nullptr;
+  embedding.for_each_parameter([&](Parameter<Scalar>& p) { table = &p; });
+  return *table;
+}
+
+/// What is added to each row of a pass.
+template <typename Scalar>
+Matrix<Scalar> forward(const NgramEmbedding<Scalar>& embedding, const Tokens& tokens,
+                       const Pass& pass, Index width) {
+  Matrix<Scalar> x = Matrix<Scalar>::Zero(tokens.size(), width);
+  for (Index i = 0; i < tokens.size(); ++i) {
+    embedding.add_row(recent_tokens(tokens, pass, i, 16), x.row(i).data());
+  }
+  return x;
+}
+
+/// A text of each letter's number.
+Tokens text(std::string_view letters) {
+  Tokens tokens(1, static_cast<Index>(letters.size()));
+  std::copy(letters.begin(), letters.end(), tokens.data());
+  return tokens;
+}
+
+constexpr Index width = 5;
+
+TEST(NgramEmbedding, IsAFunctionOfTheLastTokens) {
+  NgramEmbedding<float> embedding("ngrams.0", {.order = 3, .rows = 4096}, width);
+  EXPECT_EQ(table_of(embedding).name, "ngrams.0.weight");
+  randomize_parameters(embedding, 1);
+  Workspace workspace(1);
+  const Tokens tokens = text("abcxabcybcaaaa");
+  const auto x = forward(embedding, tokens, {workspace, 1, tokens.size()}, width);
+  EXPECT_TRUE(same_bits(Matrix<float>(x.row(2)), Matrix<float>(x.row(6))));    // abc and abc
+  EXPECT_FALSE(same_bits(Matrix<float>(x.row(2)), Matrix<float>(x.row(9))));   // abc and ybc
+  EXPECT_FALSE(same_bits(Matrix<float>(x.row(1)), Matrix<float>(x.row(5))));   // ab and xab
+  EXPECT_FALSE(same_bits(Matrix<float>(x.row(0)), Matrix<float>(x.row(4))));   // a and yxa
+  EXPECT_FALSE(same_bits(Matrix<float>(x.row(2)), Matrix<float>(x.row(10))));  // abc and bca
+  EXPECT_TRUE(same_bits(Matrix<float>(x.row(12)), Matrix<float>(x.row(13))));  // aaa and aaa
+}
+
+TEST(NgramEmbedding, SeesNothingBeforeTheSequenceOrPadding) {
+  NgramEmbedding<float> embedding("ngrams.0", {.order = 4, .rows = 512}, width);
+  randomize_parameters(embedding, 1);
+  Workspace workspace(1);
+  Tokens tokens = random_tokens(2, 6, 9, 1);
+  std::vector<std::uint8_t> is_real(12, 1);
+  is_real[8] = 0;
+  const Pass pass{.workspace = workspace, .batch = 2, .length = 6, .is_real = is_real};
+  const auto before = forward(embedding, tokens, pass, width);
+  for (Index j = 0; j < width; ++j) EXPECT_EQ(before(8, j), 0);
+  tokens(0, 5) += 1;  // the last of the sequence before
+  tokens(1, 2) += 1;  // padding
+  const auto after = forward(embedding, tokens, pass, width);
+  for (Index i = 0; i < 12; ++i) {
+    EXPECT_EQ(same_bits(Matrix<float>(before.row(i)), Matrix<float>(after.row(i))), i != 5)
+        << "row " << i;
+  }
+}
+
+TEST(NgramEmbedding, SpreadsOverItsRows) {
+  // 4,096 different 3-grams thrown at 1,024 rows leave 1,024 e^-4 = 19 of them empty.
+  const Index rows = 1024;
+  NgramEmbedding<float> embedding("ngrams.0", {.order = 3, .rows = rows}, 1);
+  for (Index i = 0; i < rows; ++i) table_of(embedding).value(i, 0) = static_cast<float>(i);
+  std::set<float> found;
+  for (std::int32_t i = 0; i < 4096; ++i) {
+    const std::int32_t gram[] = {i / 256, i / 16 % 16, i % 16};
+    float row = 0;
+    embedding.add_row(gram, &row);
+    found.insert(row);
+  }
+  EXPECT_NEAR(static_cast<double>(found.size()), 1024 - 19, 16);
+}
+
+TEST(NgramEmbedding, BackwardAgreesWithFiniteDifferences) {
+  Workspace workspace(2);
+  NgramEmbedding<double> embedding("ngrams.0", {.order = 2, .rows = 7}, width);
+  randomize_parameters(embedding, 1);
+  reset_gradients(embedding);
+  const Tokens tokens = random_tokens(2, 6, 4, 2);
+  std::vector<std::uint8_t> is_real(12, 1);
+  is_real[2] = is_real[11] = 0;
+  const Pass pass{.workspace = workspace, .batch = 2, .length = 6, .is_real = is_real};
+  auto dout = random_matrix<double>(12, width, 3);
+  for (const Index row : {2, 11}) dout.row(row).setZero();  // padding has no gradient
+  embedding.backward(tokens, view(std::as_const(dout)), pass);
+  check_parameter_gradients("NgramEmbedding", embedding, [&] {
+    return weighted_sum(dout, forward(embedding, tokens, pass, width));
+  });
+  EXPECT_EQ(workspace.bytes_in_use(), 0U);
+}
+
+TEST(NgramEmbedding, KnowsWhichRowsHaveAGradient) {
+  NgramEmbedding<float> embedding("ngrams.0", {.order = 2, .rows = 97}, width);
+  Parameter<float>& table = table_of(embedding);
+  table.zero_gradient();
+  Matrix<float> first;
+  for (const int threads : thread_counts) {
+    Workspace workspace(threads);
+    table.zero_gradient();
+    EXPECT_TRUE(table.reached->list().empty());
+    EXPECT_EQ(table.gradient.cwiseAbs().maxCoeff(), 0);
+    for (const std::uint64_t seed : {1U, 2U}) {  // gradients add up, and so do rows
+      const Tokens tokens = random_tokens(1, 20, 3, seed);
+      const auto dx = random_matrix<float>(20, width, seed + 10);
+      embedding.backward(tokens, view(dx), {workspace, 1, 20});
+    }
+    std::set<Index> reached(table.reached->list().begin(), table.reached->list().end());
+    EXPECT_EQ(reached.size(), table.reached->list().size()) << "a row is there twice";
+    for (Index row = 0; row < 97; ++row) {
+      EXPECT_EQ(table.gradient.row(row).cwiseAbs().maxCoeff() > 0, reached.contains(row))
+          << "row " << row;
+    }
+    if (threads == 1) first = table.gradient;
+    EXPECT_TRUE(same_bits(table.gradient, first)) << threads << " threads";
+  }
+}
+
+TEST(NgramEmbedding, ChecksBeforeItWrites) {
+  const auto refusal = [](const NgramTable& config, Index columns) {
+    return message_of([&] { NgramEmbedding<float>("n", config, columns); });
+  };
+  EXPECT_EQ(refusal({.order = 1}, 2), "reformer::NgramEmbedding: order is 1, must be at least 2");
+  EXPECT_TRUE(contains(refusal({.rows = 0}, 2), "rows is 0, must be at least 1"));
+  EXPECT_TRUE(contains(refusal({}, 0), "width is 0, must be at least 1"));
+  Workspace workspace(1);
+  NgramEmbedding<float> embedding("n", {.order = 2, .rows = 3}, width);
+  const Tokens tokens = random_tokens(1, 4, 3, 1);
+  const Matrix<float> dx = Matrix<float>::Ones(4, width), narrow = Matrix<float>::Ones(4, 1);
+  const auto message = [&](const Matrix<float>& gradient) {
+    return message_of([&] { embedding.backward(tokens, view(gradient), {workspace, 1, 4}); });
+  };
+  EXPECT_TRUE(contains(message(dx), "gradient of n.weight is not allocated"));
+  table_of(embedding).zero_gradient();
+  EXPECT_TRUE(contains(message(narrow), "columns of dx is 1, must equal width = 5"));
+  EXPECT_TRUE(table_of(embedding).reached->list().empty());
+}
+
+}  // namespace
+}  // namespace reformer::test
