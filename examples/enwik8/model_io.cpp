@@ -103,6 +103,11 @@ reformer::ModelConfig config_of(const Options& options) {
   if (options.residual == "fixed") {
     config.residual = reformer::FixedResidual{};
   }
+  for (const std::int64_t order : options.ngrams) {
+    if (order > 0) {
+      config.ngrams.push_back({.order = order, .rows = options.ngram_rows});
+    }
+  }
   for (std::size_t layer = 0; layer < options.layers.size(); ++layer) {
     config.layers.push_back(pattern_of(options, layer));
   }
@@ -519,6 +524,7 @@ void begin_with_model(Options& options) {
   // What is shown, and what a checkpoint says about itself.
   options.layers.clear();
   options.values = {"own"};
+  options.ngrams = {0};
   for (const AttentionPattern& pattern : model.layers) {
     if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
       options.layers.emplace_back("lsh");

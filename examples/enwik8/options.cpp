@@ -356,6 +356,11 @@ Table<Options> make_training_table() {
            "two numbers whose product is at least --length; 0: by length");
   t.wholes("axial-widths", &Options::axial_widths,
            "two numbers whose sum is --width; 0: a quarter and the rest");
+  t.wholes(
+      "ngrams", &Options::ngrams,
+      "lengths of n-grams of bytes, from 2 to 16, of which each has a table of vectors that are "
+      "added to the embedding; 0: none");
+  t.whole("ngram-rows", &Options::ngram_rows, 1, "of each table of n-grams", 1 << 24);
   t.real("init-weights", &Options::init_weights, 0, true, infinity, false,
          "standard deviation of the initial weights of linear layers");
   t.real("init-embedding", &Options::init_embedding, 0, true, infinity, false,
@@ -674,6 +679,11 @@ void complete_options(Options& options) {
     refuse_option(options, "values",
                   fmt::format("one word, or one for each of the {} layers", options.layers.size()));
   }
+  for (const std::int64_t order : options.ngrams) {
+    if (options.ngrams != std::vector<std::int64_t>{0} && (order < 2 || order > 16)) {
+      refuse_option(options, "ngrams", "a comma list of whole numbers from 2 to 16, or 0");
+    }
+  }
   std::int64_t buckets_left = bucket_limit;
   for (const std::int64_t factor : options.buckets) {
     if (factor % 2 != 0) {
@@ -800,7 +810,7 @@ json options_to_json(const Options& options) {
 
 namespace {
 
-/// Sets one option from JSON; one that is not there, because it is younger, keeps its value. Values
+/// Sets one option from JSON; one that is not there keeps its value. Values
 /// that stand for "none" (an empty name, a limit of zero) are not allowed on a command line and are
 /// put in place without its check.
 void set_from_json(Options& options, const Option<Options>& option, const json& object) {
@@ -848,13 +858,14 @@ Options options_from_json(const json& json) {
 
 Options merge_for_resume(const Options& given, const json& saved) {
   Options options = given;
+  const json before = options_to_json(Options());  // what an option stands for that is younger
   for (const Option<Options>& option : training_table()) {
     const bool is_limit = option.name == "minutes" || option.name == "steps";
     const bool was_given = is_limit
                                ? given.given.contains("minutes") || given.given.contains("steps")
                                : given.given.contains(option.name);
     if (!was_given && !option.is_request() && option.name != "out") {
-      set_from_json(options, option, saved);
+      set_from_json(options, option, saved.contains(option.name) ? saved : before);
     }
   }
   const auto check_given = [&](bool rules_too) {

@@ -60,6 +60,8 @@ struct Options {
   std::string positions = "sinusoidal";       ///< axial, learned or sinusoidal
   std::vector<std::int64_t> axial_shape{0};   ///< two factors, 0: near the square root of length
   std::vector<std::int64_t> axial_widths{0};  ///< two summands, 0: a quarter and the rest
+  std::vector<std::int64_t> ngrams = {0};     ///< orders of tables of n-grams, 0: none
+  std::int64_t ngram_rows = 16384;            ///< of each table
   double init_weights = 0.05;                 ///< standard deviations of the initial values
   double init_embedding = 0.5;
   double init_positions = 0.02;

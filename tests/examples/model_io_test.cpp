@@ -15,7 +15,7 @@ namespace {
 Options tiny_options(const Strings& more = {}) {
   return parse_options(Strings{"--positions", "axial", "--length", "32", "--width", "16", "--heads",
                                "2", "--chunk-length", "8", "--layers", "local,lsh,exact", "--batch",
-                               "2", "--threads", "1"} +
+                               "2", "--threads", "1", "--ngram-rows", "64"} +
                        more)
       .options;
 }

@@ -96,7 +96,8 @@ inline Strings tiny(const std::filesystem::path& data) {
           "--learning-rate", "0.001",       "--warmup",         "2",
           "--schedule",      "cosine",      "--final-fraction", "0.05",
           "--log-every",     "3",           "--eval-every",     "4",
-          "--eval-bytes",    "100",         "--sample-bytes",   "8"};
+          "--eval-bytes",    "100",         "--sample-bytes",   "8",
+          "--ngrams",        "2,3",         "--ngram-rows",     "64"};
 }
 
 inline std::vector<std::string> lines_of(const std::string& text) {

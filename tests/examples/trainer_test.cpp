@@ -351,7 +351,7 @@ const std::vector<BadValues>& bad_values() {
   const Strings no_real{"", "x", "-1", "nan", "-nan", "inf", "-inf", "1e39", "1e400", "1,5", "1 "};
   static const std::vector<BadValues> all{
       {{"steps", "log-every", "eval-bytes", "length", "width", "heads", "chunk-length", "hashes",
-        "batch", "accumulate"},
+        "batch", "accumulate", "ngram-rows"},
        no_whole + Strings{"0", "2000000000000"}},
       {{"threads", "memory-budget", "eval-every", "final-bytes", "sample-bytes", "head-width",
         "ff-width", "local-chunk-length", "warmup"},
@@ -368,7 +368,8 @@ const std::vector<BadValues>& bad_values() {
        {"", "huge", "RELU", "0", "relu,gelu", " adam"}},
       {{"values"}, {"", ",", "own,", "x", "own,own,own"}},
       {{"layers"}, {"", ",", "local,", "conv", "local,,lsh", "local lsh", "0"}},
-      {{"buckets", "axial-shape", "axial-widths"},
+      {{"ngrams"}, {"1,2", "17", "2,17", "1"}},
+      {{"buckets", "axial-shape", "axial-widths", "ngrams"},
        {"", ",", "x", "-2", "4,", "4,,4", "0,0", "1.5", "nan", "2147483648",
         "99999999999999999999"}},
       {{"buckets"}, {"5", "4,5", "65536", "256,256", "2147483646,2147483646"}},
