@@ -171,14 +171,15 @@ TEST(Corpus, RefusesKindsThatAreNoRawBytes) {
 
 TEST(Corpus, TakesTextThatBeginsLikeAnotherKind) {
   const TemporaryFolder folder;
+  const std::string tar = std::string(257, 'x') + "ustar is the magic of tar";
+  const std::string git_lfs =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n" + sample_text(2000);
   for (const std::string& text : Strings{
            "BZh91AY&SY is how files of bzip2 begin", "%PDF-1.7 begins a PDF\n\ttabs and lines\r\n",
            "GIF89a is a format of images", "RIFF1234WEBPVP8 begins WebP", "PAR1 begins Parquet",
            "PK, they said", "7z x file", "Rar! he cried", "(\xb5/\xfc is nearly zstd",
-           "\xfd\x37zXZ without its zero", "\xff\xd8\xff in Latin-1", "ustar",
-           std::string(257, 'x') + "ustar is the magic of tar", "        {\"json\": 1}",
-           "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n" + sample_text(2000),
-           "\xc3\xa9t\xc3\xa9", "\xff\xfet\x00\x65\x00"}) {
+           "\xfd\x37zXZ without its zero", "\xff\xd8\xff in Latin-1", "ustar", tar,
+           "        {\"json\": 1}", git_lfs, "\xc3\xa9t\xc3\xa9", "\xff\xfet\x00\x65\x00"}) {
     write_file(folder / "text", text);
     EXPECT_EQ(as_string(load_corpus(folder / "text").bytes), text);
   }
