@@ -185,11 +185,11 @@ TEST(ModelFile, AnotherProcessGoesOnWithTheSameBits) {
 /// another number of fields is a reminder to add them to model_config.hpp, too.
 auto fields_of(const ModelConfig& config) {
   const auto& [vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
-               activation, positions, causal, layers, dropout, attention_dropout,
+               activation, positions, ngrams, causal, layers, dropout, attention_dropout,
                layer_norm_epsilon, residual] = config;
   return std::tuple(vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
-                    activation, causal, layers, dropout, attention_dropout, layer_norm_epsilon,
-                    positions.index(), residual.index());
+                    activation, ngrams, causal, layers, dropout, attention_dropout,
+                    layer_norm_epsilon, positions.index(), residual.index());
 }
 
 TEST(ModelFile, ReturnsConfigurationParametersAndMetadata) {

@@ -8,7 +8,7 @@
 ///      "layers": [{"kind": "local", "chunk_length": 64, ...}, {"kind": "lsh", ...}, ...],
 ///      ..., "residual": {"kind": "fixed", "fraction_bits": 0}}
 ///
-/// Every field but `ngrams`, which files of version 0.1 do not have, must be there and no other may
+/// Every field but `ngrams`, which the first files do not have, must be there and no other may
 /// be, so no file can mean something else than what it says. Kinds are `lsh`, `local` and `exact`;
 /// `axial`, `learned` and `sinusoidal`; `float` and `fixed`.
 #pragma once
@@ -192,9 +192,9 @@ class FieldReader {
   void operator()(const char* name, T& value) {
     known_.push_back(name);
     const auto found = object_.find(name);
-    if (found == object_.end() && std::same_as<T, std::vector<NgramTable>>) {
-      return;  // files of before there were any
-    }
+    // The first files do not have these, and mean what the defaults say.
+    const bool is_younger = std::string_view(name).starts_with("ngram");
+    if (found == object_.end() && is_younger) return;
     if (found == object_.end()) throw std::runtime_error(join(what_, " has no ", name));
     read(name, *found, value);
   }

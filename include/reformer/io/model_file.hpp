@@ -64,6 +64,7 @@ void visit_fields(auto& f, ConstOrNot<AdamConfig> auto& adam) {
   f("beta2", adam.beta2);
   f("epsilon", adam.epsilon);
   f("weight_decay", adam.weight_decay);
+  f("ngram_rate", adam.ngram_rate);
 }
 void visit_fields(auto& f, ConstOrNot<AdafactorConfig> auto& adafactor) {
   f("decay_exponent", adafactor.decay_exponent);
