@@ -187,8 +187,10 @@ auto fields_of(const ModelConfig& config) {
   const auto& [vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
                activation, positions, ngrams, causal, layers, dropout, attention_dropout,
                layer_norm_epsilon, residual] = config;
+  std::vector<std::pair<Index, Index>> tables;
+  for (const auto& [order, rows] : ngrams) tables.emplace_back(order, rows);
   return std::tuple(vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
-                    activation, ngrams, causal, layers, dropout, attention_dropout,
+                    activation, tables, causal, layers, dropout, attention_dropout,
                     layer_norm_epsilon, positions.index(), residual.index());
 }
 

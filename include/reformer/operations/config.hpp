@@ -110,8 +110,6 @@ inline void check_length(std::string_view function, const PositionConfig& config
 struct NgramTable {
   Index order = 2;       ///< n, 2 to 16
   Index rows = 1 << 14;  ///< of the table; more rows, fewer n-grams that share one
-
-  bool operator==(const NgramTable&) const = default;
 };
 
 /// Throws `std::invalid_argument` naming the first field that is not possible.
