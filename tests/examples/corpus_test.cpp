@@ -171,7 +171,8 @@ TEST(Corpus, RefusesKindsThatAreNoRawBytes) {
 
 TEST(Corpus, TakesTextThatBeginsLikeAnotherKind) {
   const TemporaryFolder folder;
-  const std::string tar = std::string(257, 'x') + "ustar is the magic of tar";
+  std::string tar(257, 'x');
+  tar += "ustar is the magic of tar";
   const std::string git_lfs =
       "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n" + sample_text(2000);
   for (const std::string& text : Strings{
