@@ -5,8 +5,8 @@
 
 #include <span>
 
-#include "reformer/attention/head_group.hpp"
 #include "reformer/attention/hashing.hpp"
+#include "reformer/attention/head_group.hpp"
 #include "reformer/attention/kernel.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/products/kernels.hpp"
