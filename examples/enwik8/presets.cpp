@@ -9,7 +9,6 @@ Options quick_preset() {
   options.layers = {"local", "bucket", "local"};
   options.values = {"following"};
   options.hashes = 4;
-  options.ngrams = {2, 3, 4, 5, 6};
   return options;
 }
 
