@@ -4,7 +4,7 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdint>
+#include <compare>
 #include <string>
 
 #include "reformer/foundation/abi.hpp"
@@ -18,10 +18,16 @@ namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
 
-/// (row of the table, row of dx) for each row of dx.
+/// A row of a gradient, and the row of the table that it belongs to.
+struct RowPair {
+  Index table, dx;
+
+  auto operator<=>(const RowPair&) const = default;
+};
+
 template <ScratchMemory Memory>
-std::uint64_t* row_pairs_in(Memory& memory, Index rows) {
-  return memory.template take<std::uint64_t>(rows);
+RowPair* row_pairs_in(Memory& memory, Index rows) {
+  return memory.template take<RowPair>(rows);
 }
 
 /// Gradient of a table: dtable[row[i]] += dx[i], for i < dx.rows. Sums run in double: a text of a
@@ -34,22 +40,19 @@ void accumulate_rows(Workspace& workspace, Parameter<Scalar>& table,
   const auto gradient = view(table.gradient);
   Scratch scratch(workspace);
   auto* pairs = row_pairs_in(scratch, dx.rows);
-  for (Index i = 0; i < dx.rows; ++i) {
-    pairs[i] = static_cast<std::uint64_t>(row_of(i)) << 32 | static_cast<std::uint64_t>(i);
-  }
+  for (Index i = 0; i < dx.rows; ++i) pairs[i] = {static_cast<Index>(row_of(i)), i};
   std::sort(pairs, pairs + dx.rows);  // each sum has one order, whatever the number of threads
-  const auto table_row = [&](Index i) { return static_cast<Index>(pairs[i] >> 32); };
-  const auto dx_row = [&](Index i) { return dx.row(static_cast<Index>(pairs[i] & 0xFFFFFFFF)); };
+  const auto dx_row = [&](Index i) { return dx.row(pairs[i].dx); };
   if (table.reached) {
-    for (Index i = 0; i < dx.rows; ++i) table.reached->insert(table_row(i));
+    for (Index i = 0; i < dx.rows; ++i) table.reached->insert(pairs[i].table);
   }
   // Each task owns columns of the table.
   parallel_for(workspace.threads(), ceil_div(gradient.columns, block), [&](Index task, int) {
     const Index j = task * block, n = std::min(block, gradient.columns - j);
     for (Index i = 0; i < dx.rows;) {
-      const Index row = table_row(i);
+      const Index row = pairs[i].table;
       double sum[block] = {};
-      for (; i < dx.rows && table_row(i) == row; ++i) {
+      for (; i < dx.rows && pairs[i].table == row; ++i) {
         if (i + ahead < dx.rows) simd::prefetch(n, dx_row(i + ahead) + j);
         const Scalar* from = dx_row(i) + j;
         for (Index k = 0; k < n; ++k) sum[k] += static_cast<double>(from[k]);
