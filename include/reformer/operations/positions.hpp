@@ -44,6 +44,11 @@ class Positions {
       }
     } else if (const auto* learned = std::get_if<LearnedPositions>(&config)) {
       tables_.emplace_back(name + ".weight", Role::position_table, learned->max_length, width);
+    } else {
+      for (Index j = 0; j < width; j += 2) {
+        frequencies_.push_back(
+            std::pow(10000.0, -static_cast<double>(j) / static_cast<double>(width)));
+      }
     }
   }
 
@@ -52,11 +57,10 @@ class Positions {
   /// x[j] += p[t, j] for one row `[D]`
   void add_row(Index t, Scalar* x) const {
     if (std::holds_alternative<SinusoidalPositions>(config_)) {
-      for (Index j = 0; j < width_; ++j) {
-        const double angle =
-            static_cast<double>(t) *
-            std::pow(10000.0, -static_cast<double>(j / 2 * 2) / static_cast<double>(width_));
-        x[j] += static_cast<Scalar>(j % 2 == 0 ? std::sin(angle) : std::cos(angle));
+      for (std::size_t i = 0; i < frequencies_.size(); ++i, x += 2) {
+        const double angle = static_cast<double>(t) * frequencies_[i];
+        x[0] += static_cast<Scalar>(std::sin(angle));
+        if (2 * static_cast<Index>(i) + 1 < width_) x[1] += static_cast<Scalar>(std::cos(angle));
       }
       return;
     }
@@ -136,6 +140,7 @@ class Positions {
   PositionConfig config_;
   Index width_;
   std::vector<Parameter<Scalar>> tables_;
+  std::vector<double> frequencies_;  // of sinusoidal positions
 };
 
 }  // namespace reformer::inline REFORMER_ABI
