@@ -293,6 +293,7 @@ std::string ByteModel::stored_text() const {
   describe("input of attention", 0, &reformer::BranchStorage::input);
   describe("context of attention", 0, &reformer::BranchStorage::context);
   describe("input of feed-forward", 1, &reformer::BranchStorage::input);
+  describe("hidden values of feed-forward", 1, &reformer::BranchStorage::context);
   return text;
 }
 

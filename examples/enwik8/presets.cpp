@@ -6,6 +6,7 @@ namespace {
 
 Options quick_preset() {
   Options options;
+  options.memory_budget = 64;
   options.layers = {"local", "bucket", "local"};
   options.values = {"following"};
   options.hashes = 4;
@@ -16,6 +17,7 @@ Options small_preset() {
   Options options;
   options.preset = "small";
   options.minutes = 120;
+  options.memory_budget = 512;
   options.length = 4096;
   options.batch = 2;
   options.layers = {"local", "bucket", "local", "bucket", "local", "bucket"};

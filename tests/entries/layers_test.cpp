@@ -337,6 +337,18 @@ const Refusal<Operations> operations[] = {
      [](auto& f) { f.reverse(f.dy, f.short_); }},
     {"FeedForward::reverse", "columns of dx", "7", "must equal width = 6",
      [](auto& f) { f.reverse(f.dy, f.wide); }},
+    {"FeedForward::forward", "rows of saved.inner", "9", "must equal B*T = 10",
+     [](auto& f) {
+       Matrix<float> inner(rows - 1, F);
+       FeedForward<float>::Saved saved{view(inner)};
+       f.feed_forward.forward(f.x, f.y, saved, f.pass());
+     }},
+    {"FeedForward::reverse", "columns of saved.inner", "8", "must equal hidden_width = 7",
+     [](auto& f) {
+       Matrix<float> inner(rows, F + 1);
+       const FeedForward<float>::Saved saved{view(inner)};
+       f.feed_forward.reverse(f.x, f.y, view(f.dy), view(f.dx), saved, f.pass());
+     }},
     {"FeedForward::reverse", "f.layer_norm.weight", "has no gradient", "call zero_gradients",
      [](auto& f) { f.without_gradients(f.feed_forward, [&] { f.reverse(f.dy, f.dx); }); }},
     {"FeedForward::decode", "columns of the kept weight", "8", "must equal hidden_width = 7",

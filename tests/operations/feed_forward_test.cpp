@@ -316,6 +316,36 @@ TYPED_TEST(FeedForwardTest, RowsAloneGiveTheBitsOfRowsTogether) {
   }
 }
 
+TYPED_TEST(FeedForwardTest, StoredInnerValuesGiveTheBitsOfComputedOnes) {
+  for (const Activation activation : activations) {
+    for (const double dropout : {0.0, 0.3}) {
+      const Index rows = 1100, width = 9, hidden = 300;  // several panels, several blocks
+      Example<TypeParam> example(rows, {width, hidden, activation, dropout, 1e-5});
+      const auto what = name(activation) + ", dropout " + std::to_string(dropout);
+      Scratch memory(example.workspace);
+      const SavedPass sizes{1, rows, false};
+      const auto run = [&](bool context) {
+        auto saved = example.branch.saved_in(memory, sizes, context);
+        EXPECT_EQ(saved.inner.rows, context ? rows : 0) << what;
+        const auto x = half_of<FloatingHalf<TypeParam>>(example.x);
+        auto y = half_of<FloatingHalf<TypeParam>>(example.y);
+        Matrix<TypeParam> dx = Matrix<TypeParam>::Zero(rows, width);
+        reset_gradients(example.branch);
+        example.branch.forward(x, y, saved, example.pass);
+        example.branch.reverse(x, y, view(example.dy), view(dx), saved, example.pass);
+        std::vector<Matrix<TypeParam>> results{matrix_of(y), dx};
+        example.branch.for_each_parameter(
+            [&](const Parameter<TypeParam>& p) { results.push_back(p.gradient); });
+        return results;
+      };
+      const auto expected = run(false), stored = run(true);
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        EXPECT_TRUE(same_bits(stored[i], expected[i])) << what << ", result " << i;
+      }
+    }
+  }
+}
+
 // What `reverse` subtracts must be what `forward` added, bit for bit: on zeros it leaves zeros.
 TYPED_TEST(FeedForwardTest, ReverseComputesTheSameBitsAsForward) {
   for (const auto& [rows, width, hidden] : shapes()) {

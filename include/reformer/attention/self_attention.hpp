@@ -260,15 +260,19 @@ class SelfAttention {
   /// Multiply-adds for each row that `reverse` saves when it need not subtract.
   double output_work() const { return heads_.projections().output_work(); }
 
-  /// Multiply-adds for each row that `reverse` saves when the context is kept, hashing apart.
+  /// Multiply-adds for each row that `reverse` saves when the context is kept, hashing apart, as
+  /// many as dense products do in that time.
   double context_work(Index length) const {
+    // Multiply-adds a second of attention by those of feed-forward: what attention_benchmark and
+    // feed_forward_benchmark give, rounded. A constant, so that choices are the same everywhere.
+    constexpr double speed = 0.6;
     const AttentionLayout layout = layout_at(length);
     const Window& window = layout.window;
     const Index keys =
         layout.blocks == BlockKind::tiles
             ? (config_.causal ? length / 2 : length)
             : layout.rounds * std::min(window.max_keys(), round_up(length, window.chunk_length));
-    return 2 * static_cast<double>(keys) * static_cast<double>(all_width());
+    return 2 * static_cast<double>(keys) * static_cast<double>(all_width()) / speed;
   }
 
   /// Scratch of `forward` and of `reverse` in a pass with gradients.

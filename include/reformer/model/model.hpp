@@ -401,9 +401,6 @@ class Model {
 
   /// Everything that may be stored.
   std::vector<StorageItem> storage_items(Index batch, Index length) const {
-    // Multiply-adds a second of attention by those of feed-forward: what attention_benchmark and
-    // feed_forward_benchmark give, rounded. A constant, so that the choice is the same everywhere.
-    constexpr double attention_speed = 0.6;
     const SavedPass pass{batch, length, residual_is_exact()};
     const Index rows = batch * length;
     ScratchPlan half(1);
@@ -419,7 +416,7 @@ class Model {
       add(&BranchStorage::input, half.peak_bytes(), branch.output_work());
       add(&BranchStorage::context,
           saved_bytes(branch, pass, true) - saved_bytes(branch, pass, false),
-          branch.context_work(length) / attention_speed);
+          branch.context_work(length));
     }
     return items;
   }

@@ -10,10 +10,11 @@
 /// | input of attention    | D scalars                     | output projection, H K D        |
 /// | context of attention  | H K + 3 H scalars, bucket ids | attention, 2 H K times the keys |
 /// | input of feed-forward | D scalars                     | second product, F D             |
+/// | u of feed-forward     | F scalars                     | first product, D F              |
 ///
-/// The input is the half that the branch adds itself to, as it was before. The rest, the products
-/// before, is needed for the gradients anyway. Branches of other types say for themselves what
-/// storing saves: see `ReversibleBranch`.
+/// The input is the half that the branch adds itself to, as it was before; u is what the activation
+/// is applied to. The rest is computed again for the gradients anyway. Branches of other types say
+/// for themselves what storing saves: see `ReversibleBranch`.
 #pragma once
 
 #include <algorithm>

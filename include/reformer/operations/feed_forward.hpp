@@ -43,7 +43,10 @@ class FeedForward {
  public:
   using Scalar = Scalar_;
   static constexpr std::string_view label = "feed-forward";
-  struct Saved {};  // everything is recomputed
+  /// Memory for what `forward` leaves: see `saved_in`.
+  struct Saved {
+    MatrixView<Scalar> inner = {};  ///< u `[B*T, F]`; empty: computed again
+  };
   /// What `prefill` and `decode` need; the weights are copied.
   struct Decoding {
     KeptWeight<Kernel> in, out;
@@ -60,18 +63,28 @@ class FeedForward {
 
   const FeedForwardConfig& config() const { return config_; }
 
+  /// Memory for u, what the activation is applied to, if it is asked for.
+  template <ScratchMemory Memory>
+  Saved saved_in(Memory& memory, const SavedPass& pass, bool context = false) const {
+    if (!context) return {};
+    return {memory.template matrix<Scalar>(pass.batch * pass.length, config_.hidden_width)};
+  }
+
   /// Throws `std::invalid_argument` unless `forward` can take these arguments.
   template <ResidualHalf Half>
-  void check_forward(const Half& x, const Half& y, const Saved&, const Pass& pass) const {
-    check_rows("FeedForward::forward", x, y, pass);
+  void check_forward(const Half& x, const Half& y, const Saved& saved, const Pass& pass) const {
+    constexpr auto function = "FeedForward::forward";
+    check_rows(function, x, y, pass);
+    check_saved(function, saved, pass);
   }
 
   /// y += f(x)
+  /// @param saved  what there is memory for is filled
   /// @throw std::invalid_argument, before anything is written, for sizes that do not fit
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
     check_forward(x, y, saved, pass);
-    add_rows(x, y, pass);
+    add_rows(x, y, saved, pass);
   }
 
   Decoding decoding(const Pass& pass) const {
@@ -97,7 +110,7 @@ class FeedForward {
   template <ResidualHalf Half>
   void prefill(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     check_prefill(x, y, decoding, pass);
-    add_rows(x, y, decoding.in.packed(), decoding.out.packed(), pass);
+    add_rows(x, y, decoding.in.packed(), decoding.out.packed(), {}, pass);
   }
 
   /// y += f(x) for the next token of each sequence: the bits of `forward`.
@@ -105,15 +118,17 @@ class FeedForward {
   template <ResidualHalf Half>
   void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     check_decode(x, y, decoding, pass);
-    add_rows(x, y, decoding.in.packed(), decoding.out.packed(), pass);
+    add_rows(x, y, decoding.in.packed(), decoding.out.packed(), {}, pass);
   }
 
   /// Throws `std::invalid_argument` unless `reverse` can take these arguments.
   template <ResidualHalf Half>
   void check_reverse(const Half& x, const Half& y, const MatrixView<const Scalar>& dy,
-                     const MatrixView<const Scalar>& dx, const Saved&, const Pass& pass) const {
+                     const MatrixView<const Scalar>& dx, const Saved& saved,
+                     const Pass& pass) const {
     constexpr auto function = "FeedForward::reverse";
     check_rows(function, x, y, pass);
+    check_saved(function, saved, pass);
     check_equal(function, "rows of dy", dy.rows, "B*T", pass.rows());
     check_equal(function, "columns of dy", dy.columns, "width", config_.width);
     check_equal(function, "rows of dx", dx.rows, "B*T", pass.rows());
@@ -130,7 +145,7 @@ class FeedForward {
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
                const MatrixView<Scalar>& dx, const Saved& saved, const Pass& pass) {
     check_reverse(x, y, dy, dx, saved, pass);
-    reverse_rows(x, y, dy, dx, pass);
+    reverse_rows(x, y, dy, dx, saved, pass);
   }
 
   /// Scratch of `forward` and of `reverse` in a pass with gradients.
@@ -141,15 +156,19 @@ class FeedForward {
                            .training = true,
                            .subtract = !stored.input};
     FloatingHalf<Scalar> half;
-    add_rows(half, half, pass);
+    Saved saved;
+    if (stored.context) saved.inner = {nullptr, pass.rows(), config_.hidden_width};
+    add_rows(half, half, saved, pass);
     // A plan changes nothing, but a branch that is reversed does.
-    const_cast<FeedForward&>(*this).reverse_rows(half, half, {}, {}, pass);
+    const_cast<FeedForward&>(*this).reverse_rows(half, half, {}, {}, saved, pass);
   }
 
   /// Multiply-adds for each row that `reverse` saves when it need not subtract.
   double output_work() const {
     return static_cast<double>(config_.hidden_width) * static_cast<double>(config_.width);
   }
+  /// Multiply-adds for each row that `reverse` saves when u is stored.
+  double context_work(Index) const { return output_work(); }
 
   template <typename F>
   void for_each_parameter(F&& f) {
@@ -201,6 +220,13 @@ class FeedForward {
     check_equal(function, "columns of y", y.columns(), "width", config_.width);
   }
 
+  void check_saved(std::string_view function, const Saved& saved, const Pass& pass) const {
+    if (saved.inner.rows == 0) return;
+    check_equal(function, "rows of saved.inner", saved.inner.rows, "B*T", pass.rows());
+    check_equal(function, "columns of saved.inner", saved.inner.columns, "hidden_width",
+                config_.hidden_width);
+  }
+
   Index block_columns() const { return std::min(detail::depth_block, config_.hidden_width); }
   /// The same in `forward`: all of them where rows are few. Threads then share two long loops
   /// instead of many short ones.
@@ -231,16 +257,17 @@ class FeedForward {
 
   /// y += f(x)
   template <typename Half, ScratchSource Source>
-  void add_rows(const Half& x, Half& y, const BasicPass<Source>& pass) const {
+  void add_rows(const Half& x, Half& y, const Saved& saved, const BasicPass<Source>& pass) const {
     ScratchOf<Source> scratch(pass.workspace);
     const PackedWeight<Kernel> in(scratch, pass.workspace, view(weight_in_.value), natural);
     const PackedWeight<Kernel> out(scratch, pass.workspace, view(weight_out_.value), natural);
-    add_rows(x, y, in, out, pass);
+    add_rows(x, y, in, out, saved, pass);
   }
   /// The same with weights that are packed, panel by panel.
   template <typename Half, ScratchSource Source>
   void add_rows(const Half& x, Half& y, const PackedWeight<Kernel>& in,
-                const PackedWeight<Kernel>& out, const BasicPass<Source>& pass) const {
+                const PackedWeight<Kernel>& out, const Saved& saved,
+                const BasicPass<Source>& pass) const {
     auto& workspace = pass.workspace;
     ScratchOf<Source> scratch(workspace);
     const Index panel = std::min(forward_panel_rows, pass.rows());
@@ -253,7 +280,7 @@ class FeedForward {
       for_each_block(workspace, hidden_panel.columns, [&](const HiddenBlock& block) {
         const auto hidden = hidden_panel.middle_rows(0, rows).middle_columns(0, block.count);
         hidden_layer(in.middle_columns(block.first, block.count), first, block, normed, hidden, {},
-                     pass);
+                     saved.inner, pass);
         add_output(out.middle_depth(block.first, block.count), first, block, hidden, sum,
                    Sign::plus, y, pass);
       });
@@ -290,7 +317,8 @@ class FeedForward {
   /// `reverse`, panel by panel.
   template <typename Half, ScratchSource Source>
   void reverse_rows(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
-                    const MatrixView<Scalar>& dx, const BasicPass<Source>& pass) {
+                    const MatrixView<Scalar>& dx, const Saved& saved,
+                    const BasicPass<Source>& pass) {
     auto& workspace = pass.workspace;
     ScratchOf<Source> scratch(workspace);
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
@@ -312,7 +340,7 @@ class FeedForward {
       }
       accumulate_bias_gradient(workspace, df, bias_out_.gradient.data());
       for_each_block(workspace, block_columns(), [&](const HiddenBlock& block) {
-        reverse_block(arrays, df, first, block, y, pass);
+        reverse_block(arrays, df, first, block, y, saved, pass);
       });
       norm_.backward(x, first, arrays.dnormed, dx, pass);
     });
@@ -325,7 +353,8 @@ class FeedForward {
   /// product with all its rows, and all of them would be most of the memory at short lengths.
   template <typename Half, ScratchSource Source>
   void reverse_block(const ReversePanel& arrays, const MatrixView<const Scalar>& df, Index first,
-                     const HiddenBlock& block, Half& y, const BasicPass<Source>& pass) {
+                     const HiddenBlock& block, Half& y, const Saved& saved,
+                     const BasicPass<Source>& pass) {
     auto& workspace = pass.workspace;
     const auto hidden = arrays.hidden.middle_columns(0, block.count);
     const auto slope = arrays.slope.middle_columns(0, block.count);
@@ -333,10 +362,18 @@ class FeedForward {
     const auto out = view(std::as_const(weight_out_.value)).middle_rows(block.first, block.count);
 
     // The forward pass: the hidden values serve both to subtract and to differentiate.
-    {
+    if (saved.inner.rows > 0) {
+      for_each_row_tile(workspace, hidden.rows, [&](Index row, Index count, int) {
+        const auto tile = hidden.middle_rows(row, count);
+        for (Index i = 0; i < count; ++i) {
+          std::copy_n(saved.inner.row(first + row + i) + block.first, block.count, tile.row(i));
+        }
+        activate_tile(tile, slope.middle_rows(row, count));
+      });
+    } else {
       ScratchOf<Source> memory(workspace);
       const PackedWeight<Kernel> packed(memory, workspace, in, natural);
-      hidden_layer(packed.whole(), first, block, arrays.normed, hidden, slope, pass);
+      hidden_layer(packed.whole(), first, block, arrays.normed, hidden, slope, {}, pass);
     }
     if (pass.subtract) {
       ScratchOf<Source> memory(workspace);
@@ -373,25 +410,36 @@ class FeedForward {
     });
   }
 
+  /// Of a tile of u: slope = act'(u) unless it is empty, and u becomes act(u).
+  void activate_tile(const MatrixView<Scalar>& tile, const MatrixView<Scalar>& slope) const {
+    for (Index r = 0; r < tile.rows; ++r) {
+      if (slope.rows > 0) {
+        activation_derivative(config_.activation, tile.columns, tile.row(r), slope.row(r));
+      }
+      activate(config_.activation, tile.columns, tile.row(r), tile.row(r));
+    }
+  }
+
   /// hidden = act(u), u = dropout(normed W_1 + b_1), of a block of hidden columns;
-  /// slope = act'(u) unless it is empty.
+  /// slope = act'(u) unless it is empty, and rows of `inner` become u unless that is empty.
   template <ScratchSource Source>
   void hidden_layer(const WeightBlock<Kernel>& in, Index first, const HiddenBlock& block,
                     const MatrixView<const Scalar>& normed, const MatrixView<Scalar>& hidden,
-                    const MatrixView<Scalar>& slope, const BasicPass<Source>& pass) const {
+                    const MatrixView<Scalar>& slope, const MatrixView<Scalar>& inner,
+                    const BasicPass<Source>& pass) const {
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
     weight_product(pass.workspace, normed, in, hidden, Write::assign,
                    [&](const MatrixView<Scalar>& tile, Index i, Index j) {
                      const Index column = block.first + j;
                      add_bias(tile, bias_in_.value.data() + column);
                      hidden_dropout.apply_tile(tile, first + i, column, config_.hidden_width);
-                     for (Index r = 0; r < tile.rows; ++r) {
-                       if (slope.rows > 0) {
-                         activation_derivative(config_.activation, tile.columns, tile.row(r),
-                                               slope.row(i + r) + j);
-                       }
-                       activate(config_.activation, tile.columns, tile.row(r), tile.row(r));
+                     for (Index r = 0; r < tile.rows && inner.rows > 0; ++r) {
+                       std::copy_n(tile.row(r), tile.columns, inner.row(first + i + r) + column);
                      }
+                     activate_tile(
+                         tile, slope.rows > 0
+                                   ? slope.middle_rows(i, tile.rows).middle_columns(j, tile.columns)
+                                   : MatrixView<Scalar>{});
                    });
   }
 

@@ -64,8 +64,8 @@ struct HalfGradients {
 /// - A memory budget: `output_work()` is the number of multiply-adds a row that `reverse` saves
 ///   when it need not subtract; y may then be stored instead. A branch with
 ///   `saved_in(memory, pass, context)`, where true asks for memory for inner values too, and
-///   `context_work(length)`, the multiply-adds a row that they save, can have these stored. Without
-///   them nothing is stored of a branch.
+///   `context_work(length)`, the multiply-adds of dense products a row that take the time they
+///   save, can have these stored. Without them nothing is stored of a branch.
 template <typename Branch, typename Half>
 concept ReversibleBranch = ResidualHalf<Half> && std::copy_constructible<Branch> &&
     std::default_initializable<typename Branch::Saved> &&
