@@ -105,7 +105,8 @@ reformer::ModelConfig config_of(const Options& options) {
   }
   for (const std::int64_t order : options.ngrams) {
     if (order > 0) {
-      config.ngrams.push_back({.order = order, .rows = options.ngram_rows});
+      config.ngrams.push_back(
+          {.order = order, .rows = options.ngram_rows, .dropout = options.ngram_dropout});
     }
   }
   for (std::size_t layer = 0; layer < options.layers.size(); ++layer) {

@@ -361,6 +361,8 @@ Table<Options> make_training_table() {
       "lengths of n-grams of bytes, from 2 to 16, of which each has a table of vectors that are "
       "added to the embedding; 0: none");
   t.whole("ngram-rows", &Options::ngram_rows, 1, "of each table of n-grams", 1 << 24);
+  t.real("ngram-dropout", &Options::ngram_dropout, 0, true, 1, false,
+         "of the vectors of n-grams as wholes");
   t.real("init-weights", &Options::init_weights, 0, true, infinity, false,
          "standard deviation of the initial weights of linear layers");
   t.real("init-embedding", &Options::init_embedding, 0, true, infinity, false,

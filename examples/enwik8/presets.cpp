@@ -10,6 +10,8 @@ Options quick_preset() {
   options.layers = {"local", "bucket", "local"};
   options.values = {"following"};
   options.hashes = 4;
+  options.ngrams = {2, 3, 4, 5, 6};
+  options.ngram_dropout = 0.5;
   return options;
 }
 

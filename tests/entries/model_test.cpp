@@ -74,6 +74,7 @@ const BadField<ModelConfig> config_fields[] = {
      [](auto& c) { c.positions = LearnedPositions{0}; }},
     {"ngrams[1]: order", "17", "must be at most 16", [](auto& c) { c.ngrams[1].order = 17; }},
     {"ngrams[0]: order", "1", "must be at least 2", [](auto& c) { c.ngrams[0].order = 1; }},
+    {"ngrams[1]: dropout", "1", "must be in [0, 1)", [](auto& c) { c.ngrams[1].dropout = 1; }},
     {"ngrams[0]: rows", "0", "must be at least 1", [](auto& c) { c.ngrams[0].rows = 0; }},
     {"layers", "empty", "must have at least one", [](auto& c) { c.layers.clear(); }},
     {"layers", "1048577", "must have at most 1048576",

@@ -28,7 +28,8 @@ ModelConfig small_config() {
           .head_width = 3,
           .feed_forward_width = 10,
           .positions = AxialPositions{{4, 5}, {0, 0}},
-          .ngrams = {{.order = 3, .rows = 10}, {.order = 2, .rows = 7}},
+          .ngrams = {{.order = 3, .rows = 10, .dropout = 0.25},
+                     {.order = 2, .rows = 7, .dropout = 0.5}},
           .layers = {LocalPattern{.chunk_length = 4}, LshPattern{.chunk_length = 4}}};
 }
 
@@ -187,8 +188,8 @@ auto fields_of(const ModelConfig& config) {
   const auto& [vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
                activation, positions, ngrams, causal, layers, dropout, attention_dropout,
                layer_norm_epsilon, residual] = config;
-  std::vector<std::pair<Index, Index>> tables;
-  for (const auto& [order, rows] : ngrams) tables.emplace_back(order, rows);
+  std::vector<std::tuple<Index, Index, double>> tables;
+  for (const auto& [order, rows, drop] : ngrams) tables.emplace_back(order, rows, drop);
   return std::tuple(vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
                     activation, tables, causal, layers, dropout, attention_dropout,
                     layer_norm_epsilon, positions.index(), residual.index());

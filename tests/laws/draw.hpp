@@ -175,7 +175,9 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
   config.positions = detail::positions(dice, config.width, draw.length + draw.appended);
   config.ngrams.clear();
   while (config.ngrams.size() < 3 && dice.chance(0.3)) {
-    config.ngrams.push_back({.order = dice.between(2, 16), .rows = dice.scaled(1, 60)});
+    config.ngrams.push_back({.order = dice.between(2, 16),
+                             .rows = dice.scaled(1, 60),
+                             .dropout = dice.chance(0.5) ? 0.5 : 0.0});
   }
   config.causal = dice.chance(0.7);
   config.layers.clear();
@@ -266,7 +268,7 @@ inline std::string text_of(const Draw& draw) {
       << ' ';
   detail::write(out, c.positions);
   for (const NgramTable& table : c.ngrams)
-    out << ' ' << table.order << "-grams{" << table.rows << '}';
+    out << ' ' << table.order << "-grams{" << table.rows << ", dropout " << table.dropout << '}';
   for (const AttentionPattern& pattern : c.layers) detail::write(out << ' ', pattern);
   out << (c.causal ? " causal" : " not_causal") << " dropout " << c.dropout << " and "
       << c.attention_dropout << " epsilon " << c.layer_norm_epsilon;

@@ -78,12 +78,13 @@ TEST(Model, IsEmbeddingPositionsReversibleLayersAndHead) {
     }
     const Pass pass{workspace, batch, length, {}};
     for (std::size_t i = 0; i < config.ngrams.size(); ++i) {
-      NgramEmbedding<double> ngram("ngram", config.ngrams[i], config.width);
+      NgramEmbedding<double> ngram("ngram", 0, config.ngrams[i], config.width);
       ngram.for_each_parameter([&](auto& p) {
         p.value = parameter(model, "ngrams." + std::to_string(i) + ".weight").value;
       });
       for (Index row = 0; row < x1.rows(); ++row) {
-        ngram.add_row(recent_tokens(tokens, pass, row, config.ngrams[i].order), x1.row(row).data());
+        ngram.add_row(recent_tokens(tokens, pass, row, config.ngrams[i].order), ngram.dropout(pass),
+                      row, x1.row(row).data());
       }
     }
     Matrix<double> x2 = x1;

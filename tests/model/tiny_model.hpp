@@ -26,7 +26,7 @@ inline ModelConfig tiny_config() {
           .feed_forward_width = 14,
           .activation = Activation::gelu,
           .positions = AxialPositions{{5, 9}, {5, 7}},
-          .ngrams = {{2, 7}, {4, 9}},
+          .ngrams = {{2, 7}, {4, 9, 0.3}},
           .layers = tiny_layers()};
 }
 

@@ -28,7 +28,8 @@ Matrix<Scalar> forward(const NgramEmbedding<Scalar>& embedding, const Tokens& to
                        const Pass& pass, Index width) {
   Matrix<Scalar> x = Matrix<Scalar>::Zero(tokens.size(), width);
   for (Index i = 0; i < tokens.size(); ++i) {
-    embedding.add_row(recent_tokens(tokens, pass, i, 16), x.row(i).data());
+    embedding.add_row(recent_tokens(tokens, pass, i, 16), embedding.dropout(pass), i,
+                      x.row(i).data());
   }
   return x;
 }
@@ -43,7 +44,7 @@ Tokens text(std::string_view letters) {
 constexpr Index width = 5;
 
 TEST(NgramEmbedding, IsAFunctionOfTheLastTokens) {
-  NgramEmbedding<float> embedding("ngrams.0", {.order = 3, .rows = 4096}, width);
+  NgramEmbedding<float> embedding("ngrams", 0, {.order = 3, .rows = 4096}, width);
   EXPECT_EQ(table_of(embedding).name, "ngrams.0.weight");
   randomize_parameters(embedding, 1);
   Workspace workspace(1);
@@ -58,7 +59,7 @@ TEST(NgramEmbedding, IsAFunctionOfTheLastTokens) {
 }
 
 TEST(NgramEmbedding, SeesNothingBeforeTheSequenceOrPadding) {
-  NgramEmbedding<float> embedding("ngrams.0", {.order = 4, .rows = 512}, width);
+  NgramEmbedding<float> embedding("ngrams", 0, {.order = 4, .rows = 512}, width);
   randomize_parameters(embedding, 1);
   Workspace workspace(1);
   Tokens tokens = random_tokens(2, 6, 9, 1);
@@ -79,13 +80,15 @@ TEST(NgramEmbedding, SeesNothingBeforeTheSequenceOrPadding) {
 TEST(NgramEmbedding, SpreadsOverItsRows) {
   // 4,096 different 3-grams thrown at 1,024 rows leave 1,024 e^-4 = 19 of them empty.
   const Index rows = 1024;
-  NgramEmbedding<float> embedding("ngrams.0", {.order = 3, .rows = rows}, 1);
+  Workspace workspace(1);
+  const Pass pass{.workspace = workspace};
+  NgramEmbedding<float> embedding("ngrams", 0, {.order = 3, .rows = rows}, 1);
   for (Index i = 0; i < rows; ++i) table_of(embedding).value(i, 0) = static_cast<float>(i);
   std::set<float> found;
   for (std::int32_t i = 0; i < 4096; ++i) {
     const std::int32_t gram[] = {i / 256, i / 16 % 16, i % 16};
     float row = 0;
-    embedding.add_row(gram, &row);
+    embedding.add_row(gram, embedding.dropout(pass), 0, &row);
     found.insert(row);
   }
   EXPECT_NEAR(static_cast<double>(found.size()), 1024 - 19, 16);
@@ -93,7 +96,7 @@ TEST(NgramEmbedding, SpreadsOverItsRows) {
 
 TEST(NgramEmbedding, BackwardAgreesWithFiniteDifferences) {
   Workspace workspace(2);
-  NgramEmbedding<double> embedding("ngrams.0", {.order = 2, .rows = 7}, width);
+  NgramEmbedding<double> embedding("ngrams", 0, {.order = 2, .rows = 7}, width);
   randomize_parameters(embedding, 1);
   reset_gradients(embedding);
   const Tokens tokens = random_tokens(2, 6, 4, 2);
@@ -109,8 +112,51 @@ TEST(NgramEmbedding, BackwardAgreesWithFiniteDifferences) {
   EXPECT_EQ(workspace.bytes_in_use(), 0U);
 }
 
+TEST(NgramEmbedding, DropsWholeVectorsInTraining) {
+  Workspace workspace(2);
+  const Index length = 4000;
+  const Tokens tokens = random_tokens(1, length, 4, 2);
+  const auto one = [&](Index number, double dropout, const RandomKey& key, bool training) {
+    NgramEmbedding<double> embedding("n", number, {3, 50, dropout}, width);
+    randomize_parameters(embedding, 1);
+    return forward(embedding, tokens,
+                   {.workspace = workspace, .length = length, .key = key, .training = training},
+                   width);
+  };
+  const Matrix<double> all = one(0, 0, {}, true);
+  EXPECT_TRUE(same_bits(one(0, 0.75, {1, 2}, false), all));  // evaluation
+  const Matrix<double> some = one(0, 0.75, {1, 2}, true);
+  Index kept = 0;
+  for (Index i = 0; i < length; ++i) {
+    const bool is_kept = some.row(i).cwiseAbs().maxCoeff() > 0;
+    const Matrix<double> row = some.row(i), expected = all.row(i) * 4;
+    if (is_kept) {
+      ASSERT_TRUE(same_bits(row, expected)) << "row " << i;
+    }
+    kept += is_kept ? 1 : 0;
+  }
+  EXPECT_NEAR(static_cast<double>(kept), 1000, 110);          // four standard deviations
+  EXPECT_FALSE(same_bits(one(0, 0.75, {1, 3}, true), some));  // another step
+  EXPECT_FALSE(same_bits(one(1, 0.75, {1, 2}, true), some));  // another table
+}
+
+TEST(NgramEmbedding, BackwardWithDropoutAgreesWithFiniteDifferences) {
+  Workspace workspace(2);
+  NgramEmbedding<double> embedding("ngrams", 1, {.order = 2, .rows = 7, .dropout = 0.4}, width);
+  randomize_parameters(embedding, 1);
+  reset_gradients(embedding);
+  const Tokens tokens = random_tokens(2, 20, 4, 2);
+  const Pass pass{
+      .workspace = workspace, .batch = 2, .length = 20, .key = {3, 4}, .training = true};
+  const auto dout = random_matrix<double>(40, width, 3);
+  embedding.backward(tokens, view(dout), pass);
+  check_parameter_gradients("NgramEmbedding", embedding, [&] {
+    return weighted_sum(dout, forward(embedding, tokens, pass, width));
+  });
+}
+
 TEST(NgramEmbedding, KnowsWhichRowsHaveAGradient) {
-  NgramEmbedding<float> embedding("ngrams.0", {.order = 2, .rows = 4096}, width);
+  NgramEmbedding<float> embedding("ngrams", 0, {.order = 2, .rows = 4096}, width);
   Parameter<float>& table = table_of(embedding);
   table.zero_gradient();
   Matrix<float> first;
@@ -137,19 +183,19 @@ TEST(NgramEmbedding, KnowsWhichRowsHaveAGradient) {
 
 TEST(NgramEmbedding, ChecksBeforeItWrites) {
   const auto refusal = [](const NgramTable& config, Index columns) {
-    return message_of([&] { NgramEmbedding<float>("n", config, columns); });
+    return message_of([&] { NgramEmbedding<float>("n", 0, config, columns); });
   };
   EXPECT_EQ(refusal({.order = 1}, 2), "reformer::NgramEmbedding: order is 1, must be at least 2");
   EXPECT_TRUE(contains(refusal({.rows = 0}, 2), "rows is 0, must be at least 1"));
   EXPECT_TRUE(contains(refusal({}, 0), "width is 0, must be at least 1"));
   Workspace workspace(1);
-  NgramEmbedding<float> embedding("n", {.order = 2, .rows = 3}, width);
+  NgramEmbedding<float> embedding("n", 0, {.order = 2, .rows = 3}, width);
   const Tokens tokens = random_tokens(1, 4, 3, 1);
   const Matrix<float> dx = Matrix<float>::Ones(4, width), narrow = Matrix<float>::Ones(4, 1);
   const auto message = [&](const Matrix<float>& gradient) {
     return message_of([&] { embedding.backward(tokens, view(gradient), {workspace, 1, 4}); });
   };
-  EXPECT_TRUE(contains(message(dx), "gradient of n.weight is not allocated"));
+  EXPECT_TRUE(contains(message(dx), "gradient of n.0.weight is not allocated"));
   table_of(embedding).zero_gradient();
   EXPECT_TRUE(contains(message(narrow), "columns of dx is 1, must equal width = 5"));
   EXPECT_TRUE(table_of(embedding).reached->list().empty());

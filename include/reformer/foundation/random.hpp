@@ -31,6 +31,7 @@ enum class Purpose : std::uint32_t {
   head_dropout = 6,
   data = 7,
   sampling = 8,
+  ngram_dropout = 9,
 };
 
 /// Ten rounds of Philox 4x32: 128 random bits from a 128-bit counter and a 64-bit key.

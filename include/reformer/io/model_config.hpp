@@ -4,7 +4,7 @@
 ///
 ///     {"vocabulary": 256, "language_head": true, "width": 192, ..., "activation": "relu",
 ///      "positions": {"kind": "axial", "shape": [64, 64], "widths": [48, 144]},
-///      "ngrams": [{"order": 2, "rows": 16384}, ...], "causal": true,
+///      "ngrams": [{"order": 2, "rows": 16384, "dropout": 0}, ...], "causal": true,
 ///      "layers": [{"kind": "local", "chunk_length": 64, ...}, {"kind": "lsh", ...}, ...],
 ///      ..., "residual": {"kind": "fixed", "fraction_bits": 0}}
 ///
@@ -112,6 +112,7 @@ void visit_fields(auto& f, ConstOrNot<FixedResidual> auto& fixed) {
 void visit_fields(auto& f, ConstOrNot<NgramTable> auto& table) {
   f("order", table.order);
   f("rows", table.rows);
+  f("dropout", table.dropout);
 }
 void visit_fields(auto& f, ConstOrNot<ModelConfig> auto& model) {
   f("vocabulary", model.vocabulary);

@@ -509,6 +509,7 @@ class Model {
     Scratch scratch(pass.workspace);
     const auto memory = scratch.per_thread<Scalar>(D);
     const auto dropout = embedding_dropout(pass);
+    const auto ngram_dropouts = dropouts_of_ngrams(pass);
     for_each_row_tile(pass.workspace.threads(), pass.rows(),
                       [&](Index first, Index count, int thread) {
                         const MatrixView<Scalar> x(memory[thread], 1, D);
@@ -518,7 +519,9 @@ class Model {
                             clear_unusable_padding(pass, row, D, x.data);
                           }
                           const auto [position, recent] = place(row);
-                          for (const auto& ngram : ngrams_) ngram.add_row(recent, x.data);
+                          for (std::size_t i = 0; i < ngrams_.size(); ++i) {
+                            ngrams_[i].add_row(recent, ngram_dropouts[i], row, x.data);
+                          }
                           positions_.add_row(position, x.data);
                           dropout.apply_tile(x, row, 0, D);
                           halves.first.write(row, 0, D, x.data);
@@ -566,7 +569,7 @@ class Model {
   static std::vector<NgramEmbedding<Scalar>> ngrams_of(const ModelConfig& config) {
     std::vector<NgramEmbedding<Scalar>> ngrams;
     for (std::size_t i = 0; i < config.ngrams.size(); ++i) {
-      ngrams.emplace_back("ngrams." + std::to_string(i), config.ngrams[i], config.width);
+      ngrams.emplace_back("ngrams", static_cast<Index>(i), config.ngrams[i], config.width);
     }
     return ngrams;
   }
@@ -576,6 +579,12 @@ class Model {
     Index most = 1;
     for (const NgramTable& table : config_.ngrams) most = std::max(most, table.order);
     return most;
+  }
+
+  std::vector<Dropout<Scalar>> dropouts_of_ngrams(const Pass& pass) const {
+    std::vector<Dropout<Scalar>> dropouts;
+    for (const auto& ngram : ngrams_) dropouts.push_back(ngram.dropout(pass));
+    return dropouts;
   }
 
   Dropout<Scalar> embedding_dropout(const Pass& pass) const {

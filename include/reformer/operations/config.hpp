@@ -110,12 +110,16 @@ inline void check_length(std::string_view function, const PositionConfig& config
 struct NgramTable {
   Index order = 2;       ///< n, 2 to 16
   Index rows = 1 << 14;  ///< of the table; more rows, fewer n-grams that share one
+  /// Of the vectors as wholes: what is left out, the rest of the model must do without. It keeps
+  /// n-grams from being learnt by heart where a text is read several times.
+  double dropout = 0;
 };
 
 /// Throws `std::invalid_argument` naming the first field that is not possible.
 inline void check_config(std::string_view function, const NgramTable& config) {
   check_between(function, "order", config.order, 2, 16);
   check_between(function, "rows", config.rows, 1, max_size);
+  check_dropout(function, "dropout", config.dropout);
 }
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -33,6 +33,12 @@ class Dropout {
         scale_(static_cast<Scalar>(65536.0 / (65536.0 - threshold_))) {}
 
   bool active() const { return threshold_ > 0; }
+  /// What is kept is multiplied by it: 1 / (1 - p).
+  Scalar scale() const { return scale_; }
+  /// Whether an element is kept.
+  bool keeps(std::uint64_t element) const {
+    return !active() || uniform(stream_.bits(element / 8), element % 8) >= threshold_;
+  }
 
   /// values[i] *= mask[first + i], i < count. Works for the backward pass too: the operation is its
   /// own transpose.
@@ -43,9 +49,8 @@ class Dropout {
       const auto bits = stream_.bits(first / 8 + static_cast<std::uint64_t>(i) / 8);
       const Index n = std::min<Index>(8, count - i);
       for (Index j = 0; j < n; ++j) {
-        const std::uint32_t word = bits[static_cast<std::size_t>(j / 2)];
-        const std::uint32_t uniform = j % 2 == 0 ? word & 0xFFFF : word >> 16;
-        values[i + j] = uniform < threshold_ ? Scalar(0) : values[i + j] * scale_;
+        const bool is_dropped = uniform(bits, static_cast<std::uint64_t>(j)) < threshold_;
+        values[i + j] = is_dropped ? Scalar(0) : values[i + j] * scale_;
       }
     }
   }
@@ -61,6 +66,12 @@ class Dropout {
   }
 
  private:
+  /// Number j of eight in a block of the stream, less than 2^16.
+  static std::uint32_t uniform(const std::array<std::uint32_t, 4>& bits, std::uint64_t j) {
+    const std::uint32_t word = bits[static_cast<std::size_t>(j / 2)];
+    return j % 2 == 0 ? word & 0xFFFF : word >> 16;
+  }
+
   RandomStream stream_;
   std::uint32_t threshold_;
   Scalar scale_;

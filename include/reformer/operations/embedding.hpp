@@ -30,11 +30,12 @@ RowPair* row_pairs_in(Memory& memory, Index rows) {
   return memory.template take<RowPair>(rows);
 }
 
-/// Gradient of a table: dtable[row[i]] += dx[i], for i < dx.rows. Sums run in double: a text of a
-/// million bytes has a hundred thousand spaces, and as many roundings would be felt in float.
+/// Gradient of a table: dtable[row[i]] += scale dx[i], for i < dx.rows with row[i] >= 0. Sums run
+/// in double: a text of a million bytes has a hundred thousand spaces, and as many roundings would
+/// be felt in float.
 template <typename Scalar, typename RowOf>
 void accumulate_rows(Workspace& workspace, Parameter<Scalar>& table,
-                     const MatrixView<const Scalar>& dx, const RowOf& row_of) {
+                     const MatrixView<const Scalar>& dx, const RowOf& row_of, Scalar scale = 1) {
   constexpr Index block = 32;
   constexpr Index ahead = 8;  // pieces of rows that lie anywhere
   const auto gradient = view(table.gradient);
@@ -42,14 +43,16 @@ void accumulate_rows(Workspace& workspace, Parameter<Scalar>& table,
   auto* pairs = row_pairs_in(scratch, dx.rows);
   for (Index i = 0; i < dx.rows; ++i) pairs[i] = {static_cast<Index>(row_of(i)), i};
   std::sort(pairs, pairs + dx.rows);  // each sum has one order, whatever the number of threads
+  Index begin = 0;
+  while (begin < dx.rows && pairs[begin].table < 0) ++begin;
   const auto dx_row = [&](Index i) { return dx.row(pairs[i].dx); };
   if (table.reached) {
-    for (Index i = 0; i < dx.rows; ++i) table.reached->insert(pairs[i].table);
+    for (Index i = begin; i < dx.rows; ++i) table.reached->insert(pairs[i].table);
   }
   // Each task owns columns of the table.
   parallel_for(workspace.threads(), ceil_div(gradient.columns, block), [&](Index task, int) {
     const Index j = task * block, n = std::min(block, gradient.columns - j);
-    for (Index i = 0; i < dx.rows;) {
+    for (Index i = begin; i < dx.rows;) {
       const Index row = pairs[i].table;
       double sum[block] = {};
       for (; i < dx.rows && pairs[i].table == row; ++i) {
@@ -58,7 +61,7 @@ void accumulate_rows(Workspace& workspace, Parameter<Scalar>& table,
         for (Index k = 0; k < n; ++k) sum[k] += static_cast<double>(from[k]);
       }
       Scalar* out = gradient.row(row) + j;
-      for (Index k = 0; k < n; ++k) out[k] += static_cast<Scalar>(sum[k]);
+      for (Index k = 0; k < n; ++k) out[k] += scale * static_cast<Scalar>(sum[k]);
     }
   });
 }

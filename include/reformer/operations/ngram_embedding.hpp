@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Embeddings of hashed n-grams: x[t] += table[h(token[t-n+1], ..., token[t])].
+/// Embeddings of hashed n-grams: x[t] += m[t] / (1 - p) table[h(token[t-n+1], ..., token[t])],
+///
+/// where m[t] = 0 with probability p in training, else 1: dropout of whole vectors.
 ///
 /// A byte says little of what comes next, the last three or four say most of what a small model
 /// will learn of it. A table looks that up for the price of a row: no product, and nothing is kept
@@ -20,6 +22,7 @@
 #include "reformer/foundation/pass.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/operations/config.hpp"
+#include "reformer/operations/dropout.hpp"
 #include "reformer/operations/embedding.hpp"
 
 namespace reformer::inline REFORMER_ABI {
@@ -34,26 +37,41 @@ inline std::span<const std::int32_t> recent_tokens(const Tokens& tokens, const P
   return {tokens.data() + first, static_cast<std::size_t>(row + 1 - first)};
 }
 
-/// One table of n-grams, parameter `<name>.weight` `[rows, D]`, of which a step reaches few rows.
+/// One table of n-grams, parameter `<name>.<number>.weight` `[rows, D]`, of which a step reaches
+/// few rows.
 template <typename Scalar>
 class NgramEmbedding {
  public:
-  /// @throw std::invalid_argument for a configuration or width out of range
-  NgramEmbedding(const std::string& name, const NgramTable& config, Index width)
-      : config_((check_config("NgramEmbedding", config),
+  /// @param number  among the tables of a model: each has a dropout of its own
+  /// @throw std::invalid_argument for a number, configuration or width out of range
+  NgramEmbedding(const std::string& name, Index number, const NgramTable& config, Index width)
+      : number_(number),
+        config_((check_between("NgramEmbedding", "number", number, 0, RandomKey::num_layers - 1),
+                 check_config("NgramEmbedding", config),
                  check_between("NgramEmbedding", "width", width, 1, max_size),
                  check_elements("NgramEmbedding", "rows * width", config.rows, width), config)),
-        table_(name + ".weight", Role::ngram_table, config.rows, width) {
+        table_(name + "." + std::to_string(number) + ".weight", Role::ngram_table, config.rows,
+               width) {
     table_.reached.emplace(config.rows);
   }
 
   const NgramTable& config() const { return config_; }
 
+  /// Of a pass: element `b*T + t` stands for the vector of token t of sequence b.
+  Dropout<Scalar> dropout(const Pass& pass) const {
+    return {pass.training ? config_.dropout : 0.0, pass.key.at_layer(number_),
+            Purpose::ngram_dropout};
+  }
+
   /// x `[D]` += the vector of the last n of these tokens, or of all where there are fewer; nothing
   /// if there is none.
-  /// @param recent  the newest last
-  void add_row(std::span<const std::int32_t> recent, Scalar* x) const {
-    if (!recent.empty()) simd::add(table_.value.cols(), table_row(recent), x);
+  /// @param recent   the newest last
+  /// @param dropout  of the pass
+  /// @param row      b*T + t
+  void add_row(std::span<const std::int32_t> recent, const Dropout<Scalar>& dropout, Index row,
+               Scalar* x) const {
+    if (recent.empty() || !dropout.keeps(static_cast<std::uint64_t>(row))) return;
+    simd::add_scaled(table_.value.cols(), dropout.scale(), table_row(recent), x);
   }
 
   /// Table gradient += dx `[B*T, D]` at the n-grams of the rows.
@@ -63,9 +81,12 @@ class NgramEmbedding {
     check_equal(function, "rows of dx", dx.rows, "number of tokens", tokens.size());
     check_equal(function, "columns of dx", dx.columns, "width", table_.value.cols());
     check(table_.has_gradient(), function, "gradient of ", table_.name, " is not allocated");
-    detail::accumulate_rows(pass.workspace, table_, dx, [&](Index row) {
-      return index_of(recent_tokens(tokens, pass, row, config_.order));
-    });
+    const auto row_dropout = dropout(pass);
+    const auto table_row_of = [&](Index row) {
+      const bool is_kept = row_dropout.keeps(static_cast<std::uint64_t>(row));
+      return is_kept ? index_of(recent_tokens(tokens, pass, row, config_.order)) : -1;
+    };
+    detail::accumulate_rows(pass.workspace, table_, dx, table_row_of, row_dropout.scale());
   }
 
   /// Scratch of `backward`.
@@ -101,6 +122,7 @@ class NgramEmbedding {
     return static_cast<Index>((hash >> 32) * static_cast<std::uint64_t>(config_.rows) >> 32);
   }
 
+  Index number_;
   NgramTable config_;
   Parameter<Scalar> table_;
 };
