@@ -20,6 +20,7 @@ class ModelFile;
 namespace enwik8 {
 
 inline constexpr const char* checkpoint_name = "checkpoint.safetensors";
+inline constexpr const char* best_name = "best.safetensors";
 inline constexpr const char* state_key = "enwik8.state";
 
 /// An open checkpoint whose every byte was checked.

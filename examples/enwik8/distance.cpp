@@ -68,7 +68,7 @@ void DistanceClasses::add(const Windows& windows, std::span<const double> losses
   for (std::int64_t window = 0; window < windows.count; ++window) {
     const std::vector<std::int64_t> distances = repetition_distances(windows, window);
     const auto first = static_cast<std::size_t>(window * windows.length);
-    for (std::size_t i = 0; i < distances.size(); ++i) {
+    for (auto i = static_cast<std::size_t>(windows.context); i < distances.size(); ++i) {
       Class& of_label = distances[i] == 0
                             ? classes_.back()
                             : *std::find_if(classes_.begin(), classes_.end(),

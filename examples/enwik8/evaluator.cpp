@@ -58,6 +58,7 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
   const Checkpoint checkpoint(checkpoint_path(options.checkpoint));
   Options saved = saved_options(checkpoint);
   saved.threads = options.threads;
+  check_overlap("overlap", options.overlap, saved.length);
   change_hashing(options, saved);
   const Corpus corpus =
       choose_corpus(options.data.empty() ? saved.data : options.data,
@@ -77,7 +78,7 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
   if (options.matches) {
     matches.emplace(model.patterns(), local_reach(saved), saved.length);
   }
-  EvaluationWindows all(part, saved.batch, saved.length, options.bytes);
+  EvaluationWindows all(part, saved.batch, saved.length, options.bytes, options.overlap);
   for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
     std::vector<double> losses;
     loss += model.evaluate(windows, &losses);

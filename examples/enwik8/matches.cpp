@@ -101,7 +101,7 @@ void Matches::add(const Windows& windows, const std::vector<reformer::Tensor<Buc
         of_head.emplace_back(
             pattern, std::span<const Bucket>(&buckets[layer](w, h, 0, 0), per_head), length);
       }
-      for (std::int64_t query = 0; query < length; ++query) {
+      for (std::int64_t query = windows.context; query < length; ++query) {
         const std::int64_t distance = distances[static_cast<std::size_t>(query)];
         const std::int64_t match = query - distance;
         if (distance == 0 || match < beside) {

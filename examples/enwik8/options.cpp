@@ -308,10 +308,16 @@ Table<Options> make_training_table() {
   t.whole("eval-every", &Options::eval_every, 0, "steps between validations, 0: only at the end");
   t.whole("eval-bytes", &Options::eval_bytes, 1,
           "bytes of a validation on the way; the one at the end takes all");
+  t.whole("keep-best", &Options::keep_best, 0,
+          "keep the weights whose validation was best in best.safetensors and end with them, at "
+          "once when so many validations in a row were no better; 0: end with the last weights");
   t.flag("by-distance", &Options::by_distance,
          "split evaluations by how far back lies what a byte repeats");
   t.whole("final-bytes", &Options::final_bytes, 0,
           "bytes of the validation and of the test split evaluated at the end, 0: all");
+  t.whole("eval-overlap", &Options::eval_overlap, 0,
+          "evaluate the test split also with windows that repeat so many bytes of the one before, "
+          "as context; 0: only cold");
   t.real("save-minutes", &Options::save_minutes, 0, false, most_minutes, true,
          "minutes between checkpoints");
   t.whole("sample-bytes", &Options::sample_bytes, 0, "length of the text written at the end",
@@ -429,6 +435,8 @@ Table<EvaluateOptions> make_evaluate_table() {
          "raw, .gz or .zip (default: what the run was made with)");
   t.choice("split", &EvaluateOptions::split, {"train", "validation", "test"}, "part of the data");
   t.whole("bytes", &EvaluateOptions::bytes, 0, "bytes of it at most, 0: all");
+  t.whole("overlap", &EvaluateOptions::overlap, 0,
+          "bytes with which each window repeats the end of the one before, as context");
   t.whole("hashes", &EvaluateOptions::hashes, 0,
           "hash rounds of lsh and bucket layers, 0: those of the run", 1 << 10);
   t.wholes("buckets", &EvaluateOptions::buckets,
@@ -648,6 +656,13 @@ Options preset_options(const std::string& name) {
   refuse("preset", name, fmt::format("{}", fmt::join(preset_names(), ", ")));
 }
 
+void check_overlap(const std::string& name, std::int64_t overlap, std::int64_t length) {
+  if (overlap >= length) {
+    refuse(name, std::to_string(overlap),
+           fmt::format("less than the {} bytes of a window", length));
+  }
+}
+
 void complete_options(Options& options) {
   // Each is in its range; products may still be beyond what can be counted.
   const auto check_product = [&](const char* name, std::int64_t value, std::int64_t limit,
@@ -677,6 +692,7 @@ void complete_options(Options& options) {
   if (options.local_chunk_length == 0) {
     options.local_chunk_length = options.chunk_length;
   }
+  check_overlap("eval-overlap", options.eval_overlap, options.length);
   if (options.values.size() != 1 && options.values.size() != options.layers.size()) {
     refuse_option(options, "values",
                   fmt::format("one word, or one for each of the {} layers", options.layers.size()));

@@ -36,6 +36,8 @@ struct Options {
   std::int64_t eval_bytes = 32768;  ///< bytes of a validation on the way
   bool by_distance = false;         ///< evaluations are split by the distance of repetitions
   std::int64_t final_bytes = 0;     ///< bytes of each split evaluated at the end, 0: all
+  std::int64_t keep_best = 0;       ///< validations without a better one before the end, 0: no end
+  std::int64_t eval_overlap = 0;    ///< of windows of another evaluation at the end, 0: none
   std::int64_t memory_budget = 0;   ///< megabytes that may be spent to save time
   double save_minutes = 5;          ///< time between checkpoints
   std::int64_t sample_bytes = 400;  ///< length of the text sample at the end
@@ -117,6 +119,7 @@ struct EvaluateOptions {
   std::string data;        ///< empty: what the run was made with
   std::string split = "validation";
   std::int64_t bytes = 0;                ///< at most, 0: all
+  std::int64_t overlap = 0;              ///< of windows
   std::int64_t hashes = 0;               ///< rounds, 0: those of the run
   std::vector<std::int64_t> buckets{0};  ///< factors of their number, 0: those of the run
   std::int64_t chunk_length = 0;         ///< of hashed layers, 0: that of the run
@@ -152,6 +155,9 @@ Options preset_options(const std::string& name);
 /// if there are bucket layers).
 /// @throw OptionError
 void complete_options(Options& options);
+
+/// @throw OptionError unless windows of a length can overlap by so many bytes
+void check_overlap(const std::string& name, std::int64_t overlap, std::int64_t length);
 
 /// Names of the options that describe the model.
 std::vector<std::string> model_option_names();

@@ -83,6 +83,12 @@ std::size_t machine_memory() {
                                : 0;
 }
 
+/// The best validation on the way.
+struct Best {
+  double bits_per_byte = 0;
+  std::int64_t worse_since = 0;  // validations that were no better
+};
+
 /// What a train record is the mean of.
 struct Running {
   LossSum loss;
@@ -154,7 +160,12 @@ class Trainer {
   std::int64_t last_step() const {
     return !is_limited_by_time() ? options_.steps : ending_ ? ending_->end : 0;
   }
-  bool is_last_step() const { return last_step_is_known() && step_ >= last_step(); }
+  bool is_last_step() const {
+    return is_out_of_patience() || (last_step_is_known() && step_ >= last_step());
+  }
+  bool is_out_of_patience() const {
+    return options_.keep_best > 0 && best_ && best_->worse_since >= options_.keep_best;
+  }
   bool last_step_is_known() const { return !is_limited_by_time() || ending_; }
   std::int64_t bytes_per_step() const {
     return options_.batch * options_.length * options_.accumulate;
@@ -312,24 +323,32 @@ class Trainer {
   // ---- checkpoints
 
   void save() {
+    const Stopwatch watch;
+    save_as(checkpoint_name);
+    saved_step_ = step_;
+    since_save_ = Stopwatch();
+    costs_.save = watch.seconds();
+  }
+
+  void save_as(const char* name) const {
     if (const auto tensor = model_->not_finite_tensor()) {
       throw std::runtime_error(
           fmt::format("step {}: {} is no longer finite{}", step_, *tensor, what_is_kept()));
     }
-    const Stopwatch watch;
     json state{{"options", options_to_json(options_)}, {"data", data_description()},
                {"validated_step", validated_step_},    {"running", running_.to_json()},
                {"elapsed_seconds", elapsed()},         {"ending", nullptr}};
     if (!options_.model_config.empty()) {
       state["model_config"] = options_.model_config;
     }
+    if (best_) {
+      state["best"] = {{"validation_bpb", best_->bits_per_byte},
+                       {"worse_since", best_->worse_since}};
+    }
     if (ending_) {
       state["ending"] = {{"begin", ending_->begin}, {"end", ending_->end}};
     }
-    model_->save(folder_ / checkpoint_name, step_, state);
-    saved_step_ = step_;
-    since_save_ = Stopwatch();
-    costs_.save = watch.seconds();
+    model_->save(folder_ / name, step_, state);
   }
 
   void restore(const Checkpoint& checkpoint) {
@@ -348,6 +367,11 @@ class Trainer {
       validated_step_ = state.at("validated_step").get<std::int64_t>();
       running_ = Running::from_json(state.at("running"));
       elapsed_before_ = state.at("elapsed_seconds").get<double>();
+      if (state.contains("best")) {
+        const json& best = state["best"];
+        best_ = Best{best.at("validation_bpb").get<double>(),
+                     best.at("worse_since").get<std::int64_t>()};
+      }
       // Another limit is another end.
       if (const json& ending = state.at("ending"); !ending.is_null() && same_limit_) {
         ending_ =
@@ -535,7 +559,12 @@ class Trainer {
     };
     costs_.validation =
         seconds(EvaluationWindows(split_.validation, 1, 1, options_.eval_bytes).labels());
-    costs_.final = whole(split_.validation) + whole(split_.test) + sample_seconds_ + costs_.save;
+    const auto length = static_cast<double>(options_.length);
+    const double again =  // of each byte, with overlapping windows
+        options_.eval_overlap == 0 ? 0
+                                   : length / (length - static_cast<double>(options_.eval_overlap));
+    costs_.final =
+        whole(split_.validation) + whole(split_.test) * (1 + again) + sample_seconds_ + costs_.save;
   }
 
   // ---- evaluation
@@ -552,17 +581,18 @@ class Trainer {
   };
 
   /// @param name  for an error
-  /// @param limit  bytes at most, 0 for the whole part
+  /// @param limit    bytes at most, 0 for the whole part
+  /// @param overlap  of windows
   /// @throw Interrupted
   Evaluation evaluate(const std::string& name, std::span<const std::uint8_t> part,
-                      std::int64_t limit) {
+                      std::int64_t limit, std::int64_t overlap = 0) {
     const Stopwatch watch;
     Evaluation evaluation;
     if (options_.by_distance) {
       evaluation.by_distance.emplace(local_reach(options_), options_.length);
     }
     std::vector<double> losses;
-    EvaluationWindows all(part, options_.batch, options_.length, limit);
+    EvaluationWindows all(part, options_.batch, options_.length, limit, overlap);
     for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
       if (stop_requested_(step_)) {
         throw Interrupted();
@@ -599,6 +629,37 @@ class Trainer {
     progress_.message(fmt::format("step {}: validation {:.4f} bits per byte on {}", step_,
                                   result.loss.bits_per_byte(),
                                   extent(result, split_.validation, "validation")));
+    compare_with_best(result.loss.bits_per_byte());
+  }
+
+  void compare_with_best(double bits_per_byte) {
+    if (best_ && bits_per_byte >= best_->bits_per_byte) {
+      ++best_->worse_since;
+      if (is_out_of_patience()) {
+        progress_.message(fmt::format("step {}: {} validation{} without a better one: the end",
+                                      step_, best_->worse_since,
+                                      best_->worse_since == 1 ? "" : "s"));
+      }
+      return;
+    }
+    best_ = Best{bits_per_byte, 0};
+    if (options_.keep_best > 0) {
+      save_as(best_name);
+    }
+  }
+
+  /// The weights whose validation was best, if these are not.
+  void return_to_best() {
+    if (validated_step_ != step_) {
+      validate();
+    }
+    if (best_->worse_since == 0) {
+      return;
+    }
+    const Checkpoint best(folder_ / best_name);
+    model_->load(best);
+    progress_.message(fmt::format("going back to step {}, whose validation was best: {:.4f}",
+                                  best.step(), best_->bits_per_byte));
   }
 
   /// Null unless it was asked for.
@@ -623,6 +684,9 @@ class Trainer {
 
   void finish() {
     progress_.finish();
+    if (options_.keep_best > 0) {
+      return_to_best();
+    }
     if (!options_.export_folder.empty()) {
       model_->save_huggingface(options_.export_folder);
       progress_.message(fmt::format(
@@ -644,6 +708,9 @@ class Trainer {
                                   extent(validation, split_.validation, "validation")));
     const Evaluation test = evaluate("test", split_.test, options_.final_bytes);
     progress_.message(fmt::format("test evaluated on {}", extent(test, split_.test, "test")));
+    if (options_.eval_overlap > 0) {
+      evaluate_overlapping();
+    }
     write_sample();
     metrics_->write({{"type", "test"},
                      {"final", true},
@@ -668,6 +735,24 @@ class Trainer {
       }
     }
     progress_.message(fmt::format("test bits per byte: {:.4f}", test.loss.bits_per_byte()));
+  }
+
+  void evaluate_overlapping() {
+    const Evaluation test =
+        evaluate("test", split_.test, options_.final_bytes, options_.eval_overlap);
+    const std::string rule = context_rule(options_.length, options_.eval_overlap);
+    metrics_->write({{"type", "test_overlapping"},
+                     {"final", true},
+                     {"step", step_},
+                     {"test_bpb", test.loss.bits_per_byte()},
+                     {"bytes", test.loss.bytes},
+                     {"whole_split", is_whole(test, split_.test)},
+                     {"by_distance", by_distance(test)},
+                     {"context_rule", rule},
+                     {"evaluation_seconds", test.seconds},
+                     {"seconds", elapsed()}});
+    progress_.message(
+        fmt::format("test with {}: {:.4f} bits per byte", rule, test.loss.bits_per_byte()));
   }
 
   void write_sample() {
@@ -716,6 +801,7 @@ class Trainer {
   std::int64_t validated_step_ = 0;
   Running running_;
   std::optional<Ending> ending_;
+  std::optional<Best> best_;
   double elapsed_before_ = 0;  // by the processes before this one
 
   bool same_limit_ = true;

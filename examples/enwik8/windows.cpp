@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "reformer/foundation/random.hpp"
+#include "reformer/operations/cross_entropy.hpp"
 
 namespace enwik8 {
 namespace {
@@ -14,7 +15,9 @@ void append(Windows& windows, std::span<const std::uint8_t> text, std::int64_t b
   const auto window =
       text.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(windows.length) + 1);
   windows.inputs.insert(windows.inputs.end(), window.begin(), window.end() - 1);
-  windows.labels.insert(windows.labels.end(), window.begin() + 1, window.end());
+  windows.labels.insert(windows.labels.end(), static_cast<std::size_t>(windows.context),
+                        reformer::ignored_label);
+  windows.labels.insert(windows.labels.end(), window.begin() + 1 + windows.context, window.end());
   ++windows.count;
 }
 
@@ -38,10 +41,11 @@ Windows training_windows(std::span<const std::uint8_t> text, std::int64_t count,
 }
 
 EvaluationWindows::EvaluationWindows(std::span<const std::uint8_t> text, std::int64_t count,
-                                     std::int64_t length, std::int64_t limit)
+                                     std::int64_t length, std::int64_t limit, std::int64_t overlap)
     : text_(text),
       count_(count),
       length_(length),
+      overlap_(overlap),
       labels_(std::max<std::int64_t>(static_cast<std::int64_t>(text.size()) - 1, 0)) {
   if (limit > 0) {
     labels_ = std::min(labels_, limit);
@@ -50,15 +54,25 @@ EvaluationWindows::EvaluationWindows(std::span<const std::uint8_t> text, std::in
 
 Windows EvaluationWindows::next() {
   Windows windows;
-  windows.length = std::min(length_, labels_ - position_);
-  while (windows.count < count_ && windows.length > 0 && labels_ - position_ >= windows.length) {
-    append(windows, text_, position_);
-    position_ += windows.length;
+  windows.context = position_ == 0 ? 0 : overlap_;
+  windows.length = std::min(length_, windows.context + labels_ - position_);
+  const std::int64_t counted = windows.length - windows.context;
+  const std::int64_t most = windows.context < overlap_ ? 1 : count_;
+  while (windows.count < most && counted > 0 && labels_ - position_ >= counted) {
+    append(windows, text_, position_ - windows.context);
+    position_ += counted;
   }
   return windows;
 }
 
-std::string context_rule(std::int64_t length) {
+std::string context_rule(std::int64_t length, std::int64_t overlap) {
+  if (overlap > 0) {
+    return fmt::format(
+        "windows of {} bytes that overlap by {}: every byte but the first of the split is "
+        "predicted "
+        "once, from the {} to {} bytes before it, those of the first window from 1 on",
+        length, overlap, overlap + 1, length);
+  }
   return fmt::format(
       "consecutive windows of {} bytes, each started cold: every byte but the first of the split "
       "is predicted, from the 1 to {} bytes before it in its window",

@@ -16,7 +16,8 @@ struct Windows {
   std::int64_t count = 0;
   std::int64_t length = 0;
   std::vector<std::int32_t> inputs;
-  std::vector<std::int32_t> labels;  ///< the bytes one further on
+  std::vector<std::int32_t> labels;  ///< the bytes one further on, or `reformer::ignored_label`
+  std::int64_t context = 0;  ///< bytes at the beginning of each window whose labels do not count
 
   std::int64_t bytes() const { return count * length; }
 };
@@ -30,28 +31,34 @@ Windows training_windows(std::span<const std::uint8_t> text, std::int64_t count,
                          std::int64_t first);
 
 /// Cuts a text into consecutive windows for an evaluation, some at a time. Each byte but the first
-/// of the text is the label of exactly one window; the last window is as long as what is left.
+/// of the text is a label that counts of exactly one window; the last window is as long as what is
+/// left.
 class EvaluationWindows {
  public:
-  /// @param limit  labels at most, 0 for the whole text
+  /// @param limit    labels at most, 0 for the whole text
+  /// @param overlap  bytes, less than `length`, with which each window but the first repeats the
+  /// end
+  ///   of the one before, as context
   EvaluationWindows(std::span<const std::uint8_t> text, std::int64_t count, std::int64_t length,
-                    std::int64_t limit = 0);
+                    std::int64_t limit = 0, std::int64_t overlap = 0);
 
   /// All labels there are.
   std::int64_t labels() const { return labels_; }
 
-  /// The next windows, `count` or fewer, or of another length when it is the last; none at the end.
+  /// The next windows, `count` or fewer, of one length and context: the first of an evaluation with
+  /// overlap, which has no context, and a last one that is shorter come alone. None at the end.
   Windows next();
 
  private:
   std::span<const std::uint8_t> text_;
   std::int64_t count_;
   std::int64_t length_;
+  std::int64_t overlap_;
   std::int64_t labels_;
-  std::int64_t position_ = 0;
+  std::int64_t position_ = 0;  // of the next label that counts, from 0
 };
 
 /// In words, what each byte of an evaluation is predicted from.
-std::string context_rule(std::int64_t length);
+std::string context_rule(std::int64_t length, std::int64_t overlap = 0);
 
 }  // namespace enwik8

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "enwik8/evaluator.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 
 #include "examples/run.hpp"
@@ -15,9 +17,9 @@ class Evaluator : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     folder_ = new TemporaryFolder;
-    const Outcome outcome =
-        train(tiny(*folder_ / "text") +
-              Strings{"--steps", "60", "--learning-rate", "0.01", "--by-distance", "--out", run()});
+    const Outcome outcome = train(tiny(*folder_ / "text") +
+                                  Strings{"--steps", "60", "--learning-rate", "0.01",
+                                          "--by-distance", "--eval-overlap", "20", "--out", run()});
     ASSERT_EQ(outcome.code, exit_success) << outcome.error;
     EXPECT_TRUE(contains(outcome.out, "bits per byte\n")) << "the table has a heading";
   }
@@ -65,6 +67,27 @@ TEST_F(Evaluator, GivesWhatTheTrainerGave) {
             2 + test.at("by_distance").size());
 }
 
+TEST_F(Evaluator, LetsWindowsOverlap) {
+  const nlohmann::json cold = records_of(*folder_ / "run").back();
+  const std::string out = text({"--split", "test", "--overlap", "20", "--by-distance"});
+  EXPECT_TRUE(contains(out, fmt::format(", {} bytes: ", cold.at("bytes").get<std::int64_t>())));
+  std::int64_t bytes = 0;
+  const auto lines = lines_of(out);
+  for (std::size_t i = 2; i < lines.size(); ++i) {
+    bytes += std::stoll(lines[i].substr(30, 11));
+  }
+  EXPECT_EQ(bytes, cold.at("bytes")) << "each byte is in one class";
+  const std::vector<nlohmann::json> records = records_of(*folder_ / "run");
+  const auto overlapping = std::find_if(records.begin(), records.end(), [](const auto& record) {
+    return record.at("type") == "test_overlapping";
+  });
+  ASSERT_NE(overlapping, records.end());
+  EXPECT_EQ(overlapping->at("bytes"), cold.at("bytes"));
+  EXPECT_NE(overlapping->at("test_bpb"), cold.at("test_bpb"));
+  EXPECT_NEAR(bits({"--split", "test", "--overlap", "20"}),
+              overlapping->at("test_bpb").get<double>(), 5e-5);
+}
+
 TEST_F(Evaluator, ChangesHashingAndLeavesLayersOut) {
   const double all = bits({});
   EXPECT_NE(bits({"--hashes", "8"}), all);
@@ -105,6 +128,7 @@ TEST_F(Evaluator, RefusesEveryValueThatMeansNothing) {
       {"data", {""}},
       {"split", {"", "all", "Test"}},
       {"bytes", no_whole},
+      {"overlap", no_whole + Strings{"100000"}},
       {"hashes", no_whole + Strings{"1025"}},
       {"buckets", no_whole + Strings{"7", "16,3", "65536", "256,258", ","}},
       {"chunk-length", no_whole + Strings{"16777217"}},

@@ -151,6 +151,51 @@ TEST_F(Trainer, InFixedPointTheMemoryBudgetChangesNoBit) {
                        "--memory-budget is '1', but the run in"));
 }
 
+TEST_F(Trainer, KeepsTheBestWeightsAndEndsWithThem) {
+  // Random letters can only be learnt by heart: after their frequency, validation gets worse.
+  std::string letters;
+  for (std::uint64_t i = 0; i < 3000; ++i) {
+    letters += static_cast<char>('a' + i * i * 2654435761U / 65536 % 23);
+  }
+  write_file(folder_ / "letters", letters);
+  const Strings common = options({"--data", path("letters"), "--ngrams", "4", "--ngram-rows",
+                                  "4096", "--learning-rate", "0.01", "--schedule", "constant",
+                                  "--steps", "60", "--eval-bytes", "1000"});
+  succeed(common + Strings{"--keep-best", "100", "--out", path("all")});
+  const auto validations = [&](const std::string& name) {
+    std::vector<double> found;
+    for (const json& record : records_of(folder_ / name)) {
+      if (record.at("type") == "validation" && !record.contains("final")) {
+        found.push_back(record.at("validation_bpb"));
+      }
+    }
+    return found;
+  };
+  const std::vector<double> all = validations("all");
+  ASSERT_EQ(all.size(), 15U) << "one every 4 steps, the last step's too";
+  const auto best = std::min_element(all.begin(), all.end());
+  ASSERT_NE(best, all.end() - 1) << "the text has to be learnt by heart";
+  const json test = records_of(folder_ / "all").back();
+  EXPECT_EQ(test.at("validation_bpb"), *best) << "1,000 bytes are all there are";
+  EXPECT_EQ(Checkpoint(folder_ / "all/best.safetensors").step(), 4 * (best - all.begin() + 1));
+
+  // A run that is interrupted knows its best, and when its patience is at an end.
+  const Strings patient = common + Strings{"--keep-best", "3"};
+  succeed(patient + Strings{"--out", path("patient")});
+  const std::vector<double> fewer = validations("patient");
+  ASSERT_LT(fewer.size(), all.size());
+  EXPECT_TRUE(std::equal(fewer.begin(), fewer.end(), all.begin()));
+  const auto least = std::min_element(fewer.begin(), fewer.end());
+  EXPECT_EQ(fewer.end() - least, 4) << "three after the best";
+  const auto last = static_cast<std::int64_t>(4 * fewer.size());
+  EXPECT_EQ(records_of(folder_ / "patient").back().at("step"), last);
+  interrupt(patient + Strings{"--out", path("broken")}, after(last - 1));
+  succeed({"--resume", "--out", path("broken")});
+  EXPECT_EQ(validations("broken"), fewer);
+  EXPECT_EQ(records_of(folder_ / "broken").back().at("test_bpb"),
+            records_of(folder_ / "patient").back().at("test_bpb"));
+}
+
 TEST_F(Trainer, StopsAtAnOverflowInFixedPoint) {
   const Outcome outcome = train(options({"--steps", "50", "--learning-rate", "1e9", "--clip", "0",
                                          "--residual", "fixed", "--out", path("run")}));
@@ -358,6 +403,8 @@ const std::vector<BadValues>& bad_values() {
       {{"threads", "memory-budget", "eval-every", "final-bytes", "sample-bytes", "head-width",
         "ff-width", "local-chunk-length", "warmup"},
        no_whole + Strings{"2000000000000"}},
+      {{"keep-best"}, no_whole + Strings{"2000000000000"}},
+      {{"eval-overlap"}, no_whole + Strings{"2000000000000", "100000"}},
       {{"seed"}, no_whole + Strings{"18446744073709551616"}},
       {{"minutes", "save-minutes"}, no_real + Strings{"0", "1e-50", "10000001"}},
       {{"learning-rate", "epsilon"}, no_real + Strings{"0", "1e-50", "1e-40"}},

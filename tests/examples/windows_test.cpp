@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "examples/support.hpp"
+#include "reformer/operations/cross_entropy.hpp"
 
 namespace enwik8::test {
 namespace {
@@ -80,6 +81,31 @@ TEST(Windows, EvaluationPredictsEachByteButTheFirstOnce) {
                            text_after_first.end()))
         << size;
     EXPECT_EQ(ragged, (size - 1) % 8 == 0 ? 0 : 1);
+  }
+}
+
+TEST(Windows, OverlappingOnesCountEachByteButTheFirstOnce) {
+  for (const std::int64_t overlap : {1, 4, 7}) {
+    for (const std::size_t size : {2u, 8u, 9u, 10u, 17u, 41u, 66u}) {
+      const auto text = counting(size);
+      EvaluationWindows all(text, 3, 8, 0, overlap);
+      std::int32_t expected = 1;  // the next label that counts
+      for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
+        ASSERT_EQ(windows.labels.size(), static_cast<std::size_t>(windows.bytes()));
+        ASSERT_EQ(windows.inputs.size(), windows.labels.size());
+        EXPECT_EQ(windows.context, expected == 1 ? 0 : overlap);
+        for (std::int64_t i = 0; i < windows.bytes(); ++i) {
+          const auto at = static_cast<std::size_t>(i);
+          if (i % windows.length < windows.context) {
+            EXPECT_EQ(windows.labels[at], reformer::ignored_label);
+          } else {
+            EXPECT_EQ(windows.labels[at], expected++) << size << " bytes, overlap " << overlap;
+            EXPECT_EQ(windows.inputs[at] + 1, windows.labels[at]);
+          }
+        }
+      }
+      EXPECT_EQ(expected, static_cast<std::int32_t>(size)) << "overlap " << overlap;
+    }
   }
 }
 
