@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// What nearly every test includes from elsewhere, read once: see tests/CMakeLists.txt. A test
-/// includes what it needs all the same.
+/// What nearly every test includes, read once: see tests/CMakeLists.txt. A test includes what it
+/// needs all the same.
 #pragma once
 
 #include <algorithm>
@@ -22,4 +22,4 @@
 
 #include <gtest/gtest.h>
 
-#include "reformer/foundation/tensor.hpp"
+#include "support/compiled.hpp"

@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: MIT
+#define REFORMER_TEST_TEMPLATE template
+#include "support/compiled.hpp"
