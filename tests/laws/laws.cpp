@@ -579,13 +579,15 @@ class Trial {
 
   /// The gradient is the derivative along a random direction of all parameters, by finite
   /// differences with two step sizes; where these do not agree, a step of relu or of a hash is
-  /// between, and nothing is known.
+  /// between, and nothing is known. With dropout, inputs are stored: rows that it makes constant
+  /// magnify the roundings of reversal, see `reversal`.
   void finite_differences() {
     if constexpr (std::is_same_v<Scalar, double>) {
       if (is_fixed() || !draw_.config.language_head || draw_.tokens.size() > 150) return;
       const Input input = drawn();
       double analytic = 0, norm = 0;
-      step(model_, one_, input, 0);
+      const bool drops = draw_.training && draw_.config.dropout > 0;
+      step(model_, one_, input, drops ? no_limit : 0);
       std::vector<Matrix<double>> directions, values;
       model_.for_each_parameter([&](const Parameter<double>& p) {
         directions.push_back(test::random_matrix<double>(p.value.rows(), p.value.cols(),
