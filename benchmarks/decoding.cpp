@@ -25,7 +25,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr Index steps = 512, recomputed_until = Index{1} << 18;
 
-ModelConfig config_of(const std::vector<AttentionPattern>& layers) {
+ModelConfig config_of(const std::vector<LayerPattern>& layers) {
   return {.width = 128,
           .num_heads = 2,
           .head_width = 64,

@@ -78,7 +78,7 @@ std::vector<Index> numbers_of(const std::string& text) {
 /// The same parameters, but another pattern of attention with shared queries and keys.
 Model<float> copy_with(AttentionPattern pattern, Model<float>& model) {
   ModelConfig config = model.config();
-  std::visit([&](auto& p) { p.values = values_of(config.layers[0]); }, pattern);
+  std::visit([&](auto& p) { p.values = values_of(config.layers[0].of_heads[0]); }, pattern);
   config.layers = {pattern};
   Model<float> copy(config);
   std::vector<Matrix<float>> values;

@@ -41,7 +41,7 @@ Work work(const Sizes& s, const AttentionPattern& pattern, bool backward, bool r
 template <typename Scalar>
 naive::SelfAttention<Scalar> naive_of(const Sizes& s, SelfAttention<float>& branch,
                                       const std::vector<Bucket>& buckets) {
-  const auto& pattern = branch.config().pattern;
+  const AttentionPattern& pattern = branch.kinds()[0].pattern;  // that of all heads
   const bool shared = shares_query_key(pattern);
   const auto get = [&](const char* name) -> Matrix<Scalar> {
     return parameter(branch, name).value.template cast<Scalar>();

@@ -47,7 +47,8 @@ Work work(const Sizes& s, What what) {
   const auto inner = static_cast<double>(config.num_heads * s.head_width);
   const auto batch = static_cast<double>(s.batch);
   double once = 0, hashing = 0;
-  for (const auto& pattern : config.layers) {
+  for (const LayerPattern& layer : config.layers) {
+    const AttentionPattern& pattern = layer.of_heads[0];  // that of all heads
     const double projections = shares_query_key(pattern) ? 3 : 4;
     once += 2 * rows * (projections * D * inner + 2 * D * F);
     once += 2 * 2 * inner * batch * pairs_of(pattern, s.length);

@@ -93,8 +93,8 @@ compile() {
 }
 
 # Who reads a configuration compiles none of the kernels, nor Eigen.
-light=(attention/{config,pattern}.hpp foundation/residual_config.hpp model/{config,sampling}.hpp
-  operations/config.hpp training/schedule.hpp)
+light=(attention/{config,layer_pattern,pattern}.hpp foundation/residual_config.hpp
+  model/{config,sampling}.hpp operations/config.hpp training/schedule.hpp)
 [[ ${REFORMER_WITHOUT_IO-} ]] || light+=(io/huggingface_config.hpp)
 for header in "${light[@]}"; do
   if heavy=$("${compiler[@]}" -std=c++20 -I "$include" -M "$include/reformer/$header" | tr ' ' '\n' |

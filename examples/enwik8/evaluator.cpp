@@ -76,7 +76,7 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
   DistanceClasses classes(local_reach(saved), saved.length);
   std::optional<Matches> matches;
   if (options.matches) {
-    matches.emplace(model.patterns(), local_reach(saved), saved.length);
+    matches.emplace(model.hashed_patterns(), local_reach(saved), saved.length);
   }
   EvaluationWindows all(part, saved.batch, saved.length, options.bytes, options.overlap);
   for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {

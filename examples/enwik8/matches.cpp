@@ -79,27 +79,33 @@ bool Visibility::shares_bucket(std::int64_t query, std::int64_t key) const {
   return false;
 }
 
-Matches::Matches(std::vector<reformer::AttentionPattern> layers, std::int64_t reach,
+Matches::Matches(std::vector<std::vector<LshPattern>> layers, std::int64_t reach,
                  std::int64_t length)
     : layers_(std::move(layers)),
       limits_(distance_limits(reach, length)),
       counts_(layers_.size(), std::vector<Count>(limits_.size())) {}
 
-void Matches::add(const Windows& windows, const std::vector<reformer::Tensor<Bucket, 4>>& buckets) {
+void Matches::add(const Windows& windows,
+                  const std::vector<std::vector<reformer::Tensor<Bucket, 4>>>& buckets) {
   const std::int64_t length = windows.length;
   for (std::int64_t w = 0; w < windows.count; ++w) {
     const std::vector<std::int64_t> distances = repetition_distances(windows, w);
     for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
-      if (buckets[layer].size() == 0) {
-        continue;
-      }
-      const auto& pattern = std::get<LshPattern>(layers_[layer]);
-      const std::int64_t heads = buckets[layer].dimension(1);
-      const auto per_head = static_cast<std::size_t>(buckets[layer].dimension(2) * length);
       std::vector<Visibility> of_head;
-      for (std::int64_t h = 0; h < heads; ++h) {
-        of_head.emplace_back(
-            pattern, std::span<const Bucket>(&buckets[layer](w, h, 0, 0), per_head), length);
+      auto ids = buckets[layer].begin();
+      for (const LshPattern& pattern : layers_[layer]) {
+        if (!hashes(pattern, length)) {
+          continue;
+        }
+        const auto per_head = static_cast<std::size_t>(ids->dimension(2) * length);
+        for (std::int64_t h = 0; h < ids->dimension(1); ++h) {
+          of_head.emplace_back(pattern, std::span<const Bucket>(&(*ids)(w, h, 0, 0), per_head),
+                               length);
+        }
+        ++ids;
+      }
+      if (of_head.empty()) {
+        continue;
       }
       for (std::int64_t query = windows.context; query < length; ++query) {
         const std::int64_t distance = distances[static_cast<std::size_t>(query)];
@@ -118,7 +124,7 @@ void Matches::add(const Windows& windows, const std::vector<reformer::Tensor<Buc
         };
         const auto by_heads = seen(match);
         ++count.matches;
-        count.heads += heads;
+        count.heads += std::ssize(of_head);
         count.by_head += by_heads;
         count.by_any += by_heads > 0 ? 1 : 0;
         count.in_bucket += std::count_if(of_head.begin(), of_head.end(), in_bucket);
@@ -131,7 +137,7 @@ void Matches::add(const Windows& windows, const std::vector<reformer::Tensor<Buc
 std::vector<std::string> Matches::lines() const {
   std::vector<std::string> lines;
   for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
-    if (!std::holds_alternative<LshPattern>(layers_[layer])) {
+    if (layers_[layer].empty()) {
       continue;
     }
     lines.push_back(fmt::format("  {:<28} {:>10} {:>14} {:>12} {:>14} {:>16}",

@@ -50,12 +50,14 @@ class Visibility {
 
 class Matches {
  public:
+  /// @param layers  patterns of the kinds of heads that hash, of each layer
   /// @param reach,length  as for `distance_limits`
-  Matches(std::vector<reformer::AttentionPattern> layers, std::int64_t reach, std::int64_t length);
+  Matches(std::vector<std::vector<reformer::LshPattern>> layers, std::int64_t reach,
+          std::int64_t length);
 
-  /// @param buckets  `[B, H, R, T]` of each layer; empty for layers that do not hash
+  /// @param buckets  `[B, H, R, T]` of each layer's kinds of heads that hash
   void add(const Windows& windows,
-           const std::vector<reformer::Tensor<reformer::Bucket, 4>>& buckets);
+           const std::vector<std::vector<reformer::Tensor<reformer::Bucket, 4>>>& buckets);
 
   /// A table for people, for each hashed layer.
   std::vector<std::string> lines() const;
@@ -68,7 +70,7 @@ class Matches {
     std::int64_t matches = 0, by_head = 0, by_any = 0, in_bucket = 0, beside_by_head = 0, heads = 0;
   };
 
-  std::vector<reformer::AttentionPattern> layers_;
+  std::vector<std::vector<reformer::LshPattern>> layers_;
   std::vector<std::int64_t> limits_;
   std::vector<std::vector<Count>> counts_;  // [layers][classes]
 };

@@ -29,10 +29,10 @@ constexpr Index vocabulary = 256;
 /// google/reformer-enwik8 and its like have two tokens before those of the bytes.
 constexpr Index shifted_vocabulary = 258;
 
-reformer::AttentionPattern published_pattern_of(const Options& options, const std::string& layer) {
-  if (layer == "lsh" || layer == "bucket") {
+reformer::AttentionPattern published_pattern_of(const Options& options, const std::string& heads) {
+  if (heads == "lsh" || heads == "bucket") {
     reformer::LshPattern lsh{.chunk_length = options.chunk_length, .num_hashes = options.hashes};
-    if (layer == "bucket") {
+    if (heads == "bucket") {
       lsh.chunking = reformer::Chunking::bucket_chunks;
     }
     if (options.buckets != std::vector<std::int64_t>{0}) {
@@ -40,24 +40,27 @@ reformer::AttentionPattern published_pattern_of(const Options& options, const st
     }
     return lsh;
   }
-  if (layer == "local") {
+  if (heads == "local") {
     return reformer::LocalPattern{.chunk_length = options.local_chunk_length};
   }
   return reformer::ExactPattern{};
 }
 
-reformer::AttentionPattern pattern_of(const Options& options, std::size_t layer) {
-  reformer::AttentionPattern pattern = published_pattern_of(options, options.layers[layer]);
+reformer::LayerPattern pattern_of(const Options& options, std::size_t layer) {
   const auto& values = options.values;
   const std::string& word = values[values.size() == 1 ? 0 : layer];
-  if (word != "own") {
-    std::visit(
-        [&](auto& p) {
-          p.values = word == "mixed" ? reformer::Values::mixed : reformer::Values::following;
-        },
-        pattern);
+  std::vector<reformer::AttentionPattern> of_heads;
+  for (const std::string& heads : heads_of(options.layers[layer])) {
+    of_heads.push_back(published_pattern_of(options, heads));
+    if (word != "own") {
+      std::visit(
+          [&](auto& p) {
+            p.values = word == "mixed" ? reformer::Values::mixed : reformer::Values::following;
+          },
+          of_heads.back());
+    }
   }
-  return pattern;
+  return reformer::LayerPattern(std::move(of_heads));
 }
 
 reformer::PositionConfig positions_of(const Options& options) {
@@ -315,11 +318,22 @@ LossSum ByteModel::evaluate(const Windows& windows, std::vector<double>* each) {
   return {loss.sum, loss.count};
 }
 
-const std::vector<reformer::AttentionPattern>& ByteModel::patterns() const {
-  return parts_->model.config().layers;
+std::vector<std::vector<reformer::LshPattern>> ByteModel::hashed_patterns() const {
+  const reformer::ModelConfig& config = parts_->model.config();
+  std::vector<std::vector<reformer::LshPattern>> patterns;
+  for (const reformer::LayerPattern& layer : config.layers) {
+    patterns.emplace_back();
+    for (const reformer::HeadKind& heads : head_kinds(layer, config.num_heads)) {
+      if (const auto* lsh = std::get_if<reformer::LshPattern>(&heads.pattern)) {
+        patterns.back().push_back(*lsh);
+      }
+    }
+  }
+  return patterns;
 }
 
-std::vector<reformer::Tensor<reformer::Bucket, 4>> ByteModel::buckets(const Windows& windows) {
+std::vector<std::vector<reformer::Tensor<reformer::Bucket, 4>>> ByteModel::buckets(
+    const Windows& windows) {
   return parts_->model.buckets(parts_->workspace, parts_->tokens_of(windows, windows.inputs),
                                parts_->evaluation());
 }
@@ -509,16 +523,14 @@ void begin_with_model(Options& options) {
     throw OptionError(fmt::format(
         "--length is {}; allowed with --init: what chunks divide, such as {}", length, padded));
   }
-  for (AttentionPattern& pattern : model.layers) {
-    if (auto* lsh = std::get_if<LshPattern>(&pattern); lsh && options.given.contains("hashes")) {
+  const auto factors = huggingface_open_buckets(config, length);
+  for (LayerPattern& layer : model.layers) {
+    auto* lsh = std::get_if<LshPattern>(&layer.of_heads.front());  // that of all heads
+    if (lsh != nullptr && options.given.contains("hashes")) {
       lsh->num_hashes = options.hashes;
     }
-  }
-  if (const auto factors = huggingface_open_buckets(config, length); !factors.empty()) {
-    for (AttentionPattern& pattern : model.layers) {
-      if (auto* lsh = std::get_if<LshPattern>(&pattern)) {
-        lsh->num_buckets = factors;
-      }
+    if (lsh != nullptr && !factors.empty()) {
+      lsh->num_buckets = factors;
     }
   }
   options.model_config = huggingface_config_text(config, "float32");
@@ -527,7 +539,8 @@ void begin_with_model(Options& options) {
   options.layers.clear();
   options.values = {"own"};
   options.ngrams = {0};
-  for (const AttentionPattern& pattern : model.layers) {
+  for (const LayerPattern& layer : model.layers) {
+    const AttentionPattern& pattern = layer.of_heads.front();
     if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
       options.layers.emplace_back("lsh");
       options.chunk_length = lsh->chunk_length;
@@ -565,10 +578,14 @@ void begin_with_model(Options& options) {
 
 std::int64_t local_reach(const Options& options) {
   Index reach = 0;
-  for (const reformer::AttentionPattern& pattern : config_of(options).layers) {
-    if (const auto* local = std::get_if<reformer::LocalPattern>(&pattern)) {
-      reach += (local->chunks_before + 1) * local->chunk_length - 1;
+  for (const reformer::LayerPattern& layer : config_of(options).layers) {
+    Index of_layer = 0;
+    for (const reformer::AttentionPattern& pattern : layer.of_heads) {
+      if (const auto* local = std::get_if<reformer::LocalPattern>(&pattern)) {
+        of_layer = (local->chunks_before + 1) * local->chunk_length - 1;
+      }
     }
+    reach += of_layer;
   }
   return reach;
 }

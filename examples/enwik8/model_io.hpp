@@ -108,10 +108,10 @@ class ByteModel {
                   const reformer::SamplingOptions& sampling, std::uint64_t seed,
                   const std::function<bool(std::uint8_t)>& each);
 
-  /// What each layer attends to.
-  const std::vector<reformer::AttentionPattern>& patterns() const;
-  /// Bucket ids `[B, H, R, T]` of each layer in an evaluation; empty for layers that do not hash.
-  std::vector<reformer::Tensor<reformer::Bucket, 4>> buckets(const Windows& windows);
+  /// The patterns of the kinds of heads that hash, of each layer.
+  std::vector<std::vector<reformer::LshPattern>> hashed_patterns() const;
+  /// Their bucket ids `[B, H, R, T]` in an evaluation.
+  std::vector<std::vector<reformer::Tensor<reformer::Bucket, 4>>> buckets(const Windows& windows);
 
   /// Where a pass ceases to be finite, such as "in layer 2 (lsh)".
   /// @param pass  as for `add_gradients`, or 0 for an evaluation

@@ -95,11 +95,11 @@ std::optional<double> to_real(const std::string& text) {
   return number;
 }
 
-std::vector<std::string> split_list(const std::string& text) {
+std::vector<std::string> split_list(const std::string& text, char separator = ',') {
   std::vector<std::string> parts;
   std::size_t begin = 0;
   for (;;) {
-    const std::size_t end = text.find(',', begin);
+    const std::size_t end = text.find(separator, begin);
     parts.push_back(text.substr(begin, end - begin));
     if (end == std::string::npos) {
       return parts;
@@ -208,15 +208,20 @@ class TableBuilder {
         member);
   }
 
+  /// @param are_joined  each word of the list may be several of the allowed ones, joined by +
   void choices(std::string name, std::vector<std::string> Values::*member,
-               std::vector<std::string> allowed, std::string help) {
+               std::vector<std::string> allowed, std::string help, bool are_joined = false) {
     add_list(
         name, "LIST", help,
         [=](Values& values, const std::string& given) {
           std::vector<std::string> parts = split_list(given);
           for (const std::string& part : parts) {
-            if (std::find(allowed.begin(), allowed.end(), part) == allowed.end()) {
-              refuse(name, given, fmt::format("a comma list of {}", fmt::join(allowed, ", ")));
+            for (const std::string& word : are_joined ? heads_of(part) : std::vector{part}) {
+              if (std::find(allowed.begin(), allowed.end(), word) == allowed.end()) {
+                refuse(name, given,
+                       fmt::format("a comma list of {}{}", fmt::join(allowed, ", "),
+                                   are_joined ? ", or of some joined by +" : ""));
+              }
             }
           }
           values.*member = std::move(parts);
@@ -337,7 +342,8 @@ Table<Options> make_training_table() {
   t.whole("length", &Options::length, 1, "bytes the model sees at once", 1'000'000'000);
   t.choices("layers", &Options::layers, {"local", "lsh", "bucket", "exact"},
             "attention of each layer: local, lsh (chunks across buckets), bucket (chunks within "
-            "buckets, strictly causal) or exact");
+            "buckets, strictly causal) or exact; or of shares of its heads, such as local+bucket",
+            /*are_joined=*/true);
   t.choices("values", &Options::values, {"own", "following", "mixed"},
             "what a byte that finds an earlier one gets from it: its own value, as published, "
             "that of the byte which followed it, or a learned mixture of both; one word for all "
@@ -647,6 +653,10 @@ std::vector<std::string> preset_names() {
   return names;
 }
 
+std::vector<std::string> heads_of(const std::string& layer) {
+  return split_list(layer, '+');
+}
+
 Options preset_options(const std::string& name) {
   for (const Options& options : presets()) {
     if (options.preset == name) {
@@ -693,6 +703,17 @@ void complete_options(Options& options) {
     options.local_chunk_length = options.chunk_length;
   }
   check_overlap("eval-overlap", options.eval_overlap, options.length);
+  bool has_buckets = false;
+  for (const std::string& layer : options.layers) {
+    const std::vector<std::string> kinds = heads_of(layer);
+    if (options.heads % std::ssize(kinds) != 0) {
+      refuse_option(options, "layers",
+                    fmt::format("with --heads {} a number of kinds that divides it, unlike the {} "
+                                "of {}",
+                                options.heads, kinds.size(), layer));
+    }
+    has_buckets = has_buckets || std::find(kinds.begin(), kinds.end(), "bucket") != kinds.end();
+  }
   if (options.values.size() != 1 && options.values.size() != options.layers.size()) {
     refuse_option(options, "values",
                   fmt::format("one word, or one for each of the {} layers", options.layers.size()));
@@ -712,8 +733,7 @@ void complete_options(Options& options) {
     }
     buckets_left /= std::max<std::int64_t>(factor, 1);
   }
-  if (options.buckets == std::vector<std::int64_t>{0} &&
-      std::find(options.layers.begin(), options.layers.end(), "bucket") != options.layers.end()) {
+  if (options.buckets == std::vector<std::int64_t>{0} && has_buckets) {
     // Sixteen for each chunk: tokens are spread unevenly, so that the bucket of a token is several
     // times the mean one, and what it looks for lies behind a window's end in larger buckets. Two
     // factors, because the work of hashing is by their sum.

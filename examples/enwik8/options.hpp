@@ -48,7 +48,8 @@ struct Options {
   std::string preset = "quick";
   std::string init;  ///< folder of the model to begin with; empty: a new one
   std::int64_t length = 1024;
-  std::vector<std::string> layers{"local", "lsh", "local"};  ///< local, lsh, bucket or exact
+  /// local, lsh, bucket or exact, or some of them joined by +, which share the heads equally
+  std::vector<std::string> layers{"local", "lsh", "local"};
   std::vector<std::string> values{"own"};  ///< own, following or mixed: of all layers, or of each
   std::int64_t width = 192;
   std::int64_t heads = 3;
@@ -158,6 +159,9 @@ void complete_options(Options& options);
 
 /// @throw OptionError unless windows of a length can overlap by so many bytes
 void check_overlap(const std::string& name, std::int64_t overlap, std::int64_t length);
+
+/// The kinds of heads of a layer, such as local and bucket of "local+bucket".
+std::vector<std::string> heads_of(const std::string& layer);
 
 /// Names of the options that describe the model.
 std::vector<std::string> model_option_names();

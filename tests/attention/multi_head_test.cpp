@@ -185,6 +185,7 @@ class Arrays {
     g.key_scale = key_scale_.data();
     g.order = order_.data();
     g.all_heads = c_.heads;
+    g.blocks_per_head = layout_.max_blocks;
     return g;
   }
 

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -23,8 +24,19 @@
 namespace reformer::test {
 namespace {
 
+std::string name_of(const AttentionPattern& pattern) {
+  const auto* lsh = std::get_if<LshPattern>(&pattern);
+  std::string kind = lsh != nullptr ? "lsh" : "exact";
+  if (lsh != nullptr) kind += reformer::detail::join(", R=", lsh->num_hashes);
+  if (std::holds_alternative<LocalPattern>(pattern)) kind = "local";
+  if (lsh == nullptr && shares_query_key(pattern)) kind += " shared";
+  if (values_of(pattern) == Values::following) kind += " following";
+  if (values_of(pattern) == Values::mixed) kind += " mixed";
+  return kind;
+}
+
 struct Case {
-  AttentionPattern pattern;
+  LayerPattern pattern;
   Index batch = 2, length = 17;
   bool causal = true, masked = false;
   double attention_dropout = 0, dropout = 0;
@@ -39,14 +51,16 @@ struct Case {
             .attention_dropout = attention_dropout,
             .dropout = dropout};
   }
+  std::vector<HeadKind> kinds() const { return head_kinds(pattern, heads); }
+  /// The pattern by which a kind of heads hashes at the length, or null.
+  const LshPattern* hashed(const HeadKind& heads_of_kind) const {
+    return naive::hashed(heads_of_kind.pattern, length);
+  }
   std::string name() const {
-    const auto* lsh = std::get_if<LshPattern>(&pattern);
-    std::string kind = lsh != nullptr ? "lsh" : "exact";
-    if (lsh != nullptr) kind += reformer::detail::join(", R=", lsh->num_hashes);
-    if (std::holds_alternative<LocalPattern>(pattern)) kind = "local";
-    if (lsh == nullptr && shares_query_key(pattern)) kind += " shared";
-    if (values_of(pattern) == Values::following) kind += " following";
-    if (values_of(pattern) == Values::mixed) kind += " mixed";
+    std::string kind;
+    for (const AttentionPattern& of_head : pattern.of_heads) {
+      kind += (kind.empty() ? "" : " | ") + name_of(of_head);
+    }
     return reformer::detail::join("self-attention (", kind, ", B=", batch, " T=", length,
                                   " H=", heads, " K=", head_width, causal ? ", causal" : "",
                                   masked ? ", masked" : "",
@@ -54,7 +68,8 @@ struct Case {
   }
 };
 
-/// A layer with random parameters and fixed rotations, its input and its pass.
+/// A layer with random parameters and fixed rotations, its input and its pass. Where heads hash by
+/// two patterns, rotations are drawn by the key of the pass.
 template <typename Scalar>
 class Layer {
  public:
@@ -67,12 +82,21 @@ class Layer {
         c_(c) {
     randomize_parameters(attention, seed);
     saved = attention.saved_in(memory, {c.batch, c.length});
-    if (const auto* lsh = naive::hashed(c.pattern, c.length)) {
+    const auto kinds = c.kinds();
+    const auto count = std::ranges::count_if(
+        kinds, [](const HeadKind& kind) { return has_buckets(kind.pattern); });
+    Index drawn = 0;
+    for (const HeadKind& kind : kinds) {
+      rotations.emplace_back();
+      const auto* lsh = c.hashed(kind);
+      if (lsh == nullptr) continue;
       // Drawn once in double: every scalar type uses the same.
-      const auto drawn = random_rotations<double>(c.heads, c.head_width, lsh->num_hashes,
-                                                  bucket_factors(*lsh, c.length), {seed});
-      rotations = drawn;
-      attention.set_rotations(Tensor<Scalar, 4>(drawn.template cast<Scalar>()));
+      rotations.back() = random_rotations<double>(kind.num_heads, c.head_width, lsh->num_hashes,
+                                                  bucket_factors(*lsh, c.length),
+                                                  count == 1 ? RandomKey{seed} : pass().key, drawn);
+      drawn += round_up(rotations.back().size(), 2);
+      if (count > 1) continue;
+      attention.set_rotations(Tensor<Scalar, 4>(rotations.back().template cast<Scalar>()));
     }
     if (c.masked) {
       is_real.assign(static_cast<std::size_t>(c.batch * c.length), 1);
@@ -117,7 +141,7 @@ class Layer {
   typename SelfAttention<Scalar>::Saved saved;
   Matrix<Scalar> x;
   std::vector<std::uint8_t> is_real;
-  Tensor<double, 4> rotations;
+  std::vector<Tensor<double, 4>> rotations;  // of each kind of heads, if it hashes
 
  private:
   Case c_;
@@ -128,37 +152,47 @@ class Layer {
 template <typename Scalar>
 Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
   const auto parameters = layer.parameters();
-  const bool shared = shares_query_key(c.pattern);
+  const auto kinds = c.kinds();
+  const bool has_keys = std::ranges::any_of(
+      kinds, [](const HeadKind& kind) { return !shares_query_key(kind.pattern); });
   const Matrix<double> normed = naive::layer_norm(layer.x.template cast<double>(), parameters[0],
                                                   parameters[1], c.config().layer_norm_epsilon);
   const Matrix<double> query = naive::multiply(normed, parameters[2]);
-  const Matrix<double> key = shared ? query : naive::multiply(normed, parameters[3]);
-  const Matrix<double> value = naive::multiply(normed, parameters[shared ? 3 : 4]);
-  const Matrix<double>& output = parameters[shared ? 4 : 5];
+  const Matrix<double> key = has_keys ? naive::multiply(normed, parameters[3]) : query;
+  const Matrix<double> value = naive::multiply(normed, parameters[has_keys ? 4 : 3]);
+  const Matrix<double>& output = parameters[has_keys ? 5 : 4];
 
-  const auto* lsh = naive::hashed(c.pattern, c.length);
   Matrix<double> heads(normed.rows(), c.heads * c.head_width);
-  for (Index b = 0; b < c.batch; ++b) {
-    naive::Rules rules = naive::rules_of(c.pattern, c.causal);
-    if (c.masked) {
-      rules.is_real =
-          std::span(layer.is_real)
-              .subspan(static_cast<std::size_t>(b * c.length), static_cast<std::size_t>(c.length));
-    }
-    for (Index h = 0; h < c.heads; ++h) {
-      if (values_of(c.pattern) == Values::mixed) {
-        rules.of_own = parameters.back()(0, h);
-        rules.of_next = parameters.back()(1, h);
+  auto saved = layer.saved.buckets.begin();
+  Index with_key = 0;  // heads before, which have columns of the keys
+  for (std::size_t k = 0; k < kinds.size(); ++k) {
+    const HeadKind& kind = kinds[k];
+    const auto* lsh = c.hashed(kind);
+    const bool shared = shares_query_key(kind.pattern);
+    for (Index i = 0; i < c.batch * kind.num_heads; ++i) {
+      const Index b = i / kind.num_heads, h = i % kind.num_heads, head = kind.first_head + h;
+      naive::Rules rules = naive::rules_of(kind.pattern, c.causal);
+      if (c.masked) {
+        rules.is_real = std::span(layer.is_real)
+                            .subspan(static_cast<std::size_t>(b * c.length),
+                                     static_cast<std::size_t>(c.length));
       }
-      const auto part = [&](const Matrix<double>& m) -> Matrix<double> {
-        return m.block(b * c.length, h * c.head_width, c.length, c.head_width);
+      if (values_of(kind.pattern) == Values::mixed) {
+        rules.of_own = parameters.back()(0, head);
+        rules.of_next = parameters.back()(1, head);
+      }
+      const auto columns = [&](const Matrix<double>& m, Index of) -> Matrix<double> {
+        return m.block(b * c.length, of * c.head_width, c.length, c.head_width);
       };
+      const auto part = [&](const Matrix<double>& m) { return columns(m, head); };
       std::vector<std::vector<Bucket>> buckets;
       for (Index r = 0; lsh != nullptr && r < lsh->num_hashes; ++r) {
         const auto factors = bucket_factors(*lsh, c.length);
         Matrix<double> of_round(c.head_width, rotation_columns(factors));
-        for (Index i = 0; i < of_round.rows(); ++i) {
-          for (Index j = 0; j < of_round.cols(); ++j) of_round(i, j) = layer.rotations(h, i, r, j);
+        for (Index row = 0; row < of_round.rows(); ++row) {
+          for (Index j = 0; j < of_round.cols(); ++j) {
+            of_round(row, j) = layer.rotations[k](h, row, r, j);
+          }
         }
         auto ids = naive::hash(part(query), of_round, factors);
         for (Index t = 0; t < c.length; ++t) {
@@ -166,18 +200,18 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
             ids[static_cast<std::size_t>(t)] = static_cast<Bucket>(num_buckets(factors));
           }
         }
-        const auto first =
-            layer.saved.buckets.begin() + ((b * c.heads + h) * lsh->num_hashes + r) * c.length;
-        buckets.emplace_back(first, first + c.length);
+        buckets.emplace_back(saved, saved + c.length);
+        saved += c.length;
         if constexpr (std::is_same_v<Scalar, double>) {
           EXPECT_EQ(buckets.back(), ids)
-              << c.name() << ", sequence " << b << ", head " << h << ", round " << r;
+              << c.name() << ", sequence " << b << ", head " << head << ", round " << r;
         }
       }
-      heads.block(b * c.length, h * c.head_width, c.length, c.head_width) =
-          naive::attention(part(query), part(key), part(value),
-                           naive::pattern_counts(c.pattern, c.length, rules, buckets), rules);
+      heads.block(b * c.length, head * c.head_width, c.length, c.head_width) = naive::attention(
+          part(query), shared ? part(query) : columns(key, with_key + h), part(value),
+          naive::pattern_counts(kind.pattern, c.length, rules, buckets), rules);
     }
+    if (!shared) with_key += kind.num_heads;
   }
   return naive::multiply(heads, output);
 }
@@ -200,8 +234,32 @@ std::vector<AttentionPattern> patterns() {
       {Values::following, Values::mixed});
 }
 
-bool only_causal(const AttentionPattern& pattern) {
-  return !naive::exists(pattern, /*causal=*/false);
+/// Layers whose three heads differ: with keys of their own before, behind and between heads that
+/// share, that hash by two patterns, and with values of every kind.
+std::vector<LayerPattern> patterns_of_heads() {
+  const LshPattern far{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks};
+  const auto with = [](auto pattern, Values values) {
+    pattern.values = values;
+    return pattern;
+  };
+  return {
+      {LocalPattern{4}, LocalPattern{4}, far},
+      {far, ExactPattern{false}, LocalPattern{8, 1, 1, true}},
+      {ExactPattern{false}, ExactPattern{true}, LocalPattern{4}},
+      {LshPattern{4, 1, 0, 2, {4}, true}, LocalPattern{4}, LshPattern{8, 1, 1, 1, {}}},
+      {far, LshPattern{5, 1, 0, 3, {2, 4}}, LshPattern{5, 1, 0, 3, {2, 4}}},
+      {with(far, Values::mixed), with(LocalPattern{4}, Values::following), ExactPattern{true}},
+      {with(LocalPattern{4}, Values::own), far, with(ExactPattern{false}, Values::mixed)},
+  };
+}
+
+bool exists(const LayerPattern& pattern, bool causal) {
+  return std::ranges::all_of(pattern.of_heads, [&](const AttentionPattern& of_head) {
+    return naive::exists(of_head, causal);
+  });
+}
+bool only_causal(const LayerPattern& pattern) {
+  return !exists(pattern, /*causal=*/false);
 }
 
 template <typename Scalar>
@@ -210,16 +268,20 @@ void expect_definition(const Case& c) {
   const Matrix<Scalar> f = layer.forward();
   EXPECT_TRUE(close(f, expected_branch(c, layer), 8)) << c.name();
   EXPECT_EQ(layer.workspace.bytes_in_use(), 0u) << c.name();
-  const auto* lsh = naive::hashed(c.pattern, c.length);
-  const Index ids = lsh != nullptr ? c.batch * c.heads * lsh->num_hashes * c.length : 0;
+  Index ids = 0;
+  for (const HeadKind& kind : c.kinds()) {
+    const auto* lsh = c.hashed(kind);
+    if (lsh != nullptr) ids += c.batch * kind.num_heads * lsh->num_hashes * c.length;
+  }
   EXPECT_EQ(static_cast<Index>(layer.saved.buckets.size()), ids) << c.name();
   // y is added to
   const auto y = random_matrix<Scalar>(f.rows(), f.cols(), 50);
-  EXPECT_TRUE(same_bits(layer.forward(y), Matrix<Scalar>(y + f))) << c.name();
-}
-
-bool has_buckets(const AttentionPattern& pattern) {
-  return std::holds_alternative<LshPattern>(pattern);
+  const Matrix<Scalar> sum = layer.forward(y);
+  if (c.kinds().size() == 1) {
+    EXPECT_TRUE(same_bits(sum, Matrix<Scalar>(y + f))) << c.name();
+  } else {  // kinds of heads add themselves one after another
+    EXPECT_TRUE(close(sum, Matrix<Scalar>(y + f))) << c.name();
+  }
 }
 
 TEST(SelfAttentionForward, IsTheDefinition) {
@@ -229,6 +291,21 @@ TEST(SelfAttentionForward, IsTheDefinition) {
         if (!naive::exists(pattern, causal)) continue;
         for (const bool masked : {false, true}) {
           const Case c{pattern, 2, length, causal, masked};
+          expect_definition<double>(c);
+          expect_definition<float>(c);
+        }
+      }
+    }
+  }
+}
+
+TEST(SelfAttentionForward, IsTheDefinitionWhereHeadsDiffer) {
+  for (const LayerPattern& pattern : patterns_of_heads()) {
+    for (const Index length : {1, 5, 17, 40}) {
+      for (const bool causal : {true, false}) {
+        if (!exists(pattern, causal)) continue;
+        for (const bool masked : {false, true}) {
+          const Case c{pattern, 2, length, causal, masked, 0, 0, 12, 3};
           expect_definition<double>(c);
           expect_definition<float>(c);
         }
@@ -268,7 +345,7 @@ void expect_gradients(const Case& c, Index most_elements = 9) {
   const auto dy = random_matrix<double>(layer.x.rows(), c.width, 52);
   const Matrix<double> top = layer.forward(y);
   const auto buckets = layer.buckets();
-  if (std::holds_alternative<LshPattern>(c.pattern) && c.length > 8) {
+  if (has_buckets(c.pattern) && c.length > 8) {
     ASSERT_FALSE(buckets.empty()) << c.name();
   }
 
@@ -322,6 +399,18 @@ TEST(SelfAttentionReverse, TakesManyShapes) {
   expect_gradients({LshPattern{16, 1, 0, 2, {8}}, 3, 190, true, true, 0, 0.1, 6, 2, 3}, 2);
 }
 
+TEST(SelfAttentionReverse, RestoresAndDifferentiatesWhereHeadsDiffer) {
+  for (const LayerPattern& pattern : patterns_of_heads()) {
+    for (const bool causal : {true, false}) {
+      if (!exists(pattern, causal)) continue;
+      for (const bool masked : {false, true}) {
+        expect_gradients({pattern, 2, 17, causal, masked, 0, 0, 12, 3});
+      }
+    }
+    expect_gradients({pattern, 1, 23, true, true, 0.3, 0.2, 12, 3});
+  }
+}
+
 TEST(SelfAttentionReverse, SubtractsTheVeryBitsThatForwardAdded) {
   for (const AttentionPattern& pattern : patterns()) {
     for (const bool causal : {true, false}) {
@@ -333,6 +422,28 @@ TEST(SelfAttentionReverse, SubtractsTheVeryBitsThatForwardAdded) {
       reset_gradients(layer.attention);
       const Matrix<float> rest = layer.reverse(f, f, dx);
       EXPECT_TRUE((rest.array() == 0).all()) << c.name();
+    }
+  }
+}
+
+TEST(SelfAttentionReverse, IsExactWhereHeadsDifferInFixedPoint) {
+  using Half = FixedHalf<float>;
+  for (const LayerPattern& pattern : patterns_of_heads()) {
+    const Case c{pattern, 2, 70, true, true, 0.1, 0.1, 20, 3, 16};
+    Layer<float> layer(c);
+    const auto y = random_matrix<float>(layer.x.rows(), c.width, 51), dy = y;
+    const auto x = half_of<Half>(layer.x);
+    for (const bool context : {false, true}) {
+      auto half = half_of<Half>(y);
+      const Matrix<float> before = matrix_of(half);
+      layer.saved = layer.attention.saved_in(layer.memory, {c.batch, c.length, true}, context);
+      EXPECT_EQ(layer.saved.buckets.empty(), !context || !has_buckets(pattern)) << c.name();
+      layer.attention.forward(x, half, layer.saved, layer.pass());
+      EXPECT_FALSE(close(matrix_of(half), before)) << c.name();
+      Matrix<float> dx = Matrix<float>::Zero(y.rows(), y.cols());
+      reset_gradients(layer.attention);
+      layer.attention.reverse(x, half, view(dy), view(dx), layer.saved, layer.pass());
+      EXPECT_TRUE(same_bits(matrix_of(half), before)) << c.name();
     }
   }
 }
@@ -358,7 +469,7 @@ TEST(SelfAttention, HasAsManyRoundsAsThePassSays) {
     const auto with_rounds = [&](Index rounds) {
       Case c{LshPattern{.chunk_length = 4, .num_hashes = rounds, .num_buckets = {4}}, 2, 21, true,
              true};
-      std::get<LshPattern>(c.pattern).chunking = chunking;
+      std::get<LshPattern>(c.pattern.of_heads[0]).chunking = chunking;
       return c;
     };
     const auto result = [&](const Case& c, Index num_hashes) {
@@ -436,6 +547,53 @@ TEST(SelfAttention, DropsOutInTrainingOnly) {
   EXPECT_TRUE(same_bits(matrix_of(y), expected));
 }
 
+TEST(SelfAttention, DropsOtherWeightsInEachKindOfHeads) {
+  // All scores are zero. Every eighth token has the value one, others zero, so f(x) of the eight
+  // tokens from there on says whether their weights of that token are left. The first head has
+  // eight blocks of eight tokens, the second four of sixteen.
+  SelfAttention<double> attention("layer",
+                                  {.width = 2,
+                                   .num_heads = 2,
+                                   .head_width = 1,
+                                   .pattern = {LocalPattern{8, 0, 0}, LocalPattern{16, 0, 0}},
+                                   .attention_dropout = 0.5});
+  attention.for_each_parameter([](auto& p) {
+    if (p.value.rows() == 1) p.value.setConstant(0.5);  // LN(x) is (1, 0) or (0, 1)
+    if (p.name == "layer.value.weight") p.value.row(0).setOnes();
+    if (p.name == "layer.output.weight") p.value.setIdentity();
+  });
+  Matrix<double> x(64, 2);
+  for (Index t = 0; t < 64; ++t) x.row(t) << (t % 8 == 0 ? 1 : -1), (t % 8 == 0 ? -1 : 1);
+  Workspace workspace(1);
+  FloatingHalf<double> y(64, 2);
+  SelfAttention<double>::Saved saved;
+  attention.forward(half_of<FloatingHalf<double>>(x), y, saved, {workspace, 1, 64, {3}, true});
+  const Matrix<double> f = matrix_of(y);
+  const auto is_left = [&](Index t, Index head) { return f(t, head) > 1e-6; };
+  for (Index shift = 0; shift <= 4; ++shift) {
+    int equal = 0;
+    for (Index i = 0; i < 32; ++i) {
+      equal += is_left(8 * shift + i, 0) == is_left(i / 8 * 16 + i % 8, 1) ? 1 : 0;
+    }
+    EXPECT_LT(equal, 28) << "blocks from " << shift << " on have the masks of the other head";
+    EXPECT_GT(equal, 4);
+  }
+}
+
+TEST(SelfAttention, DrawsOtherRotationsForEachKindOfHeads) {
+  // Two heads with equal weights, which differ in what they do with the same buckets.
+  Case c{{LshPattern{4, 1, 0, 2, {8}}, LshPattern{5, 1, 0, 2, {8}}}, 1, 40};
+  Layer<float> layer(c);
+  layer.attention.for_each_parameter([&](auto& p) {
+    if (p.name == "layer.query_key.weight") p.value.rightCols(5) = p.value.leftCols(5);
+  });
+  layer.forward();
+  const auto ids = layer.attention.buckets_of(layer.saved);
+  ASSERT_EQ(ids.size(), 2u);
+  EXPECT_EQ(ids[0].dimensions(), (Tensor<Bucket, 4>::Dimensions{1, 1, 2, 40}));
+  EXPECT_FALSE(same_bits(ids[0], ids[1]));
+}
+
 /// All that a training step makes of a layer: f(x), dx and the parameter gradients.
 template <typename Scalar>
 struct Step {
@@ -452,9 +610,10 @@ struct Step {
 };
 
 TEST(SelfAttention, GivesTheSameBitsForAnyNumberOfThreads) {
-  for (const AttentionPattern& pattern :
-       std::vector<AttentionPattern>{LshPattern{16, 1, 0, 2, {8, 2}}, LocalPattern{16, 1, 1, true},
-                                     ExactPattern{false}, ExactPattern{true}}) {
+  const LshPattern lsh{16, 1, 0, 2, {8, 2}};
+  const LocalPattern local{16, 1, 1, true};
+  for (const LayerPattern& pattern : std::vector<LayerPattern>{
+           lsh, local, ExactPattern{false}, ExactPattern{true}, {local, lsh, lsh}}) {
     const Case c{pattern, 2, 301, false, true, 0.1, 0.1, 40, 3, 16};
     const auto dy = random_matrix<float>(c.batch * c.length, c.width, 53);
     Layer<float> single(c, 1);
@@ -501,11 +660,11 @@ TEST(SelfAttention, OfSeveralGroupsIsTheSumOfItsHeadsAndSequences) {
           head.x = layer.x.middleRows(b * c.length, c.length);
           head.is_real.assign(layer.is_real.begin() + b * c.length,
                               layer.is_real.begin() + (b + 1) * c.length);
-          if (layer.rotations.size() > 0) {
+          if (const auto& rotations = layer.rotations[0]; rotations.size() > 0) {
             const Eigen::array<Index, 4> first{h, 0, 0, 0};
-            const Eigen::array<Index, 4> size{1, 64, layer.rotations.dimension(2),
-                                              layer.rotations.dimension(3)};
-            head.attention.set_rotations(Tensor<double, 4>(layer.rotations.slice(first, size)));
+            const Eigen::array<Index, 4> size{1, 64, rotations.dimension(2),
+                                              rotations.dimension(3)};
+            head.attention.set_rotations(Tensor<double, 4>(rotations.slice(first, size)));
           }
           /// Rows of the output weight, columns of the others; norms are whole.
           const auto slice =
@@ -706,7 +865,9 @@ std::pair<Matrix<float>, std::size_t> decoded(Layer<float>& layer, const Case& c
   Pass pass = layer.pass();
   pass.length = 1;
   auto decoding = layer.attention.decoding(pass);
-  decoding.rotations = layer.rotations.template cast<float>();
+  for (std::size_t i = 0; i < decoding.kinds.size(); ++i) {
+    decoding.kinds[i].rotations = layer.rotations[i].template cast<float>();
+  }
   pass.length = prompt;
   Half prompt_y(c.batch * prompt, c.width);
   layer.attention.prefill(half_of<Half>(rows_of_token(0, prompt)), prompt_y, decoding, pass);
@@ -723,7 +884,7 @@ std::pair<Matrix<float>, std::size_t> decoded(Layer<float>& layer, const Case& c
     layer.attention.decode(half_of<Half>(rows_of_token(t, 1)), next, decoding, pass);
     put(matrix_of(next), t, 1);
   }
-  return {y, decoding.state.bytes()};
+  return {y, decoding.bytes()};
 }
 
 TEST(SelfAttentionDecode, KeepsWhatIsThereOfAWindowWithoutEnd) {
@@ -740,7 +901,7 @@ TEST(SelfAttentionDecode, KeepsWhatIsThereOfAWindowWithoutEnd) {
            LocalPattern{4, most, 0, false, Values::following},
            ExactPattern{true, Values::following}, following,
            LocalPattern{4, most, 0, false, Values::mixed}, ExactPattern{true, Values::mixed}}) {
-    const Case c{pattern, 2, 300};
+    const Case c{LayerPattern(pattern), 2, 300};
     Layer<float> layer(c);
     const Matrix<float> whole = layer.forward();
     const std::size_t rings = has_buckets(pattern) ? 2 * 2 * 2 * 4 : 2 * 2;
@@ -772,10 +933,12 @@ TEST(SelfAttentionDecode, RefusesTheStateOfAnotherLayer) {
   EXPECT_TRUE(contains(message({.pattern = local, .heads = 3}), "heads of the state is 3"));
   EXPECT_TRUE(contains(message({.pattern = local, .head_width = 4}), "head width of the state"));
   EXPECT_TRUE(contains(message({.pattern = local, .width = 13}), "rows of the kept query weight"));
-  for (const AttentionPattern& other :
-       {AttentionPattern{ExactPattern{true}}, AttentionPattern{LocalPattern{4, 2}}}) {
+  for (const LayerPattern& other :
+       {LayerPattern(ExactPattern{true}), LayerPattern(LocalPattern{4, 2})}) {
     EXPECT_TRUE(contains(message({other}), "the state is that of another pattern"));
   }
+  EXPECT_TRUE(contains(message({{local, ExactPattern{}}}),
+                       "kinds of heads of the state is 2, must equal those of the layer = 1"));
   // The state that a prompt fills is checked as well.
   Layer<float> layer({ExactPattern{}});
   Pass pass = layer.pass();
@@ -786,7 +949,7 @@ TEST(SelfAttentionDecode, RefusesTheStateOfAnotherLayer) {
 }
 
 TEST(SelfAttention, NamesParametersAndWhatIsShared) {
-  const auto names = [](const AttentionPattern& pattern) {
+  const auto names = [](const LayerPattern& pattern) {
     Case c;
     c.pattern = pattern;
     SelfAttention<float> attention("layers.3.attention", c.config());
@@ -809,6 +972,13 @@ TEST(SelfAttention, NamesParametersAndWhatIsShared) {
   EXPECT_EQ(names(ExactPattern{true}), shared);
   EXPECT_EQ(names(LocalPattern{}), separate);
   EXPECT_EQ(names(ExactPattern{false}), separate);
+  EXPECT_EQ(names({LocalPattern{}, ExactPattern{false}}), separate);
+  // Keys of one of the two heads.
+  auto some = separate;
+  some[3] = prefix + "key.weight 12x5";
+  EXPECT_EQ(names({LocalPattern{}, LshPattern{}}), some);
+  some.push_back(prefix + "value_mixture 2x2");
+  EXPECT_EQ(names({ExactPattern{true}, LocalPattern{.values = Values::mixed}}), some);
 }
 
 TEST(SelfAttention, RejectsImpossibleConfigurations) {
@@ -819,7 +989,7 @@ TEST(SelfAttention, RejectsImpossibleConfigurations) {
     change(config);
     return message_of([&] { SelfAttention<float>("layer", config); });
   };
-  const auto with_pattern = [&](const AttentionPattern& pattern) {
+  const auto with_pattern = [&](const LayerPattern& pattern) {
     return message([&](auto& config) { config.pattern = pattern; });
   };
   EXPECT_TRUE(contains(message([](auto& c) { c.width = 0; }), "width is 0, must be at least 1"));
@@ -859,6 +1029,13 @@ TEST(SelfAttention, RejectsImpossibleConfigurations) {
                        "duplicates is number -1, must be each_time or once"));
   EXPECT_TRUE(contains(with_pattern(LocalPattern{.values = static_cast<Values>(3)}),
                        "values is number 3, must be own, following or mixed"));
+  EXPECT_EQ(with_pattern({LocalPattern{}, LocalPattern{}, LshPattern{}}),
+            "reformer::SelfAttention: of_heads has 3 patterns, must have a number that divides "
+            "num_heads = 2");
+  EXPECT_TRUE(contains(with_pattern(LayerPattern(std::vector<AttentionPattern>{})),
+                       "of_heads is empty, must have at least one pattern"));
+  EXPECT_TRUE(contains(with_pattern({LocalPattern{}, LocalPattern{0}}),
+                       "SelfAttention: of_heads[1]: chunk_length is 0"));
   for (const AttentionPattern& pattern : patterns()) {
     const std::string refusal = message([&](auto& config) {
       config.pattern = pattern;
@@ -893,13 +1070,17 @@ TEST(SelfAttention, RejectsWrongArguments) {
   EXPECT_TRUE(contains(message(34, 12, 34, [&](Pass& p) { p.is_real = mask; }),
                        "is_real has 33 elements, must have B*T = 34"));
 
-  const auto with_rotations = [&](const AttentionPattern& pattern, std::array<Index, 4> shape) {
+  const auto with_rotations = [&](const LayerPattern& pattern, std::array<Index, 4> shape) {
     Case other = c;
     other.pattern = pattern;
     SelfAttention<float> attention("layer", other.config());
     return message_of([&] { attention.set_rotations(random_tensor<float>(shape, 1)); });
   };
   EXPECT_TRUE(contains(with_rotations(LocalPattern{}, {2, 5, 2, 2}), "does not hash"));
+  EXPECT_TRUE(contains(with_rotations({LshPattern{4}, LshPattern{8}}, {2, 5, 2, 2}),
+                       "rotations are given to a layer whose heads hash by two patterns"));
+  EXPECT_TRUE(contains(with_rotations({LocalPattern{}, LshPattern{4}}, {2, 5, 2, 2}),
+                       "rotations dimension 0 is 2, must equal num_heads = 1"));
   EXPECT_TRUE(contains(with_rotations(c.pattern, {3, 5, 2, 2}),
                        "rotations dimension 0 is 3, must equal num_heads = 2"));
   EXPECT_TRUE(contains(with_rotations(c.pattern, {2, 4, 2, 2}),

@@ -496,8 +496,8 @@ struct Attention {
       bits.add(*tensor);
     }
     bits.add(saved.buckets).add(saved.context).add(saved.batch).add(saved.length);
-    bits.add(static_cast<Index>(decoding.state.bytes()));
-    bits.add(std::get<LshPattern>(layer.config().pattern).num_buckets);
+    bits.add(static_cast<Index>(decoding.bytes()));
+    bits.add(std::get<LshPattern>(layer.config().pattern.of_heads[0]).num_buckets);
     if (layer.rotations()) bits.add(*layer.rotations());
     add_gradients(bits, layer);
     return bits;
@@ -557,6 +557,8 @@ const Refusal<Attention> attention_entries[] = {
      [](auto&) { random_rotations<float>(H, K, 0, four, {}); }},
     {"random_rotations", "num_hashes", "65536", "must be at most 65535",
      [](auto&) { random_rotations<float>(H, K, 65536, four, {}); }},
+    {"random_rotations", "first", "3", "must be even, from 0",
+     [](auto&) { random_rotations<float>(H, K, 1, four, {}, 3); }},
     {"random_rotations", "num_buckets", "empty", "must have at least one factor",
      [](auto&) { random_rotations<float>(H, K, 1, {}, {}); }},
     {"random_rotations", "key.layer", "16777216", "must be at most",
@@ -646,10 +648,10 @@ const Refusal<Attention> attention_entries[] = {
      }},
     {"DecodingState::select", "sequence", "-1", "must be in [0, 2)",
      [](auto& f) {
-       f.decoding.state.select({0, -1});
+       f.decoding.kinds[0].state.select({0, -1});
      }},
     {"DecodingState::select", "sequence", "2", "must be in [0, 2)",
-     [](auto& f) { f.decoding.state.select({2}); }},
+     [](auto& f) { f.decoding.kinds[0].state.select({2}); }},
     {"SelfAttention::set_rotations", "rotations dimension 0", "1", "must equal num_heads = 2",
      [](auto& f) { f.rotate(1, K, 2, 2); }},
     {"SelfAttention::set_rotations", "rotations dimension 1", "1", "must equal head_width = 3",
@@ -784,7 +786,7 @@ TEST(Entries, OfAttention) {
   };
   cases += expect_refused<LshPattern>("SelfAttention", lsh(), lsh_fields, with_pattern);
   cases += expect_refused<LocalPattern>("SelfAttention", {}, local_fields, with_pattern);
-  expect_cases(cases, 95);
+  expect_cases(cases, 96);
 }
 
 // --- reversible ----------------------------------------------------------------------------------

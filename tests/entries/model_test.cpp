@@ -80,14 +80,22 @@ const BadField<ModelConfig> config_fields[] = {
     {"layers", "1048577", "must have at most 1048576",
      [](auto& c) { c.layers.assign((1 << 20) + 1, ExactPattern{}); }},
     {"layers[1]: chunk_length", "0", "must be at least 1",
-     [](auto& c) { std::get<LshPattern>(c.layers[1]).chunk_length = 0; }},
+     [](auto& c) { std::get<LshPattern>(c.layers[1].of_heads[0]).chunk_length = 0; }},
     {"layers[0]: chunks_before", "-1", "must be at least 0",
-     [](auto& c) { std::get<LocalPattern>(c.layers[0]).chunks_before = -1; }},
+     [](auto& c) { std::get<LocalPattern>(c.layers[0].of_heads[0]).chunks_before = -1; }},
     {"layers[2]: values", "following", "must be own where attention is not causal",
      [](auto& c) {
        c.causal = false;
-       std::get<ExactPattern>(c.layers[2]).values = Values::following;
+       std::get<ExactPattern>(c.layers[2].of_heads[0]).values = Values::following;
      }},
+    {"layers[0]: of_heads", "3 patterns", "must have a number that divides num_heads = 2",
+     [](auto& c) {
+       c.layers[0] = {LocalPattern{}, LocalPattern{}, ExactPattern{}};
+     }},
+    {"layers[0]: of_heads", "empty", "must have at least one pattern",
+     [](auto& c) { c.layers[0].of_heads.clear(); }},
+    {"layers[0]: of_heads[1]: chunk_length", "0", "must be at least 1",
+     [](auto& c) { c.layers[0].of_heads.push_back(LocalPattern{0}); }},
     {"residual: fraction_bits", "31", "must be in [0, 30]",
      [](auto& c) { c.residual = FixedResidual{31}; }},
     {"residual: fraction_bits", "-1", "must be in [0, 30]",
@@ -97,7 +105,7 @@ const BadField<ModelConfig> config_fields[] = {
 TEST(Entries, OfModelConfig) {
   expect_cases(expect_refused<ModelConfig>("Model", tiny_config(), config_fields,
                                            [](const auto& config) { Model<float> model(config); }),
-               28);
+               31);
 }
 
 // --- passes --------------------------------------------------------------------------------------
@@ -106,7 +114,8 @@ TEST(Entries, OfModelConfig) {
 ModelConfig decodable_config() {
   ModelConfig config = tiny_config();
   for (auto& layer : config.layers) {
-    if (auto* lsh = std::get_if<LshPattern>(&layer)) lsh->chunking = Chunking::bucket_chunks;
+    if (auto* lsh = std::get_if<LshPattern>(&layer.of_heads[0]))
+      lsh->chunking = Chunking::bucket_chunks;
   }
   return config;
 }
@@ -131,7 +140,8 @@ struct Passes {
     model.for_each_parameter([&](const Parameter<float>& p) { bits.add(p.value).add(p.gradient); });
     bits.add(each).add(tokens).add(labels);
     for (const auto& layer : model.config().layers) {
-      if (const auto* lsh = std::get_if<LshPattern>(&layer)) bits.add(lsh->num_buckets);
+      const auto* lsh = std::get_if<LshPattern>(&layer.of_heads[0]);
+      if (lsh != nullptr) bits.add(lsh->num_buckets);
     }
     return bits;
   }

@@ -83,9 +83,9 @@ TEST(Matches, CountWhatIsSeenBesideWhatIsNot) {
   pattern.chunking = reformer::Chunking::bucket_chunks;
   const auto line_of = [&](bool by_content, Index chunk_length = 4) {
     pattern.chunk_length = chunk_length;
-    Matches matches({reformer::LocalPattern{}, pattern}, 0, 100);
+    Matches matches({{}, {pattern}}, 0, 100);
     const Repeated data(by_content, chunk_length == 1);
-    matches.add(data.windows, {{}, data.buckets});
+    matches.add(data.windows, {{}, {data.buckets}});
     EXPECT_EQ(matches.lines().size(), 2u) << "a heading and one class, of the layer that hashes";
     return matches.lines().back();
   };
@@ -100,6 +100,20 @@ TEST(Matches, CountWhatIsSeenBesideWhatIsNot) {
   EXPECT_NE(line_of(true, 1).find("43           0.0%         0.0%         100.0%             0.0%"),
             std::string::npos)
       << line_of(true, 1);
+}
+
+TEST(Matches, AreOfAllKindsOfHeadsOfALayer) {
+  LshPattern pattern{.chunk_length = 4, .num_buckets = {128}};
+  pattern.chunking = reformer::Chunking::bucket_chunks;
+  LshPattern other = pattern;
+  other.chunk_length = 5;
+  const LshPattern too_short{.chunk_length = 100};  // does not hash
+  Matches matches({{pattern, too_short, other}}, 0, 100);
+  const Repeated found(true, false), lost(false, false);
+  matches.add(found.windows, {{found.buckets, lost.buckets}});
+  EXPECT_NE(matches.lines().back().find("43          50.0%       100.0%          50.0%"),
+            std::string::npos)
+      << matches.lines().back();
 }
 
 }  // namespace

@@ -64,6 +64,7 @@ TEST(ByteModel, FollowsEveryOptionOfItsShape) {
       // Both heads in three layers; queries and keys are one in the layer that hashes.
       {{"--head-width", "9"}, 2 * 16 * (4 + 3 + 4)},
       {{"--layers", "local,lsh,lsh"}, -16 * 16},
+      {{"--layers", "local,lsh+local,exact"}, 16 * 8},  // keys of one of two heads
       {{"--activation", "relu", "--hashes", "3", "--buckets", "4"}, 0}};
   const std::int64_t plain = ByteModel(tiny_options(), ByteModel::Use::training).num_parameters();
   for (const auto& [more, difference] : cases) {
@@ -114,7 +115,7 @@ TEST(ByteModel, ForecastsItsMemory) {
 }
 
 TEST(ByteModel, LooksBackOneWindowAtMost) {
-  for (const char* layers : {"local,lsh,exact", "local,bucket,exact"}) {
+  for (const char* layers : {"local,lsh,exact", "local,bucket,exact", "local,local+bucket,exact"}) {
     ByteModel model(tiny_options({"--layers", layers}), ByteModel::Use::generation);
     model.initialize();
     std::vector<std::uint8_t> prompt(40, 'a');

@@ -134,7 +134,16 @@ TEST(Options, RefusesSizesThatAreZeroNegativeOrNoNumbers) {
   EXPECT_TRUE(contains(error_of("--threads -1"), "allowed: a whole number from 0 to"));
   EXPECT_EQ(error_of("--optimizer sgd"), "--optimizer is 'sgd'; allowed: adam, adafactor");
   EXPECT_EQ(error_of("--layers local,conv"),
-            "--layers is 'local,conv'; allowed: a comma list of local, lsh, bucket, exact");
+            "--layers is 'local,conv'; allowed: a comma list of local, lsh, bucket, exact, or of "
+            "some joined by +");
+  EXPECT_TRUE(contains(error_of("--layers local,local+"), "--layers is 'local,local+'"));
+  EXPECT_TRUE(contains(error_of("--layers local+conv"), "--layers is 'local+conv'"));
+  EXPECT_TRUE(contains(error_of("--values own+mixed"), "--values is 'own+mixed'"));
+  EXPECT_EQ(error_of("--layers local,local+bucket --heads 3 --width 96"),
+            "--layers is 'local,local+bucket'; allowed: with --heads 3 a number of kinds that "
+            "divides it, unlike the 2 of local+bucket");
+  EXPECT_EQ(parse("--layers local+local+bucket --heads 3 --width 96").layers,
+            Strings{"local+local+bucket"});
   EXPECT_TRUE(contains(error_of("--layers local,"), "--layers is 'local,'"));
   EXPECT_EQ(error_of("--values next"),
             "--values is 'next'; allowed: a comma list of own, following, mixed");
@@ -163,6 +172,8 @@ TEST(Options, RefusesCombinationsThatDoNotFit) {
   EXPECT_EQ(parse("--layers bucket --length 1023 --chunk-length 64").buckets, (Numbers{8, 16}));
   EXPECT_EQ(parse("--layers bucket --length 9 --chunk-length 64").buckets, (Numbers{2, 2}));
   EXPECT_EQ(parse("--layers bucket --length 999999 --chunk-length 4").buckets, (Numbers{128, 256}));
+  EXPECT_EQ(parse("--layers lsh,local+local+bucket --length 1024 --chunk-length 64").buckets,
+            (Numbers{16, 16}));
   EXPECT_EQ(parse("--layers bucket --buckets 4,8").buckets, (Numbers{4, 8}));
   EXPECT_EQ(parse("--layers local,lsh").buckets, Numbers{0});
   EXPECT_NO_THROW(parse("--length 1000 --axial-shape 30,33 --positions learned"));

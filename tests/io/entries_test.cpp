@@ -34,7 +34,7 @@ ModelConfig small_config() {
 /// Leaves the number of buckets to the first length that is hashed.
 HuggingFaceConfig open_config() {
   ModelConfig config = small_config();
-  std::get<LshPattern>(config.layers[1]).num_buckets.clear();
+  std::get<LshPattern>(config.layers[1].of_heads[0]).num_buckets.clear();
   return huggingface_config(config);
 }
 
@@ -115,7 +115,7 @@ struct Io {
     adam.for_each_state(model, [&](const auto&, const auto& state) { bits.add(state); });
     bits.add(adam.steps()).add(adafactor.steps());
     const auto& layers = huggingface.config().model.layers;
-    bits.add(std::get<LshPattern>(layers[1]).num_buckets);
+    bits.add(std::get<LshPattern>(layers[1].of_heads[0]).num_buckets);
     return bits.add(out).add(turned).add(tokens).add(padded.tokens).add(padded.is_real);
   }
 
@@ -276,7 +276,7 @@ const Refusal<Io> arguments[] = {
      [](auto&) { model_config_text({.layers = {}}); }},
     {"model_config_text", "the configuration", "bytes as JSON", "must have at most 4194304",
      [](auto&) {
-       model_config_text({.layers = std::vector<AttentionPattern>(60'000, LocalPattern{})});
+       model_config_text({.layers = std::vector<LayerPattern>(60'000, LocalPattern{})});
      }},
     {"parameter_shapes", "width", "0", "must be at least 1",
      [](auto&) { parameter_shapes({.width = 0}); }},
@@ -358,7 +358,7 @@ const Refusal<Io> arguments[] = {
      }},
     {"save_huggingface", "local_attn_chunk_length", "8", "must be 4 as in the model",
      [](auto& f) {
-       std::get<LocalPattern>(f.config.model.layers[0]).chunk_length = 8;
+       std::get<LocalPattern>(f.config.model.layers[0].of_heads[0]).chunk_length = 8;
        save_huggingface(f.folder / "model", f.model, f.config);
      }},
     {"save_huggingface", "axial_pos_shape", "[8,4]", "must be [4,8] as in the model",
@@ -494,16 +494,20 @@ const BadField<ModelConfig> model_fields[] = {
     {"layers[0]: chunk_length", "0", "must be at least 1",
      [](auto& c) { c.layers[0] = LocalPattern{0}; }},
     {"local_num_chunks_after", "1", "must be 0",
-     [](auto& c) { std::get<LocalPattern>(c.layers[0]).chunks_after = 1; }},
+     [](auto& c) { std::get<LocalPattern>(c.layers[0].of_heads[0]).chunks_after = 1; }},
     {"positions", "sinusoidal", "axial and learned",
      [](auto& c) { c.positions = SinusoidalPositions{}; }},
+    {"the heads of a layer", "2 kinds", "must be of one as in HuggingFace's Reformer",
+     [](auto& c) { c.layers[0].of_heads.push_back(LshPattern{4}); }},
     {"a layer", "exact attention", "does not have", [](auto& c) { c.layers[0] = ExactPattern{}; }},
     {"a layer", "bucket_chunks", "sorted_chunks only",
-     [](auto& c) { std::get<LshPattern>(c.layers[1]).chunking = Chunking::bucket_chunks; }},
+     [](auto& c) {
+       std::get<LshPattern>(c.layers[1].of_heads[0]).chunking = Chunking::bucket_chunks;
+     }},
     {"values of a layer", "following", "must be own",
-     [](auto& c) { std::get<LshPattern>(c.layers[1]).values = Values::following; }},
+     [](auto& c) { std::get<LshPattern>(c.layers[1].of_heads[0]).values = Values::following; }},
     {"values of a layer", "mixed", "must be own",
-     [](auto& c) { std::get<LshPattern>(c.layers[1]).values = Values::mixed; }},
+     [](auto& c) { std::get<LshPattern>(c.layers[1].of_heads[0]).values = Values::mixed; }},
     {"local layers", "differ", "cannot express",
      [](auto& c) { c.layers.push_back(LocalPattern{9}); }},
     {"LSH layers", "differ", "cannot express", [](auto& c) { c.layers.push_back(LshPattern{9}); }},
@@ -523,9 +527,9 @@ const BadField<HuggingFaceConfig> config_fields[] = {
 const BadField<HuggingFaceConfig> text_fields[] = {
     {"is_decoder", "false", "must be true", [](auto& c) { c.model.causal = false; }},
     {"circular", "false", "must be true",
-     [](auto& c) { std::get<LocalPattern>(c.model.layers[0]).circular = false; }},
+     [](auto& c) { std::get<LocalPattern>(c.model.layers[0].of_heads[0]).circular = false; }},
     {"sort_padding", "false", "must be true",
-     [](auto& c) { std::get<LshPattern>(c.model.layers[1]).sort_padding = false; }},
+     [](auto& c) { std::get<LshPattern>(c.model.layers[1].of_heads[0]).sort_padding = false; }},
     {"fields", "array", "must be an object", [](auto& c) { c.fields = Json::array({1}); }},
     {"fields", "not UTF-8", "must be", [](auto& c) { c.fields["x"] = not_utf8; }},
     {"hidden_act", "\"tanh\"", "must be relu", [](auto& c) { c.fields["hidden_act"] = "tanh"; }},
@@ -547,7 +551,7 @@ TEST(Entries, OfHuggingFaceConfig) {
                                              make_text);
   cases +=
       expect_refused<HuggingFaceConfig>("huggingface_config_text", config, text_fields, make_text);
-  expect_cases(cases, 35);
+  expect_cases(cases, 36);
 }
 
 // --- what a file or its name says ----------------------------------------------------------------

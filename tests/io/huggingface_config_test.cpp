@@ -27,12 +27,12 @@ TEST(HuggingFaceConfig, HasTheDefaultsOfTransformers) {
   EXPECT_EQ(axial.shape, (std::array<Index, 2>{64, 64}));
   EXPECT_EQ(axial.widths, (std::array<Index, 2>{64, 192}));
   ASSERT_EQ(model.layers.size(), 6u);
-  const auto& local = std::get<LocalPattern>(model.layers[0]);
+  const auto& local = std::get<LocalPattern>(model.layers[0].of_heads[0]);
   EXPECT_EQ(local.chunk_length, 64);
   EXPECT_EQ(local.chunks_before, 1);
   EXPECT_EQ(local.chunks_after, 0);
   EXPECT_TRUE(local.circular);
-  const auto& lsh = std::get<LshPattern>(model.layers[5]);
+  const auto& lsh = std::get<LshPattern>(model.layers[5].of_heads[0]);
   EXPECT_EQ(lsh.chunk_length, 64);
   EXPECT_EQ(lsh.chunks_before, 1);
   EXPECT_EQ(lsh.chunks_after, 0);
@@ -76,19 +76,20 @@ TEST(HuggingFaceConfig, TakesEveryFieldThatChangesTheFunction) {
   EXPECT_EQ(model.activation, Activation::gelu_tanh);
   EXPECT_EQ(model.layer_norm_epsilon, 1e-6);
   EXPECT_EQ(std::get<LearnedPositions>(model.positions).max_length, 77);
-  const auto& lsh = std::get<LshPattern>(model.layers.at(0));
+  const auto& lsh = std::get<LshPattern>(model.layers.at(0).of_heads[0]);
   EXPECT_EQ(lsh.chunk_length, 4);
   EXPECT_EQ(lsh.chunks_before, 2);
   EXPECT_EQ(lsh.chunks_after, 3);
   EXPECT_EQ(lsh.num_hashes, 6);
   EXPECT_EQ(lsh.num_buckets, (std::vector<Index>{4, 6}));
-  const auto& local = std::get<LocalPattern>(model.layers.at(1));
+  const auto& local = std::get<LocalPattern>(model.layers.at(1).of_heads[0]);
   EXPECT_EQ(local.chunk_length, 7);
   EXPECT_EQ(local.chunks_before, 0);
   EXPECT_EQ(local.chunks_after, 8);
   EXPECT_EQ(config.padding_token, 9);
-  EXPECT_EQ(std::get<LshPattern>(parse({{"num_buckets", 8}}).model.layers[1]).num_buckets,
-            (std::vector<Index>{8}));
+  EXPECT_EQ(
+      std::get<LshPattern>(parse({{"num_buckets", 8}}).model.layers[1].of_heads[0]).num_buckets,
+      (std::vector<Index>{8}));
 }
 
 TEST(HuggingFaceConfig, KnowsTheNamesOfActivations) {
@@ -256,7 +257,7 @@ TEST(HuggingFaceConfig, ComesOutHoweverItWasSpelled) {
 TEST(HuggingFaceConfig, ChangesOnlyWhatHasChanged) {
   const auto saved = [](const std::string& text) {
     HuggingFaceConfig config = parse_huggingface_config(text);
-    std::get<LshPattern>(config.model.layers.at(0)).num_buckets = {4, 8};
+    std::get<LshPattern>(config.model.layers.at(0).of_heads[0]).num_buckets = {4, 8};
     return huggingface_config_text(config, "float64");
   };
   EXPECT_EQ(
@@ -298,8 +299,8 @@ TEST(HuggingFaceConfig, MessagesAreUtf8) {
 
 TEST(HuggingFaceConfig, SaysWhatHasChanged) {
   HuggingFaceConfig config = parse(small_config({{"num_buckets", nullptr}}));
-  std::get<LshPattern>(config.model.layers[0]).num_buckets = {4, 8};
-  std::get<LshPattern>(config.model.layers[1]).num_buckets = {4, 8};
+  std::get<LshPattern>(config.model.layers[0].of_heads[0]).num_buckets = {4, 8};
+  std::get<LshPattern>(config.model.layers[1].of_heads[0]).num_buckets = {4, 8};
   config.model.positions = AxialPositions{{8, 16}, {16, 16}};
   const Json text = Json::parse(huggingface_config_text(config, "float64"));
   EXPECT_EQ(text["num_buckets"], (Json{4, 8}));
@@ -335,7 +336,7 @@ TEST(HuggingFaceNumBuckets, RefusesSizesThatNothingHas) {
 }
 
 TEST(HuggingFacePaddedLength, RefusesSizesThatNothingHas) {
-  const auto message = [](std::vector<AttentionPattern> layers, Index length) {
+  const auto message = [](std::vector<LayerPattern> layers, Index length) {
     ModelConfig config;
     config.layers = std::move(layers);
     return message_of([&] { huggingface_padded_length(config, length); });
@@ -362,12 +363,12 @@ TEST(HuggingFaceConfig, RefusesWhatNoModelCanHold) {
 }
 
 TEST(HuggingFacePaddedLength, IsAMultipleOfAllChunkLengths) {
-  const auto padded = [](std::vector<AttentionPattern> layers, Index length) {
+  const auto padded = [](std::vector<LayerPattern> layers, Index length) {
     ModelConfig config;
     config.layers = std::move(layers);
     return huggingface_padded_length(config, length);
   };
-  const std::vector<AttentionPattern> both = {LocalPattern{8}, LshPattern{16}, LocalPattern{8}};
+  const std::vector<LayerPattern> both = {LocalPattern{8}, LshPattern{16}, LocalPattern{8}};
   EXPECT_EQ(padded(both, 7), 7);
   EXPECT_EQ(padded(both, 8), 8);
   EXPECT_EQ(padded(both, 9), 16);

@@ -220,12 +220,14 @@ TEST(SaveHuggingFace, TakesAModelThatWasMadeHere) {
   EXPECT_TRUE(contains(message([](ModelConfig& c) { c.layers.push_back(LshPattern{9}); }),
                        "the LSH layers differ"));
   EXPECT_TRUE(contains(message([](ModelConfig& c) {
-                         std::get<LshPattern>(c.layers[1]).chunking = Chunking::bucket_chunks;
+                         std::get<LshPattern>(c.layers[1].of_heads[0]).chunking =
+                             Chunking::bucket_chunks;
                        }),
                        "a layer has bucket_chunks"));
-  EXPECT_TRUE(contains(
-      message([](ModelConfig& c) { std::get<LshPattern>(c.layers[1]).values = Values::following; }),
-      "values of a layer are following, must be own"));
+  EXPECT_TRUE(contains(message([](ModelConfig& c) {
+                         std::get<LshPattern>(c.layers[1].of_heads[0]).values = Values::following;
+                       }),
+                       "values of a layer are following, must be own"));
   config.layers = {LshPattern{8}};
   Model<float> other(config);
   EXPECT_TRUE(contains(
@@ -518,7 +520,7 @@ TEST(HuggingFaceModel, ChoosesTheNumberOfBucketsOnce) {
       small_config({{"num_buckets", nullptr}, {"max_position_embeddings", 64}}));
   Workspace workspace(1);
   const auto buckets = [&] {
-    return std::get<LshPattern>(model.config().model.layers[1]).num_buckets;
+    return std::get<LshPattern>(model.config().model.layers[1].of_heads[0]).num_buckets;
   };
   model.logits(workspace, random_tokens(1, 8, 50, 1));  // not hashed
   EXPECT_TRUE(buckets().empty());
@@ -605,7 +607,7 @@ TEST(HuggingFacePad, RefusesWhatNoModelTakes) {
   const Tokens tokens = random_tokens(1, 41, 50, 1), labels = random_tokens(1, 40, 50, 1);
   EXPECT_TRUE(contains(message_of([&] { model.logits(workspace, wrong); }), "token 7 is 50"));
   EXPECT_TRUE(contains(message_of([&] { model.loss(workspace, tokens, labels); }), "labels"));
-  EXPECT_TRUE(std::get<LshPattern>(model.config().model.layers[1]).num_buckets.empty());
+  EXPECT_TRUE(std::get<LshPattern>(model.config().model.layers[1].of_heads[0]).num_buckets.empty());
 
   config.padding_token = -1;
   EXPECT_TRUE(contains(message(random_tokens(1, 13, 50, 1)), "padding_token is -1, must be in"));

@@ -34,13 +34,16 @@ ModelConfig small_config() {
 }
 
 /// Patterns of every kind, with every choice there is, of causal layers or of others.
-std::vector<AttentionPattern> patterns(bool causal) {
+std::vector<LayerPattern> patterns(bool causal) {
   const LshPattern sorted{.chunk_length = 4, .num_hashes = 3};
   if (!causal) {
-    return {LocalPattern{4, 0, 2, true}, LshPattern{4, 2, 1, 1, {2, 4}, true}, sorted,
-            ExactPattern{.shared_query_key = true}};
+    return {LocalPattern{4, 0, 2, true},
+            LshPattern{4, 2, 1, 1, {2, 4}, true},
+            sorted,
+            ExactPattern{.shared_query_key = true},
+            {LocalPattern{4}, sorted}};
   }
-  std::vector<AttentionPattern> all = {sorted, LocalPattern{4, 2}};
+  std::vector<LayerPattern> all = {sorted, LocalPattern{4, 2}};
   for (const Values values : {Values::own, Values::following, Values::mixed}) {
     all.push_back(LocalPattern{.chunk_length = 4, .values = values});
     all.push_back(ExactPattern{.shared_query_key = values == Values::mixed, .values = values});
@@ -51,6 +54,7 @@ std::vector<AttentionPattern> patterns(bool causal) {
                    .duplicates = values == Values::own ? Duplicates::each_time : Duplicates::once,
                    .values = values});
   }
+  all.push_back({all[all.size() - 1].of_heads[0], all[all.size() - 3].of_heads[0]});
   return all;
 }
 
@@ -58,7 +62,7 @@ std::vector<AttentionPattern> patterns(bool causal) {
 std::vector<ModelConfig> all_configs() {
   std::vector<ModelConfig> configs;
   for (const bool causal : {true, false}) {
-    for (const AttentionPattern& pattern : patterns(causal)) {
+    for (const LayerPattern& pattern : patterns(causal)) {
       for (const PositionConfig& positions :
            {PositionConfig(AxialPositions{{4, 5}, {3, 5}}), PositionConfig(LearnedPositions{17}),
             PositionConfig(SinusoidalPositions{})}) {

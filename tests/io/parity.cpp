@@ -99,7 +99,7 @@ class Comparison {
   Index padded_length() const { return padded_.tokens.dimension(1); }
   const LshPattern* hashed(Index layer) const {
     const auto& pattern = hf_.config().model.layers[static_cast<std::size_t>(layer)];
-    const auto* lsh = std::get_if<LshPattern>(&pattern);
+    const auto* lsh = std::get_if<LshPattern>(&pattern.of_heads.front());  // that of all heads
     return lsh != nullptr && hashes(*lsh, padded_length()) ? lsh : nullptr;
   }
 
@@ -209,7 +209,7 @@ class Comparison {
       const Index in_round =
           num_buckets(bucket_factors(*lsh, padded_length())) + (any_padding ? 1 : 0);
       const auto expected = file_.read_integers(*stored);
-      const Bucket* ids = buckets[static_cast<std::size_t>(i)].data();
+      const Bucket* ids = buckets[static_cast<std::size_t>(i)].at(0).data();
       Deviation& d = deviation("buckets", 0);
       for (Index k = 0; k < stored->size(); ++k) {
         const Index round = k / padded_length() % lsh->num_hashes;

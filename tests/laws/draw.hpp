@@ -83,7 +83,7 @@ inline std::vector<Index> bucket_factors(Dice& dice) {
   return factors;
 }
 
-inline AttentionPattern pattern(Dice& dice, Index length, bool causal) {
+inline AttentionPattern head_pattern(Dice& dice, Index length, bool causal) {
   const Values values = causal && dice.chance(0.4)
                             ? dice.pick<Values>({Values::following, Values::mixed})
                             : Values::own;
@@ -117,6 +117,18 @@ inline AttentionPattern pattern(Dice& dice, Index length, bool causal) {
     lsh.sort_padding = dice.chance(0.3);
   }
   return lsh;
+}
+
+/// The pattern of a layer, whose heads may differ.
+inline LayerPattern pattern(Dice& dice, Index heads, Index length, bool causal) {
+  LayerPattern layer = head_pattern(dice, length, causal);
+  if (heads == 1 || dice.chance(0.7)) return layer;
+  while (static_cast<Index>(layer.of_heads.size()) < heads) {
+    // Every now and then two heads are of one kind.
+    layer.of_heads.push_back(dice.chance(0.3) ? layer.of_heads.back()
+                                              : head_pattern(dice, length, causal));
+  }
+  return layer;
 }
 
 inline PositionConfig positions(Dice& dice, Index width, Index length) {
@@ -182,7 +194,7 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
   config.causal = dice.chance(0.7);
   config.layers.clear();
   for (Index layers = dice.between(1, 3); layers > 0; --layers) {
-    config.layers.push_back(detail::pattern(dice, draw.length, config.causal));
+    config.layers.push_back(detail::pattern(dice, config.num_heads, draw.length, config.causal));
   }
   if (dice.chance(0.3)) config.dropout = dice.pick({0.1, 0.5, 0.99});
   if (dice.chance(0.3)) config.attention_dropout = dice.pick({0.1, 0.5, 0.99});
@@ -205,6 +217,15 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
   if (dice.chance(0.2)) draw.num_hashes = dice.between(1, 6);
   draw.values = static_cast<std::uint64_t>(dice.between(1, 1 << 30));
   return draw;
+}
+
+/// The patterns of all heads of all layers.
+inline std::vector<AttentionPattern> patterns_of(const ModelConfig& config) {
+  std::vector<AttentionPattern> all;
+  for (const LayerPattern& layer : config.layers) {
+    all.insert(all.end(), layer.of_heads.begin(), layer.of_heads.end());
+  }
+  return all;
 }
 
 namespace detail {
@@ -231,6 +252,13 @@ inline void write(std::ostream& out, const AttentionPattern& pattern) {
     out << "exact{" << (exact.shared_query_key ? "shared" : "separate");
     values(exact.values);
   }
+  out << '}';
+}
+
+inline void write(std::ostream& out, const LayerPattern& layer) {
+  if (layer.of_heads.size() == 1) return write(out, layer.of_heads[0]);
+  out << "heads{";
+  for (const AttentionPattern& pattern : layer.of_heads) write(out << ' ', pattern);
   out << '}';
 }
 
@@ -269,7 +297,7 @@ inline std::string text_of(const Draw& draw) {
   detail::write(out, c.positions);
   for (const NgramTable& table : c.ngrams)
     out << ' ' << table.order << "-grams{" << table.rows << ", dropout " << table.dropout << '}';
-  for (const AttentionPattern& pattern : c.layers) detail::write(out << ' ', pattern);
+  for (const LayerPattern& layer : c.layers) detail::write(out << ' ', layer);
   out << (c.causal ? " causal" : " not_causal") << " dropout " << c.dropout << " and "
       << c.attention_dropout << " epsilon " << c.layer_norm_epsilon;
   if (const auto* fixed = std::get_if<FixedResidual>(&c.residual)) {

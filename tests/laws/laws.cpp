@@ -314,7 +314,9 @@ class Trial {
   void plan_and_count() {
     Index ids = 0;
     for (const auto& layer : model_.buckets(one_, draw_.tokens, options(drawn()))) {
-      ids += round_up(layer.size() * Index{sizeof(Bucket)}, 64);  // memory is taken in cache lines
+      Index of_layer = 0;
+      for (const auto& of_kind : layer) of_layer += of_kind.size();
+      ids += round_up(of_layer * Index{sizeof(Bucket)}, 64);  // memory is taken in cache lines
     }
     expect_equal("plan and count", "bytes of bucket ids",
                  model_.plan(draw_.batch, draw_.length, 1).saved,
@@ -435,7 +437,7 @@ class Trial {
   /// that is sorted. Where a sequence fits into one chunk of sorted chunks it is attended to
   /// exactly, beyond that in rounds: the same function with other roundings.
   bool depends_on_padding(Index more) const {
-    for (const AttentionPattern& pattern : draw_.config.layers) {
+    for (const AttentionPattern& pattern : patterns_of(draw_.config)) {
       if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
         if (local->circular && !(draw_.config.causal && is_causal(*local))) return true;
       } else if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
@@ -481,7 +483,7 @@ class Trial {
   void suffixes() {
     if (!draw_.config.causal) return;
     bool at_any_length = true;
-    for (const AttentionPattern& pattern : draw_.config.layers) {
+    for (const AttentionPattern& pattern : patterns_of(draw_.config)) {
       if (std::holds_alternative<LshPattern>(pattern) &&
           std::get<LshPattern>(pattern).chunking == Chunking::sorted_chunks) {
         return;
@@ -518,11 +520,11 @@ class Trial {
   void decoding() {
     const ModelConfig& config = draw_.config;
     bool goes_on = config.causal && config.language_head, recomputes = false;
-    for (const AttentionPattern& pattern : config.layers) {
+    for (const AttentionPattern& pattern : patterns_of(config)) {
       const auto* lsh = std::get_if<LshPattern>(&pattern);
       recomputes = recomputes || (lsh && lsh->chunking == Chunking::sorted_chunks);
     }
-    for (const AttentionPattern& pattern : config.layers) {
+    for (const AttentionPattern& pattern : patterns_of(config)) {
       const auto* local = std::get_if<LocalPattern>(&pattern);
       if (!recomputes && local && !is_causal(*local)) goes_on = false;
     }
@@ -804,7 +806,8 @@ std::string spoil(ModelConfig& config, Dice& dice) {
     }
     default: {
       const auto layer = dice.between(0, static_cast<Index>(config.layers.size()) - 1);
-      spoil(config.layers[static_cast<std::size_t>(layer)], dice, what);
+      auto& heads = config.layers[static_cast<std::size_t>(layer)].of_heads;
+      spoil(heads[static_cast<std::size_t>(dice.between(0, std::ssize(heads) - 1))], dice, what);
       what = join("layer ", layer, " with ", what);
     }
   }

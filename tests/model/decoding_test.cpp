@@ -36,8 +36,9 @@ LshPattern bucket_chunks(Index chunk_length, Index before, Index rounds, std::ve
           .duplicates = duplicates};
 }
 
-/// Every kind of attention whose result for a token must not depend on later ones.
-std::map<std::string, AttentionPattern> causal_patterns() {
+/// Every kind of attention whose result for a token must not depend on later ones; in the last
+/// ones, the two heads of a layer differ.
+std::map<std::string, LayerPattern> causal_patterns() {
   std::map<std::string, AttentionPattern> patterns = {
       {"local", LocalPattern{4, 1, 0, false}},
       {"local, two chunks back", LocalPattern{3, 2, 0, false}},
@@ -58,10 +59,18 @@ std::map<std::string, AttentionPattern> causal_patterns() {
     std::visit([](auto& p) { p.values = Values::mixed; }, pattern);
     patterns[name + ", mixed"] = pattern;
   }
-  return patterns;
+  std::map<std::string, LayerPattern> layers(patterns.begin(), patterns.end());
+  for (const auto& [one, other] : std::vector<std::pair<std::string, std::string>>{
+           {"local", "bucket chunks, factors"},
+           {"bucket chunks, two back, once, following", "local, two chunks back"},
+           {"bucket chunks", "bucket chunks, two back, mixed"},
+           {"exact, shared, mixed", "exact"}}) {
+    layers["heads: " + one + " and " + other] = {patterns.at(one), patterns.at(other)};
+  }
+  return layers;
 }
 
-ModelConfig config_of(const std::vector<AttentionPattern>& layers,
+ModelConfig config_of(const std::vector<LayerPattern>& layers,
                       const ResidualConfig& residual = FloatResidual{}) {
   ModelConfig config = tiny_config();
   config.positions = SinusoidalPositions{};
@@ -307,7 +316,7 @@ TEST(Decoder, GivesTheBitsOfTheForwardPassWhereverThePromptEnds) {
 }
 
 TEST(Decoder, GivesTheBitsOfTheForwardPassInDeepModelsOnAnyThreads) {
-  std::vector<AttentionPattern> layers;
+  std::vector<LayerPattern> layers;
   for (const auto& [name, pattern] : causal_patterns()) layers.push_back(pattern);
   for (const int threads : thread_counts) {
     expect_the_forward_pass<float>("all kinds", config_of(layers), 50, {1, 20, 50}, threads);
@@ -315,7 +324,7 @@ TEST(Decoder, GivesTheBitsOfTheForwardPassInDeepModelsOnAnyThreads) {
   ModelConfig config = config_of(layers);
   config.width = 40;
   config.head_width = 20;
-  config.num_heads = 3;
+  config.num_heads = 4;
   config.feed_forward_width = 600;  // a product deeper than a block of products
   config.vocabulary = 300;
   config.positions = AxialPositions{{9, 9}, {10, 30}};
@@ -387,7 +396,7 @@ TEST(Decoder, WritesTheGreedyTextOfTheForwardPass) {
 }
 
 TEST(Decoder, TakesPromptsOfDifferentLengths) {
-  std::vector<AttentionPattern> layers;
+  std::vector<LayerPattern> layers;
   for (const auto& [name, pattern] : causal_patterns()) layers.push_back(pattern);
   auto model = model_of<float>(config_of(layers));
   Workspace workspace(2);
@@ -414,9 +423,11 @@ TEST(Decoder, TakesPromptsOfDifferentLengths) {
 }
 
 /// Those of `causal_patterns`, and sorted chunks, for which a decoder recomputes.
-std::map<std::string, AttentionPattern> decodable_patterns() {
+std::map<std::string, LayerPattern> decodable_patterns() {
   auto patterns = causal_patterns();
-  patterns["sorted chunks"] = LshPattern{.chunk_length = 4, .num_buckets = {4}};
+  const LshPattern sorted{.chunk_length = 4, .num_buckets = {4}};
+  patterns["sorted chunks"] = sorted;
+  patterns["heads: sorted chunks and local"] = {sorted, LocalPattern{4}};
   return patterns;
 }
 
@@ -600,7 +611,7 @@ TEST(Decoder, RunsModelsWithSortedChunksOverTheWholeSequence) {
 }
 
 TEST(Decoder, KeepsAsMuchAtEveryPosition) {
-  const auto bytes = [](const AttentionPattern& pattern, Index length) {
+  const auto bytes = [](const LayerPattern& pattern, Index length) {
     auto model = model_of<float>(config_of({pattern}));
     Workspace workspace(1);
     Decoder<float> decoder(workspace, model, 1);
@@ -608,7 +619,8 @@ TEST(Decoder, KeepsAsMuchAtEveryPosition) {
     decoder.step(workspace, std::array{1});
     return decoder.state_bytes();
   };
-  const AttentionPattern local = LocalPattern{4}, buckets = bucket_chunks(4, 1, 2, {4});
+  const LayerPattern local = LocalPattern{4}, buckets = bucket_chunks(4, 1, 2, {4});
+  const LayerPattern both = {LocalPattern{4}, bucket_chunks(4, 1, 2, {4})};
   // 2 heads of width 5, keys and values; scales of keys; what there is of each ring
   constexpr std::size_t ring = 64;
   constexpr std::size_t recent = 4 * sizeof(std::int32_t);  // tokens of the longest n-gram
@@ -616,6 +628,8 @@ TEST(Decoder, KeepsAsMuchAtEveryPosition) {
   EXPECT_EQ(bytes(local, 500), bytes(local, 5));
   EXPECT_EQ(bytes(buckets, 500), 2 * 2 * 4 * (8 * (10 * 4 + 4) + ring) + recent);
   EXPECT_EQ(bytes(buckets, 2000), bytes(buckets, 500));
+  // One head of each.
+  EXPECT_EQ(2 * (bytes(both, 500) - recent), bytes(local, 500) + bytes(buckets, 500) - 2 * recent);
   // Buckets without tokens take nothing, others 8 rows at first; 61 tokens in 2 rounds.
   EXPECT_LE(bytes(bucket_chunks(64, 1, 2, {32, 32}), 60),
             2 * 2 * (1024 * ring + 61 * 8 * (10 * 4 + 4)) + recent);
@@ -650,8 +664,9 @@ TEST(Decoder, SaysWhatIsImpossible) {
                          c.layers[0] = LocalPattern{4, 0, 1, true};
                        }),
                        "circular with chunks_before 0 and chunks_after 1"));
-  EXPECT_TRUE(contains(with([](auto& c) { std::get<LshPattern>(c.layers[1]).num_buckets.clear(); }),
-                       "num_buckets is empty"));
+  EXPECT_TRUE(contains(
+      with([](auto& c) { std::get<LshPattern>(c.layers[1].of_heads[0]).num_buckets.clear(); }),
+      "num_buckets is empty"));
 
   auto model = model_of<float>(config_of({LocalPattern{4}}));
   EXPECT_TRUE(contains(message_of([&] { Decoder<float>(workspace, model, 0); }), "batch is 0"));

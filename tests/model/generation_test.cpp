@@ -158,7 +158,7 @@ TEST(Generate, EndsWherePositionsEndAndLosesNothing) {
 }
 
 TEST(Generate, GivesEachSequenceTheTextThatItHasAlone) {
-  const std::vector<AttentionPattern> kinds = {
+  const std::vector<LayerPattern> kinds = {
       LocalPattern{4}, LshPattern{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks},
       LshPattern{4, 1, 0, 2, {4}}, ExactPattern{}};
   Index ended = 0, read_anew = 0;

@@ -25,7 +25,7 @@ struct Case {
   PositionConfig positions = AxialPositions{{5, 9}, {5, 7}};
   bool causal = true, masked = false;
   double dropout = 0;
-  std::vector<AttentionPattern> layers = tiny_layers();
+  std::vector<LayerPattern> layers = tiny_layers();
   int branches = 2;      ///< a layer
   bool vectors = false;  ///< as input, in place of tokens
 };
@@ -34,8 +34,8 @@ struct Case {
 std::vector<Bucket> buckets_of(Model<double>& model, Workspace& workspace,
                                const ModelInput<double>& input, const RunOptions& options) {
   std::vector<Bucket> all;
-  for (const auto& ids : model.buckets(workspace, input, options)) {
-    all.insert(all.end(), ids.data(), ids.data() + ids.size());
+  for (const auto& layer : model.buckets(workspace, input, options)) {
+    for (const auto& ids : layer) all.insert(all.end(), ids.data(), ids.data() + ids.size());
   }
   return all;
 }
@@ -71,11 +71,14 @@ void expect_gradients(const Case& c) {
   const double scale = 1.0 / 30;
 
   const auto buckets = buckets_of(model, workspace, input, options);
-  Index rounds = 0;
-  for (const AttentionPattern& pattern : c.layers) {
-    if (const auto* lsh = std::get_if<LshPattern>(&pattern)) rounds += lsh->num_hashes;
+  Index rounds = 0;  // of all heads
+  for (const LayerPattern& layer : c.layers) {
+    for (const HeadKind& kind : head_kinds(layer, config.num_heads)) {
+      const auto* lsh = std::get_if<LshPattern>(&kind.pattern);
+      if (lsh != nullptr) rounds += kind.num_heads * lsh->num_hashes;
+    }
   }
-  ASSERT_EQ(buckets.size(), static_cast<std::size_t>(batch * length * 2 * rounds));
+  ASSERT_EQ(buckets.size(), static_cast<std::size_t>(batch * length * rounds));
   reset_gradients(model, 1);  // they are added to
   Tensor<double, 3> dvectors;
   const Loss loss = model.loss_and_gradients(workspace, input, labels, scale, options, &dvectors);
@@ -214,7 +217,7 @@ TEST(ModelGradient, OfTheEncodingIsTheGradient) {
 }
 
 TEST(ModelGradient, IsTheGradientOfBucketChunks) {
-  const std::vector<AttentionPattern> layers = {
+  const std::vector<LayerPattern> layers = {
       LshPattern{3, 1, 0, 2, {4}, false, Chunking::bucket_chunks}, LocalPattern{4, 1, 0, false},
       LshPattern{2, 1, 1, 3, {2, 2}, false, Chunking::bucket_chunks, Duplicates::once}};
   expect_gradients({.name = "bucket chunks", .layers = layers});
@@ -223,6 +226,21 @@ TEST(ModelGradient, IsTheGradientOfBucketChunks) {
                     .masked = true,
                     .dropout = 0.2,
                     .layers = layers});
+}
+
+TEST(ModelGradient, IsTheGradientOfHeadsOfDifferentKinds) {
+  const LshPattern far{3, 1, 0, 2, {4}, false, Chunking::bucket_chunks};
+  std::vector<LayerPattern> layers = {{LocalPattern{4, 1, 0, false}, far},
+                                      {far, ExactPattern{false}},
+                                      {LshPattern{4, 1, 0, 1, {2, 2}}, ExactPattern{true}}};
+  expect_gradients({.name = "heads of different kinds, bidirectional, masked, dropout",
+                    .causal = false,
+                    .masked = true,
+                    .dropout = 0.2,
+                    .layers = layers});
+  std::get<ExactPattern>(layers[1].of_heads[1]).values = Values::mixed;
+  std::get<LocalPattern>(layers[0].of_heads[0]).values = Values::following;
+  expect_gradients({.name = "heads of different kinds", .layers = layers, .branches = 3});
 }
 
 TEST(ModelGradient, OfHalvesOfABatchAddsUpToTheWhole) {

@@ -252,19 +252,20 @@ TEST(Model, GivesTheBucketsOfAPassOfItsOwn) {
     const Tokens tokens = random_tokens(2, 13, 11, 3);
     const auto buckets = model.buckets(workspace, tokens);
     ASSERT_EQ(buckets.size(), 4u);
-    EXPECT_EQ(buckets[0].size(), 0);
-    EXPECT_EQ(buckets[2].size(), 0);
-    EXPECT_EQ(buckets[1].dimensions(), (Tensor<Bucket, 4>::Dimensions{2, 2, 2, 13}));
-    EXPECT_EQ(buckets[3].dimensions(), (Tensor<Bucket, 4>::Dimensions{2, 2, 1, 13}));
-    const std::set<Bucket> used(buckets[1].data(), buckets[1].data() + buckets[1].size());
+    EXPECT_TRUE(buckets[0].empty());
+    EXPECT_TRUE(buckets[2].empty());
+    const Tensor<Bucket, 4>& ids = buckets[1].at(0);
+    EXPECT_EQ(ids.dimensions(), (Tensor<Bucket, 4>::Dimensions{2, 2, 2, 13}));
+    EXPECT_EQ(buckets[3].at(0).dimensions(), (Tensor<Bucket, 4>::Dimensions{2, 2, 1, 13}));
+    const std::set<Bucket> used(ids.data(), ids.data() + ids.size());
     EXPECT_GT(used.size(), 1u);
     EXPECT_LT(*used.rbegin(), 4);
     // A shorter pass, in which nothing is hashed, changes nothing about the answer.
     const auto none = model.buckets(workspace, random_tokens(1, 4, 11, 3));
-    for (const auto& ids : none) EXPECT_EQ(ids.size(), 0);
+    for (const auto& of_layer : none) EXPECT_TRUE(of_layer.empty());
     const auto again = model.buckets(workspace, tokens);
-    EXPECT_TRUE(same_bits(again[1], buckets[1]));
-    EXPECT_TRUE(same_bits(again[3], buckets[3]));
+    EXPECT_TRUE(same_bits(again[1].at(0), ids));
+    EXPECT_TRUE(same_bits(again[3].at(0), buckets[3].at(0)));
     // They are those of a training step, which keeps them where halves are in floating point.
     model.zero_gradients();
     EXPECT_NO_THROW(model.loss_and_gradients(workspace, tokens, tokens, 1, {}));
@@ -367,7 +368,8 @@ TEST(ModelConfig, HasDefaultsThatFitEverySize) {
 
 TEST(ModelConfig, HasDefaultLayersForBothDirections) {
   const auto has_values = [](const Model<float>& model, Values values) {
-    return std::ranges::all_of(model.config().layers, [&](const AttentionPattern& pattern) {
+    return std::ranges::all_of(model.config().layers, [&](const LayerPattern& layer) {
+      const AttentionPattern& pattern = layer.of_heads.at(0);
       return values_of(pattern) == values &&
              has_sorted_chunks(pattern) == (values == Values::own && shares_query_key(pattern));
     });
@@ -382,11 +384,14 @@ TEST(Model, FixesTheNumberOfBucketsWhereItIsOpen) {
   Model<float> model(config);
   randomize_parameters(model, 1);
   model.set_num_buckets({2, 8});
-  EXPECT_EQ(std::get<LshPattern>(model.config().layers[0]).num_buckets, (std::vector<Index>{4}));
-  EXPECT_EQ(std::get<LshPattern>(model.config().layers[2]).num_buckets, (std::vector<Index>{2, 8}));
+  EXPECT_EQ(std::get<LshPattern>(model.config().layers[0].of_heads[0]).num_buckets,
+            (std::vector<Index>{4}));
+  EXPECT_EQ(std::get<LshPattern>(model.config().layers[2].of_heads[0]).num_buckets,
+            (std::vector<Index>{2, 8}));
   Workspace workspace(1);
   const auto buckets = model.buckets(workspace, random_tokens(1, 40, 11, 3));
-  EXPECT_GT(*std::max_element(buckets[2].data(), buckets[2].data() + buckets[2].size()), 4);
+  const Tensor<Bucket, 4>& ids = buckets[2].at(0);
+  EXPECT_GT(*std::max_element(ids.data(), ids.data() + ids.size()), 4);
   EXPECT_TRUE(contains(message_of([&] {
                          Model<float> other(config);
                          other.set_num_buckets({3});
@@ -489,8 +494,8 @@ TEST(Model, DrawsByKeyAndDropsOutInTrainingOnly) {
 
 TEST(Model, HashesAsOftenAsItIsAskedTo) {
   ModelConfig config = tiny_config(), more = config;
-  for (AttentionPattern& pattern : more.layers) {
-    if (auto* lsh = std::get_if<LshPattern>(&pattern)) lsh->num_hashes = 5;
+  for (LayerPattern& layer : more.layers) {
+    if (auto* lsh = std::get_if<LshPattern>(&layer.of_heads[0])) lsh->num_hashes = 5;
   }
   Model<float> model(config), expected(more);
   randomize_parameters(model, 1);
@@ -631,9 +636,9 @@ TEST(Model, TakesBranchesOfOthers) {
   EXPECT_EQ(visited, (std::vector<Index>{-1, 0, 1, 2, 3}));
   const auto buckets = model.buckets(workspace, tokens);
   ASSERT_EQ(buckets.size(), 4u);
-  EXPECT_EQ(buckets[1].size(), 2 * 2 * 2 * 13);
-  EXPECT_EQ(buckets[2].size(), 0);
-  EXPECT_EQ(buckets[3].size(), 2 * 2 * 1 * 13);
+  EXPECT_EQ(buckets[1].at(0).size(), 2 * 2 * 2 * 13);
+  EXPECT_TRUE(buckets[2].empty());
+  EXPECT_EQ(buckets[3].at(0).size(), 2 * 2 * 1 * 13);
   parameter(model, "layers.1.shift.now").value.setConstant(std::numeric_limits<float>::quiet_NaN());
   EXPECT_EQ(model.first_non_finite_layer(workspace, tokens, {}), 1);
 }

@@ -24,7 +24,9 @@ inline std::vector<double> inference(const Model<float>& model, int threads, std
   };
   add(model.logits(workspace, tokens, options));
   add(model.encode(workspace, tokens, options));
-  for (const auto& ids : model.buckets(workspace, tokens, options)) add(ids);
+  for (const auto& layer : model.buckets(workspace, tokens, options)) {
+    for (const auto& ids : layer) add(ids);
+  }
   Decoder<float> decoder(workspace, model, 1, options.key);
   add(generate(workspace, decoder, {{1, 2, 3}},
                {.max_tokens = 12, .sampling = {.temperature = 2}, .seed = seed})[0]);
@@ -38,6 +40,7 @@ inline int differences_of_threads(std::uint64_t count) {
   decodable.layers = {LocalPattern{4}, ExactPattern{true},
                       LshPattern{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks}};
   ModelConfig sorted = tiny_config();
+  sorted.layers.push_back({LocalPattern{4}, LshPattern{4, 1, 0, 2, {4}}});
   sorted.residual = FixedResidual{};
   int differences = 0;
   for (const ModelConfig& config : {decodable, sorted}) {

@@ -13,7 +13,7 @@
 namespace reformer::test {
 
 /// Chunks of 4 and buckets that do not depend on the length.
-inline std::vector<AttentionPattern> tiny_layers() {
+inline std::vector<LayerPattern> tiny_layers() {
   return {LocalPattern{4, 1, 0, false}, LshPattern{4, 1, 0, 2, {4}}, ExactPattern{false},
           LshPattern{4, 1, 0, 1, {2, 2}}};
 }
@@ -42,18 +42,20 @@ typename Model<Scalar>::LayerChange layers_of(int branches, Index width) {
   };
 }
 
-/// Gives every hashed layer rotations of its own, the same in float and double.
+/// Gives every layer whose heads hash by one pattern rotations of its own, the same in float and
+/// double.
 template <typename Scalar>
 void fix_rotations(Model<Scalar>& model, std::uint64_t seed) {
   for (Index i = 0; i < static_cast<Index>(model.config().layers.size()); ++i) {
     auto& attention = *model.template branch<SelfAttention<Scalar>>(i);
-    const auto& config = attention.config();
-    const auto* lsh = std::get_if<LshPattern>(&config.pattern);
-    if (lsh == nullptr) continue;
-    const auto drawn =
-        random_rotations<double>(config.num_heads, config.head_width, lsh->num_hashes,
-                                 lsh->num_buckets, RandomKey{seed}.at_layer(i));
-    attention.set_rotations(Tensor<Scalar, 4>(drawn.template cast<Scalar>()));
+    for (const HeadKind& kind : attention.kinds()) {
+      const auto* lsh = std::get_if<LshPattern>(&kind.pattern);
+      if (lsh == nullptr) continue;
+      const auto drawn =
+          random_rotations<double>(kind.num_heads, attention.config().head_width, lsh->num_hashes,
+                                   lsh->num_buckets, RandomKey{seed}.at_layer(i));
+      attention.set_rotations(Tensor<Scalar, 4>(drawn.template cast<Scalar>()));
+    }
   }
 }
 

@@ -39,14 +39,14 @@ ModelConfig busy_config() {
   config.head_width = 16;
   config.feed_forward_width = 300;
   config.positions = AxialPositions{{16, 20}, {8, 16}};
-  config.layers = {
-      LocalPattern{16, 1, 1, true},
-      LshPattern{16, 1, 0, 2, {8, 4}},
-      ExactPattern{true},
-      LshPattern{32, 1, 1, 1, {}},
-      ExactPattern{false},
-      LshPattern{16, 1, 1, 2, {8}, false, Chunking::bucket_chunks},
-      LshPattern{8, 2, 0, 3, {4, 2}, false, Chunking::bucket_chunks, Duplicates::once}};
+  config.layers = {LocalPattern{16, 1, 1, true},
+                   LshPattern{16, 1, 0, 2, {8, 4}},
+                   ExactPattern{true},
+                   LshPattern{32, 1, 1, 1, {}},
+                   ExactPattern{false},
+                   LshPattern{16, 1, 1, 2, {8}, false, Chunking::bucket_chunks},
+                   LshPattern{8, 2, 0, 3, {4, 2}, false, Chunking::bucket_chunks, Duplicates::once},
+                   {LshPattern{16, 1, 0, 2, {8, 4}}, LocalPattern{16, 1, 1, true}}};
   config.causal = false;
   config.dropout = config.attention_dropout = 0.1;
   return config;
@@ -343,10 +343,10 @@ TEST(TrainingStep, TakesTheScratchThatWasPlanned) {
   for (const int threads : {1, 3}) {
     for (const auto& [batch, length] :
          std::vector<std::pair<Index, Index>>{{1, 1}, {2, 37}, {3, 301}}) {
-      for (const AttentionPattern& pattern : busy_config().layers) {
+      for (const LayerPattern& layer : busy_config().layers) {
         for (const double dropout : {0.0, 0.1}) {
           ModelConfig config = busy_config();
-          config.layers = {pattern};
+          config.layers = {layer};
           config.dropout = config.attention_dropout = dropout;
           for (const bool head : {true, false}) {
             config.language_head = head;
@@ -357,10 +357,10 @@ TEST(TrainingStep, TakesTheScratchThatWasPlanned) {
                 const auto [measured, plan] =
                     measured_and_planned(config, batch, length, threads, budget);
                 EXPECT_EQ(measured, plan.workspace())
-                    << "layer kind " << pattern.index() << ", B=" << batch << " T=" << length
-                    << ", dropout " << dropout << ", " << threads << " threads, head " << head
-                    << ", residual kind " << residual.index()
-                    << (budget > 0 ? ", everything stored" : "");
+                    << "layer kind " << layer.of_heads[0].index() << " of " << layer.of_heads.size()
+                    << ", B=" << batch << " T=" << length << ", dropout " << dropout << ", "
+                    << threads << " threads, head " << head << ", residual kind "
+                    << residual.index() << (budget > 0 ? ", everything stored" : "");
               }
             }
           }
@@ -405,10 +405,12 @@ TEST(TrainingStep, PlansWhatIsKept) {
   EXPECT_EQ(plan.gradients, floats(model.num_parameters()));
   EXPECT_EQ(plan.residual_halves, floats(4 * batch * length * config.width));
   std::size_t buckets = 0;  // of all layers, each in whole cache lines
-  for (const AttentionPattern& pattern : config.layers) {
-    const auto* lsh = std::get_if<LshPattern>(&pattern);
-    if (lsh == nullptr) continue;
-    const Index ids = batch * length * config.num_heads * lsh->num_hashes;
+  for (const LayerPattern& layer : config.layers) {
+    Index ids = 0;
+    for (const HeadKind& kind : head_kinds(layer, config.num_heads)) {
+      const auto* lsh = std::get_if<LshPattern>(&kind.pattern);
+      if (lsh != nullptr) ids += batch * length * kind.num_heads * lsh->num_hashes;
+    }
     buckets += static_cast<std::size_t>(round_up(ids * Index{sizeof(Bucket)}, 64));
   }
   ASSERT_GE(buckets, 3 * 64U);

@@ -70,9 +70,12 @@ TEST(BranchesWithNaiveKernel, FeedForward) {
 }
 
 TEST(BranchesWithNaiveKernel, SelfAttention) {
-  for (const AttentionPattern& pattern : std::vector<AttentionPattern>{
-           LshPattern{8}, LshPattern{8, 1, 0, 2, {4}, false, Chunking::bucket_chunks},
-           LocalPattern{8}, ExactPattern{}}) {
+  for (const LayerPattern& pattern :
+       std::vector<LayerPattern>{LshPattern{8},
+                                 LshPattern{8, 1, 0, 2, {4}, false, Chunking::bucket_chunks},
+                                 LocalPattern{8},
+                                 ExactPattern{},
+                                 {ExactPattern{}, LshPattern{8}, LshPattern{8}}}) {
     const SelfAttentionConfig config{width, 3, 5, pattern, true, 0.1, 0.1};
     expect_equal(results_of(SelfAttention<double, Naive>("a", config)),
                  results_of(SelfAttention<double>("a", config)));
@@ -80,7 +83,8 @@ TEST(BranchesWithNaiveKernel, SelfAttention) {
 }
 
 TEST(BranchesWithNaiveKernel, DecodingIsTheForwardPass) {
-  SelfAttention<double, Naive> attention("a", {width, 3, 5, LocalPattern{8}, true});
+  const LayerPattern pattern = {LocalPattern{8}, ExactPattern{true}, ExactPattern{true}};
+  SelfAttention<double, Naive> attention("a", {width, 3, 5, pattern, true});
   randomize_parameters(attention, 1);
   Workspace workspace(threads);
   const auto x = random_matrix<double>(length, width, 2);

@@ -66,9 +66,12 @@ int main() {
         FeedForward<float> feed_forward("f", {24, 600, activation, 0.1});
         expect("feed-forward", length, threads, is_exact_in(feed_forward, 1, length, 24, threads));
       }
-      for (const AttentionPattern& pattern : std::vector<AttentionPattern>{
-               LshPattern{8}, LshPattern{8, 1, 0, 2, {4}, false, Chunking::bucket_chunks},
-               LocalPattern{8}, ExactPattern{}}) {
+      for (const LayerPattern& pattern :
+           std::vector<LayerPattern>{LshPattern{8},
+                                     LshPattern{8, 1, 0, 2, {4}, false, Chunking::bucket_chunks},
+                                     LocalPattern{8},
+                                     ExactPattern{},
+                                     {LshPattern{8}, LocalPattern{8}}}) {
         SelfAttention<float> attention("a", {24, 2, 20, pattern, true, 0.1, 0.1});
         expect("attention", length, threads, is_exact_in(attention, 2, length, 24, threads));
       }

@@ -48,9 +48,11 @@ struct Shape {
 template <typename Scalar>
 Stack<Scalar> make_stack(Index depth, const Shape& shape) {
   using Attention = SelfAttention<Scalar>;
-  const std::vector<AttentionPattern> patterns = {LocalPattern{8, 1, 0, false},
-                                                  LshPattern{8, 1, 0, 2, {4}}, ExactPattern{},
-                                                  LshPattern{4, 1, 0, 1, {2, 2}}};
+  const std::vector<LayerPattern> patterns = {LocalPattern{8, 1, 0, false},
+                                              LshPattern{8, 1, 0, 2, {4}},
+                                              ExactPattern{},
+                                              LshPattern{4, 1, 0, 1, {2, 2}},
+                                              {LocalPattern{4}, LshPattern{4, 1, 0, 1, {4}}}};
   std::vector<AnyBranch<HalfOf<Scalar>>> branches;
   std::vector<Index> layers;
   for (Index i = 0; i < depth; ++i) {
@@ -483,9 +485,9 @@ TEST(ReversibleSequence, DecodesWhatTheForwardWalkGives) {
   for (const int branches : {1, 3}) {
     const Shape shape{.batch = 2, .length = 20, .branches = branches};
     std::vector<AnyBranch<HalfOf<float>>> kept;
-    for (const auto& pattern : std::vector<AttentionPattern>{
-             LocalPattern{8}, ExactPattern{},
-             LshPattern{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks}}) {
+    const LshPattern far{4, 1, 0, 2, {4}, false, Chunking::bucket_chunks};
+    for (const auto& pattern :
+         std::vector<LayerPattern>{LocalPattern{8}, ExactPattern{}, far, {LocalPattern{8}, far}}) {
       kept.push_back(SelfAttention<float>("attention", {.width = shape.width,
                                                         .num_heads = shape.heads,
                                                         .head_width = shape.head_width,

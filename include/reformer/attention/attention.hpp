@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /// @file
 /// Bucketing and attention as functions on tensors, without projections: for programs that have
-/// their own layers.
+/// their own layers. The heads of a call are of one kind; where those of a layer differ, each kind
+/// is a call.
 ///
 /// | name              | shape        |                                     |
 /// |-------------------|--------------|-------------------------------------|

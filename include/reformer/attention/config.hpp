@@ -5,7 +5,7 @@
 
 #include <string_view>
 
-#include "reformer/attention/pattern.hpp"
+#include "reformer/attention/layer_pattern.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/operations/config.hpp"
@@ -13,25 +13,25 @@
 namespace reformer::inline REFORMER_ABI {
 
 struct SelfAttentionConfig {
-  Index width = 256;      ///< D
-  Index num_heads = 4;    ///< H
-  Index head_width = 64;  ///< K; H*K need not equal D
-  AttentionPattern pattern = LshPattern{};
+  Index width = 256;                    ///< D
+  Index num_heads = 4;                  ///< H
+  Index head_width = 64;                ///< K; H*K need not equal D
+  LayerPattern pattern = LshPattern{};  ///< of all heads, or of shares of them
   bool causal = true;
   double attention_dropout = 0;  ///< of the attention weights
   double dropout = 0;            ///< of the output
   double layer_norm_epsilon = 1e-12;
 };
 
-/// Throws `std::invalid_argument` for sizes out of range, an impossible pattern, a dropout outside
-/// [0, 1) or an epsilon out of range.
+/// Throws `std::invalid_argument` for sizes out of range, an impossible pattern or a list of them
+/// that heads cannot share, a dropout outside [0, 1) or an epsilon out of range.
 inline void check_config(std::string_view function, const SelfAttentionConfig& config) {
   check_between(function, "width", config.width, 1, max_size);
   check_between(function, "num_heads", config.num_heads, 1, max_size);
   check_between(function, "head_width", config.head_width, 1, max_size / config.num_heads);
   check_dropout(function, "attention_dropout", config.attention_dropout);
   check_dropout(function, "dropout", config.dropout);
-  check_pattern(function, config.pattern, config.causal);
+  check_pattern(function, config.pattern, config.num_heads, config.causal);
   check_layer_norm_epsilon(function, config.layer_norm_epsilon);
 }
 

@@ -45,19 +45,22 @@ inline void check_decodable(std::string_view function, const AttentionPattern& p
         "token sees depends on later ones");
 }
 
-/// Keys and values of one layer, of all its heads and sequences.
+/// Keys and values of a layer's heads of one kind, of all sequences.
 /// @tparam Kernel  of the products of attention
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
 class DecodingState {
  public:
+  /// @param first_head  of these heads in their layer
   /// @throw std::invalid_argument for sizes below 1, or a pattern that cannot go on, see
   /// `check_decodable`
-  DecodingState(const AttentionPattern& pattern, Index batch, Index heads, Index head_width)
+  DecodingState(const AttentionPattern& pattern, Index batch, Index heads, Index head_width,
+                Index first_head = 0)
       : pattern_((check_pattern("DecodingState", pattern),
                   check_decodable("DecodingState", pattern), pattern)),
         batch_(batch),
         heads_(heads),
         width_(head_width),
+        first_head_(first_head),
         layout_(pattern, true, position_limit) {
     check_between("DecodingState", "batch", batch, 1, max_size);
     check_between("DecodingState", "heads", heads, 1, max_size / batch);
@@ -115,7 +118,7 @@ class DecodingState {
   }
 
   /// Takes over the keys and values of a prompt's real tokens, after `attend`.
-  /// @param group    heads of the layer whose state is empty
+  /// @param group    some of these heads, whose state is empty
   /// @param buckets  `[B, H, R, T]` of the group, if hashed
   void keep(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
     const Index T = group.length(), rings = rounds() * buckets_, tasks = group.batch * group.heads;
@@ -140,11 +143,11 @@ class DecodingState {
     });
     for (Index i = 0; i < tasks * rings; ++i) {
       const Index task = i / rings, b = task / group.heads, h = task % group.heads;
-      grow(rings_at(head_of(group.first_sequence + b, group.first_head + h))[i % rings], tokens[i]);
+      grow(rings_at(head_of(group, b, h))[i % rings], tokens[i]);
     }
     parallel_for(workspace.threads(), tasks, [&](Index task, int thread) {
       const Index b = task / group.heads, h = task % group.heads;
-      const Index head = head_of(group.first_sequence + b, group.first_head + h);
+      const Index head = head_of(group, b, h);
       const auto key = group.part(group.key, b, h), value = group.part(group.value, b, h);
       const Scalar* scale = layout_.shared ? group.key_scale + task * T : nullptr;
       const Index* all = tokens + task * rings;
@@ -181,9 +184,7 @@ class DecodingState {
       if (t < 0) continue;
       for (Index h = 0; h < group.heads; ++h) {
         const auto value = group.part(values, b, h);
-        Scalar* kept =
-            unmixed_.data() + head_of(group.first_sequence + b, group.first_head + h) * width_;
-        std::copy_n(value.row(t), width_, kept);
+        std::copy_n(value.row(t), width_, unmixed_.data() + head_of(group, b, h) * width_);
       }
     }
   }
@@ -194,7 +195,7 @@ class DecodingState {
 
   /// Attention of one further token of each sequence, whose key and value are then part of the
   /// state.
-  /// @param group    all heads, length 1; `out` is written
+  /// @param group    all of these heads, length 1; `out` is written
   /// @param buckets  `[B, H, R]`, if hashed
   /// @throw std::invalid_argument after 2^24 tokens, if all of them are kept
   void attend_next(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
@@ -313,6 +314,10 @@ class DecodingState {
   /// Head h of the sequence that row b of a batch belongs to.
   Index head_of(Index b, Index h) const {
     return selected_[static_cast<std::size_t>(b)] * heads_ + h;
+  }
+  /// The same of a group's sequence and head.
+  Index head_of(const MultiHead<Scalar>& group, Index b, Index h) const {
+    return head_of(group.first_sequence + b, group.first_head - first_head_ + h);
   }
 
   /// Chunks before a token's own that its ring may hold.
@@ -459,7 +464,7 @@ class DecodingState {
   }
 
   AttentionPattern pattern_;
-  Index batch_, heads_, width_;
+  Index batch_, heads_, width_, first_head_;
   static constexpr Index position_limit = Index{1} << 24;  // rows are numbers of the scalar type
   static constexpr Index least_rows = 8;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Self-attention of a layer between the halves of the residual stream, group by group of heads:
+/// Self-attention of a layer's heads of one kind between the halves of the residual stream, group
+/// by group of heads:
 ///
 ///     y +-= dropout(attend(q, k, u) W_o),   q, k, v = LN(x) W_q, LN(x) W_k, LN(x) W_v
 ///
@@ -34,8 +35,8 @@
 
 namespace reformer::inline REFORMER_ABI {
 
-/// Memory for what the forward pass of a branch leaves for its backward pass. What is empty is not
-/// kept; without any, no backward pass follows.
+/// Memory for what the forward pass of a branch leaves for its backward pass: of its kinds of
+/// heads, one behind the other. What is empty is not kept; without any, no backward pass follows.
 template <typename Scalar>
 struct SavedAttention {
   std::span<Bucket> buckets;  ///< [B, H, R, T]
@@ -44,16 +45,19 @@ struct SavedAttention {
   Index batch = 0, length = 0;  ///< of the pass that filled it
 };
 
-/// What a walk over the groups needs beside halves and pass.
+/// What a walk over the groups of heads of one kind needs beside halves and pass. H is the number
+/// of these heads.
 template <typename Scalar>
 struct AttentionWalk {
   const AttentionLayout& layout;
+  Index first_head, num_heads;                        // in the layer
+  Index blocks_per_head;                              // at most, of any kind of the layer's heads
   std::optional<MatrixView<const Scalar>> rotations;  // [H*K, R*columns]; else buckets are saved
-  SavedAttention<Scalar>& saved;
+  SavedAttention<Scalar> saved;                       // the part of these heads
   bool keeps_buckets = !saved.buckets.empty();
 };
 
-/// Projections and attention of a layer's heads.
+/// Projections and attention of a layer's heads, one kind of heads after another.
 /// @tparam Kernel  of the products
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
 class GroupedAttention {
@@ -66,16 +70,17 @@ class GroupedAttention {
       : num_heads_(config.num_heads),
         head_width_(config.head_width),
         attention_dropout_(config.attention_dropout),
-        projections_(name, config.width, config.num_heads, config.head_width,
-                     shares_query_key(config.pattern), config.layer_norm_epsilon, config.dropout) {
-    if (values_of(config.pattern) == Values::mixed) {
+        projections_(name, config) {
+    if (mixes_values(config.pattern)) {
       mixture_.emplace(name + ".value_mixture", config.num_heads);
     }
   }
 
   const AttentionProjections<Scalar, Kernel>& projections() const { return projections_; }
-  /// Of mixed values.
-  const std::optional<ValueMixture<Scalar>>& mixture() const { return mixture_; }
+  /// Of the heads of a layout, if their values are mixed, else null.
+  const ValueMixture<Scalar>* mixture_of(const AttentionLayout& layout) const {
+    return layout.values == Values::mixed ? &*mixture_ : nullptr;
+  }
 
   /// A group on its way.
   struct Group {
@@ -88,12 +93,12 @@ class GroupedAttention {
   template <typename Half, ScratchSource Source, typename After = Nothing>
   void forward(const Half& x, Half& y, const AttentionWalk<Scalar>& walk,
                const BasicPass<Source>& pass, const After& after = {}) const {
-    for_each_group(pass, [&](const HeadGroup& part) {
+    for_each_group(walk, pass, [&](const HeadGroup& part) {
       ScratchOf<Source> scratch(pass.workspace);
-      Group group = project(scratch, x, part, walk.layout, pass);
+      Group group = project(scratch, x, part, walk, pass);
       const Bucket* buckets = order_tokens(scratch, group.heads, walk, pass);
       attend<Scalar, Kernel>(pass.workspace, group.heads, dropout_of_weights(pass));
-      for_each_context(group.heads, walk.saved,
+      for_each_context(group.heads, walk,
                        [](Index n, const Scalar* now, Scalar* kept) { std::copy_n(now, n, kept); });
       after(group, buckets);
       projections_.add_output(group.heads.out, part, Sign::plus, y, pass);
@@ -107,14 +112,14 @@ class GroupedAttention {
                const MatrixView<Scalar>& dx, const AttentionWalk<Scalar>& walk,
                const BasicPass<Source>& pass) {
     auto& workspace = pass.workspace;
-    for_each_group(pass, [&](const HeadGroup& part) {
+    for_each_group(walk, pass, [&](const HeadGroup& part) {
       ScratchOf<Source> scratch(workspace);
-      auto [heads, values] = project(scratch, x, part, walk.layout, pass);
+      auto [heads, values] = project(scratch, x, part, walk, pass);
       order_tokens(scratch, heads, walk, pass);
       if (walk.saved.context.empty()) {
         attend<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass));
       }
-      for_each_context(heads, walk.saved,
+      for_each_context(heads, walk,
                        [](Index n, Scalar* now, const Scalar* kept) { std::copy_n(kept, n, now); });
       if (pass.subtract) projections_.add_output(heads.out, part, Sign::minus, y, pass);
 
@@ -129,7 +134,7 @@ class GroupedAttention {
                                       dquery, dkey, carried.of_keys());
       carried.carry_back(workspace, heads);
       auto dvalue = carried.of_tokens();
-      if (mixture_) {
+      if (walk.layout.values == Values::mixed) {
         mixture_->backward(workspace, heads, dvalue, values);
         dvalue = values;
       }
@@ -138,14 +143,12 @@ class GroupedAttention {
   }
 
   /// Bucket ids `[B, H, R, T]` of a group.
-  /// @param rotations  of all heads
+  /// @param rotations  of these heads
   template <ScratchSource Source>
-  void hash(const MultiHead<Scalar>& heads, const MatrixView<const Scalar>& rotations,
-            Bucket* buckets, const BasicPass<Source>& pass) const {
-    hash_heads<Scalar, Kernel>(
-        pass.workspace, heads.query, heads.batch, heads.heads, heads.is_real,
-        rotations.middle_rows(heads.first_head * head_width_, heads.heads * head_width_),
-        heads.layout->bucket_factors, buckets);
+  static void hash(const MultiHead<Scalar>& heads, const MatrixView<const Scalar>& rotations,
+                   Bucket* buckets, const BasicPass<Source>& pass) {
+    hash_heads<Scalar, Kernel>(pass.workspace, heads.query, heads.batch, heads.heads, heads.is_real,
+                               rotations, heads.layout->bucket_factors, buckets);
   }
 
   template <typename F>
@@ -167,16 +170,19 @@ class GroupedAttention {
   /// Queries, keys and values of a group, and memory for what `attend` writes.
   template <ScratchMemory Memory, typename Half, ScratchSource Source>
   Group project(Memory& scratch, const Half& x, const HeadGroup& part,
-                const AttentionLayout& layout, const BasicPass<Source>& pass) const {
+                const AttentionWalk<Scalar>& walk, const BasicPass<Source>& pass) const {
+    const AttentionLayout& layout = walk.layout;
+    const ValueMixture<Scalar>* mixture = mixture_of(layout);
     const Index rows = part.rows(), columns = part.heads * head_width_;
     const auto array = [&] { return scratch.template matrix<Scalar>(rows, columns); };
     const auto query = array(), key = layout.shared ? query : array();
     const CarriedValues<Scalar> carried(scratch, layout, rows, columns);
-    const auto values = mixture_ ? array() : carried.of_tokens();
+    const auto values = mixture != nullptr ? array() : carried.of_tokens();
     const auto statistic = [&] {
       return scratch.template take<Scalar>(part.batch * part.heads * pass.length);
     };
     auto heads = without_arrays<Scalar>(part, layout, num_heads_, head_width_, pass.is_real);
+    heads.blocks_per_head = walk.blocks_per_head;
     heads.query = query;
     heads.key = key;
     heads.value = carried.of_keys();
@@ -185,12 +191,12 @@ class GroupedAttention {
     heads.normaliser = statistic();
     heads.key_scale = layout.shared ? statistic() : nullptr;
     projections_.forward(x, part, {query, key, values}, pass);
-    if (mixture_) mixture_->forward(pass.workspace, heads, values, carried.of_tokens());
+    if (mixture != nullptr) mixture->forward(pass.workspace, heads, values, carried.of_tokens());
     carried.carry(pass.workspace, heads);
     return {heads, values};
   }
 
-  /// Orders the tokens of a group by bucket, if the layer hashes.
+  /// Orders the tokens of a group by bucket, if it hashes.
   /// @return bucket ids `[B, H, R, T]` of the group, or null
   template <ScratchMemory Memory, ScratchSource Source>
   const Bucket* order_tokens(Memory& scratch, MultiHead<Scalar>& heads,
@@ -199,13 +205,17 @@ class GroupedAttention {
     const AttentionLayout& layout = walk.layout;
     if (!layout.is_hashed) return nullptr;
     const Index per_head = layout.rounds * layout.length;
-    const Index first = heads.first_sequence * num_heads_ + heads.first_head;
+    const Index first_head = heads.first_head - walk.first_head;  // of this kind
     heads.order =
         scratch.template take<std::int32_t>(heads.batch * heads.heads * layout.order_size());
     Bucket* buckets = walk.keeps_buckets
-                          ? walk.saved.buckets.data() + first * per_head
+                          ? walk.saved.buckets.data() +
+                                (heads.first_sequence * walk.num_heads + first_head) * per_head
                           : scratch.template take<Bucket>(heads.batch * heads.heads * per_head);
-    if (walk.rotations) hash(heads, *walk.rotations, buckets, pass);
+    if (walk.rotations) {
+      hash(heads, walk.rotations->middle_rows(first_head * head_width_, heads.heads * head_width_),
+           buckets, pass);
+    }
     order_by_bucket(pass.workspace, heads, buckets);
     return buckets;
   }
@@ -213,13 +223,14 @@ class GroupedAttention {
   /// Calls `copy(count, array, kept)` for the arrays of a group that `attend` writes, if they are
   /// kept.
   template <typename Copy>
-  void for_each_context(const MultiHead<Scalar>& arrays, SavedAttention<Scalar>& saved,
+  void for_each_context(const MultiHead<Scalar>& arrays, const AttentionWalk<Scalar>& walk,
                         const Copy& copy) const {
-    if (saved.context.empty()) return;
+    if (walk.saved.context.empty()) return;
     const Index T = arrays.length(), per_head = T * (head_width_ + arrays.layout->num_statistics());
     Scalar* kept =
-        saved.context.data() +
-        (arrays.first_sequence * num_heads_ + arrays.first_head * arrays.batch) * per_head;
+        walk.saved.context.data() + (arrays.first_sequence * walk.num_heads +
+                                     (arrays.first_head - walk.first_head) * arrays.batch) *
+                                        per_head;
     const Index statistics = arrays.batch * arrays.heads * T;
     for (Index i = 0; i < arrays.out.rows; ++i, kept += arrays.out.columns) {
       copy(arrays.out.columns, arrays.out.row(i), kept);
@@ -231,12 +242,14 @@ class GroupedAttention {
     }
   }
 
-  /// Calls `body(group)` for all groups; for a plan only the first, which is the largest.
+  /// Calls `body(group)` for all groups of a walk; for a plan only the first, which is the largest.
   template <ScratchSource Source, typename Body>
-  void for_each_group(const BasicPass<Source>& pass, const Body& body) const {
+  void for_each_group(const AttentionWalk<Scalar>& walk, const BasicPass<Source>& pass,
+                      const Body& body) const {
     bool is_first = true;
-    for_each_head_group<Scalar>(pass.batch, pass.length, num_heads_, head_width_,
-                                [&](const HeadGroup& group) {
+    for_each_head_group<Scalar>(pass.batch, pass.length, walk.num_heads, head_width_,
+                                [&](HeadGroup group) {
+                                  group.first_head += walk.first_head;
                                   if (is_first || !only_plans<Source>) body(group);
                                   is_first = false;
                                 });
@@ -250,7 +263,7 @@ class GroupedAttention {
   Index num_heads_, head_width_;
   double attention_dropout_;
   AttentionProjections<Scalar, Kernel> projections_;
-  std::optional<ValueMixture<Scalar>> mixture_;  // of mixed values
+  std::optional<ValueMixture<Scalar>> mixture_;  // of mixed values, for all heads
 };
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -34,19 +34,23 @@
 namespace reformer::inline REFORMER_ABI {
 
 /// Draws rotations `[H, K, R, columns]` with standard normal entries.
-/// @throw std::invalid_argument for sizes or a key out of range, or factors that `check_buckets`
-/// refuses
+/// @param first  number in the key's stream that they begin at, even: behind those of other heads
+/// @throw std::invalid_argument for sizes or a key out of range, factors that `check_buckets`
+/// refuses, or a first number that is odd or below 0
 template <typename Scalar>
 Tensor<Scalar, 4> random_rotations(Index heads, Index head_width, Index num_hashes,
-                                   std::span<const Index> factors, const RandomKey& key) {
+                                   std::span<const Index> factors, const RandomKey& key,
+                                   Index first = 0) {
   constexpr auto function = "random_rotations";
   check_between(function, "heads", heads, 1, max_size);
   check_between(function, "head_width", head_width, 1, max_size / heads);
   check_between(function, "num_hashes", num_hashes, 1, max_hashes);
   check_buckets(function, factors);
   check_key(function, key);
+  check(first >= 0 && first % 2 == 0, function, "first is ", first, ", must be even, from 0");
   Tensor<Scalar, 4> rotations(heads, head_width, num_hashes, rotation_columns(factors));
-  fill_normal(rotations.data(), rotations.size(), 1.0, RandomStream(key, Purpose::rotations));
+  fill_normal(rotations.data(), rotations.size(), 1.0, RandomStream(key, Purpose::rotations),
+              first);
   return rotations;
 }
 

@@ -14,7 +14,7 @@
 
 namespace reformer::inline REFORMER_ABI {
 
-/// Heads of sequences that are worked on at a time, out of arrays `[B*T, H*K]`.
+/// Heads of one kind and sequences that are worked on at a time, out of arrays `[B*T, H*K]`.
 struct HeadGroup {
   Index length;
   Index first_sequence, batch, first_head, heads;
@@ -57,8 +57,9 @@ struct MultiHead {
   // Statistics of each (sequence, head, position), `[B, H, T]`; see `AttentionHead`.
   Scalar *maximum, *normaliser, *key_scale;
   std::int32_t* order = nullptr;  // [B, H, `AttentionLayout::order_size`], if hashed
-  // Dropout draws by the number of the head among all heads of the layer.
-  Index first_sequence = 0, first_head = 0, all_heads = 1;
+  // Dropout draws by the number of the head among all heads of the layer, each of which has so
+  // many blocks at most.
+  Index first_sequence = 0, first_head = 0, all_heads = 1, blocks_per_head = 0;
 
   Index length() const { return layout->length; }
 
@@ -89,6 +90,7 @@ MultiHead<Scalar> without_arrays(const HeadGroup& group, const AttentionLayout& 
   result.first_sequence = group.first_sequence;
   result.first_head = group.first_head;
   result.all_heads = all_heads;
+  result.blocks_per_head = layout.max_blocks;
   return result;
 }
 

@@ -47,7 +47,8 @@ AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index
   const bool left_out = layout.is_hashed && !layout.sorts_padding;
   head.is_real = left_out || group.is_real.empty() ? nullptr : group.is_real.data() + b * T;
   head.first_block = static_cast<std::uint64_t>(
-      ((group.first_sequence + b) * group.all_heads + group.first_head + h) * layout.max_blocks);
+      ((group.first_sequence + b) * group.all_heads + group.first_head + h) *
+      group.blocks_per_head);
   head.slots = slots;
   head.causal = layout.causal;
   return head;

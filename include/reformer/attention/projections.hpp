@@ -8,7 +8,8 @@
 /// | name          | shape         |                                                 |
 /// |---------------|---------------|-------------------------------------------------|
 /// | x, f          | [B*T, D]      |                                                 |
-/// | W_q, W_k, W_v | [D, H*K]      | W_q = W_k is one parameter when they are shared |
+/// | W_q, W_v      | [D, H*K]      |                                                 |
+/// | W_k           | [D, H'*K]     | of the H' heads whose keys are not their queries |
 /// | W_o           | [H*K, D]      |                                                 |
 /// | q, k, v, out  | [rows, G*K]   | of a group of G heads and some sequences        |
 ///
@@ -21,6 +22,7 @@
 #include <optional>
 #include <string>
 
+#include "reformer/attention/config.hpp"
 #include "reformer/attention/head_group.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parameter.hpp"
@@ -47,28 +49,33 @@ struct QueryKeyValue {
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
 class AttentionProjections {
  public:
-  /// Weights to queries, keys (unless shared) and values in the form that products read.
+  /// Weights to queries, keys (unless none has its own) and values in the form that products read.
   struct Packed {
     const PackedWeight<Kernel>& query;
     const PackedWeight<Kernel>* key;
     const PackedWeight<Kernel>& value;
   };
 
-  AttentionProjections(const std::string& name, Index width, Index heads, Index head_width,
-                       bool shared, double layer_norm_epsilon, double dropout)
-      : width_(width),
-        head_width_(head_width),
-        dropout_(dropout),
-        shared_(shared),
-        norm_(name + ".layer_norm", width, layer_norm_epsilon),
-        query_(name + (shared ? ".query_key.weight" : ".query.weight"), Role::weight, width,
-               heads * head_width),
-        key_(name + ".key.weight", Role::weight, shared ? 0 : width,
-             shared ? 0 : heads * head_width),
-        value_(name + ".value.weight", Role::weight, width, heads * head_width),
-        output_(name + ".output.weight", Role::weight, heads * head_width, width) {}
+  AttentionProjections(const std::string& name, const SelfAttentionConfig& config)
+      : width_(config.width),
+        head_width_(config.head_width),
+        dropout_(config.dropout),
+        num_heads_(config.num_heads),
+        pattern_(config.pattern),
+        norm_(name + ".layer_norm", width_, config.layer_norm_epsilon),
+        query_(name + (has_keys() ? ".query.weight" : ".query_key.weight"), Role::weight, width_,
+               config.num_heads * head_width_),
+        key_(name + ".key.weight", Role::weight, has_keys() ? width_ : 0,
+             first_key_column(config.num_heads)),
+        value_(name + ".value.weight", Role::weight, width_, config.num_heads * head_width_),
+        output_(name + ".output.weight", Role::weight, config.num_heads * head_width_, width_) {}
 
-  bool shared() const { return shared_; }
+  /// Whether some heads have keys that are not their queries.
+  bool has_keys() const { return first_key_column(num_heads_) > 0; }
+  /// The first column of W_k, and of keys, of these heads.
+  Index first_key_column(Index first_head) const {
+    return heads_with_keys(pattern_, num_heads_, first_head) * head_width_;
+  }
   const Parameter<Scalar>& query() const { return query_; }
   const Parameter<Scalar>& key() const { return key_; }
   const Parameter<Scalar>& value() const { return value_; }
@@ -84,7 +91,7 @@ class AttentionProjections {
     };
     const PackedWeight<Kernel> to_query = pack(query_), to_value = pack(value_);
     std::optional<PackedWeight<Kernel>> to_key;
-    if (!shared_) to_key = pack(key_);
+    if (has_keys(group)) to_key = pack(key_);
     forward(x, group, {to_query, to_key ? &*to_key : nullptr, to_value}, out, pass);
   }
   /// The same with weights that are packed.
@@ -117,11 +124,11 @@ class AttentionProjections {
     };
     const PackedWeight<Kernel> from_query = pack(query_), from_value = pack(value_);
     std::optional<PackedWeight<Kernel>> from_key;
-    if (!shared_) from_key = pack(key_);
+    if (has_keys(group)) from_key = pack(key_);
     const Index panel = std::min(panel_rows, d.query.rows);
     const auto normed_panel = scratch.template matrix<Scalar>(panel, width_);
     const auto gradient_of = [&](Parameter<Scalar>& weight) {
-      return view(weight.gradient).middle_columns(group.first_head * head_width_, d.query.columns);
+      return view(weight.gradient).middle_columns(first_column(weight, group), d.query.columns);
     };
     for_each_panel(workspace, d.query.rows, panel, [&](Index first, Index rows) {
       const Index first_row = group.first_row() + first;
@@ -133,7 +140,7 @@ class AttentionProjections {
       const MatrixView<const Scalar> dk = d.key.middle_rows(first, rows);
       const MatrixView<const Scalar> dv = d.value.middle_rows(first, rows);
       accumulate_weight_gradient<Kernel>(workspace, normed, dq, gradient_of(query_));
-      if (!shared_) accumulate_weight_gradient<Kernel>(workspace, normed, dk, gradient_of(key_));
+      if (from_key) accumulate_weight_gradient<Kernel>(workspace, normed, dk, gradient_of(key_));
       accumulate_weight_gradient<Kernel>(workspace, normed, dv, gradient_of(value_));
       // dLN = dq W_q^T + dk W_k^T + dv W_v^T, in place of LN(x), which is not needed any more
       const auto dnormed = normed;
@@ -231,7 +238,7 @@ class AttentionProjections {
   static void visit_parameters(Self& self, F& f) {
     self.norm_.for_each_parameter(f);
     f(self.query_);
-    if (!self.shared_) f(self.key_);
+    if (self.has_keys()) f(self.key_);
     f(self.value_);
     f(self.output_);
   }
@@ -241,6 +248,15 @@ class AttentionProjections {
   static constexpr auto transposed = Orientation::transposed;
   static constexpr Index panel_rows = 512;
 
+  /// Whether the group's keys are not its queries: all of them or none.
+  bool has_keys(const HeadGroup& group) const {
+    return first_key_column(group.first_head + 1) > first_key_column(group.first_head);
+  }
+  /// Of the group, in the weight to queries, keys or values.
+  Index first_column(const Parameter<Scalar>& weight, const HeadGroup& group) const {
+    return &weight == &key_ ? first_key_column(group.first_head) : group.first_head * head_width_;
+  }
+
   template <ScratchSource Source>
   Dropout<Scalar> dropout_of(const BasicPass<Source>& pass) const {
     return {pass.training ? dropout_ : 0.0, pass.key, Purpose::branch_dropout};
@@ -248,7 +264,7 @@ class AttentionProjections {
   MatrixView<const Scalar> columns_of(const Parameter<Scalar>& weight,
                                       const HeadGroup& group) const {
     return view(weight.value)
-        .middle_columns(group.first_head * head_width_, group.heads * head_width_);
+        .middle_columns(first_column(weight, group), group.heads * head_width_);
   }
   MatrixView<const Scalar> output_rows(const HeadGroup& group) const {
     return view(output_.value)
@@ -257,7 +273,8 @@ class AttentionProjections {
 
   Index width_, head_width_;
   double dropout_;
-  bool shared_;
+  Index num_heads_;
+  LayerPattern pattern_;  // of which it matters who shares queries and keys
   LayerNorm<Scalar> norm_;
   Parameter<Scalar> query_, key_, value_, output_;
 };

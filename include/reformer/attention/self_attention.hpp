@@ -7,29 +7,33 @@
 /// | name          | shape      |                                              |
 /// |---------------|------------|----------------------------------------------|
 /// | x, f(x)       | [B*T, D]   |                                              |
-/// | W_q, W_k, W_v | [D, H*K]   | W_q = W_k is one parameter when they are shared |
+/// | W_q, W_v      | [D, H*K]   |                                              |
+/// | W_k           | [D, H'*K]  | of the H' heads whose keys are not their queries |
 /// | W_o           | [H*K, D]   |                                              |
-/// | a, b          | [2, H]     | of mixed values only, see value_mixture.hpp  |
+/// | a, b          | [2, H]     | if values of some heads are mixed, see value_mixture.hpp |
 ///
-/// No biases, as in trax and HuggingFace. Heads are worked on in groups, and sequences too when
-/// they are short: queries, keys, values and outputs exist for one group at a time, and its output
-/// projection is added straight to the residual half. Saved for the backward pass: bucket ids only,
-/// because a token near the boundary of a hash could fall on the other side when it is rebuilt in
-/// floating point. With exact halves the backward pass hashes again, and nothing is saved. On
-/// request the context, what attention gives before the output projection, is kept as well, and the
-/// backward pass neither hashes nor attends again.
+/// No biases, as in trax and HuggingFace. Heads may be of different kinds (`LayerPattern`): kinds
+/// are worked on one after another, each with its own layout, and share nothing but the layer norm.
+/// W_q is named `query_key` where all heads share. Heads are worked on in groups, and sequences too
+/// when they are short: queries, keys, values and outputs exist for one group at a time, and its
+/// output projection is added straight to the residual half. Saved for the backward pass: bucket
+/// ids only, because a token near the boundary of a hash could fall on the other side when it is
+/// rebuilt in floating point. With exact halves the backward pass hashes again, and nothing is
+/// saved. On request the context, what attention gives before the output projection, is kept as
+/// well, and the backward pass neither hashes nor attends again.
 #pragma once
 
 #include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "reformer/attention/config.hpp"
 #include "reformer/attention/decoding_state.hpp"
 #include "reformer/attention/grouped_attention.hpp"
 #include "reformer/attention/hashing.hpp"
-#include "reformer/attention/pattern.hpp"
+#include "reformer/attention/layer_pattern.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/check_shape.hpp"
@@ -51,64 +55,106 @@ class SelfAttention {
   using Saved = SavedAttention<Scalar>;
   /// What `prefill` and `decode` need; the weights are copied.
   struct Decoding {
-    DecodingState<Scalar, Kernel> state;
-    std::optional<Tensor<Scalar, 4>> rotations;
-    KeptWeight<Kernel> query, value, output;
+    /// Of heads of one kind.
+    struct Heads {
+      DecodingState<Scalar, Kernel> state;
+      std::optional<Tensor<Scalar, 4>> rotations;
+      KeptWeight<Kernel> output;
+    };
+    std::vector<Heads> kinds;
+    KeptWeight<Kernel> query, value;
     std::optional<KeptWeight<Kernel>> key;
 
     /// The sequences that the next calls are for; all at first.
     void select(std::span<const Index> sequences) {
-      state.select({sequences.begin(), sequences.end()});
+      for (Heads& heads : kinds) heads.state.select({sequences.begin(), sequences.end()});
     }
     /// Forgets the selected sequences.
-    void clear() { state.clear(); }
+    void clear() {
+      for (Heads& heads : kinds) heads.state.clear();
+    }
     /// Of what is kept of the sequences.
-    std::size_t bytes() const { return state.bytes(); }
+    std::size_t bytes() const {
+      std::size_t bytes = 0;
+      for (const Heads& heads : kinds) bytes += heads.state.bytes();
+      return bytes;
+    }
   };
 
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
   SelfAttention(const std::string& name, const SelfAttentionConfig& config)
-      : config_((check_config("SelfAttention", config), config)), heads_(name, config) {}
+      : config_((check_config("SelfAttention", config), config)),
+        kinds_(head_kinds(config.pattern, config.num_heads)),
+        heads_(name, config) {}
 
   const SelfAttentionConfig& config() const { return config_; }
+  /// The kinds of its heads.
+  const std::vector<HeadKind>& kinds() const { return kinds_; }
   /// Those of `set_rotations`, if any.
   const std::optional<Tensor<Scalar, 4>>& rotations() const { return rotations_; }
 
-  /// Uses these rotations `[H, K, R, columns]` instead of drawing them for each pass.
-  /// @throw std::invalid_argument if the layer does not hash or the shape is another
+  /// Uses these rotations `[H, K, R, columns]` instead of drawing them for each pass, where H heads
+  /// hash, all by one pattern.
+  /// @throw std::invalid_argument if the layer does not hash, or its heads differ in how they do,
+  /// or the shape is another
   void set_rotations(const Tensor<Scalar, 4>& rotations) {
     constexpr auto function = "SelfAttention::set_rotations";
-    const auto* lsh = std::get_if<LshPattern>(&config_.pattern);
-    check(lsh != nullptr, function, "rotations are given to a layer that does not hash");
+    const HeadKind* hashed = nullptr;
+    for (const HeadKind& kind : kinds_) {
+      if (!std::holds_alternative<LshPattern>(kind.pattern)) continue;
+      check(hashed == nullptr, function,
+            "rotations are given to a layer whose heads hash by two "
+            "patterns, must be one");
+      hashed = &kind;
+    }
+    check(hashed != nullptr, function, "rotations are given to a layer that does not hash");
+    const auto* lsh = &std::get<LshPattern>(hashed->pattern);
     const Index columns = lsh->num_buckets.empty() ? rotations.dimension(3)  // follow the length
                                                    : rotation_columns(lsh->num_buckets);
     check_shape(function, "rotations", rotations,
                 {"num_heads", "head_width", "num_hashes", "half the sum of num_buckets"},
-                {config_.num_heads, K(), lsh->num_hashes, columns});
+                {hashed->num_heads, K(), lsh->num_hashes, columns});
     rotations_ = rotations;
   }
 
-  /// Fixes the number of buckets, in factors, where the pattern leaves it to the length.
+  /// Fixes the number of buckets, in factors, of the heads whose pattern leaves it to the length.
   /// @throw std::invalid_argument if the layer does not hash or the factors are not possible
   void set_num_buckets(const std::vector<Index>& factors) {
     constexpr auto function = "SelfAttention::set_num_buckets";
-    auto* lsh = std::get_if<LshPattern>(&config_.pattern);
-    check(lsh != nullptr, function, "num_buckets is given to a layer that does not hash");
+    check(has_buckets(config_.pattern), function,
+          "num_buckets is given to a layer that does not hash");
     check_buckets(function, factors);
-    lsh->num_buckets = factors;
+    reformer::set_num_buckets(config_.pattern, factors);
+    kinds_ = head_kinds(config_.pattern, config_.num_heads);
   }
 
   /// Memory for what `forward` must leave for `reverse`: bucket ids, if the layer hashes and halves
   /// are not exact, and the context if it is asked for, with the bucket ids in any case.
   template <ScratchMemory Memory>
   Saved saved_in(Memory& memory, const SavedPass& pass, bool context = false) const {
-    const AttentionLayout layout = layout_at(pass.length, pass.num_hashes);
+    const Layouts layouts = layouts_at(pass.length, pass.num_hashes);
     Saved saved{{}, {}, pass.batch, pass.length};
     if (!pass.is_exact || context) {
-      saved.buckets = take_span<Bucket>(memory, num_bucket_ids(layout, pass.batch));
+      saved.buckets = take_span<Bucket>(memory, num_bucket_ids(layouts, pass.batch));
     }
-    if (context) saved.context = take_span<Scalar>(memory, context_size(layout, pass.batch));
+    if (context) saved.context = take_span<Scalar>(memory, context_size(layouts, pass.batch));
     return saved;
+  }
+
+  /// The bucket ids `[B, H, R, T]` that `forward` has saved, of each kind of heads that hashes.
+  /// @param num_hashes  that of the pass
+  std::vector<Tensor<Bucket, 4>> buckets_of(const Saved& saved, Index num_hashes = 0) const {
+    const Layouts layouts = layouts_at(saved.length, num_hashes);
+    std::vector<Tensor<Bucket, 4>> result;
+    const Bucket* ids = saved.buckets.data();
+    for (std::size_t i = 0; i < kinds_.size(); ++i) {
+      if (!layouts[i].is_hashed) continue;
+      Tensor<Bucket, 4> of_kind(saved.batch, kinds_[i].num_heads, layouts[i].rounds, saved.length);
+      std::copy_n(ids, of_kind.size(), of_kind.data());
+      ids += of_kind.size();
+      result.push_back(std::move(of_kind));
+    }
+    return result;
   }
 
   /// Throws `std::invalid_argument` unless `forward` can take these arguments.
@@ -122,11 +168,14 @@ class SelfAttention {
   /// @throw std::invalid_argument, before anything is written, for sizes that do not fit
   template <ResidualHalf Half>
   void forward(const Half& x, Half& y, Saved& saved, const Pass& pass) const {
-    const AttentionLayout layout = checked_forward(x, y, saved, pass);
+    const Layouts layouts = checked_forward(x, y, saved, pass);
     saved.batch = pass.batch;
     saved.length = pass.length;
-    const auto rotations = rotations_for(layout, pass);
-    heads_.forward(x, y, {layout, matrix_of(rotations, layout), saved}, pass);
+    const Rotations rotations = rotations_for(layouts, pass);
+    for_each_walk(layouts, saved, [&](std::size_t i, AttentionWalk<Scalar>& walk) {
+      walk.rotations = matrix_of(rotations[i]);
+      heads_.forward(x, y, walk, pass);
+    });
   }
 
   /// A fresh state for `pass.batch` sequences, with the rotations of the pass's key.
@@ -135,18 +184,23 @@ class SelfAttention {
     constexpr auto function = "SelfAttention::decoding";
     check_pass(function, pass);
     check(config_.causal, function, "attention is not causal");
-    const AttentionLayout layout = layout_of(pass);
-    check_rotations(function, layout);
-    const auto kept = [&](const Parameter<Scalar>& weight) {
-      return KeptWeight<Kernel>(pass.workspace, view(weight.value), Orientation::natural);
+    const Layouts layouts = layouts_of(pass);
+    check_rotations(function, layouts);
+    const auto& projections = heads_.projections();
+    const auto kept = [&](const MatrixView<const Scalar>& weight) {
+      return KeptWeight<Kernel>(pass.workspace, weight, Orientation::natural);
     };
-    Decoding decoding{{pattern_of(pass.num_hashes), pass.batch, config_.num_heads, K()},
-                      rotations_for(layout, pass),
-                      kept(heads_.projections().query()),
-                      kept(heads_.projections().value()),
-                      kept(heads_.projections().output()),
-                      {}};
-    if (!layout.shared) decoding.key.emplace(kept(heads_.projections().key()));
+    Decoding decoding{
+        {}, kept(view(projections.query().value)), kept(view(projections.value().value)), {}};
+    if (projections.has_keys()) decoding.key.emplace(kept(view(projections.key().value)));
+    auto rotations = rotations_for(layouts, pass);
+    for (std::size_t i = 0; i < kinds_.size(); ++i) {
+      const auto& [pattern, first, heads] = kinds_[i];
+      decoding.kinds.push_back(
+          {{with_rounds(pattern, pass.num_hashes), pass.batch, heads, K(), first},
+           std::move(rotations[i]),
+           kept(view(projections.output().value).middle_rows(first * K(), heads * K()))});
+    }
     return decoding;
   }
 
@@ -156,7 +210,7 @@ class SelfAttention {
                      const Pass& pass) const {
     constexpr auto function = "SelfAttention::prefill";
     check_rows(function, x, y, pass);
-    check_state(function, decoding.state, pass);
+    check_state(function, decoding, pass);
   }
 
   /// y += f(x) for prompts, whose keys and values become the state: that of the selected sequences
@@ -165,14 +219,18 @@ class SelfAttention {
   template <ResidualHalf Half>
   void prefill(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     check_prefill(x, y, decoding, pass);
-    const AttentionLayout layout(decoding.state.pattern(), config_.causal, pass.length,
-                                 pass.is_real);
-    Saved none;
-    heads_.forward(x, y, {layout, matrix_of(decoding.rotations, layout), none}, pass,
-                   [&](const auto& group, const Bucket* buckets) {
-                     decoding.state.keep(pass.workspace, group.heads, buckets);
-                     if (heads_.mixture()) decoding.state.keep_unmixed(group.heads, group.values);
-                   });
+    Layouts layouts;
+    for (const auto& kind : decoding.kinds) {
+      layouts.emplace_back(kind.state.pattern(), config_.causal, pass.length, pass.is_real);
+    }
+    for_each_walk(layouts, {}, [&](std::size_t i, AttentionWalk<Scalar>& walk) {
+      auto& state = decoding.kinds[i].state;
+      walk.rotations = matrix_of(decoding.kinds[i].rotations);
+      heads_.forward(x, y, walk, pass, [&](const auto& group, const Bucket* buckets) {
+        state.keep(pass.workspace, group.heads, buckets);
+        if (heads_.mixture_of(layouts[i])) state.keep_unmixed(group.heads, group.values);
+      });
+    });
   }
 
   /// Throws `std::invalid_argument` unless `decode` can take these arguments.
@@ -182,52 +240,31 @@ class SelfAttention {
     constexpr auto function = "SelfAttention::decode";
     check_rows(function, x, y, pass);
     check_equal(function, "length", pass.length, "one token,", 1);
-    check_state(function, decoding.state, pass);
+    check_state(function, decoding, pass);
     check_equal(function, "rows of the kept query weight", decoding.query.packed().depth(), "width",
                 config_.width);
   }
 
   /// y += f(x) for the next token of each sequence, x and y `[B, D]`, whose keys and values become
-  /// part of the state. The bits of `forward`, if all heads are one group there.
+  /// part of the state. The bits of `forward`, if all heads of a kind are one group there.
   /// @param pass  length 1, no mask
   /// @throw std::invalid_argument if the shapes are others than those of the state
   template <ResidualHalf Half>
   void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     check_decode(x, y, decoding, pass);
-    const HeadGroup group{1, 0, pass.batch, 0, config_.num_heads};
-    const AttentionLayout layout(decoding.state.pattern(), config_.causal, 1);
+    const auto& projections = heads_.projections();
+    const HeadGroup all{1, 0, pass.batch, 0, config_.num_heads};
     Scratch scratch(pass.workspace);
-    const auto array = [&] { return scratch.matrix<Scalar>(pass.batch, all_width()); };
-    const auto query = array(), key = layout.shared ? query : array(), value = array();
-    auto heads = without_arrays<Scalar>(group, layout, config_.num_heads, K(), {});
-    heads.query = query;
-    heads.key = key;
-    heads.value = value;
-    heads.out = array();
-    heads_.projections().forward(
-        x, group,
-        {decoding.query.packed(), decoding.key ? &decoding.key->packed() : nullptr,
-         decoding.value.packed()},
-        {query, key, value}, pass);
-    Bucket* buckets = nullptr;
-    if (layout.is_hashed) {
-      buckets = scratch.take<Bucket>(pass.batch * config_.num_heads * layout.rounds);
-      heads_.hash(heads, *matrix_of(decoding.rotations, layout), buckets, pass);
+    const auto array = [&](Index columns) { return scratch.matrix<Scalar>(pass.batch, columns); };
+    const auto query = array(all_width()), value = array(all_width());
+    const auto key = projections.has_keys() ? array(projections.key().value.cols()) : query;
+    projections.forward(x, all,
+                        {decoding.query.packed(), decoding.key ? &decoding.key->packed() : nullptr,
+                         decoding.value.packed()},
+                        {query, key, value}, pass);
+    for (std::size_t i = 0; i < kinds_.size(); ++i) {
+      decode_heads(kinds_[i], decoding.kinds[i], {query, key, value}, y, pass);
     }
-    if (const auto& mixture = heads_.mixture()) {
-      const auto mixed = array();
-      for (Index b = 0; b < pass.batch; ++b) {
-        for (Index h = 0; h < config_.num_heads; ++h) {
-          Scalar* previous = decoding.state.unmixed(b, h);
-          mixture->mix(h, K(), value.row(b) + h * K(), previous, mixed.row(b) + h * K());
-          std::copy_n(value.row(b) + h * K(), K(), previous);
-        }
-      }
-      heads.value = mixed;
-    }
-    decoding.state.attend_next(pass.workspace, heads, buckets);
-    heads_.projections().add_output(heads.out, group, decoding.output.packed(), Sign::plus, y,
-                                    pass);
   }
 
   /// Throws `std::invalid_argument` unless `reverse` can take these arguments.
@@ -246,15 +283,13 @@ class SelfAttention {
   template <ResidualHalf Half>
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
                const MatrixView<Scalar>& dx, Saved& saved, const Pass& pass) {
-    const AttentionLayout layout = checked_reverse(x, y, dy, dx, saved, pass);
-    const auto rotations = saved.buckets.empty() ? rotations_for(layout, pass) : std::nullopt;
-    heads_.reverse(x, y, dy, dx, {layout, matrix_of(rotations, layout), saved}, pass);
-  }
-
-  /// Rounds that the layer hashes in at a length, none if it does not.
-  /// @param num_hashes  as in `Pass`
-  Index rounds(Index length, Index num_hashes = 0) const {
-    return layout_at(length, num_hashes).hash_rounds();
+    const Layouts layouts = checked_reverse(x, y, dy, dx, saved, pass);
+    const Rotations rotations =
+        saved.buckets.empty() ? rotations_for(layouts, pass) : Rotations(layouts.size());
+    for_each_walk(layouts, saved, [&](std::size_t i, AttentionWalk<Scalar>& walk) {
+      walk.rotations = matrix_of(rotations[i]);
+      heads_.reverse(x, y, dy, dx, walk, pass);
+    });
   }
 
   /// Multiply-adds for each row that `reverse` saves when it need not subtract.
@@ -266,27 +301,33 @@ class SelfAttention {
     // Multiply-adds a second of attention by those of feed-forward: what attention_benchmark and
     // feed_forward_benchmark give, rounded. A constant, so that choices are the same everywhere.
     constexpr double speed = 0.6;
-    const AttentionLayout layout = layout_at(length);
-    const Window& window = layout.window;
-    const Index keys =
-        layout.blocks == BlockKind::tiles
-            ? (config_.causal ? length / 2 : length)
-            : layout.rounds * std::min(window.max_keys(), round_up(length, window.chunk_length));
-    return 2 * static_cast<double>(keys) * static_cast<double>(all_width()) / speed;
+    double work = 0;
+    for (const HeadKind& kind : kinds_) {
+      const AttentionLayout layout(kind.pattern, config_.causal, length);
+      const Window& window = layout.window;
+      const Index keys =
+          layout.blocks == BlockKind::tiles
+              ? (config_.causal ? length / 2 : length)
+              : layout.rounds * std::min(window.max_keys(), round_up(length, window.chunk_length));
+      work += 2 * static_cast<double>(keys) * static_cast<double>(kind.num_heads * K());
+    }
+    return work / speed;
   }
 
   /// Scratch of `forward` and of `reverse` in a pass with gradients.
   void plan(ScratchPlan& scratch, const SavedPass& sizes, const BranchStorage& stored) const {
     const PlannedPass pass{
         .workspace = scratch, .batch = sizes.batch, .length = sizes.length, .training = true};
-    const AttentionLayout layout = layout_at(sizes.length, sizes.num_hashes);
-    const MatrixView<const Scalar> rotations(nullptr, all_width(), layout.rotation_columns(), 0);
-    Saved none;
-    const AttentionWalk<Scalar> walk{layout, rotations, none, !sizes.is_exact || stored.context};
+    const Layouts layouts = layouts_at(sizes.length, sizes.num_hashes);
     FloatingHalf<Scalar> half;
-    heads_.forward(half, half, walk, pass);
     // A plan changes nothing, but what is reversed does.
-    const_cast<GroupedAttention<Scalar, Kernel>&>(heads_).reverse(half, half, {}, {}, walk, pass);
+    auto& heads = const_cast<GroupedAttention<Scalar, Kernel>&>(heads_);
+    for_each_walk(layouts, {}, [&](std::size_t, AttentionWalk<Scalar>& walk) {
+      walk.rotations.emplace(nullptr, walk.num_heads * K(), walk.layout.rotation_columns(), 0);
+      walk.keeps_buckets = !sizes.is_exact || stored.context;
+      heads.forward(half, half, walk, pass);
+      heads.reverse(half, half, {}, {}, walk, pass);
+    });
   }
 
   template <typename F>
@@ -302,16 +343,89 @@ class SelfAttention {
   Index K() const { return config_.head_width; }
   Index all_width() const { return config_.num_heads * config_.head_width; }
 
+  using Layouts = std::vector<AttentionLayout>;  // of each kind of heads
+  using Rotations = std::vector<std::optional<Tensor<Scalar, 4>>>;
+
+  /// Calls `body(i, walk)` for the kinds of heads, one after another, each with its part of what is
+  /// saved, and without rotations.
+  template <typename Body>
+  void for_each_walk(const Layouts& layouts, Saved saved, const Body& body) const {
+    Index most_blocks = 0;
+    for (const AttentionLayout& layout : layouts) {
+      most_blocks = std::max(most_blocks, layout.max_blocks);
+    }
+    const auto take = [](auto& all, Index count) {
+      const auto part = all.first(all.empty() ? 0 : static_cast<std::size_t>(count));
+      all = all.subspan(part.size());
+      return part;
+    };
+    for (std::size_t i = 0; i < kinds_.size(); ++i) {
+      const AttentionLayout& layout = layouts[i];
+      const auto& [pattern, first, heads] = kinds_[i];
+      AttentionWalk<Scalar> walk{layout,
+                                 first,
+                                 heads,
+                                 most_blocks,
+                                 {},
+                                 {take(saved.buckets, num_bucket_ids(layout, heads, saved.batch)),
+                                  take(saved.context, context_size(layout, heads, saved.batch)),
+                                  saved.batch, saved.length}};
+      body(i, walk);
+    }
+  }
+
+  /// `decode` of heads of one kind, by the queries, keys and values `[B, columns]` of the layer.
+  template <ResidualHalf Half>
+  void decode_heads(const HeadKind& kind, typename Decoding::Heads& decoding,
+                    const QueryKeyValue<Scalar>& projected, Half& y, const Pass& pass) const {
+    const auto& projections = heads_.projections();
+    const Index first = kind.first_head * K(), width = kind.num_heads * K();
+    const HeadGroup group{1, 0, pass.batch, kind.first_head, kind.num_heads};
+    const AttentionLayout layout(decoding.state.pattern(), config_.causal, 1);
+    Scratch scratch(pass.workspace);
+    auto heads = without_arrays<Scalar>(group, layout, config_.num_heads, K(), {});
+    const auto value = projected.value.middle_columns(first, width);
+    heads.query = projected.query.middle_columns(first, width);
+    heads.key = layout.shared ? heads.query
+                              : projected.key.middle_columns(
+                                    projections.first_key_column(kind.first_head), width);
+    heads.value = value;
+    heads.out = scratch.matrix<Scalar>(pass.batch, width);
+    Bucket* buckets = nullptr;
+    if (layout.is_hashed) {
+      buckets = scratch.take<Bucket>(pass.batch * kind.num_heads * layout.rounds);
+      heads_.hash(heads, *matrix_of(decoding.rotations), buckets, pass);
+    }
+    if (const auto* mixture = heads_.mixture_of(layout)) {
+      const auto mixed = scratch.matrix<Scalar>(pass.batch, width);
+      for (Index b = 0; b < pass.batch; ++b) {
+        for (Index h = 0; h < kind.num_heads; ++h) {
+          Scalar* previous = decoding.state.unmixed(b, h);
+          mixture->mix(kind.first_head + h, K(), value.row(b) + h * K(), previous,
+                       mixed.row(b) + h * K());
+          std::copy_n(value.row(b) + h * K(), K(), previous);
+        }
+      }
+      heads.value = mixed;
+    }
+    decoding.state.attend_next(pass.workspace, heads, buckets);
+    projections.add_output(heads.out, group, decoding.output.packed(), Sign::plus, y, pass);
+  }
+
   /// Throws unless the state is one of this layer.
-  void check_state(std::string_view function, const DecodingState<Scalar, Kernel>& state,
-                   const Pass& pass) const {
-    check_equal(function, "batch", pass.batch, "selected sequences of the state",
-                state.num_selected());
-    check_equal(function, "heads of the state", state.heads(), "num_heads", config_.num_heads);
-    check_equal(function, "head width of the state", state.head_width(), "head_width", K());
-    const auto* lsh = std::get_if<LshPattern>(&state.pattern());
-    check(state.pattern() == pattern_of(lsh != nullptr ? lsh->num_hashes : 0), function,
-          "the state is that of another pattern");
+  void check_state(std::string_view function, const Decoding& decoding, const Pass& pass) const {
+    check_equal(function, "kinds of heads of the state", static_cast<Index>(decoding.kinds.size()),
+                "those of the layer", static_cast<Index>(kinds_.size()));
+    for (std::size_t i = 0; i < kinds_.size(); ++i) {
+      const auto& state = decoding.kinds[i].state;
+      check_equal(function, "batch", pass.batch, "selected sequences of the state",
+                  state.num_selected());
+      check_equal(function, "heads of the state", state.heads(), "num_heads", kinds_[i].num_heads);
+      check_equal(function, "head width of the state", state.head_width(), "head_width", K());
+      const auto* lsh = std::get_if<LshPattern>(&state.pattern());
+      check(state.pattern() == with_rounds(kinds_[i].pattern, lsh != nullptr ? lsh->num_hashes : 0),
+            function, "the state is that of another pattern");
+    }
   }
 
   template <typename Half>
@@ -327,24 +441,24 @@ class SelfAttention {
   }
 
   /// What `check_forward` checks.
-  /// @return the layout of the pass
+  /// @return the layouts of the pass
   template <typename Half>
-  AttentionLayout checked_forward(const Half& x, const Half& y, const Saved& saved,
-                                  const Pass& pass) const {
+  Layouts checked_forward(const Half& x, const Half& y, const Saved& saved,
+                          const Pass& pass) const {
     constexpr auto function = "SelfAttention::forward";
     check_rows(function, x, y, pass);
-    AttentionLayout layout = layout_of(pass);
-    check_rotations(function, layout);
-    check_saved(function, layout, saved, pass);
-    return layout;
+    Layouts layouts = layouts_of(pass);
+    check_rotations(function, layouts);
+    check_saved(function, layouts, saved, pass);
+    return layouts;
   }
 
   /// What `check_reverse` checks.
-  /// @return the layout of the pass
+  /// @return the layouts of the pass
   template <typename Half>
-  AttentionLayout checked_reverse(const Half& x, const Half& y, const MatrixView<const Scalar>& dy,
-                                  const MatrixView<const Scalar>& dx, const Saved& saved,
-                                  const Pass& pass) const {
+  Layouts checked_reverse(const Half& x, const Half& y, const MatrixView<const Scalar>& dy,
+                          const MatrixView<const Scalar>& dx, const Saved& saved,
+                          const Pass& pass) const {
     constexpr auto function = "SelfAttention::reverse";
     check_rows(function, x, y, pass);
     check_equal(function, "rows of dy", dy.rows, "B*T", pass.rows());
@@ -355,86 +469,117 @@ class SelfAttention {
       check_equal(function, "batch of saved", saved.batch, "batch", pass.batch);
       check_equal(function, "length of saved", saved.length, "length", pass.length);
     }
-    AttentionLayout layout = layout_of(pass);
-    check_saved(function, layout, saved, pass);
+    Layouts layouts = layouts_of(pass);
+    check_saved(function, layouts, saved, pass);
     check_gradients(function, *this);
-    if (layout.is_hashed) {
-      check(is_exact(y) || !saved.buckets.empty(), function,
-            "saved.buckets is empty, must have the bucket ids of the forward pass where halves are "
-            "not exact");
-      if (saved.buckets.empty()) {
-        check_rotations(function, layout);
-      } else {
-        detail::check_bucket_ids(function, pass.workspace, pass.batch, pass.length,
-                                 num_buckets(layout.bucket_factors), pass.is_real,
-                                 saved.buckets.data(), static_cast<Index>(saved.buckets.size()));
-      }
-    }
-    return layout;
+    if (num_bucket_ids(layouts, pass.batch) == 0) return layouts;
+    check(is_exact(y) || !saved.buckets.empty(), function,
+          "saved.buckets is empty, must have the bucket ids of the forward pass where halves are "
+          "not exact");
+    if (saved.buckets.empty()) check_rotations(function, layouts);
+    for_each_walk(layouts, saved, [&](std::size_t, const AttentionWalk<Scalar>& walk) {
+      if (walk.saved.buckets.empty()) return;
+      detail::check_bucket_ids(function, pass.workspace, pass.batch, pass.length,
+                               num_buckets(walk.layout.bucket_factors), pass.is_real,
+                               walk.saved.buckets.data(),
+                               static_cast<Index>(walk.saved.buckets.size()));
+    });
+    return layouts;
   }
 
-  /// Throws unless rotations that were set, if any, are those of the layout.
-  void check_rotations(std::string_view function, const AttentionLayout& layout) const {
-    if (!layout.is_hashed || !rotations_) return;
-    check_equal(function, "rotations dimension 2", rotations_->dimension(2), "num_hashes",
-                layout.rounds);
-    check_equal(function, "rotations dimension 3", rotations_->dimension(3),
-                "half the sum of num_buckets", rotation_columns(layout.bucket_factors));
+  /// Throws unless rotations that were set, if any, are those of the layout that hashes.
+  void check_rotations(std::string_view function, const Layouts& layouts) const {
+    for (const AttentionLayout& layout : layouts) {
+      if (!layout.is_hashed || !rotations_) continue;
+      check_equal(function, "rotations dimension 2", rotations_->dimension(2), "num_hashes",
+                  layout.rounds);
+      check_equal(function, "rotations dimension 3", rotations_->dimension(3),
+                  "half the sum of num_buckets", rotation_columns(layout.bucket_factors));
+    }
   }
 
   /// Throws unless what is kept, or will be, has the sizes of the pass.
-  void check_saved(std::string_view function, const AttentionLayout& layout, const Saved& saved,
+  void check_saved(std::string_view function, const Layouts& layouts, const Saved& saved,
                    const Pass& pass) const {
-    const Index ids = num_bucket_ids(layout, pass.batch);
+    const Index ids = num_bucket_ids(layouts, pass.batch);
     check(saved.buckets.empty() || static_cast<Index>(saved.buckets.size()) == ids, function,
           "saved.buckets has ", saved.buckets.size(), " elements, must have ", ids, " or none");
     if (saved.context.empty()) return;
     check_equal(function, "size of saved.context", static_cast<Index>(saved.context.size()),
-                "that of the context", context_size(layout, pass.batch));
+                "that of the context", context_size(layouts, pass.batch));
     check(ids == 0 || !saved.buckets.empty(), function,
           "saved.buckets is empty, must be there where saved.context is");
   }
 
-  /// Bucket ids of all heads.
-  Index num_bucket_ids(const AttentionLayout& layout, Index batch) const {
-    return batch * layout.length * config_.num_heads * layout.hash_rounds();
+  /// Bucket ids of heads of one kind.
+  static Index num_bucket_ids(const AttentionLayout& layout, Index heads, Index batch) {
+    return batch * layout.length * heads * layout.hash_rounds();
   }
-  Index context_size(const AttentionLayout& layout, Index batch) const {
-    return batch * layout.length * (all_width() + layout.num_statistics() * config_.num_heads);
+  Index context_size(const AttentionLayout& layout, Index heads, Index batch) const {
+    return batch * layout.length * heads * (K() + layout.num_statistics());
+  }
+  /// The same of all heads.
+  Index num_bucket_ids(const Layouts& layouts, Index batch) const {
+    Index sum = 0;
+    for (std::size_t i = 0; i < kinds_.size(); ++i) {
+      sum += num_bucket_ids(layouts[i], kinds_[i].num_heads, batch);
+    }
+    return sum;
+  }
+  Index context_size(const Layouts& layouts, Index batch) const {
+    Index sum = 0;
+    for (std::size_t i = 0; i < kinds_.size(); ++i) {
+      sum += context_size(layouts[i], kinds_[i].num_heads, batch);
+    }
+    return sum;
   }
 
-  /// The pattern with the rounds of a pass.
-  AttentionPattern pattern_of(Index num_hashes) const {
-    AttentionPattern pattern = config_.pattern;
+  /// A pattern with the rounds of a pass.
+  static AttentionPattern with_rounds(AttentionPattern pattern, Index num_hashes) {
     if (auto* lsh = std::get_if<LshPattern>(&pattern); lsh != nullptr && num_hashes > 0) {
       lsh->num_hashes = num_hashes;
     }
     return pattern;
   }
-  AttentionLayout layout_of(const Pass& pass) const {
-    return {config_.pattern, config_.causal, pass.length, pass.is_real, pass.num_hashes};
+  Layouts layouts_of(const Pass& pass) const {
+    return layouts_at(pass.length, pass.num_hashes, pass.is_real);
   }
-  /// The same without a mask, for sizes.
-  AttentionLayout layout_at(Index length, Index num_hashes = 0) const {
-    return {config_.pattern, config_.causal, length, {}, num_hashes};
-  }
-
-  std::optional<Tensor<Scalar, 4>> rotations_for(const AttentionLayout& layout,
-                                                 const Pass& pass) const {
-    if (!layout.is_hashed) return {};
-    if (rotations_) return rotations_;
-    return random_rotations<Scalar>(config_.num_heads, K(), layout.rounds, layout.bucket_factors,
-                                    pass.key);
+  Layouts layouts_at(Index length, Index num_hashes,
+                     std::span<const std::uint8_t> is_real = {}) const {
+    Layouts layouts;
+    for (const HeadKind& kind : kinds_) {
+      layouts.emplace_back(kind.pattern, config_.causal, length, is_real, num_hashes);
+    }
+    return layouts;
   }
 
-  /// Rotations of all heads as a matrix.
-  std::optional<MatrixView<const Scalar>> matrix_of(
-      const std::optional<Tensor<Scalar, 4>>& rotations, const AttentionLayout& layout) const {
+  /// Of each kind of heads that hashes. What is drawn for one kind stands in the stream of random
+  /// numbers behind that of the kinds before it.
+  Rotations rotations_for(const Layouts& layouts, const Pass& pass) const {
+    Rotations rotations(layouts.size());
+    Index first = 0;
+    for (std::size_t i = 0; i < layouts.size(); ++i) {
+      const AttentionLayout& layout = layouts[i];
+      if (!layout.is_hashed) continue;
+      rotations[i] = rotations_ ? *rotations_
+                                : random_rotations<Scalar>(kinds_[i].num_heads, K(), layout.rounds,
+                                                           layout.bucket_factors, pass.key, first);
+      first += round_up(rotations[i]->size(), 2);
+    }
+    return rotations;
+  }
+
+  /// Rotations `[H, K, R, columns]` as a matrix `[H*K, R*columns]`.
+  static std::optional<MatrixView<const Scalar>> matrix_of(
+      const std::optional<Tensor<Scalar, 4>>& rotations) {
     if (!rotations) return {};
-    return MatrixView<const Scalar>(rotations->data(), all_width(), layout.rotation_columns());
+    return MatrixView<const Scalar>(rotations->data(),
+                                    rotations->dimension(0) * rotations->dimension(1),
+                                    rotations->dimension(2) * rotations->dimension(3));
   }
 
   SelfAttentionConfig config_;
+  std::vector<HeadKind> kinds_;  // of its pattern
   GroupedAttention<Scalar, Kernel> heads_;
   std::optional<Tensor<Scalar, 4>> rotations_;
 };

@@ -29,7 +29,7 @@
 namespace reformer::inline REFORMER_ABI {
 
 /// The mixture of the heads of a layer: a in the first row of the parameter, b in the second,
-/// `[2, H]`.
+/// `[2, H]`. Columns of heads whose values are not mixed are not read.
 template <typename Scalar>
 class ValueMixture {
  public:

@@ -110,11 +110,13 @@ class RandomStream {
   std::uint32_t layer_purpose_;
 };
 
-/// Fills with `deviation * normal`, element i from element i of the stream.
+/// Fills with `deviation * normal`, element i from element first + i of the stream.
+/// @param first  even
 template <typename Scalar>
-void fill_normal(Scalar* values, Index count, double deviation, const RandomStream& stream) {
+void fill_normal(Scalar* values, Index count, double deviation, const RandomStream& stream,
+                 Index first = 0) {
   for (Index i = 0; i < count; i += 2) {
-    const auto [even, odd] = stream.normals(static_cast<std::uint64_t>(i / 2));
+    const auto [even, odd] = stream.normals(static_cast<std::uint64_t>((first + i) / 2));
     values[i] = static_cast<Scalar>(deviation * even);
     if (i + 1 < count) values[i + 1] = static_cast<Scalar>(deviation * odd);
   }

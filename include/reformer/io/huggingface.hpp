@@ -313,10 +313,7 @@ inline void check_is_of_model(std::string_view function, const HuggingFaceConfig
                               const ModelConfig& model) {
   HuggingFaceConfig own = config;
   own.model = model;
-  for (AttentionPattern& pattern : own.model.layers) {
-    if (auto* lsh = std::get_if<LshPattern>(&pattern)) lsh->sort_padding = true;
-    if (auto* local = std::get_if<LocalPattern>(&pattern)) local->circular = true;
-  }
+  pad_as_huggingface(own.model);
   const Json of_config = function_fields(function, config),
              of_model = function_fields(function, own);
   for (const auto& [name, value] : of_model.items()) {

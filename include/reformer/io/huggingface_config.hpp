@@ -77,17 +77,20 @@ inline Index huggingface_padded_length(const ModelConfig& config, Index length) 
   constexpr Index most = Index{1} << 62;  // more than the product of two chunk lengths
   check_between(function, "length", length, 1, max_elements);
   Index multiple = 1, shortest = length;
-  for (const AttentionPattern& pattern : config.layers) {
-    const auto* lsh = std::get_if<LshPattern>(&pattern);
-    const auto* local = std::get_if<LocalPattern>(&pattern);
-    if (lsh == nullptr && local == nullptr) continue;
-    const Index chunk = lsh != nullptr ? lsh->chunk_length : local->chunk_length;
-    check_between(function, "chunk_length", chunk, 1, max_size);
-    const Index factor = chunk / std::gcd(multiple, chunk);
-    check(multiple <= most / factor, function, "the least common multiple of the chunk lengths is ",
-          multiple, " * ", factor, ", must be at most ", most);
-    multiple *= factor;
-    shortest = std::min(shortest, chunk);
+  for (const LayerPattern& layer : config.layers) {
+    for (const AttentionPattern& pattern : layer.of_heads) {
+      const auto* lsh = std::get_if<LshPattern>(&pattern);
+      const auto* local = std::get_if<LocalPattern>(&pattern);
+      if (lsh == nullptr && local == nullptr) continue;
+      const Index chunk = lsh != nullptr ? lsh->chunk_length : local->chunk_length;
+      check_between(function, "chunk_length", chunk, 1, max_size);
+      const Index factor = chunk / std::gcd(multiple, chunk);
+      check(multiple <= most / factor, function,
+            "the least common multiple of the chunk lengths is ", multiple, " * ", factor,
+            ", must be at most ", most);
+      multiple *= factor;
+      shortest = std::min(shortest, chunk);
+    }
   }
   return length > shortest ? round_up(length, multiple) : length;
 }
@@ -99,11 +102,13 @@ inline std::vector<Index> huggingface_open_buckets(const HuggingFaceConfig& conf
   constexpr auto function = "huggingface_open_buckets";
   check_between(function, "length", length, 1, max_elements);
   check_between(function, "max_positions", config.max_positions, 1, max_elements);
-  for (const AttentionPattern& pattern : config.model.layers) {
-    const auto* lsh = std::get_if<LshPattern>(&pattern);
-    if (lsh != nullptr && hashes(*lsh, length) && lsh->num_buckets.empty()) {
-      check_between(function, "chunk_length", lsh->chunk_length, 1, max_size);
-      return huggingface_num_buckets(length, lsh->chunk_length, config.max_positions);
+  for (const LayerPattern& layer : config.model.layers) {
+    for (const AttentionPattern& pattern : layer.of_heads) {
+      const auto* lsh = std::get_if<LshPattern>(&pattern);
+      if (lsh != nullptr && hashes(*lsh, length) && lsh->num_buckets.empty()) {
+        check_between(function, "chunk_length", lsh->chunk_length, 1, max_size);
+        return huggingface_num_buckets(length, lsh->chunk_length, config.max_positions);
+      }
     }
   }
   return {};
@@ -115,6 +120,16 @@ inline constexpr std::pair<HuggingFaceClass, std::string_view> huggingface_class
     {HuggingFaceClass::language_model, "ReformerModelWithLMHead"},
     {HuggingFaceClass::masked_language_model, "ReformerForMaskedLM"},
     {HuggingFaceClass::base, "ReformerModel"}};
+
+/// Circular windows and sorted padding, as in HuggingFace.
+inline void pad_as_huggingface(ModelConfig& model) {
+  for (LayerPattern& layer : model.layers) {
+    for (AttentionPattern& pattern : layer.of_heads) {
+      if (auto* lsh = std::get_if<LshPattern>(&pattern)) lsh->sort_padding = true;
+      if (auto* local = std::get_if<LocalPattern>(&pattern)) local->circular = true;
+    }
+  }
+}
 
 inline constexpr Index max_huggingface_positions = Index{1} << 31;
 
@@ -232,7 +247,7 @@ inline AttentionPattern huggingface_pattern(const ConfigFields& f, std::string_v
   return lsh;
 }
 
-inline std::vector<AttentionPattern> huggingface_layers(const ConfigFields& f) {
+inline std::vector<LayerPattern> huggingface_layers(const ConfigFields& f) {
   std::vector<std::string> kinds = {"local", "lsh", "local", "lsh", "local", "lsh"};
   if (const Json* layers = f.find("attn_layers")) {
     constexpr std::string_view allowed = R"(a list of "local" and "lsh", at least one)";
@@ -246,7 +261,7 @@ inline std::vector<AttentionPattern> huggingface_layers(const ConfigFields& f) {
   if (const Json* number = f.find("num_hidden_layers"); number && *number != kinds.size()) {
     f.refuse("num_hidden_layers", *number, join("the length of attn_layers, ", kinds.size()));
   }
-  std::vector<AttentionPattern> layers;
+  std::vector<LayerPattern> layers;
   for (const std::string& kind : kinds) layers.push_back(huggingface_pattern(f, kind));
   return layers;
 }
@@ -339,7 +354,8 @@ inline HuggingFaceConfig read_huggingface_fields(const Json& fields) {
     if (!model.causal) {
       f.refuse("is_decoder", false, "true for ReformerModelWithLMHead");
     }
-    for (const AttentionPattern& pattern : model.layers) {
+    for (const LayerPattern& layer : model.layers) {
+      const AttentionPattern& pattern = layer.of_heads.front();  // that of all heads
       const auto* lsh = std::get_if<LshPattern>(&pattern);
       const Index after =
           lsh != nullptr ? lsh->chunks_after : std::get<LocalPattern>(pattern).chunks_after;
@@ -370,7 +386,11 @@ inline Json function_fields(std::string_view function, const HuggingFaceConfig& 
   std::optional<LocalPattern> local;
   check(model.ngrams.empty(), function, "ngrams has ", model.ngrams.size(),
         " elements, must be empty: HuggingFace's Reformer has no embeddings of n-grams");
-  for (const AttentionPattern& pattern : model.layers) {
+  for (const LayerPattern& layer : model.layers) {
+    const std::vector<HeadKind> of_heads = head_kinds(layer, model.num_heads);
+    check(of_heads.size() == 1, function, "the heads of a layer are of ", of_heads.size(),
+          " kinds, must be of one as in HuggingFace's Reformer");
+    const AttentionPattern& pattern = of_heads[0].pattern;
     const Values values = values_of(pattern);
     check(values == Values::own, function, "values of a layer are ",
           values == Values::mixed ? "mixed" : "following",
@@ -465,7 +485,8 @@ inline HuggingFaceConfig parse_huggingface_config(std::string_view text) {
 /// length will follow HuggingFace's rule.
 /// @param kind  by default a language model, masked or base as the configuration asks for
 /// @throw std::invalid_argument that names what no model can have, or HuggingFace's Reformer cannot
-///   compute: sinusoidal positions, exact attention, layers of one kind that differ
+///   compute: sinusoidal positions, exact attention, heads of different kinds, layers of one kind
+///   that differ
 inline HuggingFaceConfig huggingface_config(const ModelConfig& model) {
   constexpr auto function = "huggingface_config";
   check_config(function, model);
@@ -475,10 +496,7 @@ inline HuggingFaceConfig huggingface_config(const ModelConfig& model) {
                 : model.causal       ? HuggingFaceClass::language_model
                                      : HuggingFaceClass::masked_language_model;
   config.max_positions = max_length(model.positions).value_or(config.max_positions);
-  for (AttentionPattern& pattern : config.model.layers) {
-    if (auto* lsh = std::get_if<LshPattern>(&pattern)) lsh->sort_padding = true;
-    if (auto* local = std::get_if<LocalPattern>(&pattern)) local->circular = true;
-  }
+  detail::pad_as_huggingface(config.model);
   // Sorted by name, as HuggingFace writes it.
   nlohmann::json sorted = detail::function_fields(function, config);
   sorted["hidden_dropout_prob"] = model.dropout;

@@ -10,7 +10,8 @@
 ///
 /// Every field but `ngrams`, which the first files do not have, must be there and no other may
 /// be, so no file can mean something else than what it says. Kinds are `lsh`, `local` and `exact`;
-/// `axial`, `learned` and `sinusoidal`; `float` and `fixed`.
+/// `axial`, `learned` and `sinusoidal`; `float` and `fixed`. A layer whose heads differ is the list
+/// of their patterns.
 #pragma once
 
 #include <algorithm>
@@ -159,9 +160,15 @@ Json field_to_json(const std::variant<Kinds...>& value) {
       },
       value);
 }
-inline Json field_to_json(const std::vector<AttentionPattern>& layers) {
+inline Json field_to_json(const LayerPattern& layer) {
+  if (layer.of_heads.size() == 1) return field_to_json(layer.of_heads[0]);
   Json list = Json::array();
-  for (const AttentionPattern& pattern : layers) list.push_back(field_to_json(pattern));
+  for (const AttentionPattern& pattern : layer.of_heads) list.push_back(field_to_json(pattern));
+  return list;
+}
+inline Json field_to_json(const std::vector<LayerPattern>& layers) {
+  Json list = Json::array();
+  for (const LayerPattern& layer : layers) list.push_back(field_to_json(layer));
   return list;
 }
 
@@ -286,7 +293,14 @@ class FieldReader {
     }());
     if (!is_known) fields.refuse("kind", value["kind"], allowed);
   }
-  void read(std::string_view name, const Json& value, std::vector<AttentionPattern>& layers) const {
+  void read(std::string_view name, const Json& value, LayerPattern& layer) const {
+    layer.of_heads.clear();
+    if (!value.is_array()) return read(name, value, layer.of_heads.emplace_back());
+    for (std::size_t i = 0; i < value.size(); ++i) {
+      read(join(name, "[", i, "]"), value[i], layer.of_heads.emplace_back());
+    }
+  }
+  void read(std::string_view name, const Json& value, std::vector<LayerPattern>& layers) const {
     if (!value.is_array()) refuse(name, value, "a list");
     layers.assign(value.size(), {});
     for (std::size_t i = 0; i < value.size(); ++i) {

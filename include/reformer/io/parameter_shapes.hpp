@@ -51,12 +51,14 @@ inline std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
     const std::string attention = "layers." + std::to_string(i) + ".attention";
     const std::string feed_forward = "layers." + std::to_string(i) + ".feed_forward";
     norm(attention + ".layer_norm", D);
-    const bool shared = shares_query_key(config.layers[i]);
-    add(attention + (shared ? ".query_key.weight" : ".query.weight"), Role::weight, D, all_heads);
-    if (!shared) add(attention + ".key.weight", Role::weight, D, all_heads);
+    const Index keys =
+        heads_with_keys(config.layers[i], config.num_heads, config.num_heads) * config.head_width;
+    add(attention + (keys == 0 ? ".query_key.weight" : ".query.weight"), Role::weight, D,
+        all_heads);
+    if (keys > 0) add(attention + ".key.weight", Role::weight, D, keys);
     add(attention + ".value.weight", Role::weight, D, all_heads);
     add(attention + ".output.weight", Role::weight, all_heads, D);
-    if (values_of(config.layers[i]) == Values::mixed) {
+    if (mixes_values(config.layers[i])) {
       add(attention + ".value_mixture", Role::mixture, 2, config.num_heads);
     }
     norm(feed_forward + ".layer_norm", D);

@@ -17,7 +17,7 @@ namespace reformer::inline REFORMER_ABI {
 /// Local and LSH attention in turn, four layers. Causal models have the form that learns best:
 /// values of what followed, strictly causal chunks within buckets, and many small buckets, so that
 /// what a token looks for is not behind others of its bucket. Other models have the published form.
-inline std::vector<AttentionPattern> default_layers(bool causal) {
+inline std::vector<LayerPattern> default_layers(bool causal) {
   if (!causal) return {LocalPattern{}, LshPattern{}, LocalPattern{}, LshPattern{}};
   const LocalPattern local{.values = Values::following};
   const LshPattern far{.num_hashes = 4,
@@ -42,9 +42,10 @@ struct ModelConfig {
   /// Tables whose vectors for the last few tokens are added to the embedding; may be empty.
   std::vector<NgramTable> ngrams = {};
   bool causal = true;
-  /// What each layer attends to; its size is the number of layers. (A function, because gcc 12
-  /// cannot compile a braced list here where a template writes the configuration.)
-  std::vector<AttentionPattern> layers = default_layers(causal);
+  /// What each layer attends to, all its heads or shares of them; its size is the number of layers.
+  /// (A function, because gcc 12 cannot compile a braced list here where a template writes the
+  /// configuration.)
+  std::vector<LayerPattern> layers = default_layers(causal);
   double dropout = 0;            ///< of embeddings, branch outputs, hidden arrays and head input
   double attention_dropout = 0;  ///< of attention weights
   double layer_norm_epsilon = 1e-12;
@@ -95,7 +96,8 @@ inline void check_config(std::string_view function, const ModelConfig& config) {
   check(config.layers.size() <= most_layers, function, "layers has ", config.layers.size(),
         " elements, must have at most ", most_layers);
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
-    check_pattern(detail::join(function, ": layers[", i, "]"), config.layers[i], config.causal);
+    check_pattern(detail::join(function, ": layers[", i, "]"), config.layers[i], config.num_heads,
+                  config.causal);
   }
 }
 

@@ -160,13 +160,13 @@ class Decoder {
           ", must be in [0, ", batch(), ")");
   }
 
-  /// Calls `visit(config)` for every self-attention of the stack.
+  /// Calls `visit(attention)` for every self-attention of the stack.
   template <typename Visit>
   void for_each_attention(const Visit& visit) const {
     const auto& stack = model_->stack_;
     for (Index i = 0; i < stack.size(); ++i) {
       if (const auto* attention = stack[i].template get_if<SelfAttention<Scalar>>()) {
-        visit(attention->config());
+        visit(*attention);
       }
     }
   }
@@ -211,10 +211,12 @@ class Decoder {
   /// heads that are worked on in groups are rounded otherwise.
   bool reads_as_alone(Index length, Index length_of_pass) const {
     bool is_one_group = true;
-    for_each_attention([&](const SelfAttentionConfig& attention) {
-      is_one_group = is_one_group && head_group_size<Scalar>(1, length_of_pass, attention.num_heads,
-                                                             attention.head_width)
-                                             .second == attention.num_heads;
+    for_each_attention([&](const SelfAttention<Scalar>& attention) {
+      for (const HeadKind& kind : attention.kinds()) {
+        is_one_group = is_one_group && head_group_size<Scalar>(1, length_of_pass, kind.num_heads,
+                                                               attention.config().head_width)
+                                               .second == kind.num_heads;
+      }
     });
     return length == length_of_pass || is_one_group;
   }
@@ -274,8 +276,8 @@ Decoder<Scalar>::Decoder(Workspace& workspace, const Model<Scalar>& model, Index
     : model_((check_arguments(model, batch, key), &model)),
       key_(key),
       sequences_(static_cast<std::size_t>(batch)) {
-  for_each_attention([&](const SelfAttentionConfig& attention) {
-    recomputes_ = recomputes_ || has_sorted_chunks(attention.pattern);
+  for_each_attention([&](const SelfAttention<Scalar>& attention) {
+    recomputes_ = recomputes_ || has_sorted_chunks(attention.config().pattern);
   });
   logits_.setZero(batch, model_->config().vocabulary);
   if (recomputes_) return;

@@ -172,7 +172,7 @@ class Model {
     return branch_of<Type>(*this, layer);
   }
 
-  /// Fixes the number of buckets, in factors, of the layers that leave it to the length.
+  /// Fixes the number of buckets, in factors, of the heads whose pattern leaves it to the length.
   /// @throw std::invalid_argument for factors that are not possible
   void set_num_buckets(const std::vector<Index>& factors);
 
@@ -263,11 +263,11 @@ class Model {
   void trace(Workspace& workspace, const Input& input, const RunOptions& options,
              const LayerVisit& visit) const;
 
-  /// Runs the stack and gives the bucket ids `[B, H, R, T]` of every layer, those of its first
-  /// self-attention, the same that another pass with these arguments has; empty for layers that do
-  /// not hash at this length.
-  std::vector<Tensor<Bucket, 4>> buckets(Workspace& workspace, const Input& input,
-                                         const RunOptions& options = {}) const;
+  /// Runs the stack and gives the bucket ids of every layer, those of its first self-attention, the
+  /// same that another pass with these arguments has: `[B, H, R, T]` for each kind of heads that
+  /// hashes, none for layers that do not hash at this length.
+  std::vector<std::vector<Tensor<Bucket, 4>>> buckets(Workspace& workspace, const Input& input,
+                                                      const RunOptions& options = {}) const;
 
   /// Logits `[V]` of the last real position of one sequence, for sampling the next token.
   /// @throw std::invalid_argument, std::overflow_error as every pass, and std::invalid_argument if
@@ -644,16 +644,10 @@ Model<Scalar>::Model(const ModelConfig& config, const LayerChange& change)
 template <typename Scalar>
 void Model<Scalar>::set_num_buckets(const std::vector<Index>& factors) {
   check_buckets("Model::set_num_buckets", factors);
-  const auto is_open = [](const AttentionPattern& pattern) {
-    const auto* lsh = std::get_if<LshPattern>(&pattern);
-    return lsh != nullptr && lsh->num_buckets.empty();
-  };
-  for (AttentionPattern& pattern : config_.layers) {
-    if (is_open(pattern)) std::get<LshPattern>(pattern).num_buckets = factors;
-  }
+  for (LayerPattern& layer : config_.layers) reformer::set_num_buckets(layer, factors);
   for (Index i = 0; i < stack_.size(); ++i) {
     auto* attention = stack_[i].template get_if<SelfAttention<Scalar>>();
-    if (attention != nullptr && is_open(attention->config().pattern)) {
+    if (attention != nullptr && has_buckets(attention->config().pattern)) {
       attention->set_num_buckets(factors);
     }
   }
@@ -792,29 +786,33 @@ void Model<Scalar>::trace(Workspace& workspace, const Input& input, const RunOpt
 }
 
 template <typename Scalar>
-std::vector<Tensor<Bucket, 4>> Model<Scalar>::buckets(Workspace& workspace, const Input& input,
-                                                      const RunOptions& options) const {
+std::vector<std::vector<Tensor<Bucket, 4>>> Model<Scalar>::buckets(
+    Workspace& workspace, const Input& input, const RunOptions& options) const {
   const Pass pass = start(workspace, "Model::buckets", input, options);
-  std::vector<Tensor<Bucket, 4>> result(config_.layers.size());
+  using Attention = SelfAttention<Scalar>;
+  Scratch memory(workspace);
   typename Stack::Saved saved(static_cast<std::size_t>(stack_.size()));
+  std::vector<std::pair<const Attention*, typename Attention::Saved>> of_layer;
   for (Index layer = 0; layer < num_layers(); ++layer) {
+    of_layer.emplace_back();
     for (Index i = first_branch(layer); i < first_branch(layer + 1); ++i) {
-      const auto* attention = stack_[i].template get_if<SelfAttention<Scalar>>();
+      const auto* attention = stack_[i].template get_if<Attention>();
       if (attention == nullptr) continue;
-      const Index rounds = attention->rounds(pass.length, pass.num_hashes);
-      if (rounds == 0) break;
-      auto& ids = result[static_cast<std::size_t>(layer)];
-      ids.resize(pass.batch, attention->config().num_heads, rounds, pass.length);
-      typename SelfAttention<Scalar>::Saved own;
-      own.buckets = {ids.data(), static_cast<std::size_t>(ids.size())};
+      const auto own = attention->saved_in(
+          memory, {.batch = pass.batch, .length = pass.length, .num_hashes = pass.num_hashes});
+      of_layer.back() = {attention, own};
       saved[static_cast<std::size_t>(i)] = own;
       break;
     }
   }
-  Scratch memory(workspace);
   auto halves = halves_in(memory, pass.rows());
   embed(input, pass, halves);
   stack_.forward(halves, saved, pass);
+  std::vector<std::vector<Tensor<Bucket, 4>>> result;
+  for (const auto& [attention, own] : of_layer) {
+    result.emplace_back();
+    if (attention != nullptr) result.back() = attention->buckets_of(own, pass.num_hashes);
+  }
   return result;
 }
 
