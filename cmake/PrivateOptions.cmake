@@ -2,23 +2,25 @@
 # Flags of our own executables. The library's target never links this, so that users keep theirs.
 include(CheckCXXCompilerFlag)
 
+add_library(reformer_portable_options INTERFACE) # for any processor
 add_library(reformer_private_options INTERFACE)
+target_link_libraries(reformer_private_options INTERFACE reformer_portable_options)
 if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
-  target_compile_options(reformer_private_options INTERFACE -Wall -Wextra -Wpedantic -Wconversion
+  target_compile_options(reformer_portable_options INTERFACE -Wall -Wextra -Wpedantic -Wconversion
                                                             -Wshadow)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION MATCHES "^12\\.")
     # False alarms for "text" + std::string, https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651
-    target_compile_options(reformer_private_options INTERFACE -Wno-restrict)
+    target_compile_options(reformer_portable_options INTERFACE -Wno-restrict)
   endif()
   if(REFORMER_WARNINGS_AS_ERRORS)
-    target_compile_options(reformer_private_options INTERFACE -Werror)
+    target_compile_options(reformer_portable_options INTERFACE -Werror)
   endif()
 endif()
 
 if(REFORMER_USE_OPENMP)
   find_package(OpenMP COMPONENTS CXX)
   if(OpenMP_CXX_FOUND)
-    target_link_libraries(reformer_private_options INTERFACE OpenMP::OpenMP_CXX)
+    target_link_libraries(reformer_portable_options INTERFACE OpenMP::OpenMP_CXX)
   else()
     message(STATUS "reformer: no OpenMP, loops run on one thread")
   endif()
