@@ -7,11 +7,13 @@ namespace {
 Options quick_preset() {
   Options options;
   options.memory_budget = 64;
+  options.length = 4096;
   options.layers = {"local", "bucket", "local"};
   options.values = {"following"};
   options.hashes = 4;
   options.ngrams = {2, 3, 4, 5, 6};
   options.ngram_dropout = 0.5;
+  options.learning_rate = 0.006;
   return options;
 }
 
