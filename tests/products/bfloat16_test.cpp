@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT
+// bfloat16 numbers, and what multiplies them: the same bits as loops that follow the documented
+// order, for each unit that the machine has and for the portable ones everywhere.
+#include "reformer/products/bfloat16.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "reformer/products/bfloat16_tiles.hpp"
+
+namespace reformer::test {
+namespace {
+
+using detail::Bfloat16Order;
+using detail::Bfloat16Tile;
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+float as_float(std::uint32_t bits) {
+  return std::bit_cast<float>(bits);
+}
+std::uint32_t bits_of(float x) {
+  return std::bit_cast<std::uint32_t>(x);
+}
+
+/// All numbers, NaN among them, are as likely as their bits.
+float any_float(std::mt19937& random) {
+  return as_float(static_cast<std::uint32_t>(random()));
+}
+
+/// The nearest bfloat16 by trying both neighbours, in long double.
+std::uint32_t nearest(float x) {
+  const std::uint32_t bits = bits_of(x);
+  if (std::isnan(x)) return (bits & 0xFFFF0000u) | 0x00400000u;
+  if (std::fpclassify(x) == FP_SUBNORMAL) return bits & 0x80000000u;
+  if (std::isinf(x)) return bits;
+  const std::uint32_t toward_zero = bits & 0xFFFF0000u, away = toward_zero + 0x10000u;
+  const auto value = [](std::uint32_t b) {  // what stands beyond the largest number is 2^128
+    return std::isinf(as_float(b)) ? std::copysign(0x1p128L, as_float(b))
+                                   : static_cast<long double>(as_float(b));
+  };
+  const long double down = std::abs(x - value(toward_zero)), up = std::abs(value(away) - x);
+  if (down != up) return down < up ? toward_zero : away;
+  return (toward_zero >> 16 & 1u) == 0 ? toward_zero : away;
+}
+
+TEST(Bfloat16, IsTheNearestNumberWithTiesToEven) {
+  std::mt19937 random(1);
+  for (int i = 0; i < 200000; ++i) {
+    const float x = any_float(random);
+    ASSERT_EQ(bfloat16_bits(x), nearest(x)) << x;
+    // ties
+    const float tie = as_float((bits_of(x) & 0xFFFF0000u) | 0x8000u);
+    ASSERT_EQ(bfloat16_bits(tie), nearest(tie)) << tie;
+  }
+  const float cases[] = {0.0F,
+                         -0.0F,
+                         infinity,
+                         -infinity,
+                         1.0F,
+                         0x1p-126F,
+                         -0x1.fffffcp-127F,
+                         std::numeric_limits<float>::denorm_min(),
+                         std::numeric_limits<float>::max(),
+                         std::numeric_limits<float>::quiet_NaN(),
+                         as_float(0x7F800001u),
+                         as_float(0xFF800001u)};
+  for (const float x : cases) EXPECT_EQ(bfloat16_bits(x), nearest(x)) << x;
+  EXPECT_EQ(as_float(bfloat16_bits(std::numeric_limits<float>::max())), infinity);
+}
+
+TEST(Bfloat16, TwoPartsHoldSixteenBits) {
+  std::mt19937 random(2);
+  for (int i = 0; i < 100000; ++i) {
+    const float x = any_float(random);
+    const auto [high, low] = bfloat16_parts(x);
+    ASSERT_EQ(high, nearest(x));
+    if (!std::isfinite(as_float(high))) {
+      ASSERT_TRUE(std::isnan(as_float(low))) << x;
+      continue;
+    }
+    const double rest = static_cast<double>(x) - as_float(high) - as_float(low);
+    ASSERT_LE(std::abs(rest), std::max(0x1p-17 * std::abs(static_cast<double>(x)), 0x1p-126)) << x;
+  }
+  EXPECT_EQ(bfloat16_parts(1 + 0x1p-9F + 0x1p-12F).low, bits_of(0x1p-9F + 0x1p-12F));
+}
+
+/// a b + c rounded once to 24 bits whatever the exponent, and zero where that is denormal: in whole
+/// numbers, by splitting what long double may round.
+float multiply_add(float a, float b, float c) {
+  const long double product = static_cast<long double>(a) * b;  // 16 bits
+  if (!std::isfinite(product) || !std::isfinite(c)) return static_cast<float>(product + c);
+  // 64 bits hold the sum, or all of the larger one and a sign of what is beneath.
+  long double sum = product + c;
+  const long double rest = std::abs(product) > std::abs(static_cast<long double>(c))
+                               ? c - (sum - product)
+                               : product - (sum - c);
+  int exponent = 0;
+  long double digits = std::frexp(sum, &exponent);  // in [1/2, 1)
+  digits = std::ldexp(digits, 24);
+  long double whole = std::floor(digits);
+  const long double half = digits - whole;
+  if (half > 0.5L || (half == 0.5L && (rest > 0 || (rest == 0 && std::fmod(whole, 2.0L) != 0)))) {
+    whole += 1;
+  }
+  const long double rounded = std::ldexp(whole, exponent - 24);
+  if (rounded == 0 && sum == 0) return static_cast<float>(product + c);  // with its sign
+  if (std::abs(rounded) < 0x1p-126L) return std::copysign(0.0F, static_cast<float>(sum));
+  return static_cast<float>(rounded);
+}
+
+/// A product's number: mostly of sizes at which sums round, cancel, underflow and overflow.
+float any_operand(std::mt19937& random, int kind) {
+  const float sign = random() % 2 == 0 ? 1.0F : -1.0F;
+  const float digits = 1 + static_cast<float>(random() % 128) / 128;
+  switch (kind) {
+    case 0:  // of the size of one
+      return sign * std::ldexp(digits, static_cast<int>(random() % 8) - 4);
+    case 1:  // of all sizes, denormal too
+      return sign * std::ldexp(digits, static_cast<int>(random() % 276) - 138);
+    case 2:  // products near the smallest number
+      return sign * std::ldexp(digits, static_cast<int>(random() % 12) - 68);
+    case 3:  // products near the largest
+      return sign * std::ldexp(digits, static_cast<int>(random() % 6) + 60);
+    default:  // with what is no number
+      switch (random() % 40) {
+        case 0:
+          return sign * infinity;
+        case 1:
+          return std::numeric_limits<float>::quiet_NaN();
+        default:
+          return random() % 4 == 0 ? sign * 0.0F : sign * digits;
+      }
+  }
+}
+
+/// A random tile, packed.
+struct RandomTile {
+  Index rows, columns, depth, parts;
+  Index padded = round_up(depth, detail::bfloat16_depth), stride = padded / 2 * parts + 3;
+  std::vector<float> a = std::vector<float>(static_cast<std::size_t>(rows * stride), 0.0F);
+  std::vector<float> b = std::vector<float>(
+      static_cast<std::size_t>(padded / 2 * parts * detail::bfloat16_panel), 0.0F);
+  std::vector<float> c = std::vector<float>(static_cast<std::size_t>(rows * c_stride()));
+
+  Index c_stride() const { return columns + 3; }
+  Bfloat16Tile tile(std::vector<float>& out, bool accumulate) const {
+    const Index low = parts == 1 ? 0 : padded / 2;
+    return {a.data(),  stride,     low,        b.data(), low * detail::bfloat16_panel,
+            padded,    out.data(), c_stride(), rows,     columns,
+            accumulate};
+  }
+  void fill(std::mt19937& random, int kind) {
+    const auto pair = [&](bool is_last) {
+      const std::uint32_t even = bfloat16_bits(any_operand(random, kind));
+      return detail::bfloat16_pair(
+          even, is_last && depth % 2 == 1 ? 0 : bfloat16_bits(any_operand(random, kind)));
+    };
+    for (Index part = 0; part < parts; ++part) {
+      for (Index p = 0; 2 * p < depth; ++p) {
+        const bool is_last = 2 * p + 1 >= depth;
+        for (Index i = 0; i < rows; ++i) {
+          detail::store_pair(&a[static_cast<std::size_t>(i * stride + part * padded / 2 + p)],
+                             pair(is_last));
+        }
+        for (Index j = 0; j < columns; ++j) {
+          detail::store_pair(
+              &b[static_cast<std::size_t>((part * padded / 2 + p) * detail::bfloat16_panel + j)],
+              pair(is_last));
+        }
+      }
+    }
+    for (float& x : c) x = any_operand(random, kind == 4 ? 0 : kind);
+  }
+};
+
+/// Element (i, j) of a tile, by the documented order.
+float expected_element(const RandomTile& t, Bfloat16Order order, Index i, Index j) {
+  const Index low = t.padded / 2;
+  const auto a = [&](Index part, Index p) {
+    const auto pair =
+        detail::load_pair(&t.a[static_cast<std::size_t>(i * t.stride + part * low + p / 2)]);
+    return p % 2 == 0 ? detail::even_of(pair) : detail::odd_of(pair);
+  };
+  const auto b = [&](Index part, Index p) {
+    const auto pair = detail::load_pair(
+        &t.b[static_cast<std::size_t>((part * low + p / 2) * detail::bfloat16_panel + j)]);
+    return p % 2 == 0 ? detail::even_of(pair) : detail::odd_of(pair);
+  };
+  float sum = 0;
+  const auto add = [&](Index a_part, Index b_part) {
+    if (order == Bfloat16Order::chain) {
+      for (Index p = 0; p < t.padded; p += 2) {
+        for (const Index q : {p + 1, p}) sum = multiply_add(a(a_part, q), b(b_part, q), sum);
+      }
+      return;
+    }
+    for (Index first = 0; first < t.padded; first += 32) {
+      float chains[2] = {};
+      for (Index p = first; p < first + 32; ++p) {
+        float& chain = chains[p % 2];
+        chain = multiply_add(a(a_part, p), b(b_part, p), chain);
+      }
+      sum = multiply_add(1, sum, multiply_add(1, chains[0], chains[1]));
+    }
+  };
+  if (t.parts == 2) {
+    add(1, 0);
+    add(0, 1);
+  }
+  add(0, 0);
+  return sum;
+}
+
+bool same_number(float a, float b) {
+  return (std::isnan(a) && std::isnan(b)) || bits_of(a) == bits_of(b);
+}
+
+std::vector<Bfloat16Unit> units() {
+  std::vector<Bfloat16Unit> units{detail::portable_tile_unit, detail::portable_chain_unit};
+#ifdef REFORMER_BFLOAT16_X86
+  if (detail::has_avx512_bfloat16()) units.push_back(detail::avx512_unit);
+#endif
+  return units;
+}
+
+void expect_documented(const Bfloat16Unit& unit, const RandomTile& random_tile, int kind) {
+  const auto& t = random_tile;
+  for (const bool accumulate : {false, true}) {
+    std::vector<float> out = t.c;
+    unit.multiply(t.tile(out, accumulate));
+    for (Index i = 0; i < t.rows; ++i) {
+      for (Index j = 0; j < t.c_stride(); ++j) {
+        const auto at = static_cast<std::size_t>(i * t.c_stride() + j);
+        float expected = t.c[at];
+        if (j < t.columns) {
+          const float sum = expected_element(t, unit.order, i, j);
+          expected = accumulate ? expected + sum : sum;
+        }
+        ASSERT_TRUE(same_number(out[at], expected))
+            << unit.name << ": (" << i << ", " << j << ") of [" << t.rows << ", " << t.columns
+            << "], depth " << t.depth << ", numbers " << kind << ": " << out[at] << ", not "
+            << expected;
+      }
+    }
+  }
+}
+
+// 25,000 tiles with each unit of many shapes; the loops cost most of the time.
+TEST(Bfloat16Units, AddInTheDocumentedOrder) {
+  for (const Bfloat16Unit& unit : units()) {
+    std::mt19937 random(3);
+    for (int i = 0; i < 25000; ++i) {
+      const int kind = i % 5;
+      RandomTile tile{1 + static_cast<Index>(random() % 3), 1 + static_cast<Index>(random() % 3),
+                      1 + static_cast<Index>(random() % 70), 1 + static_cast<Index>(random() % 2)};
+      tile.fill(random, kind);
+      ASSERT_NO_FATAL_FAILURE(expect_documented(unit, tile, kind));
+    }
+    for (const Index rows : {1, 2, 5, 12, 13, 14, 25, 31, 64}) {
+      for (const Index columns : {1, 15, 16, 17, 31, 32}) {
+        RandomTile tile{rows, columns, 40, 1 + rows % 2};
+        tile.fill(random, 0);
+        ASSERT_NO_FATAL_FAILURE(expect_documented(unit, tile, 0));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace reformer::test
