@@ -49,6 +49,7 @@ reformer::AttentionPattern published_pattern_of(const Options& options, const st
 reformer::LayerPattern pattern_of(const Options& options, std::size_t layer) {
   const auto& values = options.values;
   const std::string& word = values[values.size() == 1 ? 0 : layer];
+  const bool is_cosine = options.scores[options.scores.size() == 1 ? 0 : layer] == "cosine";
   std::vector<reformer::AttentionPattern> of_heads;
   for (const std::string& heads : heads_of(options.layers[layer])) {
     of_heads.push_back(published_pattern_of(options, heads));
@@ -58,6 +59,9 @@ reformer::LayerPattern pattern_of(const Options& options, std::size_t layer) {
             p.values = word == "mixed" ? reformer::Values::mixed : reformer::Values::following;
           },
           of_heads.back());
+    }
+    if (is_cosine) {
+      std::visit([](auto& p) { p.scores = reformer::Scores::cosine; }, of_heads.back());
     }
   }
   return reformer::LayerPattern(std::move(of_heads));
@@ -538,6 +542,7 @@ void begin_with_model(Options& options) {
   // What is shown, and what a checkpoint says about itself.
   options.layers.clear();
   options.values = {"own"};
+  options.scores = {"dot"};
   options.ngrams = {0};
   for (const LayerPattern& layer : model.layers) {
     const AttentionPattern& pattern = layer.of_heads.front();

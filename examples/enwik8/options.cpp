@@ -348,6 +348,9 @@ Table<Options> make_training_table() {
             "what a byte that finds an earlier one gets from it: its own value, as published, "
             "that of the byte which followed it, or a learned mixture of both; one word for all "
             "layers, or one for each");
+  t.choices("scores", &Options::scores, {"dot", "cosine"},
+            "how alike queries and keys are: their product, as published, or the cosine of their "
+            "angle times a learned temperature; one word for all layers, or one for each");
   t.whole("width", &Options::width, 1, "numbers for each byte in each half of the model", 1 << 20);
   t.whole("heads", &Options::heads, 1, "attention heads", 1 << 16);
   t.whole("head-width", &Options::head_width, 0, "0: width / heads", 1 << 20);
@@ -716,6 +719,10 @@ void complete_options(Options& options) {
   }
   if (options.values.size() != 1 && options.values.size() != options.layers.size()) {
     refuse_option(options, "values",
+                  fmt::format("one word, or one for each of the {} layers", options.layers.size()));
+  }
+  if (options.scores.size() != 1 && options.scores.size() != options.layers.size()) {
+    refuse_option(options, "scores",
                   fmt::format("one word, or one for each of the {} layers", options.layers.size()));
   }
   for (const std::int64_t order : options.ngrams) {

@@ -32,6 +32,7 @@ std::string name_of(const AttentionPattern& pattern) {
   if (lsh == nullptr && shares_query_key(pattern)) kind += " shared";
   if (values_of(pattern) == Values::following) kind += " following";
   if (values_of(pattern) == Values::mixed) kind += " mixed";
+  if (scores_of(pattern) == Scores::cosine) kind += " cosine";
   return kind;
 }
 
@@ -161,6 +162,8 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
   const Matrix<double> key = has_keys ? naive::multiply(normed, parameters[3]) : query;
   const Matrix<double> value = naive::multiply(normed, parameters[has_keys ? 4 : 3]);
   const Matrix<double>& output = parameters[has_keys ? 5 : 4];
+  const Matrix<double>& mixture = parameters[has_keys ? 6 : 5];  // if there is one
+  const Matrix<double>& temperature = parameters.back();         // if there is one
 
   Matrix<double> heads(normed.rows(), c.heads * c.head_width);
   auto saved = layer.saved.buckets.begin();
@@ -178,13 +181,19 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
                                      static_cast<std::size_t>(c.length));
       }
       if (values_of(kind.pattern) == Values::mixed) {
-        rules.of_own = parameters.back()(0, head);
-        rules.of_next = parameters.back()(1, head);
+        rules.of_own = mixture(0, head);
+        rules.of_next = mixture(1, head);
       }
       const auto columns = [&](const Matrix<double>& m, Index of) -> Matrix<double> {
         return m.block(b * c.length, of * c.head_width, c.length, c.head_width);
       };
-      const auto part = [&](const Matrix<double>& m) { return columns(m, head); };
+      Matrix<double> queries = columns(query, head);
+      Matrix<double> keys = shared ? queries : columns(key, with_key + h);
+      if (scores_of(kind.pattern) == Scores::cosine) {
+        queries = naive::scaled_to(temperature(0, head), queries);
+        keys =
+            shared ? queries : naive::scaled_to(std::sqrt(static_cast<double>(c.head_width)), keys);
+      }
       std::vector<std::vector<Bucket>> buckets;
       for (Index r = 0; lsh != nullptr && r < lsh->num_hashes; ++r) {
         const auto factors = bucket_factors(*lsh, c.length);
@@ -194,7 +203,7 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
             of_round(row, j) = layer.rotations[k](h, row, r, j);
           }
         }
-        auto ids = naive::hash(part(query), of_round, factors);
+        auto ids = naive::hash(queries, of_round, factors);
         for (Index t = 0; t < c.length; ++t) {
           if (!rules.real(t)) {
             ids[static_cast<std::size_t>(t)] = static_cast<Bucket>(num_buckets(factors));
@@ -207,9 +216,9 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
               << c.name() << ", sequence " << b << ", head " << head << ", round " << r;
         }
       }
-      heads.block(b * c.length, head * c.head_width, c.length, c.head_width) = naive::attention(
-          part(query), shared ? part(query) : columns(key, with_key + h), part(value),
-          naive::pattern_counts(kind.pattern, c.length, rules, buckets), rules);
+      heads.block(b * c.length, head * c.head_width, c.length, c.head_width) =
+          naive::attention(queries, keys, columns(value, head),
+                           naive::pattern_counts(kind.pattern, c.length, rules, buckets), rules);
     }
     if (!shared) with_key += kind.num_heads;
   }
@@ -217,7 +226,7 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
 }
 
 std::vector<AttentionPattern> patterns() {
-  return naive::with_values(
+  auto patterns = naive::with_values(
       {
           LshPattern{4, 1, 0, 2, {4}},
           LshPattern{8, 1, 1, 1, {}},
@@ -232,6 +241,11 @@ std::vector<AttentionPattern> patterns() {
           ExactPattern{true},
       },
       {Values::following, Values::mixed});
+  // One of each kind with each kind of values.
+  for (const std::size_t i : {1U, 5U, 7U, 9U, 10U, 11U, 17U, 19U, 28U, 30U, 32U}) {
+    patterns.push_back(naive::with_cosines(patterns[i]));
+  }
+  return patterns;
 }
 
 /// Layers whose three heads differ: with keys of their own before, behind and between heads that
@@ -250,6 +264,7 @@ std::vector<LayerPattern> patterns_of_heads() {
       {far, LshPattern{5, 1, 0, 3, {2, 4}}, LshPattern{5, 1, 0, 3, {2, 4}}},
       {with(far, Values::mixed), with(LocalPattern{4}, Values::following), ExactPattern{true}},
       {with(LocalPattern{4}, Values::own), far, with(ExactPattern{false}, Values::mixed)},
+      {naive::with_cosines(LocalPattern{4}), ExactPattern{false}, naive::with_cosines(far)},
   };
 }
 
@@ -755,6 +770,7 @@ Step<float> padded_step(Case c, Index padding, std::uint64_t content) {
 }
 
 TEST(SelfAttention, OfRealTokensDoesNotDependOnPadding) {
+  int scores_turn = 0;
   for (const AttentionPattern& pattern : naive::with_values(
            {LshPattern{8, 1, 0, 2, {4}}, LshPattern{4, 1, 1, 3, {4, 2}},
             LshPattern{4, 1, 1, 2, {4}, false, Chunking::bucket_chunks, Duplicates::once},
@@ -762,7 +778,16 @@ TEST(SelfAttention, OfRealTokensDoesNotDependOnPadding) {
            {Values::following, Values::mixed})) {
     for (const bool causal : {true, false}) {
       if (!naive::exists(pattern, causal)) continue;
-      const Case c{pattern, 1, 27, causal, false, 0, 0, 20, 2, 16};
+      const Case c{scores_turn++ % 2 == 0 ? pattern : naive::with_cosines(pattern),
+                   1,
+                   27,
+                   causal,
+                   false,
+                   0,
+                   0,
+                   20,
+                   2,
+                   16};
       const Step<float> alone = padded_step(c, 0, 1);
       for (const Index padding : {1, 5, 24}) {
         for (const std::uint64_t content : {60U, 61U}) {
@@ -979,6 +1004,10 @@ TEST(SelfAttention, NamesParametersAndWhatIsShared) {
   EXPECT_EQ(names({LocalPattern{}, LshPattern{}}), some);
   some.push_back(prefix + "value_mixture 2x2");
   EXPECT_EQ(names({ExactPattern{true}, LocalPattern{.values = Values::mixed}}), some);
+  some.push_back(prefix + "temperature 1x2");
+  EXPECT_EQ(
+      names({ExactPattern{true}, LocalPattern{.values = Values::mixed, .scores = Scores::cosine}}),
+      some);
 }
 
 TEST(SelfAttention, RejectsImpossibleConfigurations) {
@@ -1029,6 +1058,8 @@ TEST(SelfAttention, RejectsImpossibleConfigurations) {
                        "duplicates is number -1, must be each_time or once"));
   EXPECT_TRUE(contains(with_pattern(LocalPattern{.values = static_cast<Values>(3)}),
                        "values is number 3, must be own, following or mixed"));
+  EXPECT_TRUE(contains(with_pattern(LocalPattern{.scores = static_cast<Scores>(2)}),
+                       "scores is number 2, must be dot_product or cosine"));
   EXPECT_EQ(with_pattern({LocalPattern{}, LocalPattern{}, LshPattern{}}),
             "reformer::SelfAttention: of_heads has 3 patterns, must have a number that divides "
             "num_heads = 2");

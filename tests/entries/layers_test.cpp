@@ -423,6 +423,8 @@ const BadField<LshPattern> lsh_fields[] = {
      }},
     {"values", "3", "must be own, following or mixed",
      [](auto& c) { c.values = static_cast<Values>(3); }},
+    {"scores", "2", "must be dot_product or cosine",
+     [](auto& c) { c.scores = static_cast<Scores>(2); }},
 };
 
 const BadField<LocalPattern> local_fields[] = {
@@ -436,6 +438,8 @@ const BadField<LocalPattern> local_fields[] = {
      }},
     {"values", "-1", "must be own, following or mixed",
      [](auto& c) { c.values = static_cast<Values>(-1); }},
+    {"scores", "-1", "must be dot_product or cosine",
+     [](auto& c) { c.scores = static_cast<Scores>(-1); }},
 };
 
 const BadField<SelfAttentionConfig> attention_fields[] = {

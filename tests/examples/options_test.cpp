@@ -164,6 +164,8 @@ TEST(Options, RefusesCombinationsThatDoNotFit) {
             "--axial-widths is '30,30'; allowed: two numbers whose sum is --width 64, or 0");
   EXPECT_EQ(error_of("--layers local,lsh,local --values own,following"),
             "--values is 'own,following'; allowed: one word, or one for each of the 3 layers");
+  EXPECT_EQ(error_of("--layers local,lsh,local --scores dot,cosine"),
+            "--scores is 'dot,cosine'; allowed: one word, or one for each of the 3 layers");
   EXPECT_TRUE(contains(error_of("--buckets 5"), "allowed: an even number"));
   EXPECT_TRUE(contains(error_of("--buckets 4,5"), "allowed: an even number"));
   // The number of buckets of bucket layers is part of the configuration.

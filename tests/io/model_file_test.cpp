@@ -52,7 +52,8 @@ std::vector<LayerPattern> patterns(bool causal) {
                    .num_buckets = {2, 2},
                    .chunking = Chunking::bucket_chunks,
                    .duplicates = values == Values::own ? Duplicates::each_time : Duplicates::once,
-                   .values = values});
+                   .values = values,
+                   .scores = values == Values::following ? Scores::cosine : Scores::dot_product});
   }
   all.push_back({all[all.size() - 1].of_heads[0], all[all.size() - 3].of_heads[0]});
   return all;

@@ -87,25 +87,30 @@ inline AttentionPattern head_pattern(Dice& dice, Index length, bool causal) {
   const Values values = causal && dice.chance(0.4)
                             ? dice.pick<Values>({Values::following, Values::mixed})
                             : Values::own;
+  const Scores scores = dice.chance(0.25) ? Scores::cosine : Scores::dot_product;
   const double kind = dice.uniform();
   if (kind < 0.3) {
     LocalPattern local{.chunk_length = chunk_length(dice, length),
                        .chunks_before = window_number(dice),
                        .chunks_after = window_number(dice),
                        .circular = dice.chance(0.3),
-                       .values = values};
+                       .values = values,
+                       .scores = scores};
     if (local.circular) {
       local.chunks_before = std::min<Index>(local.chunks_before, 4);
       local.chunks_after = std::min<Index>(local.chunks_after, 4);
     }
     return local;
   }
-  if (kind < 0.45) return ExactPattern{.shared_query_key = dice.chance(0.5), .values = values};
+  if (kind < 0.45) {
+    return ExactPattern{.shared_query_key = dice.chance(0.5), .values = values, .scores = scores};
+  }
   LshPattern lsh{.chunk_length = chunk_length(dice, length),
                  .chunks_before = window_number(dice),
                  .chunks_after = dice.chance(0.6) ? 0 : window_number(dice),
                  .num_hashes = dice.between(1, 4),
-                 .values = values};
+                 .values = values,
+                 .scores = scores};
   if (dice.chance(0.5)) {
     lsh.chunking = Chunking::bucket_chunks;
     lsh.num_buckets = bucket_factors(dice);
@@ -234,6 +239,7 @@ inline void write(std::ostream& out, const AttentionPattern& pattern) {
   const auto values = [&](Values v) {
     out << (v == Values::following ? " following" : v == Values::mixed ? " mixed" : "");
   };
+  const auto scores = [&](Scores s) { out << (s == Scores::cosine ? " cosine" : ""); };
   if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
     out << "lsh{C " << lsh->chunk_length << " before " << lsh->chunks_before << " after "
         << lsh->chunks_after << " hashes " << lsh->num_hashes << " buckets";
@@ -243,14 +249,17 @@ inline void write(std::ostream& out, const AttentionPattern& pattern) {
     if (lsh->chunking == Chunking::bucket_chunks) out << " bucket_chunks";
     if (lsh->duplicates == Duplicates::once) out << " once";
     values(lsh->values);
+    scores(lsh->scores);
   } else if (const auto* local = std::get_if<LocalPattern>(&pattern)) {
     out << "local{C " << local->chunk_length << " before " << local->chunks_before << " after "
         << local->chunks_after << (local->circular ? " circular" : "");
     values(local->values);
+    scores(local->scores);
   } else {
     const auto& exact = std::get<ExactPattern>(pattern);
     out << "exact{" << (exact.shared_query_key ? "shared" : "separate");
     values(exact.values);
+    scores(exact.scores);
   }
   out << '}';
 }

@@ -58,6 +58,8 @@ std::map<std::string, LayerPattern> causal_patterns() {
     patterns[name + ", following"] = pattern;
     std::visit([](auto& p) { p.values = Values::mixed; }, pattern);
     patterns[name + ", mixed"] = pattern;
+    std::visit([](auto& p) { p.scores = Scores::cosine; }, pattern);
+    patterns[name + ", mixed, cosine"] = pattern;
   }
   std::map<std::string, LayerPattern> layers(patterns.begin(), patterns.end());
   for (const auto& [one, other] : std::vector<std::pair<std::string, std::string>>{

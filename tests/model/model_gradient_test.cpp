@@ -240,6 +240,8 @@ TEST(ModelGradient, IsTheGradientOfHeadsOfDifferentKinds) {
                     .layers = layers});
   std::get<ExactPattern>(layers[1].of_heads[1]).values = Values::mixed;
   std::get<LocalPattern>(layers[0].of_heads[0]).values = Values::following;
+  std::get<LocalPattern>(layers[0].of_heads[0]).scores = Scores::cosine;
+  std::get<LshPattern>(layers[1].of_heads[0]).scores = Scores::cosine;
   expect_gradients({.name = "heads of different kinds", .layers = layers, .branches = 3});
 }
 

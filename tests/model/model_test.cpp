@@ -521,7 +521,8 @@ TEST(Model, InitializesBySeed) {
   config.width = 40;
   config.feed_forward_width = 80;
   config.vocabulary = 100;
-  config.layers.push_back(LocalPattern{.chunk_length = 4, .values = Values::mixed});
+  config.layers.push_back(
+      LocalPattern{.chunk_length = 4, .values = Values::mixed, .scores = Scores::cosine});
   for (const PositionConfig& positions :
        std::vector<PositionConfig>{AxialPositions{{30, 40}, {12, 28}}, LearnedPositions{70}}) {
     config.positions = positions;
@@ -545,6 +546,8 @@ TEST(Model, InitializesBySeed) {
           EXPECT_TRUE((values == 0).all()) << p.name;
         } else if (p.name.ends_with(".value_mixture")) {
           EXPECT_TRUE((values.row(0) == 0).all() && (values.row(1) == 1).all()) << p.name;
+        } else if (p.name.ends_with(".temperature")) {
+          EXPECT_TRUE((values == 20).all()) << p.name;
         } else {
           const double expected = p.name.starts_with("positions.weights.") ? how.axial_positions
                                   : p.name.starts_with("positions.")       ? how.learned_positions

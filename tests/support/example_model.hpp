@@ -29,6 +29,7 @@ struct ExampleModel {
         {"head.weight", Role::weight, 7, 1},
         {"head.bias", Role::bias, 1, 1},
         {"block.0.attention.value_mixture", Role::mixture, 2, 3},
+        {"block.0.attention.temperature", Role::temperature, 1, 3},
     };
     randomize_parameters(*this, seed);
     set_gradients(seed);

@@ -58,6 +58,21 @@ inline std::vector<AttentionPattern> with_values(std::vector<AttentionPattern> p
   return patterns;
 }
 
+/// The pattern with cosines for scores.
+inline AttentionPattern with_cosines(AttentionPattern pattern) {
+  std::visit([](auto& p) { p.scores = Scores::cosine; }, pattern);
+  return pattern;
+}
+
+/// Vectors scaled to a length, which is divided by their own: sqrt(|x|^2 + K 1e-6).
+inline Matrix<double> scaled_to(double length, Matrix<double> x) {
+  for (Index row = 0; row < x.rows(); ++row) {
+    const double epsilon = 1e-6 * static_cast<double>(x.cols());
+    x.row(row) *= length / std::sqrt(x.row(row).squaredNorm() + epsilon);
+  }
+  return x;
+}
+
 /// Whether there is such attention.
 inline bool exists(const AttentionPattern& pattern, bool causal) {
   return causal || values_of(pattern) == Values::own;

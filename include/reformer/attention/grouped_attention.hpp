@@ -5,9 +5,10 @@
 ///
 ///     y +-= dropout(attend(q, k, u) W_o),   q, k, v = LN(x) W_q, LN(x) W_k, LN(x) W_v
 ///
-/// where u, the values that keys carry, are v, those of what followed, or a mixture of both. Groups
-/// are so small that their arrays are about 2 MiB each: queries, keys, values and outputs exist for
-/// one group at a time. The output of a group is added straight to the half.
+/// where u, the values that keys carry, are v, those of what followed, or a mixture of both, and q
+/// and k are scaled where scores are cosines. Groups are so small that their arrays are about 2 MiB
+/// each: queries, keys, values and outputs exist for one group at a time. The output of a group is
+/// added straight to the half.
 ///
 /// A walk over the groups is written once for its memory and for its plan: given a `PlannedPass`,
 /// it takes the scratch of its largest group and computes nothing.
@@ -21,6 +22,7 @@
 #include <utility>
 
 #include "reformer/attention/config.hpp"
+#include "reformer/attention/cosine_scores.hpp"
 #include "reformer/attention/following.hpp"
 #include "reformer/attention/hashing.hpp"
 #include "reformer/attention/multi_head.hpp"
@@ -74,6 +76,9 @@ class GroupedAttention {
     if (mixes_values(config.pattern)) {
       mixture_.emplace(name + ".value_mixture", config.num_heads);
     }
+    if (has_cosine_scores(config.pattern)) {
+      cosines_.emplace(name + ".temperature", config.num_heads, config.head_width);
+    }
   }
 
   const AttentionProjections<Scalar, Kernel>& projections() const { return projections_; }
@@ -82,10 +87,15 @@ class GroupedAttention {
     return layout.values == Values::mixed ? &*mixture_ : nullptr;
   }
 
+  /// Of the heads of a layout, if their scores are cosines, else null.
+  const CosineScores<Scalar>* cosines_of(const AttentionLayout& layout) const {
+    return layout.scores == Scores::cosine ? &*cosines_ : nullptr;
+  }
+
   /// A group on its way.
   struct Group {
     MultiHead<Scalar> heads;
-    MatrixView<Scalar> values;  // before they are mixed
+    QueryKeyValue<Scalar> projected;  // before queries and keys are scaled, and values mixed
   };
 
   /// y += f(x), group by group.
@@ -114,7 +124,7 @@ class GroupedAttention {
     auto& workspace = pass.workspace;
     for_each_group(walk, pass, [&](const HeadGroup& part) {
       ScratchOf<Source> scratch(workspace);
-      auto [heads, values] = project(scratch, x, part, walk, pass);
+      auto [heads, projected] = project(scratch, x, part, walk, pass);
       order_tokens(scratch, heads, walk, pass);
       if (walk.saved.context.empty()) {
         attend<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass));
@@ -135,8 +145,12 @@ class GroupedAttention {
       carried.carry_back(workspace, heads);
       auto dvalue = carried.of_tokens();
       if (walk.layout.values == Values::mixed) {
-        mixture_->backward(workspace, heads, dvalue, values);
-        dvalue = values;
+        mixture_->backward(workspace, heads, dvalue, projected.value);
+        dvalue = projected.value;
+      }
+      if (walk.layout.scores == Scores::cosine) {
+        cosines_->backward_queries(workspace, part.first_head, projected.query, dquery);
+        if (!walk.layout.shared) cosines_->backward_keys(workspace, projected.key, dkey);
       }
       projections_.backward(x, part, {dquery, dkey, dvalue}, dx, pass);
     });
@@ -165,6 +179,7 @@ class GroupedAttention {
   static void visit_parameters(Self& self, F& f) {
     AttentionProjections<Scalar, Kernel>::visit_parameters(self.projections_, f);
     if (self.mixture_) f(self.mixture_->parameter());
+    if (self.cosines_) f(self.cosines_->parameter());
   }
 
   /// Queries, keys and values of a group, and memory for what `attend` writes.
@@ -173,9 +188,12 @@ class GroupedAttention {
                 const AttentionWalk<Scalar>& walk, const BasicPass<Source>& pass) const {
     const AttentionLayout& layout = walk.layout;
     const ValueMixture<Scalar>* mixture = mixture_of(layout);
+    const CosineScores<Scalar>* cosines = cosines_of(layout);
     const Index rows = part.rows(), columns = part.heads * head_width_;
     const auto array = [&] { return scratch.template matrix<Scalar>(rows, columns); };
     const auto query = array(), key = layout.shared ? query : array();
+    const auto scaled_query = cosines != nullptr ? array() : query;
+    const auto scaled_key = layout.shared ? scaled_query : (cosines != nullptr ? array() : key);
     const CarriedValues<Scalar> carried(scratch, layout, rows, columns);
     const auto values = mixture != nullptr ? array() : carried.of_tokens();
     const auto statistic = [&] {
@@ -183,17 +201,21 @@ class GroupedAttention {
     };
     auto heads = without_arrays<Scalar>(part, layout, num_heads_, head_width_, pass.is_real);
     heads.blocks_per_head = walk.blocks_per_head;
-    heads.query = query;
-    heads.key = key;
+    heads.query = scaled_query;
+    heads.key = scaled_key;
     heads.value = carried.of_keys();
     heads.out = array();
     heads.maximum = statistic();
     heads.normaliser = statistic();
     heads.key_scale = layout.shared ? statistic() : nullptr;
     projections_.forward(x, part, {query, key, values}, pass);
+    if (cosines != nullptr) {
+      cosines->scale_queries(pass.workspace, part.first_head, query, scaled_query);
+      if (!layout.shared) cosines->scale_keys(pass.workspace, key, scaled_key);
+    }
     if (mixture != nullptr) mixture->forward(pass.workspace, heads, values, carried.of_tokens());
     carried.carry(pass.workspace, heads);
-    return {heads, values};
+    return {heads, {query, key, values}};
   }
 
   /// Orders the tokens of a group by bucket, if it hashes.
@@ -264,6 +286,7 @@ class GroupedAttention {
   double attention_dropout_;
   AttentionProjections<Scalar, Kernel> projections_;
   std::optional<ValueMixture<Scalar>> mixture_;  // of mixed values, for all heads
+  std::optional<CosineScores<Scalar>> cosines_;  // likewise
 };
 
 }  // namespace reformer::inline REFORMER_ABI

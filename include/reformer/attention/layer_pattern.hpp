@@ -67,6 +67,12 @@ inline bool mixes_values(const LayerPattern& pattern) {
                      [](const auto& of_head) { return values_of(of_head) == Values::mixed; });
 }
 
+/// Whether the scores of some heads are cosines, with a temperature that is learned.
+inline bool has_cosine_scores(const LayerPattern& pattern) {
+  return std::any_of(pattern.of_heads.begin(), pattern.of_heads.end(),
+                     [](const auto& of_head) { return scores_of(of_head) == Scores::cosine; });
+}
+
 /// How many of the first `heads` heads of a layer have keys that are not their queries.
 inline Index heads_with_keys(const LayerPattern& pattern, Index num_heads, Index heads) {
   const auto share = num_heads / static_cast<Index>(pattern.of_heads.size());

@@ -31,6 +31,7 @@ struct AttentionLayout {
   bool causal = true;
   bool shared = false;  ///< whether queries are keys
   Values values = Values::own;
+  Scores scores = Scores::dot_product;
   BlockKind blocks = BlockKind::tiles;
   Window window = {};      ///< within the length; of chunks
   bool is_hashed = false;  ///< whether tokens stand in the order of their buckets
@@ -55,7 +56,8 @@ struct AttentionLayout {
       : length(length_),
         causal(causal_),
         shared(shares_query_key(pattern)),
-        values(values_of(pattern)) {
+        values(values_of(pattern)),
+        scores(scores_of(pattern)) {
     if (const auto* lsh = std::get_if<LshPattern>(&pattern);
         lsh != nullptr && hashes(*lsh, length)) {
       resolve(*lsh, num_hashes);

@@ -50,6 +50,15 @@ enum class Values {
   mixed,
 };
 
+/// How alike a query and a key are.
+enum class Scores {
+  /// <q, k> / sqrt(K), or, where keys are queries, <q, k> / |k|, as published.
+  dot_product,
+  /// The cosine of the angle between them times a learned temperature for each head. Of layers
+  /// only: functions on tensors take queries that are scaled already. See cosine_scores.hpp.
+  cosine,
+};
+
 // Where gcc 12 inlines the move of an `AttentionPattern` that holds another pattern, it warns of
 // the members that an LshPattern would have.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -73,6 +82,7 @@ struct LshPattern {
   Chunking chunking = Chunking::sorted_chunks;
   Duplicates duplicates = Duplicates::each_time;
   Values values = Values::own;
+  Scores scores = Scores::dot_product;
 
   bool operator==(const LshPattern&) const = default;
 };
@@ -91,6 +101,7 @@ struct LocalPattern {
   /// is seen twice.
   bool circular = false;
   Values values = Values::own;
+  Scores scores = Scores::dot_product;
 
   bool operator==(const LocalPattern&) const = default;
 };
@@ -100,6 +111,7 @@ struct ExactPattern {
   /// Queries are the keys, as in LSH attention.
   bool shared_query_key = false;
   Values values = Values::own;
+  Scores scores = Scores::dot_product;
 
   bool operator==(const ExactPattern&) const = default;
 };
@@ -127,6 +139,11 @@ inline bool shares_query_key(const AttentionPattern& pattern) {
 /// Whose values keys carry.
 inline Values values_of(const AttentionPattern& pattern) {
   return std::visit([](const auto& p) { return p.values; }, pattern);
+}
+
+/// How alike queries and keys are.
+inline Scores scores_of(const AttentionPattern& pattern) {
+  return std::visit([](const auto& p) { return p.scores; }, pattern);
 }
 
 /// Whether a key carries something of the token after it, so that its own token does not see it.
@@ -162,6 +179,9 @@ inline void check_pattern(std::string_view function, const AttentionPattern& pat
   check(causal || values == Values::own, function, "values are ",
         values == Values::mixed ? "mixed" : "following",
         ", must be own where attention is not causal");
+  const Scores scores = scores_of(pattern);
+  check(scores == Scores::dot_product || scores == Scores::cosine, function, "scores is number ",
+        static_cast<int>(scores), ", must be dot_product or cosine");
   if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
     check_window(function, window_of(*lsh));
     check_between(function, "num_hashes", lsh->num_hashes, 1, max_hashes);

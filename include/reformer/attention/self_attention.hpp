@@ -11,6 +11,7 @@
 /// | W_k           | [D, H'*K]  | of the H' heads whose keys are not their queries |
 /// | W_o           | [H*K, D]   |                                              |
 /// | a, b          | [2, H]     | if values of some heads are mixed, see value_mixture.hpp |
+/// | tau           | [1, H]     | if scores of some heads are cosines, see cosine_scores.hpp |
 ///
 /// No biases, as in trax and HuggingFace. Heads may be of different kinds (`LayerPattern`): kinds
 /// are worked on one after another, each with its own layout, and share nothing but the layer norm.
@@ -228,7 +229,7 @@ class SelfAttention {
       walk.rotations = matrix_of(decoding.kinds[i].rotations);
       heads_.forward(x, y, walk, pass, [&](const auto& group, const Bucket* buckets) {
         state.keep(pass.workspace, group.heads, buckets);
-        if (heads_.mixture_of(layouts[i])) state.keep_unmixed(group.heads, group.values);
+        if (heads_.mixture_of(layouts[i])) state.keep_unmixed(group.heads, group.projected.value);
       });
     });
   }
@@ -390,6 +391,18 @@ class SelfAttention {
                               : projected.key.middle_columns(
                                     projections.first_key_column(kind.first_head), width);
     heads.value = value;
+    if (const auto* cosines = heads_.cosines_of(layout)) {
+      const auto query = scratch.matrix<Scalar>(pass.batch, width);
+      cosines->scale_queries(pass.workspace, kind.first_head, heads.query, query);
+      heads.query = query;
+      if (layout.shared) {
+        heads.key = query;
+      } else {
+        const auto key = scratch.matrix<Scalar>(pass.batch, width);
+        cosines->scale_keys(pass.workspace, heads.key, key);
+        heads.key = key;
+      }
+    }
     heads.out = scratch.matrix<Scalar>(pass.batch, width);
     Bucket* buckets = nullptr;
     if (layout.is_hashed) {

@@ -24,6 +24,7 @@ enum class Role {
   embedding,       ///< `[V, D]`, a vector for each token
   position_table,  ///< `[T, D]`, vectors of positions, or parts of them along an axis
   mixture,         ///< `[2, H]`, shares of own and of following values: initially 0 and 1
+  temperature,     ///< `[1, H]`, what cosines between queries and keys are multiplied by
   ngram_table,     ///< `[rows, D]`, vectors of hashed n-grams: initially 0
 };
 

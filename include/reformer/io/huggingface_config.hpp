@@ -395,6 +395,8 @@ inline Json function_fields(std::string_view function, const HuggingFaceConfig& 
     check(values == Values::own, function, "values of a layer are ",
           values == Values::mixed ? "mixed" : "following",
           ", must be own as in HuggingFace's Reformer");
+    check(scores_of(pattern) == Scores::dot_product, function,
+          "scores of a layer are cosines, must be dot_product as in HuggingFace's Reformer");
     if (const auto* l = std::get_if<LshPattern>(&pattern)) {
       check(l->chunking == Chunking::sorted_chunks, function,
             "a layer has bucket_chunks, HuggingFace's Reformer has sorted_chunks only");

@@ -51,6 +51,9 @@ constexpr std::array<EnumNames<Duplicates>, 2> names_of(Duplicates) {
 constexpr std::array<EnumNames<Values>, 3> names_of(Values) {
   return {{{"own", Values::own}, {"following", Values::following}, {"mixed", Values::mixed}}};
 }
+constexpr std::array<EnumNames<Scores>, 2> names_of(Scores) {
+  return {{{"dot_product", Scores::dot_product}, {"cosine", Scores::cosine}}};
+}
 
 template <typename Config>
 inline constexpr std::string_view kind_name = "";
@@ -86,6 +89,7 @@ void visit_fields(auto& f, ConstOrNot<LshPattern> auto& lsh) {
   f("chunking", lsh.chunking);
   f("duplicates", lsh.duplicates);
   f("values", lsh.values);
+  f("scores", lsh.scores);
 }
 void visit_fields(auto& f, ConstOrNot<LocalPattern> auto& local) {
   f("chunk_length", local.chunk_length);
@@ -93,10 +97,12 @@ void visit_fields(auto& f, ConstOrNot<LocalPattern> auto& local) {
   f("chunks_after", local.chunks_after);
   f("circular", local.circular);
   f("values", local.values);
+  f("scores", local.scores);
 }
 void visit_fields(auto& f, ConstOrNot<ExactPattern> auto& exact) {
   f("shared_query_key", exact.shared_query_key);
   f("values", exact.values);
+  f("scores", exact.scores);
 }
 void visit_fields(auto& f, ConstOrNot<AxialPositions> auto& axial) {
   f("shape", axial.shape);

@@ -61,6 +61,9 @@ inline std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
     if (mixes_values(config.layers[i])) {
       add(attention + ".value_mixture", Role::mixture, 2, config.num_heads);
     }
+    if (has_cosine_scores(config.layers[i])) {
+      add(attention + ".temperature", Role::temperature, 1, config.num_heads);
+    }
     norm(feed_forward + ".layer_norm", D);
     add(feed_forward + ".dense.weight", Role::weight, D, F);
     add(feed_forward + ".dense.bias", Role::bias, 1, F);

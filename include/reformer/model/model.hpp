@@ -42,7 +42,7 @@
 namespace reformer::inline REFORMER_ABI {
 
 /// Standard deviations of the initial values. The rest is not drawn: gains of norms are 1 and
-/// biases 0, as in HuggingFace, and mixed values are those of what followed.
+/// biases 0, as in HuggingFace, mixed values are those of what followed, and temperatures 20.
 struct Initialization {
   double weights = 0.02;            ///< linear weights
   double embedding = 0.02;          ///< token embedding
@@ -377,7 +377,10 @@ class Model {
   void check_filled(std::string_view function) const {
     bool is_filled = false;
     for_each_parameter([&](const Parameter<Scalar>& p) {
-      if (is_filled || p.role == Role::gain || p.role == Role::mixture) return;
+      if (is_filled || p.role == Role::gain || p.role == Role::mixture ||
+          p.role == Role::temperature) {
+        return;
+      }
       const Scalar* end = p.value.data() + p.size();
       is_filled = std::find_if(p.value.data(), end, [](Scalar x) { return x != 0; }) != end;
     });
@@ -688,6 +691,9 @@ void Model<Scalar>::initialize(std::uint64_t seed, const Initialization& how) {
       case Role::mixture:
         p.value.row(0).setZero();
         p.value.row(1).setOnes();
+        return;
+      case Role::temperature:
+        p.value.setConstant(Scalar(20));
         return;
       case Role::ngram_table:
         p.value.setZero();

@@ -50,7 +50,7 @@ bool has_factors(const Parameter<Scalar>& p) {
 }  // namespace detail
 
 /// State: one row and one column for each weight, embedding and table of positions, one number for
-/// each element of gains, biases and mixtures. It belongs to the model
+/// each element of gains, biases, mixtures and temperatures. It belongs to the model
 /// of the first step (or of `allocate`): any other must have parameters of the same names and
 /// shapes, such as a copy of that model has.
 template <typename Scalar>

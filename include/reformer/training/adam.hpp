@@ -6,8 +6,8 @@
 ///     m = beta_1 m + (1 - beta_1) g,   v = beta_2 v + (1 - beta_2) g^2
 ///     x = x - rate (m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + epsilon) + decay x)
 ///
-/// Decay is applied to weights of products and embeddings, not to norms, biases, position tables
-/// and mixtures of values.
+/// Decay is applied to weights of products and embeddings, not to norms, biases, position tables,
+/// mixtures of values and temperatures.
 #pragma once
 
 #include <array>
