@@ -62,6 +62,23 @@ Matrix<double> naive_adafactor(const Parameter<float>& p) {
   return x - rate * std::max(config.epsilon2, rms(x)) * d;
 }
 
+/// The first step of Muon on one parameter, or of its Adam.
+Matrix<double> naive_muon(const Parameter<float>& p) {
+  if (p.role != Role::weight) return naive_adam(p);
+  const MuonConfig config;
+  const Matrix<double> g = p.gradient.cast<double>();
+  Matrix<double> x = g + config.momentum * g;
+  if (x.rows() > x.cols()) x = x.transpose().eval();
+  x /= x.norm();
+  for (int i = 0; i < 5; ++i) {
+    const Matrix<double> a = x * x.transpose();
+    x = (3.4445 * x - 4.7750 * a * x + 2.0315 * a * a * x).eval();
+  }
+  if (p.value.rows() > p.value.cols()) x = x.transpose().eval();
+  const auto size = static_cast<double>(std::max(p.value.rows(), p.value.cols()));
+  return p.value.cast<double>() - rate * 0.2 * std::sqrt(size) * x;
+}
+
 /// @param streams  passes over an array of all parameters
 Work work(Parameters& parameters, double flop, double streams) {
   const double count = count_parameters(parameters);
@@ -143,6 +160,12 @@ const Registration registration([] {
       add(from, which, [=](Run& run) {
         optimizer<Adafactor<float>>(run, layers, width, adafactor_flop, adafactor_streams,
                                     naive_adafactor);
+      });
+      // Two products [D, 4 D] by [D, D] and one of [D, D] in each of five rounds, for each element.
+      const double muon_flop = 5 * (2.0 * 2 + 0.5) * static_cast<double>(width);
+      which.variant = "muon";
+      add(from, which, [=](Run& run) {
+        optimizer<Muon<float>>(run, layers, width, muon_flop, adam_streams, naive_muon);
       });
       which.variant = "gradient_norm";
       add(from, which, [=](Run& run) { norm(run, layers, width, false); });

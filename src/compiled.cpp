@@ -19,7 +19,11 @@ template std::vector<std::vector<std::int32_t>> generate<float>(
     Workspace&, Decoder<float>&, const std::vector<std::vector<std::int32_t>>&,
     const GenerationOptions&, const TokenCallback&);
 
+template void detail::adam_update<float>(Workspace&, const AdamConfig&, std::int64_t,
+                                         Parameter<float>&, Matrix<float>&, Matrix<float>&, double,
+                                         double);
 template class Adam<float>;
+template class Muon<float>;
 template class Adafactor<float>;
 template void detail::add_squares<float>(Workspace&, const Parameter<float>&, double&);
 

@@ -24,6 +24,7 @@ using reformer::Index;
 using Model = reformer::Model<float>;
 using Adam = reformer::Adam<float>;
 using Adafactor = reformer::Adafactor<float>;
+using Muon = reformer::Muon<float>;
 
 constexpr Index vocabulary = 256;
 /// google/reformer-enwik8 and its like have two tokens before those of the bytes.
@@ -122,14 +123,20 @@ reformer::ModelConfig config_of(const Options& options) {
   return config;
 }
 
-std::variant<Adam, Adafactor> optimizer_of(const Options& options) {
+using Optimizer = std::variant<Adam, Adafactor, Muon>;
+
+Optimizer optimizer_of(const Options& options) {
   if (options.optimizer == "adafactor") {
     return Adafactor();
   }
-  return Adam({.beta1 = options.beta1,
-               .beta2 = options.beta2,
-               .epsilon = options.epsilon,
-               .weight_decay = options.weight_decay});
+  const reformer::AdamConfig adam{.beta1 = options.beta1,
+                                  .beta2 = options.beta2,
+                                  .epsilon = options.epsilon,
+                                  .weight_decay = options.weight_decay};
+  if (options.optimizer == "muon") {
+    return Muon({.adam = adam});
+  }
+  return Adam(adam);
 }
 
 /// "head.weight [64, 258]"
@@ -162,7 +169,7 @@ struct ByteModel::Parts {
   Use use;
   std::optional<reformer::HuggingFaceConfig> huggingface;
   Model model;
-  std::variant<Adam, Adafactor> optimizer;
+  Optimizer optimizer;
   reformer::Workspace workspace;
 
   Parts(const Options& given, Use given_use)

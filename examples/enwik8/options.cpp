@@ -394,7 +394,8 @@ Table<Options> make_training_table() {
   t.seed("seed", &Options::seed, "all randomness comes from it");
   t.whole("batch", &Options::batch, 1, "windows of --length bytes for each pass", 1 << 20);
   t.whole("accumulate", &Options::accumulate, 1, "passes for each step", 1 << 20);
-  t.choice("optimizer", &Options::optimizer, {"adam", "adafactor"}, "optimizer");
+  t.choice("optimizer", &Options::optimizer, {"adam", "adafactor", "muon"},
+           "optimizer; muon: Muon for the weights of the layers, Adam for the rest");
   t.real("learning-rate", &Options::learning_rate, 0, false, infinity, false,
          "highest of the schedule");
   t.choice("schedule", &Options::schedule, {"constant", "rsqrt", "cosine"},
@@ -754,7 +755,7 @@ void complete_options(Options& options) {
   if (options.positions == "axial") {
     complete_axial(options);
   }
-  if (options.weight_decay > 0 && options.optimizer != "adam") {
+  if (options.weight_decay > 0 && options.optimizer == "adafactor") {
     refuse_option(options, "weight-decay", "0 with --optimizer " + options.optimizer);
   }
 }

@@ -13,5 +13,6 @@
 #include "reformer/training/adafactor.hpp"
 #include "reformer/training/adam.hpp"
 #include "reformer/training/clipping.hpp"
+#include "reformer/training/muon.hpp"
 #include "reformer/training/schedule.hpp"
 #include "reformer/version.hpp"

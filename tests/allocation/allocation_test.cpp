@@ -22,6 +22,7 @@ void reformer_test_assert_failed(const char* condition);
 #include "reformer/training/adafactor.hpp"
 #include "reformer/training/adam.hpp"
 #include "reformer/training/clipping.hpp"
+#include "reformer/training/muon.hpp"
 #include "support/random_data.hpp"
 
 namespace {
@@ -122,6 +123,7 @@ TEST(ParallelRegions, OfTrainingDoNotAllocate) {
     Workspace workspace(2);
     Adam<float> adam;
     Adafactor<float> adafactor;
+    Muon<float> muon;
     EXPECT_EQ(allocations_in_parallel([&] {
                 for (const std::size_t budget : {std::size_t{0}, std::size_t{1} << 20}) {
                   model.zero_gradients();
@@ -131,6 +133,7 @@ TEST(ParallelRegions, OfTrainingDoNotAllocate) {
                 global_gradient_norm(workspace, model);
                 adam.step(workspace, model, 1e-3);
                 adafactor.step(workspace, model, 1e-3);
+                muon.step(workspace, model, 1e-3);
                 model.logits(workspace, tokens, {});
               }),
               0);

@@ -20,7 +20,7 @@ std::string open_error(const fs::path& path) {
 
 TEST(Checkpoint, IsAModelOfTheLibrary) {
   const TemporaryFolder folder;
-  for (const char* optimizer : {"adam", "adafactor"}) {
+  for (const char* optimizer : {"adam", "adafactor", "muon"}) {
     const fs::path run = folder / optimizer;
     const Outcome outcome =
         train(tiny(folder / "text") +
@@ -41,8 +41,10 @@ TEST(Checkpoint, IsAModelOfTheLibrary) {
     };
     if (std::string(optimizer) == "adam") {
       save_again(reformer::Adam<float>());
-    } else {
+    } else if (std::string(optimizer) == "adafactor") {
       save_again(reformer::Adafactor<float>());
+    } else {
+      save_again(reformer::Muon<float>());
     }
     EXPECT_TRUE(read_file(folder / "again") == read_file(path));
 

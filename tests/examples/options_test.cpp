@@ -132,7 +132,7 @@ TEST(Options, RefusesSizesThatAreZeroNegativeOrNoNumbers) {
   EXPECT_EQ(error_of("--dropout 1"), "--dropout is '1'; allowed: a number from 0 and below 1");
   EXPECT_TRUE(contains(error_of("--seed -1"), "--seed is '-1'"));
   EXPECT_TRUE(contains(error_of("--threads -1"), "allowed: a whole number from 0 to"));
-  EXPECT_EQ(error_of("--optimizer sgd"), "--optimizer is 'sgd'; allowed: adam, adafactor");
+  EXPECT_EQ(error_of("--optimizer sgd"), "--optimizer is 'sgd'; allowed: adam, adafactor, muon");
   EXPECT_EQ(error_of("--layers local,conv"),
             "--layers is 'local,conv'; allowed: a comma list of local, lsh, bucket, exact, or of "
             "some joined by +");

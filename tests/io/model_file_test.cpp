@@ -126,8 +126,10 @@ Model<float> random_model(const ModelConfig& config, std::uint64_t seed = 1) {
 void with_optimizer(const std::string& kind, const auto& action) {
   if (kind == "adam") {
     action(Adam<float>({.beta1 = 0.8, .beta2 = 0.9, .epsilon = 1e-7, .weight_decay = 0.1}));
-  } else {
+  } else if (kind == "adafactor") {
     action(Adafactor<float>({.decay_exponent = 0.7, .clip = INFINITY}));
+  } else {
+    action(Muon<float>({.momentum = 0.9, .adam = {.weight_decay = 0.1}}));
   }
 }
 
@@ -146,10 +148,13 @@ TEST(ModelFile, DISABLED_GoOnWithAllOfAFolder) {
       train(model, optimizer, done, 2);
       save_model(path, model, optimizer, done + 2, metadata);
     };
-    if (metadata.at("optimizer") == "adam") {
+    const std::string& kind = metadata.at("optimizer");
+    if (kind == "adam") {
       go_on(Adam<float>());
-    } else {
+    } else if (kind == "adafactor") {
       go_on(Adafactor<float>());
+    } else {
+      go_on(Muon<float>());
     }
   }
 }
@@ -158,8 +163,9 @@ TEST(ModelFile, AnotherProcessGoesOnWithTheSameBits) {
   const TemporaryFolder here, there;
   std::size_t count = 0;
   for (const ModelConfig& config : all_configs()) {
-    for (const std::string kind : {"adam", "adafactor"}) {
-      if ((count % 4 < 2) == (kind == "adam")) continue;  // each with every second pattern
+    for (const std::string kind : {"adam", "adafactor", "muon"}) {
+      // Each with every third configuration.
+      if (count % 3 != (kind == "adam" ? 0U : kind == "adafactor" ? 1U : 2U)) continue;
       with_optimizer(kind, [&](auto optimizer) {
         const std::string name = std::to_string(count);
         const std::map<std::string, std::string> metadata = {{"optimizer", kind}, {"text", "\"\n"}};
@@ -418,6 +424,18 @@ TEST(ModelConfigText, RefusesWhatItDoesNotKnow) {
             "config is not a JSON object: it does not begin with {");
 }
 
+TEST(ModelConfigText, OfTheFirstFilesMeansTheDefaults) {
+  ModelConfig config = small_config();
+  config.ngrams.clear();
+  Json fields = Json::parse(model_config_text(config));
+  ASSERT_EQ(fields.erase("ngrams"), 1U);
+  for (auto& layer : fields["layers"]) ASSERT_EQ(layer.erase("scores"), 1U);
+  EXPECT_EQ(model_config_text(parse_model_config(fields.dump())), model_config_text(config));
+  ASSERT_EQ(fields["layers"][0].erase("values"), 1U);
+  EXPECT_TRUE(contains(message_of<std::runtime_error>([&] { parse_model_config(fields.dump()); }),
+                       "has no values"));
+}
+
 TEST(ModelHeader, RefusesWhatItDoesNotKnow) {
   const TemporaryFolder folder;
   const Model<float> model = random_model(small_config());
@@ -448,7 +466,7 @@ TEST(ModelHeader, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(error("reformer.optimizer", "{\"steps\":null}"),
             "optimizer has steps null, must be a whole number of 64 bits");
   EXPECT_EQ(error("reformer.optimizer", "{\"steps\":-1,\"config\":{\"kind\":\"sgd\"}}"),
-            "optimizer: config has kind \"sgd\", must be adam or adafactor");
+            "optimizer: config has kind \"sgd\", must be adam or adafactor or muon");
   const std::string adam =
       "\"config\":{\"kind\":\"adam\",\"beta1\":0.9,\"beta2\":0.9,"
       "\"epsilon\":1e-8,\"weight_decay\":0}";

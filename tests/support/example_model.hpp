@@ -26,7 +26,7 @@ struct ExampleModel {
         {"block.0.feed_forward.layer_norm.weight", Role::gain, 1, 19},
         {"block.0.feed_forward.dense.weight", Role::weight, 130, 257},
         {"block.0.feed_forward.dense.bias", Role::bias, 1, 33},
-        {"head.weight", Role::weight, 7, 1},
+        {"head.weight", Role::head_weight, 7, 1},
         {"head.bias", Role::bias, 1, 1},
         {"block.0.attention.value_mixture", Role::mixture, 2, 3},
         {"block.0.attention.temperature", Role::temperature, 1, 3},

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What both optimisers promise: state is used with the parameters it was made for, and arguments
+// What all optimisers promise: state is used with the parameters it was made for, and arguments
 // that mean nothing change nothing.
 #include "reformer/training/state.hpp"
 
@@ -13,6 +13,7 @@
 
 #include "reformer/training/adafactor.hpp"
 #include "reformer/training/adam.hpp"
+#include "reformer/training/muon.hpp"
 #include "support/errors.hpp"
 #include "support/example_model.hpp"
 
@@ -30,6 +31,11 @@ template <>
 struct Name<Adafactor<float>> {
   static constexpr const char* optimizer = "reformer::Adafactor::";
   static constexpr const char* state = "adafactor.rows.";
+};
+template <>
+struct Name<Muon<float>> {
+  static constexpr const char* optimizer = "reformer::Muon::";
+  static constexpr const char* state = "muon.first.";
 };
 
 template <typename Optimizer>
@@ -54,7 +60,7 @@ class OptimizerTest : public testing::Test {
   ExampleModel<float> own;
   Optimizer optimizer;
 };
-using Optimizers = testing::Types<Adam<float>, Adafactor<float>>;
+using Optimizers = testing::Types<Adam<float>, Adafactor<float>, Muon<float>>;
 TYPED_TEST_SUITE(OptimizerTest, Optimizers);
 
 constexpr const char* rule = " as in the model whose state this is";
@@ -89,11 +95,11 @@ TYPED_TEST(OptimizerTest, RefusesOtherParametersThanItsOwn) {
   EXPECT_EQ(message([](Parameters& p) { p[7].name = "head.scale"; }),
             std::string("parameter 7 is head.scale, must be head.bias") + rule);
   EXPECT_EQ(message([](Parameters& p) { p.pop_back(); }),
-            std::string("the model has 8 parameters, must have 9") + rule);
+            std::string("the model has 9 parameters, must have 10") + rule);
   EXPECT_EQ(message([](Parameters& p) {
               p.push_back({"more", Role::weight, 1, 1});
             }),
-            std::string("the model has 10 parameters, must have 9") + rule);
+            std::string("the model has 11 parameters, must have 10") + rule);
 }
 
 TYPED_TEST(OptimizerTest, GoesOnWithACopyOfItsModel) {

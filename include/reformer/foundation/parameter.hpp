@@ -19,6 +19,7 @@ namespace reformer::inline REFORMER_ABI {
 /// it is in a model and in files, and nothing else.
 enum class Role {
   weight,          ///< `[in, out]` of a product y = x W: rows are its fan-in, columns its fan-out
+  head_weight,     ///< `[in, V]`, the weight of the product that gives the logits
   gain,            ///< `[1, width]`, what a norm multiplies by: initially 1
   bias,            ///< `[1, width]`, what a norm or a product adds: initially 0
   embedding,       ///< `[V, D]`, a vector for each token

@@ -83,12 +83,12 @@ inline std::vector<HuggingFaceTensor> huggingface_tensors(const ModelConfig& con
   std::vector<HuggingFaceTensor> tensors;
   for (const ParameterShape& p : parameter_shapes(config)) {
     std::vector<Index> shape = {p.rows, p.columns};
-    if (p.role == Role::weight) shape = {p.columns, p.rows};
+    const bool is_weight = p.role == Role::weight || p.role == Role::head_weight;
+    if (is_weight) shape = {p.columns, p.rows};
     if (p.role == Role::gain || p.role == Role::bias) shape = {p.columns};
     if (p.name == "positions.weights.0") shape = {p.rows, 1, p.columns};
     if (p.name == "positions.weights.1") shape = {1, p.rows, p.columns};
-    tensors.push_back(
-        {p.name, detail::huggingface_name(p.name), std::move(shape), p.role == Role::weight});
+    tensors.push_back({p.name, detail::huggingface_name(p.name), std::move(shape), is_weight});
   }
   return tensors;
 }

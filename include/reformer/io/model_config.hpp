@@ -8,10 +8,10 @@
 ///      "layers": [{"kind": "local", "chunk_length": 64, ...}, {"kind": "lsh", ...}, ...],
 ///      ..., "residual": {"kind": "fixed", "fraction_bits": 0}}
 ///
-/// Every field but `ngrams`, which the first files do not have, must be there and no other may
-/// be, so no file can mean something else than what it says. Kinds are `lsh`, `local` and `exact`;
-/// `axial`, `learned` and `sinusoidal`; `float` and `fixed`. A layer whose heads differ is the list
-/// of their patterns.
+/// Every field but `ngrams` and `scores`, which the first files do not have, must be there and no
+/// other may be, so no file can mean something else than what it says. Kinds are `lsh`, `local` and
+/// `exact`; `axial`, `learned` and `sinusoidal`; `float` and `fixed`. A layer whose heads differ is
+/// the list of their patterns.
 #pragma once
 
 #include <algorithm>
@@ -207,7 +207,8 @@ class FieldReader {
     known_.push_back(name);
     const auto found = object_.find(name);
     // The first files do not have these, and mean what the defaults say.
-    const bool is_younger = std::string_view(name).starts_with("ngram");
+    const std::string_view called = name;
+    const bool is_younger = called.starts_with("ngram") || called == "scores";
     if (found == object_.end() && is_younger) return;
     if (found == object_.end()) throw std::runtime_error(join(what_, " has no ", name));
     read(name, *found, value);

@@ -50,6 +50,7 @@
 #include "reformer/model/model.hpp"
 #include "reformer/training/adafactor.hpp"
 #include "reformer/training/adam.hpp"
+#include "reformer/training/muon.hpp"
 
 namespace reformer::inline REFORMER_ABI {
 namespace detail {
@@ -58,6 +59,8 @@ template <>
 inline constexpr std::string_view kind_name<AdamConfig> = "adam";
 template <>
 inline constexpr std::string_view kind_name<AdafactorConfig> = "adafactor";
+template <>
+inline constexpr std::string_view kind_name<MuonConfig> = "muon";
 
 void visit_fields(auto& f, ConstOrNot<AdamConfig> auto& adam) {
   f("beta1", adam.beta1);
@@ -65,6 +68,10 @@ void visit_fields(auto& f, ConstOrNot<AdamConfig> auto& adam) {
   f("epsilon", adam.epsilon);
   f("weight_decay", adam.weight_decay);
   f("ngram_rate", adam.ngram_rate);
+}
+void visit_fields(auto& f, ConstOrNot<MuonConfig> auto& muon) {
+  f("momentum", muon.momentum);
+  visit_fields(f, muon.adam);
 }
 void visit_fields(auto& f, ConstOrNot<AdafactorConfig> auto& adafactor) {
   f("decay_exponent", adafactor.decay_exponent);
@@ -76,7 +83,7 @@ void visit_fields(auto& f, ConstOrNot<AdafactorConfig> auto& adafactor) {
 
 /// What a file says of an optimiser, its state apart.
 struct SavedOptimizer {
-  std::variant<AdamConfig, AdafactorConfig> config;
+  std::variant<AdamConfig, AdafactorConfig, MuonConfig> config;
   std::int64_t steps = 0;
 };
 void visit_fields(auto& f, ConstOrNot<SavedOptimizer> auto& saved) {
@@ -244,7 +251,7 @@ class ModelFile {
 
   /// Gives an optimiser the configuration, the state and the number of steps of the file.
   /// @param model      whose optimiser it is; it is not changed
-  /// @param optimizer  an `Adam` or `Adafactor`, as it was saved
+  /// @param optimizer  an `Adam`, `Adafactor` or `Muon`, as it was saved
   /// @throw std::runtime_error, before anything is changed, for a file without an optimiser or with
   ///   another kind, for state that is not that of the model's parameters, and for a configuration
   ///   that is out of range
@@ -440,7 +447,7 @@ void save_model(const std::filesystem::path& path, const AnyModel& model,
 }
 
 /// The same with what it takes to go on training with the same bits.
-/// @param optimizer  an `Adam` or `Adafactor` of this model
+/// @param optimizer  an `Adam`, `Adafactor` or `Muon` of this model
 /// @param step       training steps done
 /// @throw std::invalid_argument also for an optimiser of another model and for a negative step
 template <typename AnyModel, typename Optimizer>

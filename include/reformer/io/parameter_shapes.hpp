@@ -72,7 +72,7 @@ inline std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
   }
   norm("layer_norm", 2 * D);
   if (config.language_head) {
-    add("head.weight", Role::weight, 2 * D, V);
+    add("head.weight", Role::head_weight, 2 * D, V);
     add("head.bias", Role::bias, 1, V);
   }
   return shapes;

@@ -677,6 +677,7 @@ void Model<Scalar>::initialize(std::uint64_t seed, const Initialization& how) {
     };
     switch (p.role) {
       case Role::weight:
+      case Role::head_weight:
         return draw(how.weights);
       case Role::embedding:
         return draw(how.embedding);

@@ -45,7 +45,7 @@ class OutputHead {
                 check_dropout("OutputHead", "dropout", dropout), width)),
         dropout_(dropout),
         norm_("layer_norm", 2 * width, layer_norm_epsilon),
-        weight_("head.weight", Role::weight, 2 * width, vocabulary),
+        weight_("head.weight", Role::head_weight, 2 * width, vocabulary),
         bias_("head.bias", Role::bias, 1, vocabulary) {}
 
   /// V, or 0 for a head that ends at z.

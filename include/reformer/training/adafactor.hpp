@@ -43,19 +43,20 @@ namespace detail {
 /// columns are alike. The two rows of a mixture are different things, for a few heads.
 template <typename Scalar>
 bool has_factors(const Parameter<Scalar>& p) {
-  return p.value.rows() > 1 && (p.role == Role::weight || p.role == Role::embedding ||
-                                p.role == Role::position_table || p.role == Role::ngram_table);
+  return p.value.rows() > 1 &&
+         (p.role == Role::weight || p.role == Role::head_weight || p.role == Role::embedding ||
+          p.role == Role::position_table || p.role == Role::ngram_table);
 }
 
 }  // namespace detail
 
 /// State: one row and one column for each weight, embedding and table of positions, one number for
-/// each element of gains, biases, mixtures and temperatures. It belongs to the model
-/// of the first step (or of `allocate`): any other must have parameters of the same names and
-/// shapes, such as a copy of that model has.
+/// each element of gains, biases, mixtures and temperatures; see `detail::OptimizerState`.
 template <typename Scalar>
-class Adafactor {
+class Adafactor : public detail::OptimizerState<Scalar, Adafactor<Scalar>> {
  public:
+  static constexpr std::string_view name = "Adafactor";
+
   /// @throw std::invalid_argument for a configuration out of range
   explicit Adafactor(const AdafactorConfig& config = {}) { set_config(config); }
 
@@ -80,13 +81,7 @@ class Adafactor {
   ///   the state is that of other parameters, or for arguments out of range
   template <typename Model>
   void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
-    detail::check_step<Scalar>("Adafactor::step", steps_, rate, gradient_scale);
-    check_gradients("Adafactor::step", model);
-    if (owner_.is_empty()) {
-      allocate_state(model);
-    } else {
-      check_state("Adafactor::step", model);
-    }
+    this->prepare_step(model, rate, gradient_scale);
     std::vector<Parameter<Scalar>*> parameters;
     Index widest = 0;
     model.for_each_parameter([&](Parameter<Scalar>& p) {
@@ -94,30 +89,6 @@ class Adafactor {
       widest = std::max(widest, p.value.cols());
     });
     update(workspace, parameters, widest, rate, gradient_scale);
-  }
-
-  /// Number of steps taken; part of the state.
-  std::int64_t& steps() { return steps_; }
-  std::int64_t steps() const { return steps_; }
-
-  /// Begins anew: state of zeros for a model's parameters and no steps taken, into which a
-  /// checkpoint can be read. State that has their shapes stays where it is.
-  template <typename Model>
-  void allocate(Model& model) {
-    allocate_state(model);
-    steps_ = 0;
-  }
-
-  /// Visits the state as `f(name, matrix)`, in the order of the model's parameters; nothing before
-  /// there is any.
-  /// @throw std::invalid_argument if the state is that of other parameters
-  template <typename Model, typename F>
-  void for_each_state(Model& model, F&& f) {
-    visit_state(*this, model, f);
-  }
-  template <typename Model, typename F>
-  void for_each_state(Model& model, F&& f) const {
-    visit_state(*this, model, f);
   }
 
   /// The state of a parameter, in the order in which it is visited.
@@ -129,53 +100,6 @@ class Adafactor {
   }
 
  private:
-  template <typename Model>
-  void allocate_state(Model& model) {
-    detail::StateOwner owner(model);
-    const bool is_own = owner == owner_;
-    std::vector<Matrix<Scalar>> rows, columns;
-    std::size_t index = 0;
-    model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      const auto shapes = state_shapes(p);
-      if (!is_own) {
-        rows.emplace_back();
-        columns.emplace_back();
-      }
-      (is_own ? rows_ : rows)[index].setZero(shapes[0].rows, shapes[0].columns);
-      (is_own ? columns_ : columns)[index].setZero(shapes[1].rows, shapes[1].columns);
-      ++index;
-    });
-    if (is_own) return;
-    owner_ = std::move(owner);  // only now: what was there stays when memory ends
-    rows_ = std::move(rows);
-    columns_ = std::move(columns);
-  }
-
-  template <typename Model>
-  void check_state(std::string_view function, Model& model) const {
-    owner_.check_owns(function, model);
-    std::size_t index = 0;
-    model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      const auto shapes = state_shapes(p);
-      detail::check_state(function, shapes[0], p.name, rows_[index]);
-      detail::check_state(function, shapes[1], p.name, columns_[index]);
-      ++index;
-    });
-  }
-
-  template <typename Self, typename Model, typename F>
-  static void visit_state(Self& self, Model& model, F& f) {
-    if (self.owner_.is_empty()) return;
-    self.check_state("Adafactor::for_each_state", model);
-    std::size_t index = 0;
-    model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      const auto shapes = state_shapes(p);
-      f(detail::join(shapes[0].prefix, p.name), self.rows_[index]);
-      f(detail::join(shapes[1].prefix, p.name), self.columns_[index]);
-      ++index;
-    });
-  }
-
   /// A step with all parameters; `widest` has the most columns.
   void update(Workspace& workspace, const std::vector<Parameter<Scalar>*>& parameters, Index widest,
               double rate, double gradient_scale);
@@ -184,9 +108,6 @@ class Adafactor {
               double beta, double gradient_scale, Scalar* memory) const;
 
   AdafactorConfig config_;
-  std::int64_t steps_ = 0;
-  detail::StateOwner owner_;
-  std::vector<Matrix<Scalar>> rows_, columns_;
 };
 
 template <typename Scalar>
@@ -195,13 +116,13 @@ void Adafactor<Scalar>::update(Workspace& workspace,
                                double rate, double gradient_scale) {
   Scratch scratch(workspace);
   const auto memory = scratch.per_thread<Scalar>(2 * widest);
-  ++steps_;  // only now, as there may be no memory
-  const double beta = 1 - std::pow(static_cast<double>(steps_), -config_.decay_exponent);
+  ++this->steps_;  // only now, as there may be no memory
+  const double beta = 1 - std::pow(static_cast<double>(this->steps_), -config_.decay_exponent);
   // One task for each parameter: rows and columns are summed in one order.
   parallel_for(workspace.threads(), static_cast<Index>(parameters.size()),
                [&](Index i, int thread) {
                  const auto index = static_cast<std::size_t>(i);
-                 update(*parameters[index], rows_[index], columns_[index], rate, beta,
+                 update(*parameters[index], this->first_[index], this->second_[index], rate, beta,
                         gradient_scale, memory[thread]);
                });
 }

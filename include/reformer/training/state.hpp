@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// What the optimisers share: whose state they hold, and which arguments of a step mean something.
+/// What the optimisers share: the state, whose it is, and which arguments of a step mean something.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "reformer/foundation/abi.hpp"
@@ -125,5 +127,105 @@ void check_state(std::string_view function, const StateShape& shape, std::string
         parameter, " is [", state.rows(), ", ", state.cols(), "], must be [", shape.rows, ", ",
         shape.columns, "]");
 }
+
+/// The state of an optimiser: the number of its steps, and two matrices for each parameter, either
+/// of which may be empty, in the order of `for_each_parameter`. It belongs to the model of the
+/// first step (or of `allocate`): any other must have parameters of the same names and shapes, such
+/// as a copy of that model has.
+/// @tparam Optimizer  derived from this; has `name` and `state_shapes(parameter)`
+template <typename Scalar, typename Optimizer>
+class OptimizerState {
+ public:
+  /// Number of steps taken; part of the state.
+  std::int64_t& steps() { return steps_; }
+  std::int64_t steps() const { return steps_; }
+
+  /// Begins anew: state of zeros for a model's parameters and no steps taken, into which a
+  /// checkpoint can be read. State that has their shapes stays where it is.
+  template <typename Model>
+  void allocate(Model& model) {
+    allocate_state(model);
+    steps_ = 0;
+  }
+
+  /// Visits the state as `f(name, matrix)`, in the order of the model's parameters; nothing before
+  /// there is any.
+  /// @throw std::invalid_argument if the state is that of other parameters
+  template <typename Model, typename F>
+  void for_each_state(Model& model, F&& f) {
+    visit_state(*this, model, f);
+  }
+  template <typename Model, typename F>
+  void for_each_state(Model& model, F&& f) const {
+    visit_state(*this, model, f);
+  }
+
+ protected:
+  /// Checks the arguments of a step before anything is changed, and takes memory for the first.
+  template <typename Model>
+  void prepare_step(Model& model, double rate, double gradient_scale) {
+    const std::string function = join(Optimizer::name, "::step");
+    check_step<Scalar>(function, steps_, rate, gradient_scale);
+    check_gradients(function, model);
+    if (owner_.is_empty()) {
+      allocate_state(model);
+    } else {
+      check_all(function, model);
+    }
+  }
+
+  std::int64_t steps_ = 0;
+  std::vector<Matrix<Scalar>> first_, second_;
+
+ private:
+  template <typename Model>
+  void allocate_state(Model& model) {
+    StateOwner owner(model);
+    const bool is_own = owner == owner_;
+    std::vector<Matrix<Scalar>> first, second;
+    std::size_t index = 0;
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      const auto shapes = Optimizer::state_shapes(p);
+      if (!is_own) {
+        first.emplace_back();
+        second.emplace_back();
+      }
+      (is_own ? first_ : first)[index].setZero(shapes[0].rows, shapes[0].columns);
+      (is_own ? second_ : second)[index].setZero(shapes[1].rows, shapes[1].columns);
+      ++index;
+    });
+    if (is_own) return;
+    owner_ = std::move(owner);  // only now: what was there stays when memory ends
+    first_ = std::move(first);
+    second_ = std::move(second);
+  }
+
+  template <typename Model>
+  void check_all(std::string_view function, Model& model) const {
+    owner_.check_owns(function, model);
+    std::size_t index = 0;
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      const auto shapes = Optimizer::state_shapes(p);
+      check_state(function, shapes[0], p.name, first_[index]);
+      check_state(function, shapes[1], p.name, second_[index]);
+      ++index;
+    });
+  }
+
+  template <typename Self, typename Model, typename F>
+  static void visit_state(Self& self, Model& model, F& f) {
+    if (self.owner_.is_empty()) return;
+    self.check_all(join(Optimizer::name, "::for_each_state"), model);
+    std::size_t index = 0;
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      const auto shapes = Optimizer::state_shapes(p);
+      f(join(shapes[0].prefix, p.name), self.first_[index]);
+      f(join(shapes[1].prefix, p.name), self.second_[index]);
+      ++index;
+    });
+  }
+
+  StateOwner owner_;
+};
 
 }  // namespace reformer::inline REFORMER_ABI::detail

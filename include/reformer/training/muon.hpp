@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Muon (Jordan et al., 2024) for the weights of hidden layers, Adam for everything else.
+///
+///     m = momentum m + g,   u = g + momentum m,   O = orthogonalize(u)
+///     W = W - rate (0.2 sqrt(max(rows, columns)) O + decay W)
+///
+/// A step of O changes all directions of a weight alike, where one of Adam is mostly along a few.
+/// With the factor, from "Muon is scalable for LLM training" (Liu et al., arXiv 2502.16982), O has
+/// a root mean square of about 0.2, as Adam's steps have, so that both take the same rate.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <string_view>
+
+#include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/check.hpp"
+#include "reformer/foundation/parameter.hpp"
+#include "reformer/foundation/simd.hpp"
+#include "reformer/foundation/workspace.hpp"
+#include "reformer/training/adam.hpp"
+#include "reformer/training/orthogonalize.hpp"
+#include "reformer/training/state.hpp"
+
+namespace reformer::inline REFORMER_ABI {
+
+struct MuonConfig {
+  double momentum = 0.95;  ///< in [0, 1)
+  AdamConfig adam = {};    ///< of all other parameters; its weight decay is that of weights too
+};
+
+/// State: one matrix for each weight of a hidden layer, two for any other parameter; see
+/// `detail::OptimizerState`.
+template <typename Scalar>
+class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
+ public:
+  static constexpr std::string_view name = "Muon";
+
+  /// @throw std::invalid_argument for a configuration out of range
+  explicit Muon(const MuonConfig& config = {}) { set_config(config); }
+
+  const MuonConfig& config() const { return config_; }
+  /// Steps from now on follow another configuration; the state stays.
+  /// @throw std::invalid_argument for a configuration out of range
+  void set_config(const MuonConfig& config) {
+    check(config.momentum >= 0 && config.momentum < 1, "Muon", "momentum is ", config.momentum,
+          ", must be in [0, 1)");
+    detail::check_adam<Scalar>("Muon", config.adam);
+    config_ = config;
+  }
+
+  /// Changes the parameters that are not frozen by their gradients, times `gradient_scale`.
+  /// Gradients are not looked at: one that is not finite makes its parameter so. `clipping_scale`
+  /// refuses their norm.
+  /// @param model  anything with `for_each_parameter`
+  /// @param rate   finite and not negative
+  /// @throw std::invalid_argument, before anything is changed, if a parameter has no gradient, if
+  ///   the state is that of other parameters, or for arguments out of range
+  template <typename Model>
+  void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
+    this->prepare_step(model, rate, gradient_scale);
+    ++this->steps_;
+    std::size_t index = 0;
+    model.for_each_parameter([&](Parameter<Scalar>& p) {
+      Matrix<Scalar>&first = this->first_[index], &second = this->second_[index];
+      ++index;
+      if (p.is_frozen) return;
+      if (is_hidden(p)) {
+        update_hidden(workspace, p, first, rate, gradient_scale);
+      } else {
+        detail::adam_update(workspace, config_.adam, this->steps_, p, first, second, rate,
+                            gradient_scale);
+      }
+    });
+  }
+
+  /// The state of a parameter, in the order in which it is visited.
+  static std::array<detail::StateShape, 2> state_shapes(const Parameter<Scalar>& p) {
+    const Index rows = p.value.rows(), columns = p.value.cols();
+    const bool adam = !is_hidden(p);
+    return {
+        {{"muon.first.", rows, columns}, {"muon.second.", adam ? rows : 0, adam ? columns : 0}}};
+  }
+
+ private:
+  static bool is_hidden(const Parameter<Scalar>& p) { return p.role == Role::weight; }
+
+  void update_hidden(Workspace& workspace, Parameter<Scalar>& p, Matrix<Scalar>& momentum,
+                     double rate, double gradient_scale) const;
+
+  MuonConfig config_;
+};
+
+template <typename Scalar>
+void Muon<Scalar>::update_hidden(Workspace& workspace, Parameter<Scalar>& p,
+                                 Matrix<Scalar>& momentum, double rate,
+                                 double gradient_scale) const {
+  const Index rows = p.value.rows(), columns = p.value.cols();
+  if (p.size() == 0) return;
+  Scratch scratch(workspace);
+  const auto direction = scratch.matrix<Scalar>(rows, columns);
+  const auto scale = static_cast<Scalar>(gradient_scale),
+             mu = static_cast<Scalar>(config_.momentum);
+  for_each_row_tile(workspace.threads(), rows, [&](Index first, Index count, int) {
+    for (Index i = first; i < first + count; ++i) {
+      Scalar *m = &momentum(i, 0), *u = direction.row(i);
+      simd::combine(columns, mu, m, scale, &p.gradient(i, 0), m);
+      simd::combine(columns, mu, m, scale, &p.gradient(i, 0), u);
+    }
+  });
+  orthogonalize(workspace, direction);
+  const auto size = static_cast<double>(std::max(rows, columns));
+  const auto step = static_cast<Scalar>(-0.2 * rate * std::sqrt(size));
+  const auto keep = static_cast<Scalar>(1 - rate * config_.adam.weight_decay);
+  for_each_row_tile(workspace.threads(), rows, [&](Index first, Index count, int) {
+    for (Index i = first; i < first + count; ++i) {
+      simd::combine(columns, step, direction.row(i), keep, &p.value(i, 0), &p.value(i, 0));
+    }
+  });
+}
+
+#ifdef REFORMER_COMPILED
+extern template class REFORMER_EXPORT Muon<float>;
+#endif
+
+}  // namespace reformer::inline REFORMER_ABI

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+#include "reformer/training/muon.hpp"
+
+#include <gtest/gtest.h>
+
+#include <Eigen/SVD>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "support/compare.hpp"
+#include "support/errors.hpp"
+#include "support/example_model.hpp"
+#include "support/random_data.hpp"
+
+namespace reformer::test {
+namespace {
+
+/// The iteration in double, with the smaller side as rows.
+Matrix<double> naive_orthogonalized(const Matrix<double>& g) {
+  Matrix<double> x = g.rows() > g.cols() ? Matrix<double>(g.transpose()) : g;
+  x /= x.norm();
+  for (int i = 0; i < 5; ++i) {
+    const Matrix<double> a = x * x.transpose();
+    x = (3.4445 * x - 4.7750 * a * x + 2.0315 * a * a * x).eval();
+  }
+  return g.rows() > g.cols() ? Matrix<double>(x.transpose()) : x;
+}
+
+TEST(Orthogonalize, IsTheIteration) {
+  for (const auto& [rows, columns] :
+       std::vector<std::pair<Index, Index>>{{1, 1}, {1, 7}, {7, 1}, {13, 40}, {70, 33}, {64, 64}}) {
+    const auto g = random_matrix<double>(rows, columns, 3, 1e-6);
+    Matrix<double> x = g;
+    Workspace workspace(1);
+    orthogonalize(workspace, view(x));
+    EXPECT_LT((x - naive_orthogonalized(g)).cwiseAbs().maxCoeff(), 1e-12)
+        << rows << " x " << columns;
+    EXPECT_EQ(workspace.bytes_in_use(), 0u);
+    const Eigen::JacobiSVD<Eigen::MatrixXd> svd((Eigen::MatrixXd(x)));
+    EXPECT_GT(svd.singularValues().minCoeff(), 0.3) << rows << " x " << columns;
+    EXPECT_LT(svd.singularValues().maxCoeff(), 1.3) << rows << " x " << columns;
+  }
+}
+
+TEST(Orthogonalize, LeavesZeroAndDoesNotHideWhatIsNotFinite) {
+  Workspace workspace(1);
+  Matrix<float> x = Matrix<float>::Zero(5, 3);
+  orthogonalize(workspace, view(x));
+  EXPECT_EQ(x, (Matrix<float>::Zero(5, 3)));
+  for (const float bad : {INFINITY, NAN}) {
+    x = Matrix<float>::Ones(5, 3);
+    x(1, 1) = bad;
+    orthogonalize(workspace, view(x));
+    EXPECT_FALSE(x.allFinite()) << bad;
+  }
+  // Squares that float cannot hold.
+  x = Matrix<float>::Constant(5, 3, 1e30F);
+  orthogonalize(workspace, view(x));
+  EXPECT_TRUE(x.allFinite());
+}
+
+/// Which parameters Muon steps, by name: written out, so that a change of the rule shows.
+bool is_hidden(const std::string& name) {
+  return name == "block.0.feed_forward.dense.weight";
+}
+
+TEST(Muon, IsItsFormulaForHiddenWeightsAndAdamForTheRest) {
+  const MuonConfig config{.momentum = 0.9, .adam = {.weight_decay = 0.1}};
+  ExampleModel<double> model, of_adam;
+  Muon<double> muon(config);
+  Adam<double> adam(config.adam);
+  Workspace workspace(2);
+  std::vector<Matrix<double>> momenta;
+  for (const auto& p : model.parameters) momenta.emplace_back(p.value * 0);
+  for (const std::uint64_t step : {1U, 2U, 3U}) {
+    model.set_gradients(step);
+    of_adam.set_gradients(step);
+    const double rate = 0.01 * static_cast<double>(step), scale = 0.5;
+    std::vector<Matrix<double>> expected;
+    for (std::size_t i = 0; i < model.parameters.size(); ++i) {
+      const auto& p = model.parameters[i];
+      const Matrix<double> g = scale * p.gradient;
+      momenta[i] = 0.9 * momenta[i] + g;
+      const auto size = static_cast<double>(std::max(p.value.rows(), p.value.cols()));
+      expected.emplace_back(
+          p.value - rate * (0.2 * std::sqrt(size) * naive_orthogonalized(g + 0.9 * momenta[i]) +
+                            0.1 * p.value));
+    }
+    muon.step(workspace, model, rate, scale);
+    adam.step(workspace, of_adam, rate, scale);
+    for (std::size_t i = 0; i < model.parameters.size(); ++i) {
+      const auto& p = model.parameters[i];
+      if (is_hidden(p.name)) {
+        EXPECT_LT((p.value - expected[i]).cwiseAbs().maxCoeff(), 1e-12) << p.name;
+      } else {
+        EXPECT_TRUE(same_bits(p.value, of_adam.parameters[i].value)) << p.name;
+      }
+    }
+  }
+}
+
+TEST(Muon, GivesTheSameBitsForAnyNumberOfThreads) {
+  const auto stepped = [](int threads) {
+    ExampleModel<float> model;
+    Muon<float> muon;
+    Workspace workspace(threads);
+    for (const std::uint64_t step : {1U, 2U}) {
+      model.set_gradients(step);
+      muon.step(workspace, model, 0.01);
+    }
+    return values_of(model);
+  };
+  EXPECT_TRUE(same_bits(stepped(3), stepped(1)));
+}
+
+TEST(Muon, RejectsConfigurationsOutOfRange) {
+  const auto message = [](const MuonConfig& config) {
+    return message_of([&] { Muon<float> muon(config); });
+  };
+  EXPECT_EQ(message({.momentum = 1}), "reformer::Muon: momentum is 1, must be in [0, 1)");
+  EXPECT_EQ(message({.adam = {.beta1 = -1}}), "reformer::Muon: beta1 is -1, must be in [0, 1)");
+}
+
+}  // namespace
+}  // namespace reformer::test
