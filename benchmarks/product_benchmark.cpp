@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Products with a weight, as the branches do them: x W; and with dy W^T and dW += x^T dy.
+#include <bit>
+
 #include "naive.hpp"
 #include "support.hpp"
 
@@ -21,29 +23,36 @@ Work work(const Sizes& s, bool backward) {
 }
 
 void multiply_into(Workspace& workspace, const Matrix<float>& a, const Matrix<float>& weight,
-                   Orientation orientation, Matrix<float>& c) {
+                   Orientation orientation, Precision precision, Matrix<float>& c) {
   Scratch scratch(workspace);
-  const PackedWeight<Kernel> packed(scratch, workspace, view(weight), orientation);
+  const PackedWeight<Kernel> packed(scratch, workspace, view(weight), orientation, precision);
   weight_product(workspace, view(a), packed.whole(), view(c), Write::assign, [](const auto&...) {});
 }
 
-void product(Run& run, const Sizes& s, bool backward) {
+/// In double, of what is multiplied: in bfloat16 that is rounded before.
+Matrix<double> operand(const Matrix<float>& x, Precision precision) {
+  if (precision != Precision::bfloat16) return x.cast<double>();
+  return x.unaryExpr([](float value) { return std::bit_cast<float>(bfloat16_bits(value)); })
+      .cast<double>();
+}
+
+void product(Run& run, const Sizes& s, bool backward, Precision precision) {
   const auto x = random_matrix(s.rows, s.in, 1), weight = random_matrix(s.in, s.out, 2);
   const auto dy = random_matrix(s.rows, s.out, 3);
   Matrix<float> y(s.rows, s.out), dx(s.rows, s.in), dweight = Matrix<float>::Zero(s.in, s.out);
   Workspace workspace(run.threads());
   const auto operation = [&] {
-    multiply_into(workspace, x, weight, Orientation::natural, y);
+    multiply_into(workspace, x, weight, Orientation::natural, precision, y);
     if (!backward) return;
-    multiply_into(workspace, dy, weight, Orientation::transposed, dx);
-    accumulate_weight_gradient<Kernel>(workspace, view(x), view(dy), view(dweight));
+    multiply_into(workspace, dy, weight, Orientation::transposed, precision, dx);
+    accumulate_weight_gradient<Kernel>(workspace, precision, view(x), view(dy), view(dweight));
   };
   if (run.must_verify()) {
     operation();
-    const Matrix<double> xd = x.cast<double>(), wd = weight.cast<double>();
+    const Matrix<double> xd = operand(x, precision), wd = operand(weight, precision);
     run.verify("y", span_of(y), naive::product(xd, wd));
     if (backward) {
-      const auto expected = naive::product_backward<double>(xd, wd, dy.cast<double>());
+      const auto expected = naive::product_backward<double>(xd, wd, operand(dy, precision));
       run.verify("dx", span_of(dx), expected.dx);
       run.verify("dW", span_of(dweight), expected.dweight);
     }
@@ -70,7 +79,12 @@ const Registration registration([] {
                  {{"rows", s.rows}, {"in", s.in}, {"out", s.out}}};
       for (const int threads : one_and_all_threads()) {
         which.threads = threads;
-        add(from, which, [=](Run& run) { product(run, s, backward); });
+        for (const Precision precision :
+             {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
+          const bool is_usual = precision == Precision::float32;
+          which.variant = is_usual ? "reformer" : name_of(precision);
+          add(from, which, [=](Run& run) { product(run, s, backward, precision); });
+        }
       }
       which.variant = "naive";
       add(from, which, [=](Run& run) { naive_product(run, s, backward); });

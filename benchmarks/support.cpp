@@ -317,6 +317,7 @@ int run_all(int argc, char** argv) {
   benchmark::AddCustomContext("vector", Eigen::SimdInstructionSetsInUse());
   benchmark::AddCustomContext("eigen", detail::join(EIGEN_WORLD_VERSION, ".", EIGEN_MAJOR_VERSION,
                                                     ".", EIGEN_MINOR_VERSION));
+  benchmark::AddCustomContext("bfloat16", bfloat16_unit().name);
   benchmark::AddCustomContext("version", REFORMER_VERSION_STRING);
   benchmark::AddCustomContext("threads", std::to_string(default_threads()));
   for (const int threads : one_and_all_threads()) {  // now: their arrays are not a case's memory

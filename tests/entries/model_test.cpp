@@ -215,6 +215,8 @@ const BadPass bad_passes[] = {
      [](auto&, auto& options) { options.num_hashes = -1; }},
     {"num_hashes", "65536", "must be at most 65535",
      [](auto&, auto& options) { options.num_hashes = 65536; }},
+    {"precision", "3", "must be float32, bfloat16x3 or bfloat16",
+     [](auto&, auto& options) { options.precision = static_cast<Precision>(3); }},
 };
 
 const Refusal<Passes> model_entries[] = {
@@ -302,6 +304,10 @@ const Refusal<Passes> model_entries[] = {
     {"Model::plan", "threads", "0", "must be at least 1", [](auto& f) { f.model.plan(1, T, 0); }},
     {"Model::plan", "threads", "1048577", "must be at most 1048576",
      [](auto& f) { f.model.plan_encoding(1, T, (1 << 20) + 1); }},
+    {"Model::plan", "precision", "-1", "must be float32, bfloat16x3 or bfloat16",
+     [](auto& f) { f.model.plan(1, T, 1, 0, static_cast<Precision>(-1)); }},
+    {"Decoder", "precision", "3", "must be float32, bfloat16x3 or bfloat16",
+     [](auto& f) { Decoder<float>(f.workspace, f.model, 1, {}, static_cast<Precision>(3)); }},
     {"ReversibleSequence", "branch", "8", "must be in [0, 8)",
      [](auto& f) { (void)f.model.stack()[8]; }},
     {"Model::branch", "layer", "4", "must be in [0, 4)",

@@ -57,6 +57,7 @@ struct Draw {
   bool training = false;
   Index num_hashes = 0;  ///< `RunOptions::num_hashes` of passes without gradients
   double budget = 0;     ///< share of what could be stored
+  Precision precision = Precision::float32;
   std::vector<std::uint8_t> is_real;
   Tokens tokens, labels;
   std::uint64_t values = 0;  ///< seed of weights and of other numbers
@@ -221,6 +222,9 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
   }
   if (dice.chance(0.2)) draw.num_hashes = dice.between(1, 6);
   draw.values = static_cast<std::uint64_t>(dice.between(1, 1 << 30));
+  if (!draw.in_double && dice.chance(0.5)) {
+    draw.precision = dice.pick({Precision::bfloat16x3, Precision::bfloat16});
+  }
   return draw;
 }
 
@@ -315,8 +319,9 @@ inline std::string text_of(const Draw& draw) {
     out << " floating";
   }
   out << " key " << draw.key.seed << ',' << draw.key.step << (draw.training ? " training" : "")
-      << " budget " << draw.budget << " hashes " << draw.num_hashes << " append " << draw.appended
-      << " cut " << draw.cut << " values " << draw.values << " mask";
+      << " budget " << draw.budget << " hashes " << draw.num_hashes << ' '
+      << name_of(draw.precision) << " append " << draw.appended << " cut " << draw.cut << " values "
+      << draw.values << " mask";
   detail::write_mask(out, draw.is_real);
   return out.str();
 }

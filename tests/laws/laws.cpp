@@ -165,7 +165,8 @@ class Trial {
     return result;
   }
   RunOptions options(const Input& input, std::size_t memory_budget = 0) const {
-    return {draw_.key, input.training, input.is_real, memory_budget, input.num_hashes};
+    return {draw_.key,     input.training,   input.is_real,
+            memory_budget, input.num_hashes, draw_.precision};
   }
 
   static constexpr std::size_t no_limit = std::numeric_limits<std::size_t>::max();
@@ -324,7 +325,8 @@ class Trial {
     for (const int threads : {1, 3}) {
       for (const std::size_t bytes : {std::size_t{0}, budget()}) {
         Workspace workspace(threads);
-        const MemoryPlan plan = model_.plan(draw_.batch, draw_.length, threads, bytes);
+        const MemoryPlan plan =
+            model_.plan(draw_.batch, draw_.length, threads, bytes, draw_.precision);
         step(model_, workspace, drawn(), bytes);
         const std::string what = join("workspace on ", threads, " threads");
         if (draw_.training || draw_.config.dropout == 0) {
@@ -336,8 +338,10 @@ class Trial {
         expect_at_most("plan and count", "stored", plan.stored, bytes);
         workspace.reset_peak();
         step_of_encoding(workspace, drawn(), bytes);
-        expect_at_most("plan and count", what + ", encoding", workspace.peak_bytes(),
-                       model_.plan_encoding(draw_.batch, draw_.length, threads, bytes).workspace());
+        expect_at_most(
+            "plan and count", what + ", encoding", workspace.peak_bytes(),
+            model_.plan_encoding(draw_.batch, draw_.length, threads, bytes, draw_.precision)
+                .workspace());
       }
     }
   }
@@ -366,7 +370,13 @@ class Trial {
     });
     auto& stack = model_.stack();
     using Stack = std::remove_reference_t<decltype(stack)>;
-    const Pass pass{one_, draw_.batch, draw_.length, draw_.key, input.training, input.is_real};
+    const Pass pass{.workspace = one_,
+                    .batch = draw_.batch,
+                    .length = draw_.length,
+                    .key = draw_.key,
+                    .training = input.training,
+                    .is_real = input.is_real,
+                    .precision = draw_.precision};
     const auto there_and_back = [&](typename Stack::Stored stored) {
       Halves<Half> halves = bottom;
       Scratch memory(one_);
@@ -529,14 +539,15 @@ class Trial {
       if (!recomputes && local && !is_causal(*local)) goes_on = false;
     }
     if (!goes_on) {
-      expect_refusal("decoder", [&] { Decoder<Scalar>(one_, model_, 1, draw_.key); });
+      expect_refusal("decoder",
+                     [&] { Decoder<Scalar>(one_, model_, 1, draw_.key, draw_.precision); });
       return;
     }
     Workspace& workspace = dice_.chance(0.5) ? one_ : three_;
     Input input = drawn_without_dropout();
     input.is_real.clear();
     input.num_hashes = 0;  // a decoder has the rounds of each layer
-    Decoder<Scalar> decoder(workspace, model_, draw_.batch, draw_.key);
+    Decoder<Scalar> decoder(workspace, model_, draw_.batch, draw_.key, draw_.precision);
     const Activations whole = forward(model_, one_, input);
     const auto compare = [&](const Matrix<Scalar>& logits) {
       const Matrix<Scalar> actual = logits;

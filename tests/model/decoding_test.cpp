@@ -89,9 +89,10 @@ Model<Scalar> model_of(const ModelConfig& config) {
 }
 
 template <typename Scalar>
-Tensor<Scalar, 3> logits_of(const Model<Scalar>& model, const Tokens& tokens, int threads = 1) {
+Tensor<Scalar, 3> logits_of(const Model<Scalar>& model, const Tokens& tokens, int threads = 1,
+                            Precision precision = Precision::float32) {
   Workspace workspace(threads);
-  return model.logits(workspace, tokens, {.key = {7}});
+  return model.logits(workspace, tokens, {.key = {7}, .precision = precision});
 }
 
 std::size_t index_of(Index i) {
@@ -156,6 +157,31 @@ struct Eighth {
   template <typename F>
   void for_each_parameter(F&&) const {}
 };
+
+TEST(Decoding, InEachPrecisionIsTheForwardPass) {
+  constexpr Index length = 30, prompt = 11;
+  const Tokens tokens = random_tokens(1, length, 11, 3);
+  // In the second model each step runs over the whole sequence again.
+  for (const LshPattern& hashed : {bucket_chunks(4, 1, 2, {4}), LshPattern{4, 1, 0, 2, {4}}}) {
+    const Model<float> model =
+        model_of<float>(config_of({LocalPattern{4}, ExactPattern{true}, hashed}));
+    const auto in_floats = logits_of(model, tokens);
+    for (const Precision precision : {Precision::bfloat16x3, Precision::bfloat16}) {
+      Workspace workspace(2);
+      Decoder<float> decoder(workspace, model, 1, {7}, precision);
+      decoder.prefill(workspace, 0, std::span(tokens.data(), index_of(prompt)));
+      for (Index t = prompt;; ++t) {
+        const Tokens so_far = tokens.slice(std::array<Index, 2>{0, 0}, std::array<Index, 2>{1, t});
+        ASSERT_TRUE(same_bits(row_of(last_logits(decoder), 0),
+                              row_of(logits_of(model, so_far, 1, precision), 0, t - 1)))
+            << name_of(precision) << ", " << t << " tokens";
+        ASSERT_FALSE(same_bits(row_of(last_logits(decoder), 0), row_of(in_floats, 0, t - 1)));
+        if (t == length) break;
+        decoder.step(workspace, std::span(&tokens(0, t), 1));
+      }
+    }
+  }
+}
 
 TEST(Decoding, OfLayersOfOtherBranchesIsTheForwardPass) {
   constexpr Index batch = 3, length = 30;

@@ -60,7 +60,7 @@ struct Trained {
 };
 
 Trained train(Workspace& workspace, Model<float>& model, Index batch, Index length, int steps,
-              std::size_t memory_budget = 0) {
+              std::size_t memory_budget = 0, Precision precision = Precision::float32) {
   model.initialize(1, {.axial_positions = 0.1});
   Adam<float> adam;
   const Tokens tokens = random_tokens(batch, length, model.config().vocabulary, 2);
@@ -75,7 +75,8 @@ Trained train(Workspace& workspace, Model<float>& model, Index batch, Index leng
                                                {.key = {3, static_cast<std::uint32_t>(step)},
                                                 .training = true,
                                                 .is_real = is_real,
-                                                .memory_budget = memory_budget});
+                                                .memory_budget = memory_budget,
+                                                .precision = precision});
     result.losses.push_back(loss.sum);
     const auto gradients = gradients_of(model);
     result.gradients.insert(result.gradients.end(), gradients.begin(), gradients.end());
@@ -119,6 +120,32 @@ TEST(TrainingStep, InFixedPointNeitherThreadsNorMemoryChangeABit) {
                 reformer::detail::join(threads, " threads, budget ", budget));
     expect_same(train(workspace, other, 2, 150, 2), expected, "and without a budget again");
   }
+}
+
+TEST(TrainingStep, InEachPrecisionIsUndoneExactlyAndPlannedByAnyNumberOfThreads) {
+  ModelConfig config = busy_config();
+  config.residual = FixedResidual{};
+  std::vector<double> losses;
+  for (const Precision precision :
+       {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
+    Workspace single(1);
+    Model<float> model(config);
+    // What a budget saves from being computed again is what would have been computed.
+    const Trained expected = train(single, model, 2, 150, 2, everything, precision);
+    losses.push_back(expected.losses[1]);
+    for (const int threads : thread_counts) {
+      Workspace workspace(threads);
+      const std::string what =
+          reformer::detail::join(name_of(precision), ", ", threads, " threads");
+      expect_same(train(workspace, model, 2, 150, 2, 0, precision), expected, what);
+      EXPECT_EQ(workspace.peak_bytes(), model.plan(2, 150, threads, 0, precision).workspace())
+          << what;
+    }
+  }
+  EXPECT_NE(losses[1], losses[0]);
+  EXPECT_NE(losses[2], losses[0]);
+  EXPECT_NEAR(losses[1] / losses[0], 1, 1e-4);
+  EXPECT_NEAR(losses[2] / losses[0], 1, 1e-2);
 }
 
 TEST(TrainingStep, OfLayersOfOtherBranchesIsPlannedAndTakesBudgets) {

@@ -223,6 +223,60 @@ TYPED_TEST(FeedForwardTest, GradientsAreThoseOfDouble) {
   }
 }
 
+/// Root of the mean square of what differs, relative to that of what is expected.
+double relative_error(const std::vector<double>& actual, const std::vector<double>& expected) {
+  double difference = 0, all = 0;
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    difference += (actual[i] - expected[i]) * (actual[i] - expected[i]);
+    all += expected[i] * expected[i];
+  }
+  return std::sqrt(difference / all);
+}
+
+TEST(FeedForwardPrecision, SaysHowFarResultsAreFromThoseOfDouble) {
+  const FeedForwardConfig config{48, 1100, Activation::gelu, 0};
+  Example<float> example(1030, config, 2);
+  Example<double> wide(1030, config, 2);
+  copy_parameters(example.branch, wide.branch);
+  wide.x = example.x.cast<double>();
+  wide.y = example.y.cast<double>();
+  wide.dy = example.dy.cast<double>();
+  const auto results = [](auto& of) {
+    reset_gradients(of.branch);
+    const auto y = of.forward();
+    const auto reversed = of.reverse(of.y);
+    EXPECT_TRUE(close(of.reverse(y).y, of.y)) << "not undone";
+    std::vector<double> dx(reversed.dx.data(), reversed.dx.data() + reversed.dx.size());
+    std::vector<double> added;
+    for (Index i = 0; i < y.size(); ++i) added.push_back(double{y.data()[i]} - of.y.data()[i]);
+    return std::vector{added, dx, gradients_of(of.branch)};
+  };
+  const auto expected = results(wide);
+  wide.pass.precision = Precision::bfloat16;
+  EXPECT_TRUE(contains(message_of([&] { wide.forward(); }),
+                       "precision is bfloat16, must be float32 for other scalars than float"));
+  struct Range {
+    Precision precision;
+    double least, most;
+  };
+  for (const auto& [precision, least, most] : {Range{Precision::float32, 0, 1e-6},
+                                               {Precision::bfloat16x3, 2e-6, 1e-5},
+                                               {Precision::bfloat16, 1e-3, 1e-2}}) {
+    example.pass.precision = precision;
+    const auto actual = results(example);
+    for (std::size_t i = 0; i < actual.size(); ++i) {
+      const double error = relative_error(actual[i], expected[i]);
+      EXPECT_TRUE(error >= least && error <= most) << name_of(precision) << ": " << error;
+    }
+    const Matrix<float> after = example.forward();
+    for (const Index row : {0, 63, 1029}) {
+      EXPECT_TRUE(same_bits(example.forward(example.x.row(row), example.y.row(row)),
+                            Matrix<float>(after.row(row))))
+          << name_of(precision) << ", row " << row;
+    }
+  }
+}
+
 TEST(FeedForwardGradient, AgreesWithFiniteDifferences) {
   for (const Activation activation : activations) {
     for (const auto& [rows, width, hidden] :

@@ -144,15 +144,20 @@ struct RandomTile {
   Index padded = round_up(depth, detail::bfloat16_depth), stride = padded / 2 * parts + 3;
   std::vector<float> a = std::vector<float>(static_cast<std::size_t>(rows * stride), 0.0F);
   std::vector<float> b = std::vector<float>(
-      static_cast<std::size_t>(padded / 2 * parts * detail::bfloat16_panel), 0.0F);
+      static_cast<std::size_t>(panel() * ceil_div(columns, detail::bfloat16_panel)), 0.0F);
   std::vector<float> c = std::vector<float>(static_cast<std::size_t>(rows * c_stride()));
 
   Index c_stride() const { return columns + 3; }
   Bfloat16Tile tile(std::vector<float>& out, bool accumulate) const {
     const Index low = parts == 1 ? 0 : padded / 2;
-    return {a.data(),  stride,     low,        b.data(), low * detail::bfloat16_panel,
-            padded,    out.data(), c_stride(), rows,     columns,
-            accumulate};
+    return {a.data(), stride,     low,        b.data(), panel(), low * detail::bfloat16_panel,
+            padded,   out.data(), c_stride(), rows,     columns, accumulate};
+  }
+  Index panel() const { return padded / 2 * parts * detail::bfloat16_panel; }
+  /// Where a pair of B is.
+  std::size_t place(Index part, Index p, Index j) const {
+    constexpr Index w = detail::bfloat16_panel;
+    return static_cast<std::size_t>(j / w * panel() + (part * padded / 2 + p / 2) * w + j % w);
   }
   void fill(std::mt19937& random, int kind) {
     const auto pair = [&](bool is_last) {
@@ -168,9 +173,7 @@ struct RandomTile {
                              pair(is_last));
         }
         for (Index j = 0; j < columns; ++j) {
-          detail::store_pair(
-              &b[static_cast<std::size_t>((part * padded / 2 + p) * detail::bfloat16_panel + j)],
-              pair(is_last));
+          detail::store_pair(&b[place(part, 2 * p, j)], pair(is_last));
         }
       }
     }
@@ -187,8 +190,7 @@ float expected_element(const RandomTile& t, Bfloat16Order order, Index i, Index 
     return p % 2 == 0 ? detail::even_of(pair) : detail::odd_of(pair);
   };
   const auto b = [&](Index part, Index p) {
-    const auto pair = detail::load_pair(
-        &t.b[static_cast<std::size_t>((part * low + p / 2) * detail::bfloat16_panel + j)]);
+    const auto pair = detail::load_pair(&t.b[t.place(part, p, j)]);
     return p % 2 == 0 ? detail::even_of(pair) : detail::odd_of(pair);
   };
   float sum = 0;
@@ -223,6 +225,7 @@ bool same_number(float a, float b) {
 std::vector<Bfloat16Unit> units() {
   std::vector<Bfloat16Unit> units{detail::portable_tile_unit, detail::portable_chain_unit};
 #ifdef REFORMER_BFLOAT16_X86
+  if (detail::may_use_amx_bfloat16()) units.push_back(detail::amx_unit);
   if (detail::has_avx512_bfloat16()) units.push_back(detail::avx512_unit);
 #endif
   return units;
@@ -262,7 +265,7 @@ TEST(Bfloat16Units, AddInTheDocumentedOrder) {
       ASSERT_NO_FATAL_FAILURE(expect_documented(unit, tile, kind));
     }
     for (const Index rows : {1, 2, 5, 12, 13, 14, 25, 31, 64}) {
-      for (const Index columns : {1, 15, 16, 17, 31, 32}) {
+      for (const Index columns : {1, 15, 16, 17, 31, 32, 33, 70}) {
         RandomTile tile{rows, columns, 40, 1 + rows % 2};
         tile.fill(random, 0);
         ASSERT_NO_FATAL_FAILURE(expect_documented(unit, tile, 0));

@@ -119,7 +119,7 @@ Results head_results() {
   results.gradients = gradients_of(head);
   results.peak_bytes = workspace.peak_bytes();
   ScratchPlan planned(threads);
-  head.plan_gradients(planned, pass.rows());
+  head.plan_gradients(planned, pass.rows(), pass.precision);
   EXPECT_EQ(planned.peak_bytes(), results.peak_bytes);
   return results;
 }

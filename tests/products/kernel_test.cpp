@@ -30,8 +30,8 @@ class Operands {
   using Scalar = typename K::Scalar;
 
   Operands(Index rows, Index columns, Index depth)
-      : a(random_matrix<Scalar>(rows, depth, 1)),
-        b(random_matrix<Scalar>(depth, columns, 2)),
+      : a(random_operand<K>(rows, depth, 1)),
+        b(random_operand<K>(depth, columns, 2)),
         a_transposed_(a.transpose()),
         b_transposed_(b.transpose()),
         stride_(round_up(columns, simd::width<Scalar>)),
@@ -39,31 +39,32 @@ class Operands {
     for (Index p = 0; p < depth; ++p) {
       std::copy_n(b.row(p).data(), columns, rows_.data() + p * stride_);
     }
-    for (auto& memory : lefts_) memory = memory_of(K::left_size(rows, depth));
-    rights_[0] = memory_of(K::right_size(natural, depth, columns));
-    rights_[1] = memory_of(K::right_size(transposed, depth, columns));
-    for (auto& memory : weights_) memory = memory_of(K::weight_size(depth, columns));
+    for (auto& memory : lefts_) memory = memory_of(kernel.left_size(rows, depth));
+    rights_[0] = memory_of(kernel.right_size(natural, depth, columns));
+    rights_[1] = memory_of(kernel.right_size(transposed, depth, columns));
+    for (auto& memory : weights_) memory = memory_of(kernel.weight_size(depth, columns));
     for (Index panel = 0; panel * K::tile_columns < columns; ++panel) {
-      K::pack_weight(view(std::as_const(b)), natural, panel, weights_[0].data());
-      K::pack_weight(view(std::as_const(b_transposed_)), transposed, panel, weights_[1].data());
+      kernel.pack_weight(view(std::as_const(b)), natural, panel, weights_[0].data());
+      kernel.pack_weight(view(std::as_const(b_transposed_)), transposed, panel, weights_[1].data());
     }
   }
 
   typename K::Left left(Orientation orientation) {
     return orientation == natural
-               ? K::left(view(std::as_const(a)), orientation, lefts_[0].data())
-               : K::left(view(std::as_const(a_transposed_)), orientation, lefts_[1].data());
+               ? kernel.left(view(std::as_const(a)), orientation, lefts_[0].data())
+               : kernel.left(view(std::as_const(a_transposed_)), orientation, lefts_[1].data());
   }
   typename K::Right right(Right kind) {
     switch (kind) {
       case Right::rows:
-        return K::right({rows_.data(), b.rows(), b.cols(), stride_}, natural, rights_[0].data());
+        return kernel.right({rows_.data(), b.rows(), b.cols(), stride_}, natural,
+                            rights_[0].data());
       case Right::turned:
-        return K::right(view(std::as_const(b_transposed_)), transposed, rights_[1].data());
+        return kernel.right(view(std::as_const(b_transposed_)), transposed, rights_[1].data());
       case Right::weight:
-        return K::weight(weights_[0].data(), b.rows());
+        return kernel.weight(weights_[0].data(), b.rows());
       default:
-        return K::weight(weights_[1].data(), b.rows());
+        return kernel.weight(weights_[1].data(), b.rows());
     }
   }
   /// A B in double.
@@ -71,6 +72,7 @@ class Operands {
     return naive::multiply(a.template cast<double>(), b.template cast<double>());
   }
 
+  const K kernel;
   const Matrix<Scalar> a, b;
 
  private:
@@ -93,8 +95,8 @@ Matrix<typename K::Scalar> product(const typename K::Left& a, const typename K::
   using Scalar = typename K::Scalar;
   Matrix<Scalar> frame = Matrix<Scalar>::Constant(rows + 2, columns + 3, Scalar(-5));
   if (accumulate != nullptr) frame.block(1, 1, rows, columns) = *accumulate;
-  K::multiply(a, b, depth, view(frame).middle_rows(1, rows).middle_columns(1, columns),
-              accumulate != nullptr ? Write::accumulate : Write::assign);
+  K().multiply(a, b, depth, view(frame).middle_rows(1, rows).middle_columns(1, columns),
+               accumulate != nullptr ? Write::accumulate : Write::assign);
   const Matrix<Scalar> result = frame.block(1, 1, rows, columns);
   frame.block(1, 1, rows, columns).setConstant(Scalar(-5));
   EXPECT_TRUE((frame.array() == Scalar(-5)).all()) << "written outside of C";
@@ -209,14 +211,15 @@ TYPED_TEST(Kernel, RowsAndColumnsAloneGiveTheBitsOfTheWhole) {
 }
 
 TYPED_TEST(Kernel, OperandsMayStartAtAnotherDepth) {
-  Operands<TypeParam> operands(5, 21, 30);
+  constexpr Index first = round_up(10, TypeParam::tile_depth);
+  Operands<TypeParam> operands(5, 21, first + 20);
   const Matrix<double> expected =
       naive::multiply(operands.a.template cast<double>().rightCols(20),
                       operands.b.template cast<double>().bottomRows(20));
   for (const Orientation left : lefts) {
     for (const Right right : rights) {
-      EXPECT_TRUE(close(product<TypeParam>(operands.left(left).from(0, 10),
-                                           operands.right(right).from(10, 0), 5, 21, 20),
+      EXPECT_TRUE(close(product<TypeParam>(operands.left(left).from(0, first),
+                                           operands.right(right).from(first, 0), 5, 21, 20),
                         expected));
     }
   }
@@ -224,19 +227,34 @@ TYPED_TEST(Kernel, OperandsMayStartAtAnotherDepth) {
 
 TYPED_TEST(Kernel, GradientsAreAddedAndNothingBesideThem) {
   using Scalar = typename TypeParam::Scalar;
+  const TypeParam kernel;
+  if (kernel.packs_gradients()) {  // parts of A may be packed one by one, and are then one A
+    Operands<TypeParam> operands(70, 40, 90);
+    const Matrix<Scalar> x = operands.a.transpose();
+    std::vector<typename TypeParam::Packed> memory(
+        static_cast<std::size_t>(kernel.left_size(70, 90)));
+    for (const auto& [first, count] : {std::pair<Index, Index>{0, 64}, {64, 6}}) {
+      kernel.left(view(x).middle_columns(first, count), transposed,
+                  memory.data() + kernel.left_size(first, 90));
+    }
+    const auto a = kernel.left(view(x).middle_columns(0, 0), transposed, memory.data());
+    const auto b = operands.right(Right::weight);
+    EXPECT_TRUE(same_bits(product<TypeParam>(a, b, 70, 40, 90),
+                          product<TypeParam>(operands.left(natural), b, 70, 40, 90)));
+    return;
+  }
   for (const Index rows : {1, 30, 512}) {
     for (const Index columns : {1, 16, 21, 40}) {
       const auto x = random_matrix<Scalar>(rows, 19, 1);
       const auto dy = random_matrix<Scalar>(rows, columns, 2);
       std::vector<typename TypeParam::Packed> memory(
-          static_cast<std::size_t>(TypeParam::gradient_size(rows, columns)));
+          static_cast<std::size_t>(kernel.gradient_size(rows, columns)));
       Matrix<Scalar> frame = random_matrix<Scalar>(21, columns + 3, 3);
       Matrix<double> expected = frame.template cast<double>();
       expected.block(1, 1, 19, columns) +=
           naive::multiply(x.transpose().template cast<double>(), dy.template cast<double>());
-      TypeParam::add_gradient(view(x), view(dy),
-                              view(frame).middle_rows(1, 19).middle_columns(1, columns),
-                              memory.data());
+      kernel.add_gradient(view(x), view(dy),
+                          view(frame).middle_rows(1, 19).middle_columns(1, columns), memory.data());
       EXPECT_TRUE(close(frame, expected)) << rows << " rows, " << columns << " columns";
     }
   }

@@ -27,12 +27,13 @@ TYPED_TEST(Product, PackedWeightServesBothOrientations) {
   Workspace workspace(2);
   for (const Index in : {1, 5, 40, 300}) {
     for (const Index out : {1, 17, 270}) {
-      const auto weight = random_matrix<Scalar>(in, out, 1);
-      const auto x = random_matrix<Scalar>(3, in, 2), dy = random_matrix<Scalar>(3, out, 3);
+      const auto weight = random_operand<TypeParam>(in, out, 1);
+      const auto x = random_operand<TypeParam>(3, in, 2), dy = random_operand<TypeParam>(3, out, 3);
       Scratch scratch(workspace);
-      const PackedWeight<TypeParam> natural(scratch, workspace, view(weight), Orientation::natural);
+      const PackedWeight<TypeParam> natural(scratch, workspace, view(weight), Orientation::natural,
+                                            TypeParam());
       const PackedWeight<TypeParam> transposed(scratch, workspace, view(weight),
-                                               Orientation::transposed);
+                                               Orientation::transposed, TypeParam());
       EXPECT_EQ(natural.depth(), in);
       EXPECT_EQ(natural.columns(), out);
       EXPECT_EQ(transposed.depth(), out);
@@ -59,16 +60,16 @@ TYPED_TEST(Product, WeightProductFinishesEachTileOnceWithTheSameBits) {
   using Scalar = typename TypeParam::Scalar;
   for (const Index rows : {1, 64, 65, 200}) {
     for (const Index columns : {3, 256, 520}) {
-      const auto a = random_matrix<Scalar>(rows, 33, 1);
-      const auto weight = random_matrix<Scalar>(33, columns, 2);
+      const auto a = random_operand<TypeParam>(rows, 33, 1);
+      const auto weight = random_operand<TypeParam>(33, columns, 2);
       const Matrix<double> expected =
           naive::multiply(a.template cast<double>(), weight.template cast<double>());
       Matrix<Scalar> first;
       for (const int threads : thread_counts) {
         Workspace workspace(threads);
         Scratch scratch(workspace);
-        const PackedWeight<TypeParam> packed(scratch, workspace, view(weight),
-                                             Orientation::natural);
+        const PackedWeight<TypeParam> packed(scratch, workspace, view(weight), Orientation::natural,
+                                             TypeParam());
         Matrix<Scalar> y = Matrix<Scalar>::Zero(rows, columns);
         Matrix<double> finished = Matrix<double>::Zero(rows, columns);
         weight_product(workspace, view(std::as_const(a)), packed.whole(), view(y), Write::assign,
@@ -83,7 +84,8 @@ TYPED_TEST(Product, WeightProductFinishesEachTileOnceWithTheSameBits) {
 
         // In blocks of the depth, as when the left operand is made block by block.
         Matrix<Scalar> sum = Matrix<Scalar>::Ones(rows, columns);
-        for (const auto& [from, depth] : {std::pair<Index, Index>{0, 20}, {20, 13}}) {
+        constexpr Index cut = round_up(20, TypeParam::tile_depth);
+        for (const auto& [from, depth] : {std::pair<Index, Index>{0, cut}, {cut, 33 - cut}}) {
           const auto part = view(std::as_const(a)).middle_columns(from, depth);
           weight_product(workspace, part, packed.middle_depth(from, depth), view(sum),
                          Write::accumulate, [](const auto&...) {});
@@ -105,9 +107,9 @@ TYPED_TEST(Product, WeightGradientIsAddedWithTheSameBitsForAnyThreads) {
                                       {33, 70, 540},  // and of columns
                                       {0, 4, 4}}) {
     // One row more than is used, because an empty matrix has no memory to point into.
-    const auto x = random_matrix<Scalar>(rows + 1, in + 2, 1);
-    const auto dy = random_matrix<Scalar>(rows + 1, out + 1, 2);
-    const auto before = random_matrix<Scalar>(in, out, 3);
+    const auto x = random_operand<TypeParam>(rows + 1, in + 2, 1);
+    const auto dy = random_operand<TypeParam>(rows + 1, out + 1, 2);
+    const auto before = random_operand<TypeParam>(in, out, 3);
     const MatrixView<const Scalar> x_part = view(x).middle_rows(0, rows).middle_columns(1, in);
     const MatrixView<const Scalar> dy_part = view(dy).middle_rows(0, rows).middle_columns(1, out);
     const Matrix<double> expected =
@@ -118,7 +120,8 @@ TYPED_TEST(Product, WeightGradientIsAddedWithTheSameBitsForAnyThreads) {
     for (const int threads : thread_counts) {
       Workspace workspace(threads);
       Matrix<Scalar> gradient = before;
-      accumulate_weight_gradient<TypeParam>(workspace, x_part, dy_part, view(gradient));
+      accumulate_weight_gradient<TypeParam>(workspace, TypeParam(), x_part, dy_part,
+                                            view(gradient));
       EXPECT_TRUE(close(gradient, expected)) << "[" << rows << ", " << in << ", " << out << "]";
       if (threads == 1) first = gradient;
       EXPECT_TRUE(same_bits(gradient, first)) << threads << " threads";
@@ -133,13 +136,13 @@ TYPED_TEST(Product, TilesThatAreNotKeptAreThoseOfTheProduct) {
   for (const Index rows : {1, 70}) {
     for (const auto& sizes : {std::pair<Index, Index>{3, 1}, {520, 1}, {288, 96}, {600, 100}}) {
       const Index columns = sizes.first, grain = sizes.second;
-      const auto a = random_matrix<Scalar>(rows, 530, 1);
-      const auto weight = random_matrix<Scalar>(530, columns, 2);
+      const auto a = random_operand<TypeParam>(rows, 530, 1);
+      const auto weight = random_operand<TypeParam>(530, columns, 2);
       for (const int threads : thread_counts) {
         Workspace workspace(threads);
         Scratch scratch(workspace);
-        const PackedWeight<TypeParam> packed(scratch, workspace, view(weight),
-                                             Orientation::natural);
+        const PackedWeight<TypeParam> packed(scratch, workspace, view(weight), Orientation::natural,
+                                             TypeParam());
         Matrix<Scalar> kept(rows, columns), y = Matrix<Scalar>::Constant(rows, columns, 99);
         weight_product(workspace, view(std::as_const(a)), packed.whole(), view(kept), Write::assign,
                        [](const auto&...) {});
@@ -171,15 +174,16 @@ TYPED_TEST(Product, SeveralProductsShareRowsThatAreMadeOnce) {
   using Scalar = typename TypeParam::Scalar;
   constexpr Index depth = 530;
   for (const Index rows : {1, 64, 70}) {
-    const auto a = random_matrix<Scalar>(rows, depth, 1);
-    const auto first = random_matrix<Scalar>(depth, 520, 2);
-    const auto second = random_matrix<Scalar>(depth, 70, 3);
+    const auto a = random_operand<TypeParam>(rows, depth, 1);
+    const auto first = random_operand<TypeParam>(depth, 520, 2);
+    const auto second = random_operand<TypeParam>(depth, 70, 3);
     for (const int threads : thread_counts) {
       Workspace workspace(threads);
       Scratch scratch(workspace);
-      const PackedWeight<TypeParam> to_first(scratch, workspace, view(first), Orientation::natural);
+      const PackedWeight<TypeParam> to_first(scratch, workspace, view(first), Orientation::natural,
+                                             TypeParam());
       const PackedWeight<TypeParam> to_second(scratch, workspace, view(second),
-                                              Orientation::natural);
+                                              Orientation::natural, TypeParam());
       Matrix<Scalar> expected_first(rows, 520), expected_second(rows, 70);
       const auto nothing = [](const auto&...) {};
       weight_product(workspace, view(a), to_first.whole(), view(expected_first), Write::assign,
@@ -215,10 +219,13 @@ TYPED_TEST(Product, TermsAreAddedInTheirOrder) {
   using Scalar = typename TypeParam::Scalar;
   Workspace workspace(2);
   Scratch scratch(workspace);
-  const auto a = random_matrix<Scalar>(70, 40, 1), b = random_matrix<Scalar>(70, 530, 2);
-  const auto from_a = random_matrix<Scalar>(40, 90, 3), from_b = random_matrix<Scalar>(530, 90, 4);
-  const PackedWeight<TypeParam> by_a(scratch, workspace, view(from_a), Orientation::natural);
-  const PackedWeight<TypeParam> by_b(scratch, workspace, view(from_b), Orientation::natural);
+  const auto a = random_operand<TypeParam>(70, 40, 1), b = random_operand<TypeParam>(70, 530, 2);
+  const auto from_a = random_operand<TypeParam>(40, 90, 3),
+             from_b = random_operand<TypeParam>(530, 90, 4);
+  const PackedWeight<TypeParam> by_a(scratch, workspace, view(from_a), Orientation::natural,
+                                     TypeParam());
+  const PackedWeight<TypeParam> by_b(scratch, workspace, view(from_b), Orientation::natural,
+                                     TypeParam());
   const auto nothing = [](const auto&...) {};
   Matrix<Scalar> expected(70, 90), y = Matrix<Scalar>::Constant(70, 90, 99);
   weight_product(workspace, view(a), by_a.whole(), view(expected), Write::assign, nothing);
@@ -238,8 +245,8 @@ TYPED_TEST(Product, TermsAreAddedInTheirOrder) {
 TYPED_TEST(Product, BlockOperandsAreMultipliedInParts) {
   using Scalar = typename TypeParam::Scalar;
   constexpr Index queries = 21, keys = 45, width = 16;
-  const auto q = random_matrix<Scalar>(queries, width, 1),
-             k = random_matrix<Scalar>(keys, width, 2);
+  const auto q = random_operand<TypeParam>(queries, width, 1),
+             k = random_operand<TypeParam>(keys, width, 2);
   std::vector<typename TypeParam::Packed> memory(
       static_cast<std::size_t>(BlockOperands<TypeParam>::size(queries, keys, width, 2)));
   BlockOperands<TypeParam> operands(memory.data(), queries, keys, width, 2);
@@ -256,13 +263,17 @@ TYPED_TEST(Product, BlockOperandsAreMultipliedInParts) {
       naive::multiply(kd, qd.transpose()).bottomRows(keys - 5);
   EXPECT_TRUE(close(scores, expected));
 
-  // Rows 8 to 20 of scores^T k, over keys 7 to 40.
+  // Rows 8 to 20 of scores^T k, over keys from the seventh on, or where a kernel may begin.
+  const bool packs = TypeParam().packs_gradients();
+  const Index first = packs ? round_up(7, TypeParam::tile_depth) : 7;
+  const Index count = std::min<Index>(34, keys - first);
+  round_operand<TypeParam>(scores);
   Matrix<Scalar> sum(13, width);
   operands.multiply(
-      operands.left({scores.data(), keys, queries, stride}, Orientation::transposed).from(8, 7),
-      operands.right(view(k)).from(7, 0), 34, view(sum), Write::assign);
-  const Matrix<double> weights = expected.block(7, 8, 34, 13);
-  EXPECT_TRUE(close(sum, naive::multiply(weights.transpose(), kd.middleRows(7, 34))));
+      operands.left({scores.data(), keys, queries, stride}, Orientation::transposed).from(8, first),
+      operands.right(view(k)).from(first, 0), count, view(sum), Write::assign);
+  const Matrix<double> weights = scores.block(first, 8, count, 13).template cast<double>();
+  EXPECT_TRUE(close(sum, naive::multiply(weights.transpose(), kd.middleRows(first, count))));
 }
 
 }  // namespace

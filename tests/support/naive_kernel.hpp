@@ -20,6 +20,8 @@ struct NaiveKernel {
   using View = MatrixView<const Scalar>;
   static constexpr Index tile_rows = 3, tile_columns = 4, tile_depth = 2;
 
+  NaiveKernel(Precision = Precision::float32) {}  // NOLINT: it has one
+
   /// A `[rows, depth]`, row after row.
   struct Left {
     const double* data;
@@ -79,6 +81,8 @@ struct NaiveKernel {
     return weight(memory, turned ? x.columns : x.rows);
   }
 
+  static Index block_columns() { return tile_columns; }
+  static bool packs_gradients() { return false; }
   static Index gradient_size(Index depth, Index columns) { return weight_size(depth, columns); }
   static void add_gradient(const View& x, const View& dy, const MatrixView<Scalar>& c,
                            double* memory) {

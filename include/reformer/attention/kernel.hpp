@@ -85,7 +85,7 @@ void raw_scores(const Scalar* keys, Turned turned, const Staircase& stairs, Inde
   const auto left =
       operands.left({keys, num_keys, head_width, tiles.width_stride}, Orientation::natural);
   const auto& right = operands.turned(turned);
-  const Index together = stairs.strips_in(Kernel::tile_columns);
+  const Index together = stairs.strips_in(operands.columns_together());
   for (Index s = 0; s < stairs.num_strips(); s += together) {
     const Index last = std::min(s + together, stairs.num_strips()) - 1;
     const Index i = stairs.strip_begin(s);

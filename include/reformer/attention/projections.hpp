@@ -87,7 +87,8 @@ class AttentionProjections {
                const BasicPass<Source>& pass) const {
     ScratchOf<Source> scratch(pass.workspace);
     const auto pack = [&](const Parameter<Scalar>& weight) {
-      return PackedWeight<Kernel>(scratch, pass.workspace, columns_of(weight, group), natural);
+      return PackedWeight<Kernel>(scratch, pass.workspace, columns_of(weight, group), natural,
+                                  pass.precision);
     };
     const PackedWeight<Kernel> to_query = pack(query_), to_value = pack(value_);
     std::optional<PackedWeight<Kernel>> to_key;
@@ -120,7 +121,8 @@ class AttentionProjections {
     auto& workspace = pass.workspace;
     ScratchOf<Source> scratch(workspace);
     const auto pack = [&](const Parameter<Scalar>& weight) {
-      return PackedWeight<Kernel>(scratch, workspace, columns_of(weight, group), transposed);
+      return PackedWeight<Kernel>(scratch, workspace, columns_of(weight, group), transposed,
+                                  pass.precision);
     };
     const PackedWeight<Kernel> from_query = pack(query_), from_value = pack(value_);
     std::optional<PackedWeight<Kernel>> from_key;
@@ -141,9 +143,13 @@ class AttentionProjections {
       const MatrixView<const Scalar> dq = d.query.middle_rows(first, rows);
       const MatrixView<const Scalar> dk = d.key.middle_rows(first, rows);
       const MatrixView<const Scalar> dv = d.value.middle_rows(first, rows);
-      accumulate_weight_gradient<Kernel>(workspace, normed, dq, gradient_of(query_));
-      if (from_key) accumulate_weight_gradient<Kernel>(workspace, normed, dk, gradient_of(key_));
-      accumulate_weight_gradient<Kernel>(workspace, normed, dv, gradient_of(value_));
+      accumulate_weight_gradient<Kernel>(workspace, pass.precision, normed, dq,
+                                         gradient_of(query_));
+      if (from_key)
+        accumulate_weight_gradient<Kernel>(workspace, pass.precision, normed, dk,
+                                           gradient_of(key_));
+      accumulate_weight_gradient<Kernel>(workspace, pass.precision, normed, dv,
+                                         gradient_of(value_));
       // dLN = dq W_q^T + dk W_k^T + dv W_v^T, in place of LN(x), which is not needed any more
       const auto dnormed = normed;
       const auto add = [&](std::initializer_list<WeightTerm<Kernel>> terms) {
@@ -163,7 +169,8 @@ class AttentionProjections {
   void add_output(const MatrixView<const Scalar>& out, const HeadGroup& group, Sign sign, Half& y,
                   const BasicPass<Source>& pass) const {
     ScratchOf<Source> scratch(pass.workspace);
-    const PackedWeight<Kernel> to_output(scratch, pass.workspace, output_rows(group), natural);
+    const PackedWeight<Kernel> to_output(scratch, pass.workspace, output_rows(group), natural,
+                                         pass.precision);
     add_output(out, group, to_output, sign, y, pass);
   }
   /// The same with a weight that is packed.
@@ -194,13 +201,15 @@ class AttentionProjections {
                                      const BasicPass<Source>& pass) {
     auto& workspace = pass.workspace;
     ScratchOf<Source> scratch(workspace);
-    const PackedWeight<Kernel> from_output(scratch, workspace, output_rows(group), transposed);
+    const PackedWeight<Kernel> from_output(scratch, workspace, output_rows(group), transposed,
+                                           pass.precision);
     const Index K = head_width_, T = pass.length;
     const Index panel = std::min(panel_rows, out.rows);
     const auto dropout = dropout_of(pass);
     const auto dropped =
         dropout.active() ? scratch.template matrix<Scalar>(panel, width_) : MatrixView<Scalar>{};
-    const auto dweight = view(output_.gradient).middle_rows(group.first_head * K, group.heads * K);
+    const auto dweight =
+        gradient_in(workspace, output_).middle_rows(group.first_head * K, group.heads * K);
 
     for_each_panel(workspace, out.rows, panel, [&](Index first, Index rows) {
       const auto out_rows = out.middle_rows(first, rows);
@@ -213,7 +222,7 @@ class AttentionProjections {
         });
         df = dropped.middle_rows(0, rows);
       }
-      accumulate_weight_gradient<Kernel>(workspace, out_rows, df, dweight);
+      accumulate_weight_gradient<Kernel>(workspace, pass.precision, out_rows, df, dweight);
       weight_product_tiles<Kernel>(
           workspace, df, from_output.whole(), K,
           [&](const MatrixView<Scalar>& tile, Index row, Index column) {

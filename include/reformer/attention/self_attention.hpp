@@ -184,12 +184,13 @@ class SelfAttention {
   Decoding decoding(const Pass& pass) const {
     constexpr auto function = "SelfAttention::decoding";
     check_pass(function, pass);
+    check_precision<Scalar>(function, pass.precision);
     check(config_.causal, function, "attention is not causal");
     const Layouts layouts = layouts_of(pass);
     check_rotations(function, layouts);
     const auto& projections = heads_.projections();
     const auto kept = [&](const MatrixView<const Scalar>& weight) {
-      return KeptWeight<Kernel>(pass.workspace, weight, Orientation::natural);
+      return KeptWeight<Kernel>(pass.workspace, weight, Orientation::natural, pass.precision);
     };
     Decoding decoding{
         {}, kept(view(projections.query().value)), kept(view(projections.value().value)), {}};
@@ -317,8 +318,11 @@ class SelfAttention {
 
   /// Scratch of `forward` and of `reverse` in a pass with gradients.
   void plan(ScratchPlan& scratch, const SavedPass& sizes, const BranchStorage& stored) const {
-    const PlannedPass pass{
-        .workspace = scratch, .batch = sizes.batch, .length = sizes.length, .training = true};
+    const PlannedPass pass{.workspace = scratch,
+                           .batch = sizes.batch,
+                           .length = sizes.length,
+                           .training = true,
+                           .precision = sizes.precision};
     const Layouts layouts = layouts_at(sizes.length, sizes.num_hashes);
     FloatingHalf<Scalar> half;
     // A plan changes nothing, but what is reversed does.
@@ -444,6 +448,7 @@ class SelfAttention {
   template <typename Half>
   void check_rows(std::string_view function, const Half& x, const Half& y, const Pass& pass) const {
     check_pass(function, pass);
+    check_precision<Scalar>(function, pass.precision);
     check_between(function, "num_hashes", pass.num_hashes, 0, max_hashes);
     check(pass.length < (Index{1} << 24), function, "length is ", pass.length,
           ", must be less than 2^24");

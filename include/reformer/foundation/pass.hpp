@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <type_traits>
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
+#include "reformer/foundation/precision.hpp"
 #include "reformer/foundation/random.hpp"
 #include "reformer/foundation/workspace.hpp"
 
@@ -33,6 +35,8 @@ struct BasicPass {
   /// Rounds of hashed attention; 0: those of each layer. A backward pass must be given the forward
   /// pass's.
   Index num_hashes = 0;
+  /// Of matrix products; a backward pass must be given the forward pass's.
+  Precision precision = Precision::float32;
 
   Index rows() const { return batch * length; }
   bool is_padding(Index row) const {
@@ -55,7 +59,8 @@ struct SavedPass {
   Index batch = 1, length = 1;  ///< B, T
   /// Whether subtracting from the halves undoes adding bit for bit.
   bool is_exact = false;
-  Index num_hashes = 0;  ///< as in `Pass`
+  Index num_hashes = 0;                      ///< as in `Pass`
+  Precision precision = Precision::float32;  ///< as in `Pass`
 };
 
 /// What is stored of one branch, so that going back need not compute it again.
@@ -77,6 +82,17 @@ inline void check_pass(std::string_view function, const Pass& pass) {
   check_key(function, pass.key);
   check(pass.is_real.empty() || static_cast<Index>(pass.is_real.size()) == pass.rows(), function,
         "is_real has ", pass.is_real.size(), " elements, must have B*T = ", pass.rows());
+}
+
+/// Throws `std::invalid_argument` unless products of these scalars have this precision: those of
+/// doubles are in double.
+template <typename Scalar>
+void check_precision(std::string_view function, Precision precision) {
+  const int number = static_cast<int>(precision);
+  check(number >= 0 && number <= static_cast<int>(Precision::bfloat16), function, "precision is ",
+        number, ", must be float32, bfloat16x3 or bfloat16");
+  check(precision == Precision::float32 || std::is_same_v<Scalar, float>, function, "precision is ",
+        name_of(precision), ", must be float32 for other scalars than float");
 }
 
 }  // namespace reformer::inline REFORMER_ABI

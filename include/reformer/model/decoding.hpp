@@ -51,12 +51,14 @@ class Decoder {
 
   /// @param batch  B, sequences decoded together
   /// @param key    hash rotations are drawn from it, one set for all tokens
-  /// @throw std::invalid_argument for a batch or key out of range, and for a model that is not
-  /// causal, has no language head or was not initialised, or with a branch that cannot go on token
-  /// by token, unless the decoder recomputes anyway
+  /// @param precision  as in `RunOptions`
+  /// @throw std::invalid_argument for a batch, key or precision out of range, and for a model that
+  /// is not causal, has no language head or was not initialised, or with a branch that cannot go on
+  /// token by token, unless the decoder recomputes anyway
   Decoder(Workspace& workspace, const Model<Scalar>& model, Index batch = 1,
-          const RandomKey& key = {});
-  Decoder(Workspace&, const Model<Scalar>&&, Index = 1, const RandomKey& = {}) = delete;
+          const RandomKey& key = {}, Precision precision = Precision::float32);
+  Decoder(Workspace&, const Model<Scalar>&&, Index = 1, const RandomKey& = {},
+          Precision = Precision::float32) = delete;
 
   Index batch() const { return static_cast<Index>(sequences_.size()); }
 
@@ -130,8 +132,10 @@ class Decoder {
 
   static std::size_t index(Index i) { return static_cast<std::size_t>(i); }
 
-  static void check_arguments(const Model<Scalar>& model, Index batch, const RandomKey& key) {
+  static void check_arguments(const Model<Scalar>& model, Index batch, const RandomKey& key,
+                              Precision precision) {
     constexpr auto function = "Decoder";
+    check_precision<Scalar>(function, precision);
     const ModelConfig& config = model.config();
     check_key(function, key);
     check_between(function, "batch", batch, 1, max_size);
@@ -236,8 +240,12 @@ class Decoder {
       sequences.push_back(prompt.sequence);
     }
     if (prompts.front().length() == T) is_real.clear();
-    const Pass pass{
-        .workspace = workspace, .batch = count, .length = T, .key = key_, .is_real = is_real};
+    const Pass pass{.workspace = workspace,
+                    .batch = count,
+                    .length = T,
+                    .key = key_,
+                    .is_real = is_real,
+                    .precision = precision_};
     model_->stack_.select(states_, sequences);
     model_->stack_.clear(states_);
     Scratch memory(workspace);
@@ -253,14 +261,15 @@ class Decoder {
   }
 
   void recompute(Workspace& workspace, Index b) {
-    const auto logits =
-        model_->next_token_logits(workspace, sequences_[index(b)].seen, {.key = key_});
+    const auto logits = model_->next_token_logits(workspace, sequences_[index(b)].seen,
+                                                  {.key = key_, .precision = precision_});
     std::copy(logits.begin(), logits.end(), &logits_(b, 0));
     sequences_[index(b)].is_broken = false;
   }
 
   const Model<Scalar>* model_;
   RandomKey key_;
+  Precision precision_;
   bool recomputes_ = false;
   std::size_t recent_ = 1;  // tokens that are kept of a sequence
   std::vector<Sequence> sequences_;
@@ -272,9 +281,10 @@ class Decoder {
 
 template <typename Scalar>
 Decoder<Scalar>::Decoder(Workspace& workspace, const Model<Scalar>& model, Index batch,
-                         const RandomKey& key)
-    : model_((check_arguments(model, batch, key), &model)),
+                         const RandomKey& key, Precision precision)
+    : model_((check_arguments(model, batch, key, precision), &model)),
       key_(key),
+      precision_(precision),
       sequences_(static_cast<std::size_t>(batch)) {
   for_each_attention([&](const SelfAttention<Scalar>& attention) {
     recomputes_ = recomputes_ || has_sorted_chunks(attention.config().pattern);
@@ -282,9 +292,10 @@ Decoder<Scalar>::Decoder(Workspace& workspace, const Model<Scalar>& model, Index
   logits_.setZero(batch, model_->config().vocabulary);
   if (recomputes_) return;
   recent_ = index(model_->longest_ngram());
-  const Pass pass{.workspace = workspace, .batch = batch, .length = 1, .key = key_};
+  const Pass pass{
+      .workspace = workspace, .batch = batch, .length = 1, .key = key_, .precision = precision_};
   states_ = model_->stack_.decoding(pass);
-  head_.emplace(model_->head_.kept_weight(workspace));
+  head_.emplace(model_->head_.kept_weight(workspace, precision));
   checksum_ = checksum();
 }
 
@@ -370,7 +381,8 @@ const Matrix<Scalar>& Decoder<Scalar>::step(Workspace& workspace, std::span<cons
     seen.push_back(tokens[i]);
   }
   model_->stack_.select(states_, sequences);
-  const Pass pass{.workspace = workspace, .batch = count, .length = 1, .key = key_};
+  const Pass pass{
+      .workspace = workspace, .batch = count, .length = 1, .key = key_, .precision = precision_};
   Scratch memory(workspace);
   auto halves = model_->halves_in(memory, count);
   model_->embed(column, pass, halves, [&](Index row) {

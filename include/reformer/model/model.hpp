@@ -61,6 +61,8 @@ struct RunOptions {
   /// Rounds of hashed attention, in passes without gradients; 0: those of each layer. More rounds
   /// than a model was trained with find more of what it looks for, and take more time.
   Index num_hashes = 0;
+  /// Of matrix products, of a model of floats. What hashing multiplies is in float32 always.
+  Precision precision = Precision::float32;
 };
 
 /// Labels for predicting the next token: `labels[b, t] = tokens[b, t + 1]`, the last one ignored.
@@ -283,16 +285,18 @@ class Model {
   /// What a training step on `[batch, length]` tokens needs, and one on vectors at most, optimiser
   /// state and the gradient by vectors apart:
   /// `loss_and_gradients`, or `encode_and_gradients` if there is no language head.
-  /// @param memory_budget  as in `RunOptions`
-  /// @throw std::invalid_argument for sizes that no step can have
-  MemoryPlan plan(Index batch, Index length, int threads, std::size_t memory_budget = 0) const {
-    return plan_of(!config_.language_head, batch, length, threads, memory_budget);
+  /// @param memory_budget, precision  as in `RunOptions`
+  /// @throw std::invalid_argument for sizes that no step can have, and as every pass for a
+  /// precision
+  MemoryPlan plan(Index batch, Index length, int threads, std::size_t memory_budget = 0,
+                  Precision precision = Precision::float32) const {
+    return plan_of(!config_.language_head, batch, length, threads, memory_budget, precision);
   }
 
   /// The same for `encode_and_gradients`, with or without a language head.
-  MemoryPlan plan_encoding(Index batch, Index length, int threads,
-                           std::size_t memory_budget = 0) const {
-    return plan_of(true, batch, length, threads, memory_budget);
+  MemoryPlan plan_encoding(Index batch, Index length, int threads, std::size_t memory_budget = 0,
+                           Precision precision = Precision::float32) const {
+    return plan_of(true, batch, length, threads, memory_budget, precision);
   }
 
  private:
@@ -340,7 +344,7 @@ class Model {
   Index first_branch(Index layer) const { return first_branch_[static_cast<std::size_t>(layer)]; }
 
   MemoryPlan plan_of(bool encodes, Index batch, Index length, int threads,
-                     std::size_t memory_budget) const;
+                     std::size_t memory_budget, Precision precision) const;
 
   Index attention_width() const { return config_.num_heads * config_.head_width; }
 
@@ -349,7 +353,9 @@ class Model {
     Pass pass{workspace,   input.batch(),    input.length(),
               options.key, options.training, options.is_real};
     pass.num_hashes = options.num_hashes;
+    pass.precision = options.precision;
     check_pass(function, pass);
+    check_precision<Scalar>(function, pass.precision);
     check_between(function, "num_hashes", options.num_hashes, 0, max_hashes);
     check_length_of_pass(function, pass.length);
     if (input.vectors() != nullptr) {
@@ -726,8 +732,8 @@ Loss Model<Scalar>::loss_and_gradients(Workspace& workspace, const Input& input,
         ", must be finite");
   const Pass pass = start(workspace, function, input, options);
   check_all_rounds(function, options);
-  const MemoryPlan plan =
-      this->plan(pass.batch, pass.length, workspace.threads(), options.memory_budget);
+  const MemoryPlan plan = this->plan(pass.batch, pass.length, workspace.threads(),
+                                     options.memory_budget, pass.precision);
   prepare_gradients(workspace, plan);
   Scratch memory(workspace);
   Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
@@ -769,8 +775,8 @@ void Model<Scalar>::encode_and_gradients(Workspace& workspace, const Input& inpu
   constexpr auto function = "Model::encode_and_gradients";
   const Pass pass = start(workspace, function, input, options);
   check_all_rounds(function, options);
-  const MemoryPlan plan =
-      plan_encoding(pass.batch, pass.length, workspace.threads(), options.memory_budget);
+  const MemoryPlan plan = plan_encoding(pass.batch, pass.length, workspace.threads(),
+                                        options.memory_budget, pass.precision);
   prepare_gradients(workspace, plan);
   Scratch memory(workspace);
   Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
@@ -856,8 +862,9 @@ std::optional<Index> Model<Scalar>::first_non_finite_layer(Workspace& workspace,
 
 template <typename Scalar>
 MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int threads,
-                                  std::size_t memory_budget) const {
+                                  std::size_t memory_budget, Precision precision) const {
   constexpr auto function = "Model::plan";
+  check_precision<Scalar>(function, precision);
   check_between(function, "batch", batch, 1, max_size);
   check_length_of_pass(function, length);
   check_between(function, "threads", threads, 1, 1 << 20);
@@ -876,7 +883,8 @@ MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int t
   const auto bytes = [](Index count) { return static_cast<std::size_t>(count) * sizeof(Scalar); };
   plan.parameters = plan.gradients = bytes(num_parameters());
   plan.residual_halves = 4 * bytes(batch * length * config_.width);
-  const SavedPass pass{batch, length, residual_is_exact()};
+  const SavedPass pass{
+      .batch = batch, .length = length, .is_exact = residual_is_exact(), .precision = precision};
   for (Index i = 0; i < stack_.size(); ++i) plan.saved += saved_bytes(stack_[i], pass, false);
   ScratchPlan scratch(threads);
   walk_in(scratch, batch, length, plan.storage);
@@ -887,7 +895,7 @@ MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int t
     plan.encoding = 2 * bytes(batch * length * 2 * config_.width);
     head_.plan_encode_backward(scratch, batch * length);
   } else {
-    head_.plan_gradients(scratch, batch * length);
+    head_.plan_gradients(scratch, batch * length, precision);
   }
   stack_.plan(scratch, pass, plan.storage);
   plan.scratch = scratch.peak_bytes() - plan.workspace();

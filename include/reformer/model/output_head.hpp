@@ -81,7 +81,7 @@ class OutputHead {
     check_vocabulary("OutputHead::logits");
     Scratch scratch(pass.workspace);
     const PackedWeight<Kernel> weight(scratch, pass.workspace, view(weight_.value),
-                                      Orientation::natural);
+                                      Orientation::natural, pass.precision);
     logits(x, first, weight, out, pass);
   }
 
@@ -106,8 +106,8 @@ class OutputHead {
     }
   }
 
-  KeptWeight<Kernel> kept_weight(Workspace& workspace) const {
-    return {workspace, view(weight_.value), Orientation::natural};
+  KeptWeight<Kernel> kept_weight(Workspace& workspace, Precision precision) const {
+    return {workspace, view(weight_.value), Orientation::natural, precision};
   }
 
   /// Sum of losses over labels `[B*T]` that are not `ignored_label`.
@@ -141,8 +141,9 @@ class OutputHead {
   }
 
   /// Scratch of `loss_and_gradients`.
-  void plan_gradients(ScratchPlan& scratch, Index rows) const {
-    const PlannedPass pass{.workspace = scratch, .length = rows, .training = true};
+  void plan_gradients(ScratchPlan& scratch, Index rows, Precision precision) const {
+    const PlannedPass pass{
+        .workspace = scratch, .length = rows, .training = true, .precision = precision};
     // A plan changes nothing, but a head whose gradients are computed does.
     auto* self = const_cast<OutputHead*>(this);
     sum_losses<true>(self, Halves<FloatingHalf<Scalar>>{}, nullptr, Scalar(0), {}, pass, nullptr);
@@ -177,6 +178,7 @@ class OutputHead {
   template <typename Half>
   void check_input(std::string_view function, const Halves<Half>& x, const Pass& pass) const {
     check_pass(function, pass);
+    check_precision<Scalar>(function, pass.precision);
     for (const auto& [name, half] :
          {std::pair("first", &x.first), std::pair("second", &x.second)}) {
       check_equal(function, detail::join("rows of x.", name), half->rows(), "B*T", pass.rows());
@@ -297,10 +299,12 @@ class OutputHead {
     ScratchOf<Source> scratch(workspace);
     const Index V = vocabulary(), D2 = 2 * width_;
     const auto weight_value = view(std::as_const(weight_.value));
-    const PackedWeight<Kernel> weight(scratch, workspace, weight_value, Orientation::natural);
+    const PackedWeight<Kernel> weight(scratch, workspace, weight_value, Orientation::natural,
+                                      pass.precision);
     std::optional<PackedWeight<Kernel>> weight_transposed;
     if constexpr (with_gradients) {
-      weight_transposed.emplace(scratch, workspace, weight_value, Orientation::transposed);
+      weight_transposed.emplace(scratch, workspace, weight_value, Orientation::transposed,
+                                pass.precision);
     }
     const Index panel = std::min(panel_rows(), pass.rows());
     const auto normed_panel = scratch.template matrix<Scalar>(panel, D2);
@@ -335,7 +339,8 @@ class OutputHead {
       if (each != nullptr) std::copy_n(losses, rows, each + first);
       if constexpr (with_gradients) {
         accumulate_bias_gradient<Scalar>(workspace, logits, to->bias_.gradient.data());
-        accumulate_weight_gradient<Kernel>(workspace, normed, logits, view(to->weight_.gradient));
+        accumulate_weight_gradient<Kernel>(workspace, pass.precision, normed, logits,
+                                           gradient_in(workspace, to->weight_));
         weight_product(workspace, logits, weight_transposed->whole(), normed, Write::assign,
                        [&](const MatrixView<Scalar>& tile, Index i, Index j) {
                          dropout.apply_tile(tile, first + i, j, D2);

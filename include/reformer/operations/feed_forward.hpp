@@ -88,8 +88,8 @@ class FeedForward {
   }
 
   Decoding decoding(const Pass& pass) const {
-    return {{pass.workspace, view(weight_in_.value), natural},
-            {pass.workspace, view(weight_out_.value), natural}};
+    return {{pass.workspace, view(weight_in_.value), natural, pass.precision},
+            {pass.workspace, view(weight_out_.value), natural, pass.precision}};
   }
 
   /// Throws `std::invalid_argument` unless `decode` can take these arguments.
@@ -154,7 +154,8 @@ class FeedForward {
                            .batch = sizes.batch,
                            .length = sizes.length,
                            .training = true,
-                           .subtract = !stored.input};
+                           .subtract = !stored.input,
+                           .precision = sizes.precision};
     FloatingHalf<Scalar> half;
     Saved saved;
     if (stored.context) saved.inner = {nullptr, pass.rows(), config_.hidden_width};
@@ -214,6 +215,7 @@ class FeedForward {
   template <typename Half>
   void check_rows(std::string_view function, const Half& x, const Half& y, const Pass& pass) const {
     check_pass(function, pass);
+    check_precision<Scalar>(function, pass.precision);
     check_equal(function, "rows of x", x.rows(), "B*T", pass.rows());
     check_equal(function, "rows of y", y.rows(), "B*T", pass.rows());
     check_equal(function, "columns of x", x.columns(), "width", config_.width);
@@ -259,8 +261,10 @@ class FeedForward {
   template <typename Half, ScratchSource Source>
   void add_rows(const Half& x, Half& y, const Saved& saved, const BasicPass<Source>& pass) const {
     ScratchOf<Source> scratch(pass.workspace);
-    const PackedWeight<Kernel> in(scratch, pass.workspace, view(weight_in_.value), natural);
-    const PackedWeight<Kernel> out(scratch, pass.workspace, view(weight_out_.value), natural);
+    const PackedWeight<Kernel> in(scratch, pass.workspace, view(weight_in_.value), natural,
+                                  pass.precision);
+    const PackedWeight<Kernel> out(scratch, pass.workspace, view(weight_out_.value), natural,
+                                   pass.precision);
     add_rows(x, y, in, out, saved, pass);
   }
   /// The same with weights that are packed, panel by panel.
@@ -372,32 +376,33 @@ class FeedForward {
       });
     } else {
       ScratchOf<Source> memory(workspace);
-      const PackedWeight<Kernel> packed(memory, workspace, in, natural);
+      const PackedWeight<Kernel> packed(memory, workspace, in, natural, pass.precision);
       hidden_layer(packed.whole(), first, block, arrays.normed, hidden, slope, {}, pass);
     }
     if (pass.subtract) {
       ScratchOf<Source> memory(workspace);
-      const PackedWeight<Kernel> packed(memory, workspace, out, natural);
+      const PackedWeight<Kernel> packed(memory, workspace, out, natural, pass.precision);
       add_output(packed.whole(), first, block, hidden, arrays.sum, Sign::minus, y, pass);
     }
     accumulate_weight_gradient<Kernel>(
-        workspace, hidden, df, view(weight_out_.gradient).middle_rows(block.first, block.count));
+        workspace, pass.precision, hidden, df,
+        gradient_in(workspace, weight_out_).middle_rows(block.first, block.count));
 
     // h = act(u), u = dropout(LN(x) W_1 + b_1): du = act'(u) (df W_2^T), in place of h
     const auto dhidden = hidden;
     {
       ScratchOf<Source> memory(workspace);
-      const PackedWeight<Kernel> packed(memory, workspace, out, transposed);
+      const PackedWeight<Kernel> packed(memory, workspace, out, transposed, pass.precision);
       hidden_backward(packed.whole(), first, block, df, slope, dhidden, pass);
     }
     accumulate_bias_gradient<Scalar>(workspace, dhidden, bias_in_.gradient.data() + block.first);
     accumulate_weight_gradient<Kernel>(
-        workspace, arrays.normed, dhidden,
-        view(weight_in_.gradient).middle_columns(block.first, block.count));
+        workspace, pass.precision, arrays.normed, dhidden,
+        gradient_in(workspace, weight_in_).middle_columns(block.first, block.count));
 
     // dLN = du W_1^T
     ScratchOf<Source> memory(workspace);
-    const PackedWeight<Kernel> packed(memory, workspace, in, transposed);
+    const PackedWeight<Kernel> packed(memory, workspace, in, transposed, pass.precision);
     weight_product(workspace, dhidden, packed.whole(), arrays.dnormed, block.write,
                    [](const auto&...) {});
   }

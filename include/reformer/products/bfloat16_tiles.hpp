@@ -20,6 +20,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/compiled_once.hpp"
@@ -43,20 +44,33 @@ inline constexpr Index bfloat16_panel = 32;
 /// Packed depths are filled with zeros to a multiple of this.
 inline constexpr Index bfloat16_depth = 32;
 
-/// C `[rows, columns]` = or += A B over a block of the depth, for at most `bfloat16_panel` columns.
+/// C `[rows, columns]` = or += A B over a block of the depth.
 ///
 /// Pairs stand in the memory of floats: A's as `a[i * a_stride + p / 2]`, B's as
-/// `b[p / 2 * bfloat16_panel + j]`, for a depth that is a multiple of `bfloat16_depth`. Low parts
-/// are as far behind high parts as the offsets say, or there are none and both are 0.
+/// `b[j / w * b_panel + p / 2 * w + j % w]` with w = bfloat16_panel, for a depth that is a multiple
+/// of `bfloat16_depth`. Low parts are as far behind high parts as `a_low` and `b_low` say, or there
+/// are none and both are 0.
 struct Bfloat16Tile {
   const float* a;
   Index a_stride, a_low;
   const float* b;
-  Index b_low;
+  Index b_panel, b_low;
   Index depth;
   float* c;
   Index c_stride, rows, columns;
   bool accumulate;
+
+  /// Calls `body(panel)` for each panel of its columns.
+  template <typename Body>
+  void for_each_panel(const Body& body) const {
+    Bfloat16Tile panel = *this;
+    for (Index left = columns; left > 0; left -= panel.columns) {
+      panel.columns = std::min(bfloat16_panel, left);
+      body(std::as_const(panel));
+      panel.b += b_panel;
+      panel.c += panel.columns;
+    }
+  }
 };
 
 /// Of which parts the products are that a sum goes through, in order.
@@ -111,7 +125,7 @@ void add_bfloat16_pairs(const float* a, const float* b, Index pairs, float* sums
 }
 
 template <Bfloat16Order order>
-REFORMER_COMPILED_ONCE void portable_bfloat16_tile(const Bfloat16Tile& tile) {
+REFORMER_COMPILED_ONCE void portable_bfloat16_panel(const Bfloat16Tile& tile) {
   const Bfloat16Terms terms(tile);
   for (Index i = 0; i < tile.rows; ++i) {
     float sums[bfloat16_panel] = {};
@@ -124,6 +138,11 @@ REFORMER_COMPILED_ONCE void portable_bfloat16_tile(const Bfloat16Tile& tile) {
   }
 }
 
+template <Bfloat16Order order>
+void portable_bfloat16_tile(const Bfloat16Tile& tile) {
+  tile.for_each_panel(portable_bfloat16_panel<order>);
+}
+
 #ifdef REFORMER_BFLOAT16_X86
 
 #if defined(__clang__)
@@ -134,7 +153,7 @@ REFORMER_COMPILED_ONCE void portable_bfloat16_tile(const Bfloat16Tile& tile) {
 #pragma GCC diagnostic ignored "-Wignored-attributes"
 #endif
 
-/// `Rows` rows of a tile by `vdpbf16ps`.
+/// `Rows` rows of a panel by `vdpbf16ps`.
 template <int Rows>
 __attribute__((target("avx512f,avx512bf16"))) REFORMER_COMPILED_ONCE void avx512_bfloat16_rows(
     const Bfloat16Tile& tile, const Bfloat16Terms& terms) {
@@ -170,7 +189,7 @@ __attribute__((target("avx512f,avx512bf16"))) REFORMER_COMPILED_ONCE void avx512
   }
 }
 
-inline void avx512_bfloat16_tile(const Bfloat16Tile& tile) {
+inline void avx512_bfloat16_panel(const Bfloat16Tile& panel) {
   using Function = void (*)(const Bfloat16Tile&, const Bfloat16Terms&);
   struct Kernel {
     Index rows;
@@ -181,8 +200,8 @@ inline void avx512_bfloat16_tile(const Bfloat16Tile& tile) {
                                 {4, avx512_bfloat16_rows<4>},
                                 {2, avx512_bfloat16_rows<2>},
                                 {1, avx512_bfloat16_rows<1>}};
-  const Bfloat16Terms terms(tile);
-  Bfloat16Tile part = tile;
+  const Bfloat16Terms terms(panel);
+  Bfloat16Tile part = panel;
   for (const Kernel& kernel : kernels) {
     // 64 rows are 4 x 13 + 12.
     for (; part.rows >= kernel.rows; part.rows -= kernel.rows) {
@@ -193,11 +212,120 @@ inline void avx512_bfloat16_tile(const Bfloat16Tile& tile) {
   }
 }
 
+inline void avx512_bfloat16_tile(const Bfloat16Tile& tile) {
+  tile.for_each_panel(avx512_bfloat16_panel);
+}
+
 #if defined(__clang__)
 #pragma clang diagnostic pop
 #elif defined(__GNUC__)
 #pragma GCC diagnostic pop
 #endif
+
+/// What AMX's tiles are: C in 0 to 3, two by two, A in 4 and 5, B in 6 and 7.
+struct AmxConfiguration {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t row_bytes[16] = {};
+  std::uint8_t rows[16] = {};
+
+  /// Of a block of at most 32 rows.
+  explicit AmxConfiguration(Index block_rows) {
+    const auto low = static_cast<std::uint8_t>(std::min<Index>(block_rows, 16));
+    const auto high = static_cast<std::uint8_t>(block_rows - low);
+    for (const auto& [tile, count] : {std::pair<std::size_t, std::uint8_t>{0, low},
+                                      {1, low},
+                                      {2, high},
+                                      {3, high},
+                                      {4, low},
+                                      {5, high},
+                                      {6, 16},
+                                      {7, 16}}) {
+      rows[tile] = count;
+      row_bytes[tile] = count == 0 ? 0 : 64;  // a tile without rows is none
+    }
+  }
+};
+static_assert(sizeof(AmxConfiguration) == 64);
+
+/// At most 32 rows of a panel by `tdpbf16ps`, with tiles that are configured for them.
+__attribute__((target("amx-tile,amx-bf16"))) REFORMER_COMPILED_ONCE inline void amx_bfloat16_block(
+    const Bfloat16Tile& tile) {
+  constexpr Index w = bfloat16_panel, row_bytes = sizeof(float);
+  const Bfloat16Terms terms(tile);
+  const bool has_high = tile.rows > 16;
+  alignas(64) float sums[32 * w];
+  asm volatile("" ::: "memory");  // what was packed is in memory before tiles are loaded
+  _tile_zero(0);
+  _tile_zero(1);
+  if (has_high) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (const auto& term : terms) {
+    const float* a = tile.a + term.a;
+    const float* b = tile.b + term.b;
+    for (Index p = 0; p < tile.depth / 2; p += bfloat16_depth / 2) {
+      _tile_loadd(6, b + p * w, w * row_bytes);
+      _tile_loadd(7, b + p * w + 16, w * row_bytes);
+      _tile_loadd(4, a + p, tile.a_stride * row_bytes);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      if (has_high) {
+        _tile_loadd(5, a + p + 16 * tile.a_stride, tile.a_stride * row_bytes);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+  }
+  _tile_stored(0, sums, w * row_bytes);
+  _tile_stored(1, sums + 16, w * row_bytes);
+  if (has_high) {
+    _tile_stored(2, sums + 16 * w, w * row_bytes);
+    _tile_stored(3, sums + 16 * w + 16, w * row_bytes);
+  }
+  asm volatile("" ::: "memory");
+  for (Index i = 0; i < tile.rows; ++i) {
+    float* c = tile.c + i * tile.c_stride;
+    for (Index j = 0; j < tile.columns; ++j) {
+      c[j] = tile.accumulate ? c[j] + sums[i * w + j] : sums[i * w + j];
+    }
+  }
+}
+
+__attribute__((target("amx-tile,amx-bf16"))) inline void amx_bfloat16_tile(
+    const Bfloat16Tile& tile) {
+  Bfloat16Tile block = tile;
+  for (Index left = tile.rows; left > 0; left -= block.rows) {
+    block.rows = std::min<Index>(left, 32);
+    if (left == tile.rows || block.rows < 32) {
+      // gcc 12 reads 8 of the 64 bytes that its own function is given.
+      alignas(64) const AmxConfiguration configuration(block.rows);
+      asm volatile("ldtilecfg %0" ::"m"(configuration) : "memory");
+    }
+    block.for_each_panel(amx_bfloat16_block);
+    block.a += block.rows * block.a_stride;
+    block.c += block.rows * block.c_stride;
+  }
+  _tile_release();  // or every change of threads carries the tiles
+}
+
+/// Whether there is AMX and the process may use it, for which it must ask, once.
+inline bool may_use_amx_bfloat16() {
+  static const bool may = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    constexpr unsigned saves_state = 1U << 27, bfloat16 = 1U << 22, tiles = 1U << 24;
+    if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & saves_state) == 0) return false;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+    if ((d & bfloat16) == 0 || (d & tiles) == 0) return false;
+    unsigned enabled = 0, upper = 0;
+    asm volatile("xgetbv" : "=a"(enabled), "=d"(upper) : "c"(0));
+    constexpr unsigned tile_state = 1U << 17 | 1U << 18;
+    if ((enabled & tile_state) != tile_state) return false;
+    constexpr long request_permission = 0x1023, tile_data = 18;
+    return ::syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+  }();
+  return may;
+}
 
 #endif  // REFORMER_BFLOAT16_X86
 
@@ -220,6 +348,7 @@ inline constexpr Bfloat16Unit portable_chain_unit{"portable, in the order of avx
 #ifdef REFORMER_BFLOAT16_X86
 inline constexpr Bfloat16Unit avx512_unit{"avx512_bf16", Bfloat16Order::chain,
                                           avx512_bfloat16_tile};
+inline constexpr Bfloat16Unit amx_unit{"amx_bf16", Bfloat16Order::tile, amx_bfloat16_tile};
 inline bool has_avx512_bfloat16() {
   return __builtin_cpu_supports("avx512bf16") != 0;
 }
@@ -230,6 +359,7 @@ inline bool has_avx512_bfloat16() {
 /// The unit that this machine has.
 inline const Bfloat16Unit& bfloat16_unit() {
 #ifdef REFORMER_BFLOAT16_X86
+  if (detail::may_use_amx_bfloat16()) return detail::amx_unit;
   if (detail::has_avx512_bfloat16()) return detail::avx512_unit;
 #endif
   return detail::portable_tile_unit;

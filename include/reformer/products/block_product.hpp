@@ -7,6 +7,7 @@
 #include <array>
 
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/precision.hpp"
 #include "reformer/products/product_kernel.hpp"
 
 namespace reformer::inline REFORMER_ABI {
@@ -38,35 +39,43 @@ class BlockOperands {
 
   /// B = x^T, x `[queries, width]`, kept as number `which` until it is turned anew.
   void turn(std::size_t which, const Rows& x) {
-    turned_[which] = K::right(x, Orientation::transposed, turned_memory_[which]);
+    turned_[which] = kernel_.right(x, Orientation::transposed, turned_memory_[which]);
   }
   const Right& turned(std::size_t which) const { return turned_[which]; }
 
   /// A = x or x^T, until the next call: x is `[keys, width]` or `[keys, queries]`.
   Left left(const Rows& x, Orientation orientation) const {
-    return K::left(x, orientation, left_memory_);
+    return kernel_.left(x, orientation, left_memory_);
   }
   /// B = x `[keys or queries, width]`, until the next call.
-  Right right(const Rows& x) const { return K::right(x, Orientation::natural, right_memory_); }
+  Right right(const Rows& x) const { return kernel_.right(x, Orientation::natural, right_memory_); }
+
+  /// How many columns of a product are best computed at a time: as many as the kernel does.
+  Index columns_together() const { return kernel_.block_columns(); }
 
   /// out `[rows, columns]` = or += A `[rows, depth]` B `[depth, columns]`
-  static void multiply(const Left& a, const Right& b, Index depth, const MatrixView<Scalar>& out,
-                       Write write) {
-    K::multiply(a, b, depth, out, write);
+  void multiply(const Left& a, const Right& b, Index depth, const MatrixView<Scalar>& out,
+                Write write) const {
+    kernel_.multiply(a, b, depth, out, write);
   }
 
  private:
   static Index turned_size(Index queries, Index width) {
-    return K::right_size(Orientation::transposed, width, queries);
+    return K(precision).right_size(Orientation::transposed, width, queries);
   }
   static Index left_size(Index queries, Index keys, Index width) {
-    return std::max(
-        {K::left_size(keys, width), K::left_size(keys, queries), K::left_size(queries, keys)});
+    const K kernel(precision);
+    return std::max({kernel.left_size(keys, width), kernel.left_size(keys, queries),
+                     kernel.left_size(queries, keys)});
   }
   static Index right_size(Index queries, Index keys, Index width) {
-    return K::right_size(Orientation::natural, std::max(queries, keys), width);
+    return K(precision).right_size(Orientation::natural, std::max(queries, keys), width);
   }
 
+  /// That of the arrays, whatever the pass's.
+  static constexpr Precision precision = Precision::float32;
+
+  K kernel_{precision};
   std::array<Packed*, 2> turned_memory_;
   Packed *left_memory_, *right_memory_;
   std::array<Right, 2> turned_{};

@@ -170,6 +170,8 @@ struct FloatKernel {
   static constexpr Index tile_columns = panel_width<Scalar>;
   static constexpr Index tile_depth = 1;
 
+  FloatKernel(Precision = Precision::float32) {}  // NOLINT: it has one
+
   static Index left_size(Index, Index) { return 0; }
   static Left left(const View& x, Orientation orientation, Packed*) {
     return {x.data, x.stride, orientation == Orientation::transposed};
@@ -197,6 +199,8 @@ struct FloatKernel {
     return rows_as_right(memory, turned_stride(x.rows));
   }
 
+  static Index block_columns() { return tile_columns; }
+  static bool packs_gradients() { return false; }
   static Index gradient_size(Index depth, Index) { return packed_size<Scalar>(depth, 1); }
   /// Rows of dy are read where they are, but for a last panel that vectors would read beyond.
   static void add_gradient(const View& x, const View& dy, const MatrixView<Scalar>& c,

@@ -13,6 +13,7 @@ namespace reformer::inline REFORMER_ABI {
 /// A part of a packed weight, B `[depth, columns]`.
 template <ProductKernel K>
 struct WeightBlock {
+  K kernel;
   typename K::Right operand;
   Index depth, columns;
 };
@@ -25,42 +26,48 @@ class PackedWeight {
   using Scalar = typename K::Scalar;
   using Packed = typename K::Packed;
 
+  /// @param kernel  or the precision of the pass
   template <ScratchMemory Memory, ScratchSource Source>
   PackedWeight(Memory& scratch, Source& workspace, const MatrixView<const Scalar>& weight,
-               Orientation orientation)
-      : PackedWeight(scratch.template take<Packed>(size(weight, orientation)), workspace, weight,
-                     orientation) {}
+               Orientation orientation, const K& kernel)
+      : PackedWeight(scratch.template take<Packed>(size(weight, orientation, kernel)), workspace,
+                     weight, orientation, kernel) {}
 
   /// @param packed  memory of `size` elements, written
   template <ScratchSource Source>
   PackedWeight(Packed* packed, Source& workspace, const MatrixView<const Scalar>& weight,
-               Orientation orientation)
-      : depth_(orientation == Orientation::natural ? weight.rows : weight.columns),
+               Orientation orientation, const K& kernel)
+      : kernel_(kernel),
+        depth_(orientation == Orientation::natural ? weight.rows : weight.columns),
         columns_(orientation == Orientation::natural ? weight.columns : weight.rows),
         packed_(packed) {
     parallel_for(workspace, ceil_div(columns_, K::tile_columns),
-                 [&](Index panel, int) { K::pack_weight(weight, orientation, panel, packed); });
+                 [&](Index panel, int) { kernel.pack_weight(weight, orientation, panel, packed); });
   }
 
-  static Index size(const MatrixView<const Scalar>& weight, Orientation orientation) {
-    return orientation == Orientation::natural ? K::weight_size(weight.rows, weight.columns)
-                                               : K::weight_size(weight.columns, weight.rows);
+  static Index size(const MatrixView<const Scalar>& weight, Orientation orientation,
+                    const K& kernel) {
+    return orientation == Orientation::natural ? kernel.weight_size(weight.rows, weight.columns)
+                                               : kernel.weight_size(weight.columns, weight.rows);
   }
 
   Index depth() const { return depth_; }
   Index columns() const { return columns_; }
 
-  WeightBlock<K> whole() const { return {K::weight(packed_, depth_), depth_, columns_}; }
+  WeightBlock<K> whole() const {
+    return {kernel_, kernel_.weight(packed_, depth_), depth_, columns_};
+  }
   /// Some of the columns, from a multiple of the kernel's `tile_columns` on.
   WeightBlock<K> middle_columns(Index first, Index count) const {
-    return {whole().operand.from(0, first), depth_, count};
+    return {kernel_, whole().operand.from(0, first), depth_, count};
   }
   /// Some of the rows of B, from a multiple of the kernel's `tile_depth` on.
   WeightBlock<K> middle_depth(Index first, Index count) const {
-    return {whole().operand.from(first, 0), count, columns_};
+    return {kernel_, whole().operand.from(first, 0), count, columns_};
   }
 
  private:
+  K kernel_;
   Index depth_;
   Index columns_;
   const Packed* packed_;
@@ -71,9 +78,9 @@ template <ProductKernel K>
 class KeptWeight {
  public:
   KeptWeight(Workspace& workspace, const MatrixView<const typename K::Scalar>& weight,
-             Orientation orientation)
-      : memory_(1, PackedWeight<K>::size(weight, orientation)),
-        packed_(memory_.data(), workspace, weight, orientation) {}
+             Orientation orientation, const K& kernel)
+      : memory_(1, PackedWeight<K>::size(weight, orientation, kernel)),
+        packed_(memory_.data(), workspace, weight, orientation, kernel) {}
   KeptWeight(const KeptWeight&) = delete;
   KeptWeight& operator=(const KeptWeight&) = delete;
   KeptWeight(KeptWeight&&) noexcept = default;

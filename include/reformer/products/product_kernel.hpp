@@ -3,7 +3,8 @@
 /// What a kernel of products is: the layer below the three kinds of product, and all that another
 /// kind of arithmetic has to bring.
 ///
-/// A kernel multiplies tiles, C = A B or C += A B, on the calling thread. Arrays are of `Scalar`;
+/// A kernel multiplies tiles, C = A B or C += A B, on the calling thread. It is a small value, made
+/// of the precision of a pass, which a kernel of one arithmetic ignores. Arrays are of `Scalar`;
 /// `Packed` is the element of what it packs. A weight may be cut at multiples of `tile_columns` of
 /// its columns and `tile_depth` of its depth; `tile_rows` is a good height of a tile. An operand
 /// may also be read where it is: then its size is 0, and its memory is not used.
@@ -11,15 +12,21 @@
 /// | member                                       |                                            |
 /// |----------------------------------------------|--------------------------------------------|
 /// | `left(x, orientation, memory)`               | A = x or x^T                               |
-/// | `left_size(rows, depth)`                     | elements of memory that it takes           |
+/// | `left_size(rows, depth)`                     | elements of memory, as many for each row   |
 /// | `pack_weight(w, orientation, panel, memory)` | packs `tile_columns` columns of B = w or w^T |
 /// | `weight_size(depth, columns)`                | elements of all panels                     |
 /// | `weight(memory, depth)`                      | B, when they are packed                    |
 /// | `right(x, orientation, memory)`              | B = x or x^T, of rows that were gathered   |
 /// | `right_size(orientation, depth, columns)`    | elements of memory that it takes           |
+/// | `block_columns()`                            | of B, of rows, that are multiplied at a time |
 /// | `multiply(a, b, depth, c, write)`            | C = or += A B; C overlaps neither          |
+/// | `packs_gradients()`                          | which of the two ways of a weight gradient |
 /// | `add_gradient(x, dy, c, memory)`             | C += x^T dy, over at most `depth_block` rows |
 /// | `gradient_size(depth, columns)`              | elements of memory that it takes           |
+///
+/// In a weight gradient x^T dy, a kernel that packs gradients is given both sides to pack as a
+/// whole, by `left` and `pack_weight`, and multiplies tiles of them; another has `add_gradient`
+/// called for each tile.
 ///
 /// `a.from(i, p)` and `b.from(p, j)` are the operands from another row, depth or column on. Rows
 /// that were gathered are readable and finite up to the next whole vector.
@@ -32,6 +39,7 @@
 #include <concepts>
 
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/precision.hpp"
 #include "reformer/foundation/tensor.hpp"
 
 namespace reformer::inline REFORMER_ABI {
@@ -48,22 +56,25 @@ inline constexpr Index depth_block = 512;
 }  // namespace detail
 
 template <typename K>
-concept ProductKernel = requires(const MatrixView<const typename K::Scalar>& x,
+concept ProductKernel = requires(const K& kernel, const MatrixView<const typename K::Scalar>& x,
                                  const MatrixView<typename K::Scalar>& c, const typename K::Left& a,
                                  const typename K::Right& b, Orientation orientation,
                                  typename K::Packed* memory, Index n, Write write) {
+  requires std::convertible_to<Precision, K>;
+  { kernel.packs_gradients() } -> std::same_as<bool>;
   requires K::tile_rows >= 1 && K::tile_columns >= 1 && K::tile_depth >= 1;
   requires detail::depth_block % K::tile_depth == 0;
-  { K::left_size(n, n) } -> std::same_as<Index>;
-  { K::left(x, orientation, memory) } -> std::same_as<typename K::Left>;
-  { K::weight_size(n, n) } -> std::same_as<Index>;
-  K::pack_weight(x, orientation, n, memory);
-  { K::weight(memory, n) } -> std::same_as<typename K::Right>;
-  { K::right_size(orientation, n, n) } -> std::same_as<Index>;
-  { K::right(x, orientation, memory) } -> std::same_as<typename K::Right>;
-  { K::gradient_size(n, n) } -> std::same_as<Index>;
-  K::add_gradient(x, x, c, memory);
-  K::multiply(a, b, n, c, write);
+  { kernel.left_size(n, n) } -> std::same_as<Index>;
+  { kernel.left(x, orientation, memory) } -> std::same_as<typename K::Left>;
+  { kernel.weight_size(n, n) } -> std::same_as<Index>;
+  kernel.pack_weight(x, orientation, n, memory);
+  { kernel.weight(memory, n) } -> std::same_as<typename K::Right>;
+  { kernel.block_columns() } -> std::same_as<Index>;
+  { kernel.right_size(orientation, n, n) } -> std::same_as<Index>;
+  { kernel.right(x, orientation, memory) } -> std::same_as<typename K::Right>;
+  { kernel.gradient_size(n, n) } -> std::same_as<Index>;
+  kernel.add_gradient(x, x, c, memory);
+  kernel.multiply(a, b, n, c, write);
   { a.from(n, n) } -> std::same_as<typename K::Left>;
   { b.from(n, n) } -> std::same_as<typename K::Right>;
 };

@@ -45,14 +45,21 @@ inline int threads_of_product(int most, Index rows, Index depth, Index columns) 
                                static_cast<double>(columns));
 }
 
+/// Elements of memory that a tile's rows of activations take for a product.
+template <ProductKernel K>
+Index packed_rows(const WeightBlock<K>& weight) {
+  return weight.kernel.left_size(tile_rows, weight.depth);
+}
+
 /// Multiplies rows of activations that a thread has at hand.
 template <ProductKernel K>
 void multiply_rows(const MatrixView<const typename K::Scalar>& a, const WeightBlock<K>& weight,
                    Index column, typename K::Packed* memory,
                    const MatrixView<typename K::Scalar>& out, Write write) {
   static_assert(least_tile_columns % K::tile_columns == 0);
-  K::multiply(K::left(a, Orientation::natural, memory), weight.operand.from(0, column),
-              weight.depth, out, write);
+  const K& kernel = weight.kernel;
+  kernel.multiply(kernel.left(a, Orientation::natural, memory), weight.operand.from(0, column),
+                  weight.depth, out, write);
 }
 
 }  // namespace detail
@@ -69,14 +76,13 @@ struct WeightTerm {
 template <ProductKernel K, ScratchSource Source, typename Finish>
 void weight_product(Source& workspace, std::initializer_list<WeightTerm<K>> terms,
                     const MatrixView<typename K::Scalar>& out, Write write, const Finish& finish) {
-  Index depth = 0, all = 0;
+  Index packed = 0, all = 0;
   for (const auto& term : terms) {
-    depth = std::max(depth, term.weight.depth);
+    packed = std::max(packed, detail::packed_rows(term.weight));
     all += term.weight.depth;
   }
   ScratchOf<Source> scratch(workspace);
-  const auto memory =
-      scratch.template per_thread<typename K::Packed>(K::left_size(detail::tile_rows, depth));
+  const auto memory = scratch.template per_thread<typename K::Packed>(packed);
   const int threads = detail::threads_of_product(workspace.threads(), out.rows, all, out.columns);
   const Index row_tiles = ceil_div(out.rows, detail::tile_rows);
   const Index width = detail::columns_of_tile(threads, row_tiles, out.columns);
@@ -115,8 +121,7 @@ void weight_product_tiles(Source& workspace, const MatrixView<const typename K::
   const Index most = detail::whole_grains(detail::most_tile_columns, grain);
   const auto tiles =
       scratch.template per_thread<Scalar>(detail::tile_rows * std::min(most, columns));
-  const auto memory = scratch.template per_thread<typename K::Packed>(
-      K::left_size(detail::tile_rows, weight.depth));
+  const auto memory = scratch.template per_thread<typename K::Packed>(detail::packed_rows(weight));
   const int threads =
       detail::threads_of_product(workspace.threads(), a.rows, weight.depth, columns);
   const Index row_tiles = ceil_div(a.rows, detail::tile_rows);
@@ -148,10 +153,12 @@ void weight_products(Source& workspace, Index rows, Index depth, const Make& mak
   using Scalar = typename K::Scalar;
   ScratchOf<Source> scratch(workspace);
   const auto made = scratch.template per_thread<Scalar>(detail::tile_rows * depth);
-  const auto memory =
-      scratch.template per_thread<typename K::Packed>(K::left_size(detail::tile_rows, depth));
-  Index columns = 0;
-  for (const auto& result : results) columns += result.out.columns;
+  Index columns = 0, packed = 0;
+  for (const auto& result : results) {
+    columns += result.out.columns;
+    packed = std::max(packed, detail::packed_rows(result.weight));
+  }
+  const auto memory = scratch.template per_thread<typename K::Packed>(packed);
   const int threads = detail::threads_of_product(workspace.threads(), rows, depth, columns);
   const Index row_tiles = ceil_div(rows, detail::tile_rows);
   const auto rows_of_tile = [&](Index tile, Scalar* data) {

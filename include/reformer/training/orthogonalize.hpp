@@ -52,11 +52,12 @@ void orthogonalize(Workspace& workspace, const MatrixView<Scalar>& g) {
   }
   for (int step = 0; step < 5; ++step) {
     for (Index i = 0; i < small; ++i) std::fill_n(gram.row(i), small, Scalar(0));
-    accumulate_weight_gradient<Kernel>(workspace, x, x, gram);
+    accumulate_weight_gradient<Kernel>(workspace, Precision::float32, x, x, gram);
     const auto multiply = [&](const MatrixView<const Scalar>& left, const auto& right,
                               const MatrixView<Scalar>& product) {
       Scratch inner(workspace);
-      const PackedWeight<Kernel> packed(inner, workspace, right, Orientation::natural);
+      const PackedWeight<Kernel> packed(inner, workspace, right, Orientation::natural,
+                                        Precision::float32);
       weight_product<Kernel>(workspace, left, packed.whole(), product, Write::assign,
                              [](const auto&...) {});
     };

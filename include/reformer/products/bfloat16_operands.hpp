@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The two sides of a product, packed as bfloat16 numbers.
+///
+/// Pairs of neighbours along the depth stand in the memory of floats, in rows or panels that are
+/// filled with zeros to a multiple of `bfloat16_depth`. Low parts, if there are any, stand behind
+/// the high parts of the same row or panel.
+#pragma once
+
+#include <algorithm>
+
+#include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/tensor.hpp"
+#include "reformer/products/bfloat16_tiles.hpp"
+#include "reformer/products/float_operands.hpp"
+
+namespace reformer::inline REFORMER_ABI {
+
+/// A `[m, k]`, row after row.
+struct Bfloat16Left {
+  const float* data;
+  Index stride;
+  Index low;  ///< from high to low parts; 0: there are none
+
+  /// @param p  a multiple of `bfloat16_depth`
+  Bfloat16Left from(Index i, Index p) const { return {data + i * stride + p / 2, stride, low}; }
+};
+
+/// B `[k, n]` in panels of `bfloat16_panel` columns.
+struct Bfloat16Right {
+  const float* data;
+  Index panel_stride;
+  Index low;
+
+  /// @param p  a multiple of `bfloat16_depth`
+  /// @param j  a multiple of `bfloat16_panel`
+  Bfloat16Right from(Index p, Index j) const {
+    constexpr Index w = detail::bfloat16_panel;
+    return {data + j / w * panel_stride + p / 2 * w, panel_stride, low};
+  }
+};
+
+namespace detail {
+
+inline Index bfloat16_pairs(Index depth) {
+  return round_up(depth, bfloat16_depth) / 2;
+}
+
+/// Writes a pair, and that of the low parts unless there are none.
+template <bool Low>
+inline void put_pair(float even, float odd, float* to, Index low) {
+  if constexpr (Low) {
+    const Bfloat16Parts first = bfloat16_parts(even), second = bfloat16_parts(odd);
+    store_pair(to, bfloat16_pair(first.high, second.high));
+    store_pair(to + low, bfloat16_pair(first.low, second.low));
+  } else {
+    store_pair(to, bfloat16_pair(bfloat16_bits(even), bfloat16_bits(odd)));
+  }
+}
+
+/// Pairs along a row x `[depth]`, filled up with zeros.
+template <bool Low>
+inline void pairs_along(const float* x, Index depth, float* to, Index low) {
+  const Index whole = depth / 2;
+  for (Index p = 0; p < whole; ++p) put_pair<Low>(x[2 * p], x[2 * p + 1], to + p, low);
+  if (depth % 2 == 1) put_pair<Low>(x[depth - 1], 0.0F, to + whole, low);
+  for (Index p = ceil_div(depth, 2); p < bfloat16_pairs(depth); ++p) {
+    put_pair<Low>(0.0F, 0.0F, to + p, low);
+  }
+}
+
+/// Pairs of two rows `[count]`, of which there may be fewer: they count as zeros.
+/// @param rows  2, 1 or none
+template <bool Low>
+inline void pairs_across(const float* x, Index stride, Index rows, Index count, float* to,
+                         Index low) {
+  if (rows >= 2) {
+    for (Index j = 0; j < count; ++j) put_pair<Low>(x[j], x[stride + j], to + j, low);
+  } else {
+    for (Index j = 0; j < count; ++j) put_pair<Low>(rows == 1 ? x[j] : 0.0F, 0.0F, to + j, low);
+  }
+}
+
+/// Squares that are turned at a time: this many pairs of the depth by so many rows or columns.
+inline constexpr Index turned_pairs = bfloat16_depth / 2, turned_rows = 64;
+
+/// A = x^T for x `[depth, rows]`, row after row at `stride`.
+template <bool Low>
+inline void pack_turned_rows(const MatrixView<const float>& x, float* to, Index stride, Index low) {
+  constexpr Index part = turned_pairs * turned_rows;
+  alignas(64) float square[2 * part];
+  for (Index p = 0; p < bfloat16_pairs(x.rows); p += turned_pairs) {
+    for (Index i = 0; i < x.columns; i += turned_rows) {
+      const Index rows = std::min(turned_rows, x.columns - i);
+      for (Index q = 0; q < turned_pairs; ++q) {
+        const Index depth = std::min(2 * (p + q), x.rows);
+        pairs_across<Low>(x.row(depth) + i, x.stride, x.rows - depth, rows,
+                          square + q * turned_rows, part);
+      }
+      float* out = to + i * stride + p;
+      transpose<float>({square, turned_pairs, rows, turned_rows}, out, stride);
+      if constexpr (Low) {
+        transpose<float>({square + part, turned_pairs, rows, turned_rows}, out + low, stride);
+      }
+    }
+  }
+}
+
+/// A panel of B = x^T for x `[columns, depth]`, of at most `bfloat16_panel` columns.
+template <bool Low>
+inline void pack_turned_panel(const MatrixView<const float>& x, float* to, Index low) {
+  constexpr Index w = bfloat16_panel, part = w * turned_pairs;
+  alignas(64) float square[2 * part];
+  for (Index p = 0; p < bfloat16_pairs(x.columns); p += turned_pairs) {
+    const Index depth = std::min(bfloat16_depth, x.columns - 2 * p);
+    for (Index j = 0; j < w; ++j) {
+      pairs_along<Low>(j < x.rows ? x.row(j) + 2 * p : nullptr, j < x.rows ? depth : 0,
+                       square + j * turned_pairs, part);
+      if (j >= x.rows) {
+        std::fill_n(square + j * turned_pairs, turned_pairs, 0.0F);
+        std::fill_n(square + part + j * turned_pairs, Low ? turned_pairs : 0, 0.0F);
+      }
+    }
+    transpose<float>({square, w, turned_pairs, turned_pairs}, to + p * w, w);
+    if constexpr (Low) {
+      transpose<float>({square + part, w, turned_pairs, turned_pairs}, to + low + p * w, w);
+    }
+  }
+}
+
+/// A panel of B = x `[depth, columns]`, of at most `bfloat16_panel` columns.
+template <bool Low>
+inline void pack_natural_panel(const MatrixView<const float>& x, float* to, Index low) {
+  for (Index p = 0; p < bfloat16_pairs(x.rows); ++p, to += bfloat16_panel) {
+    const Index depth = std::min(2 * p, x.rows);
+    pairs_across<Low>(x.row(depth), x.stride, x.rows - depth, x.columns, to, low);
+    for (Index j = x.columns; j < bfloat16_panel; ++j) put_pair<Low>(0.0F, 0.0F, to + j, low);
+  }
+}
+
+/// A = x or x^T, in memory of `bfloat16_left_size`.
+template <bool Low>
+REFORMER_COMPILED_ONCE void pack_bfloat16_left(const MatrixView<const float>& x,
+                                               Orientation orientation, float* to, Index stride,
+                                               Index low) {
+  if (orientation == Orientation::transposed) return pack_turned_rows<Low>(x, to, stride, low);
+  for (Index i = 0; i < x.rows; ++i) {
+    pairs_along<Low>(x.row(i), x.columns, to + i * stride, low);
+  }
+}
+
+/// A panel of B = x or x^T.
+/// @param x  `[depth, columns]` or `[columns, depth]`, of the panel alone
+template <bool Low>
+REFORMER_COMPILED_ONCE void pack_bfloat16_panel(const MatrixView<const float>& x,
+                                                Orientation orientation, float* to, Index low) {
+  if (orientation == Orientation::natural) {
+    pack_natural_panel<Low>(x, to, low);
+  } else {
+    pack_turned_panel<Low>(x, to, low);
+  }
+}
+
+}  // namespace detail
+
+}  // namespace reformer::inline REFORMER_ABI
