@@ -139,6 +139,13 @@ Optimizer optimizer_of(const Options& options) {
   return Adam(adam);
 }
 
+reformer::Precision precision_of(const Options& options) {
+  using reformer::Precision;
+  return options.precision == "bfloat16x3" ? Precision::bfloat16x3
+         : options.precision == "bfloat16" ? Precision::bfloat16
+                                           : Precision::float32;
+}
+
 /// "head.weight [64, 258]"
 std::string with_shape(const reformer::Parameter<float>& parameter) {
   return fmt::format("{} [{}, {}]", parameter.name, parameter.value.rows(), parameter.value.cols());
@@ -203,16 +210,20 @@ struct ByteModel::Parts {
   }
 
   reformer::MemoryPlan plan() const {
-    return model.plan(options.batch, options.length, workspace.threads(), memory_budget());
+    return model.plan(options.batch, options.length, workspace.threads(), memory_budget(),
+                      precision_of(options));
   }
   std::size_t memory_budget() const {
     return static_cast<std::size_t>(options.memory_budget) * 1'000'000;
   }
-  reformer::RunOptions evaluation() const { return {.key = {options.seed, 0}}; }
+  reformer::RunOptions evaluation() const {
+    return {.key = {options.seed, 0}, .precision = precision_of(options)};
+  }
   reformer::RunOptions training(std::int64_t pass) const {
     return {.key = {options.seed, static_cast<std::uint32_t>(pass)},
             .training = true,
-            .memory_budget = memory_budget()};
+            .memory_budget = memory_budget(),
+            .precision = precision_of(options)};
   }
 };
 
@@ -406,7 +417,8 @@ void ByteModel::write_text(std::span<const std::uint8_t> prompt, std::int64_t le
     }
     return;
   }
-  reformer::Decoder<float> decoder(parts_->workspace, parts_->model, 1, parts_->evaluation().key);
+  reformer::Decoder<float> decoder(parts_->workspace, parts_->model, 1, parts_->evaluation().key,
+                                   parts_->evaluation().precision);
   reformer::generate(
       parts_->workspace, decoder, {{prompt.begin(), prompt.end()}},
       {.max_tokens = length,
@@ -604,6 +616,10 @@ std::int64_t local_reach(const Options& options) {
 
 std::string instruction_sets() {
   return Eigen::SimdInstructionSetsInUse();
+}
+
+std::string bfloat16_instructions() {
+  return reformer::bfloat16_unit().name;
 }
 
 Options saved_options(const Checkpoint& checkpoint) {

@@ -153,6 +153,9 @@ std::int64_t local_reach(const Options& options);
 /// The vector instructions this program was compiled for.
 std::string instruction_sets();
 
+/// What multiplies bfloat16 numbers on this machine.
+std::string bfloat16_instructions();
+
 /// The options with which the run of a checkpoint was made.
 /// @throw std::runtime_error when the checkpoint is of something else
 Options saved_options(const Checkpoint& checkpoint);

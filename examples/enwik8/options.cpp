@@ -392,6 +392,10 @@ Table<Options> make_training_table() {
 
   t.group("Training", true);
   t.seed("seed", &Options::seed, "all randomness comes from it");
+  t.choice("precision", &Options::precision, {"float32", "bfloat16x3", "bfloat16"},
+           "what matrix products round their operands to: 16 binary digits in bfloat16x3, 8 in "
+           "bfloat16, which is faster where the processor has instructions for it; evaluations "
+           "have it, too");
   t.whole("batch", &Options::batch, 1, "windows of --length bytes for each pass", 1 << 20);
   t.whole("accumulate", &Options::accumulate, 1, "passes for each step", 1 << 20);
   t.choice("optimizer", &Options::optimizer, {"adam", "adafactor", "muon"},

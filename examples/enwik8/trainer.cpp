@@ -303,6 +303,7 @@ class Trainer {
             {"compiler", compiler()},
             {"flags", ENWIK8_FLAGS},
             {"simd", instruction_sets()},
+            {"bfloat16", bfloat16_instructions()},
             {"threads", model_->threads()},
             {"data", data_description()},
             {"train_bytes", split_.train.size()},

@@ -151,6 +151,38 @@ TEST_F(Trainer, InFixedPointTheMemoryBudgetChangesNoBit) {
                        "--memory-budget is '1', but the run in"));
 }
 
+TEST_F(Trainer, KeepsToThePrecisionThatItBeganWith) {
+  const auto losses_of = [&](const std::string& out) {
+    std::vector<double> losses;
+    for (const json& record : records_of(folder_ / out)) {
+      if (record.contains("bpb")) losses.push_back(record.at("bpb"));
+    }
+    return losses;
+  };
+  const Strings common = options({"--steps", "4", "--log-every", "1"});
+  succeed(common + Strings{"--out", path("float32")});
+  const auto expected = losses_of("float32");
+  for (const std::string& precision : Strings{"bfloat16x3", "bfloat16"}) {
+    const Strings own = common + Strings{"--precision", precision};
+    succeed(own + Strings{"--out", path(precision)});
+    const json header = records_of(folder_ / precision).front();
+    EXPECT_EQ(header.at("options").at("precision"), precision);
+    EXPECT_EQ(header.at("bfloat16"), bfloat16_instructions());
+    const auto losses = losses_of(precision);
+    ASSERT_EQ(losses.size(), expected.size());
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+      EXPECT_NE(losses[i], expected[i]) << precision;
+      EXPECT_NEAR(losses[i], expected[i], 0.02 * expected[i]) << precision;
+    }
+    interrupt(own + Strings{"--out", path("run-" + precision)}, after(2));
+    succeed({"--resume", "--out", path("run-" + precision)});
+    EXPECT_EQ(snapshot_of(folder_ / ("run-" + precision)), snapshot_of(folder_ / precision));
+    EXPECT_TRUE(
+        contains(train({"--resume", "--out", path(precision), "--precision", "float32"}).error,
+                 "--precision is 'float32', but the run in"));
+  }
+}
+
 TEST_F(Trainer, KeepsTheBestWeightsAndEndsWithThem) {
   // Random letters can only be learnt by heart: after their frequency, validation gets worse.
   std::string letters;
@@ -416,7 +448,9 @@ const std::vector<BadValues>& bad_values() {
       {{"final-fraction"}, no_real + Strings{"1.1"}},
       {{"preset", "activation", "positions", "residual", "optimizer", "schedule"},
        {"", "huge", "RELU", "0", "relu,gelu", " adam"}},
+      {{"precision"}, {"", "float", "bfloat16,float32", "16"}},
       {{"values"}, {"", ",", "own,", "x", "own,own,own"}},
+      {{"scores"}, {"", ",", "dot,", "x", "dot,dot,dot"}},
       {{"layers"}, {"", ",", "local,", "conv", "local,,lsh", "local lsh", "0"}},
       {{"ngrams"}, {"1,2", "17", "2,17", "1"}},
       {{"buckets", "axial-shape", "axial-widths", "ngrams"},
