@@ -17,6 +17,7 @@ struct Sizes {
   Index chunk = 64;
   Index head_width = 64;
   Index vocabulary = 256;
+  Precision precision = Precision::float32;
 };
 
 enum class What { forward, gradients, full };
@@ -109,7 +110,7 @@ void verify(const Run& run, const Sizes& s) {
 void training_step(Run& run, const Sizes& s, What what) {
   const ModelConfig config = config_of(s);
   Model<float> model(config);
-  const MemoryPlan plan = model.plan(s.batch, s.length, run.threads());
+  const MemoryPlan plan = model.plan(s.batch, s.length, run.threads(), 0, s.precision);
   const auto bytes = [](std::size_t count) { return static_cast<double>(count); };
   const auto state = static_cast<double>(
       what == What::full ? Adam<float>::state_bytes(model.num_parameters()) : 0);
@@ -129,7 +130,7 @@ void training_step(Run& run, const Sizes& s, What what) {
   if (what == What::full) adam.emplace().allocate(model);
   std::uint32_t step = 0;
   run.measure(work(s, what), &workspace, [&] {
-    const RunOptions options{.key = {1, ++step}, .training = true};
+    const RunOptions options{.key = {1, ++step}, .training = true, .precision = s.precision};
     if (what == What::forward) {
       benchmark::DoNotOptimize(model.loss(workspace, tokens, labels, options).sum);
       return;
@@ -219,6 +220,21 @@ const Registration registration([] {
     step(quick, {.length = length, .rounds = 0}, gradients);
   }
   step(all, {.length = 16384, .rounds = 0}, gradients);
+  // In each precision of products, one after another.
+  const auto in_precisions = [&](Selection from, const Sizes& of) {
+    for (const Precision precision :
+         {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
+      Sizes s = of;
+      s.precision = precision;
+      Case which{"precision_of_step", name_of(precision), pass_of(gradients),
+                 sizes_of(s.batch, s.length, s.rounds)};
+      which.sizes.emplace_back("depth", s.depth);
+      add(from, which, [=](Run& run) { training_step(run, s, gradients); });
+    }
+  };
+  in_precisions(check, {.length = 200, .depth = 1, .width = 32, .chunk = 16, .head_width = 16});
+  in_precisions(quick, {});
+  in_precisions(all, {.length = 16384});
   // The same number of tokens in every step (the paper's figure 5), one layer.
   const auto fixed_tokens = [&](Selection from, Index tokens) {
     for (Index length = 1024; length <= tokens; length *= 2) {
