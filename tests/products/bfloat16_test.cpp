@@ -253,11 +253,11 @@ void expect_documented(const Bfloat16Unit& unit, const RandomTile& random_tile, 
   }
 }
 
-// 25,000 tiles with each unit of many shapes; the loops cost most of the time.
+// 10,000 tiles with each unit of many shapes; the loops cost most of the time.
 TEST(Bfloat16Units, AddInTheDocumentedOrder) {
   for (const Bfloat16Unit& unit : units()) {
     std::mt19937 random(3);
-    for (int i = 0; i < 25000; ++i) {
+    for (int i = 0; i < 10000; ++i) {
       const int kind = i % 5;
       RandomTile tile{1 + static_cast<Index>(random() % 3), 1 + static_cast<Index>(random() % 3),
                       1 + static_cast<Index>(random() % 70), 1 + static_cast<Index>(random() % 2)};

@@ -14,14 +14,12 @@
 
 namespace reformer::test {
 
-/// Products of floats in bfloat16, by what the machine has.
+/// Products of floats in bfloat16.
 struct Bfloat16Kernel : PrecisionKernel {
   Bfloat16Kernel(Precision = Precision::bfloat16) : PrecisionKernel(Precision::bfloat16) {}
 };
-/// In two parts, by portable code.
 struct Bfloat16x3Kernel : PrecisionKernel {
-  Bfloat16x3Kernel(Precision = Precision::bfloat16x3)
-      : PrecisionKernel(Precision::bfloat16x3, detail::portable_tile_unit) {}
+  Bfloat16x3Kernel(Precision = Precision::bfloat16x3) : PrecisionKernel(Precision::bfloat16x3) {}
 };
 
 using Kernels = testing::Types<PrecisionKernel, FloatKernel<double>, NaiveKernel<float>,

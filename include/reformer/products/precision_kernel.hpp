@@ -49,9 +49,6 @@ class PrecisionKernel {
   PrecisionKernel(Precision precision = Precision::float32)  // NOLINT: all that it is
       : precision_(precision),
         unit_(precision == Precision::float32 ? nullptr : &bfloat16_unit()) {}
-  /// The same with another unit than the machine's.
-  PrecisionKernel(Precision precision, const Bfloat16Unit& unit)
-      : precision_(precision), unit_(&unit) {}
 
   Index left_size(Index rows, Index depth) const {
     return in_floats() ? 0 : rows * left_stride(depth);
