@@ -4,7 +4,7 @@
 #
 # Usage: tests/headers.sh [--pairs] COMPILER [FLAG]...
 #
-# Compiles orders of all headers until every header A has come before every header B that A does not
+# Compiles orders of headers until every header A has come before every header B that A does not
 # include; a few orders are enough for all of these pairs. With --pairs each pair is compiled by itself:
 # about 2,100, which take half an hour of one processor. Before that, things that an order can hide are
 # looked for in the text: a name that stands in `reformer` and in `reformer::detail` (the nearer one
@@ -96,17 +96,24 @@ compile() {
 light=(attention/{config,layer_pattern,pattern}.hpp foundation/residual_config.hpp
   model/{config,sampling}.hpp operations/config.hpp training/schedule.hpp)
 [[ ${REFORMER_WITHOUT_IO-} ]] || light+=(io/huggingface_config.hpp)
-for header in "${light[@]}"; do
-  if heavy=$("${compiler[@]}" -std=c++20 -I "$include" -M "$include/reformer/$header" | tr ' ' '\n' |
-    grep -E 'reformer/products/|/(kernel|simd|workspace|parallel)\.hpp|/Eigen/' | sed 1q); then
-    [[ -z $heavy ]] || {
-      printf 'reformer/%s is a configuration and includes %s\n' "$header" "$heavy" >&2
-      exit 1
-    }
-  fi
-done
+heavy='reformer/products/|/(kernel|simd|workspace|parallel)[.]hpp|/Eigen/'
+included_by() {
+  printf '#include "reformer/%s"\n' "$@" >"$work/light.cpp"
+  "${compiler[@]}" -std=c++20 -I "$include" -M "$work/light.cpp" | tr ' ' '\n'
+}
+included_by "${light[@]}" >"$work/included"
+if grep -qE "$heavy" "$work/included"; then # which of them?
+  for header in "${light[@]}"; do
+    included_by "$header" |
+      awk -v heavy="$heavy" -v header="$header" '$0 ~ heavy && !count++ {
+        print "reformer/" header " is a configuration and includes " $0
+      }' >&2
+  done
+  exit 1
+fi
 
-# One order a line. The next header of an order is the one that opens most of the pairs still missing.
+# One order a line. The next header of an order is the one that closes most of the pairs still missing;
+# it is made from its beginning and from its end, and the one that closes more is taken.
 (cd "$include" && awk -v pairs="$pairs" '
   FNR == 1 { header[++n] = FILENAME; number[FILENAME] = n }
   /^#include "reformer\// { split($0, part, "\""); needs[FILENAME] = needs[FILENAME] " " part[2] }
@@ -116,34 +123,46 @@ done
       if (!((a, number[part[i]]) in before)) { before[a, number[part[i]]]; reach(a, number[part[i]]) }
     }
   }
+  # Fills `order` with numbers of headers, from the beginning (1) or the end (-1), and gives the number of
+  # missing pairs that it has.
+  function build(way, order,   waits, placed, best, most, a, b, score, ready, closed) {
+    for (a = 1; a <= n; ++a) waits[a]
+    placed = closed = 0
+    while (placed < n) {
+      best = 0
+      for (a = 1; a <= n; ++a) {
+        if (!(a in waits)) continue
+        score = 0; ready = 1
+        for (b in waits) {
+          if (way > 0 ? (a, b) in before : (b, a) in before) { ready = 0; break }
+          score += way * (((a, b) in missing) - ((b, a) in missing))
+        }
+        if (ready && (!best || score > most)) { best = a; most = score }
+      }
+      delete waits[best]
+      order[++placed] = best
+      for (b in waits) closed += way > 0 ? (best, b) in missing : (b, best) in missing
+    }
+    return closed
+  }
   END {
     for (a = 1; a <= n; ++a) reach(a, a)
     for (a = 1; a <= n; ++a) for (b = 1; b <= n; ++b) {
       if (a == b || ((a, b) in before)) continue
       if (pairs) print header[a], header[b]
-      missing[a, b]; ++left
+      if (!((b, a) in before)) { missing[a, b]; ++left } # else any order has it
     }
     while (left && !pairs) {
-      for (a = 1; a <= n; ++a) waits[a]
-      line = ""; placed = 0
-      while (placed < n) {
-        best = 0
-        for (a = 1; a <= n; ++a) {
-          if (!(a in waits)) continue
-          score = 0; ready = 1
-          for (b in waits) {
-            if ((a, b) in before) { ready = 0; break }
-            score += ((a, b) in missing) - ((b, a) in missing)
-          }
-          if (ready && (!best || score > most)) { best = a; most = score }
-        }
-        delete waits[best]
-        order[++placed] = best
-        line = line " " header[best]
-      }
+      from_front = build(1, front); from_back = build(-1, back)
+      for (i = 1; i <= n; ++i) order[i] = from_front >= from_back ? front[i] : back[n + 1 - i]
+      for (i in closes) delete closes[i]
       for (i = 1; i <= n; ++i) for (j = i + 1; j <= n; ++j) {
-        if ((order[i], order[j]) in missing) { delete missing[order[i], order[j]]; --left }
+        if (!((order[i], order[j]) in missing)) continue
+        delete missing[order[i], order[j]]; --left
+        closes[i]; closes[j]
       }
+      line = "" # of the headers that matter here
+      for (i = 1; i <= n; ++i) if (i in closes) line = line " " header[order[i]]
       print line
     }
   }' "${headers[@]}") >"$work/orders"
