@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <limits>
+#include <string>
+#include <string_view>
 
 #include "support/errors.hpp"
 
@@ -14,6 +17,18 @@ TEST(Check, ThrowsFunctionAndPartsInOneLine) {
   EXPECT_NO_THROW(check(true, "f", "unused"));
   EXPECT_EQ(message_of([] { check(false, "f", "length is ", 3, ", must be even"); }),
             "reformer::f: length is 3, must be even");
+}
+
+TEST(Check, TakesTextAndNumbersOfAllTypes) {
+  const std::string text = "of a string, ";
+  EXPECT_EQ(message_of([&] {
+              check(false, std::string_view("f"), text, std::string_view("a view, "), true, " ", -3,
+                    " ", std::numeric_limits<std::int64_t>::min(), " ",
+                    std::numeric_limits<std::uint64_t>::max(), " ", 0.1f, " ", 1e-30, " ",
+                    std::numeric_limits<double>::infinity());
+            }),
+            "reformer::f: of a string, a view, 1 -3 -9223372036854775808 18446744073709551615 0.1 "
+            "1e-30 inf");
 }
 
 TEST(Check, AtLeast) {

@@ -6,6 +6,10 @@
 /// They run at the public entry, before work starts and never inside a parallel region.
 #pragma once
 
+#include <concepts>
+#include <cstdint>
+#include <initializer_list>
+#include <ostream>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -17,20 +21,69 @@
 namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
-template <typename... Parts>
-std::string join(const Parts&... parts) {
+
+/// A part of a message. All kinds of parts are of one type, so that what puts a message together is
+/// compiled once, and not for each list of types that a check anywhere has.
+class Part {
+ public:
+  Part(std::string_view text) : kind_(Kind::text), text_(text) {}
+  Part(const std::string& text) : Part(std::string_view(text)) {}
+  Part(const char* text) : Part(std::string_view(text)) {}
+  Part(char) = delete;  // a number, or text?
+  Part(std::signed_integral auto value) : kind_(Kind::integer), integer_(value) {}
+  Part(std::unsigned_integral auto value) : kind_(Kind::natural), natural_(value) {}
+  Part(std::floating_point auto value) : kind_(Kind::real), real_(value) {}
+
+  void write(std::ostream& out) const {
+    switch (kind_) {
+      case Kind::text:
+        out << text_;
+        break;
+      case Kind::integer:
+        out << integer_;
+        break;
+      case Kind::natural:
+        out << natural_;
+        break;
+      case Kind::real:
+        out << real_;
+        break;
+    }
+  }
+
+ private:
+  enum class Kind { text, integer, natural, real } kind_;
+  union {
+    std::string_view text_;
+    std::int64_t integer_;
+    std::uint64_t natural_;
+    double real_;
+  };
+};
+
+inline std::string join_parts(std::initializer_list<Part> parts) {
   std::ostringstream text;
-  (text << ... << parts);
+  for (const Part& part : parts) part.write(text);
   return text.str();
 }
+
+template <typename... Parts>
+std::string join(const Parts&... parts) {
+  return join_parts({parts...});
+}
+
+/// @param parts  begin with the function's name
+[[noreturn, gnu::cold]] inline void fail(std::initializer_list<Part> parts) {
+  throw std::invalid_argument(join_parts(parts));
+}
+
 }  // namespace detail
 
 /// Throws `reformer::<function>: <parts...>` unless `condition` holds.
 template <typename... Parts>
 void check(bool condition, std::string_view function, const Parts&... parts) {
-  if (!condition) [[unlikely]] {
-    throw std::invalid_argument(detail::join("reformer::", function, ": ", parts...));
-  }
+  if (!condition) [[unlikely]]
+    detail::fail({"reformer::", function, ": ", parts...});
 }
 
 /// Requires `value >= least`.
