@@ -6,6 +6,11 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <functional>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "io/huggingface_files.hpp"
 #include "support/compare.hpp"
@@ -531,6 +536,42 @@ TEST(HuggingFaceModel, ChoosesTheNumberOfBucketsOnce) {
   const TemporaryFolder folder;
   model.save(folder.path());
   EXPECT_EQ(json_of(folder / "config.json")["num_buckets"], 8);
+}
+
+TEST(HuggingFaceModel, APassThatIsRefusedChoosesNothing) {
+  const auto config = small_config({{"num_buckets", nullptr}, {"max_position_embeddings", 64}});
+  auto model = random_model<float>(config);
+  HuggingFaceModel<float> empty(model.config());
+  HuggingFaceConfig without_head = model.config();
+  without_head.kind = HuggingFaceClass::base;
+  without_head.model.language_head = false;
+  HuggingFaceModel<float> base(without_head);
+  Workspace workspace(1);
+  const Tokens tokens = random_tokens(1, 41, 50, 1);  // hashed
+  const std::vector<std::uint8_t> none(41, 0);
+  const float infinity = std::numeric_limits<float>::infinity();
+  const std::vector<std::pair<std::string, std::function<void()>>> passes = {
+      {"logits: num_hashes is -1", [&] { model.logits(workspace, tokens, {.num_hashes = -1}); }},
+      {"logits: the model has no language head", [&] { base.logits(workspace, tokens); }},
+      {"encode: num_hashes is -1", [&] { model.encode(workspace, tokens, {.num_hashes = -1}); }},
+      {"encode: all parameters are zero", [&] { empty.encode(workspace, tokens); }},
+      {"loss: num_hashes is -1",
+       [&] { model.loss(workspace, tokens, tokens, {.num_hashes = -1}); }},
+      {"loss_and_gradients: num_hashes is 1",
+       [&] { model.loss_and_gradients(workspace, tokens, tokens, 1, {.num_hashes = 1}); }},
+      {"loss_and_gradients: scale is inf",
+       [&] { model.loss_and_gradients(workspace, tokens, tokens, infinity, {}); }},
+      {"next_token_logits: is_real has no token", [&] {
+         model.next_token_logits(workspace, {tokens.data(), 41}, {.is_real = none});
+       }}};
+  for (const auto& [message, pass] : passes) {
+    EXPECT_TRUE(contains(message_of(pass), "HuggingFaceModel::" + message)) << message_of(pass);
+    for (auto* of : {&model, &empty, &base}) {
+      for (const auto& c : {of->config().model, of->model().config()}) {
+        EXPECT_TRUE(std::get<LshPattern>(c.layers[1].of_heads[0]).num_buckets.empty()) << message;
+      }
+    }
+  }
 }
 
 TEST(HuggingFaceModel, PadsAndCuts) {

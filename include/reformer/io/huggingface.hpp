@@ -22,6 +22,8 @@
 /// left out when they are read. The scalars of masks that old versions store are ignored.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -500,22 +502,26 @@ class HuggingFaceModel {
   /// Logits `[B, T, V]`.
   Tensor<Scalar, 3> logits(Workspace& workspace, const Tokens& tokens,
                            const RunOptions& options = {}) {
-    const PaddedTokens padded = pad(tokens, options.is_real);
+    constexpr auto function = "HuggingFaceModel::logits";
+    check_head(function);
+    const PaddedTokens padded = checked_pad(function, workspace, tokens, options);
     return padded.cut(model_->logits(workspace, padded.tokens, padded.options(options)));
   }
 
   /// `last_hidden_state` `[B, T, 2D]`.
   Tensor<Scalar, 3> encode(Workspace& workspace, const Tokens& tokens,
                            const RunOptions& options = {}) {
-    const PaddedTokens padded = pad(tokens, options.is_real);
+    const PaddedTokens padded = checked_pad("HuggingFaceModel::encode", workspace, tokens, options);
     return padded.cut(model_->encode(workspace, padded.tokens, padded.options(options)));
   }
 
   /// Sum of cross-entropies over the labels, as in `Model::loss`; see `loss_labels`.
   Loss loss(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
             const RunOptions& options = {}) {
-    check_labels("HuggingFaceModel::loss", tokens, labels);
-    const PaddedTokens padded = pad(tokens, options.is_real);
+    constexpr auto function = "HuggingFaceModel::loss";
+    check_head(function);
+    check_labels(function, tokens, labels);
+    const PaddedTokens padded = checked_pad(function, workspace, tokens, options);
     return model_->loss(workspace, padded.tokens, padded.labels(labels), padded.options(options));
   }
 
@@ -523,8 +529,13 @@ class HuggingFaceModel {
   /// that need no padding.
   Loss loss_and_gradients(Workspace& workspace, const Tokens& tokens, const Tokens& labels,
                           Scalar scale, const RunOptions& options) {
-    check_labels("HuggingFaceModel::loss_and_gradients", tokens, labels);
-    const PaddedTokens padded = pad(tokens, options.is_real);
+    constexpr auto function = "HuggingFaceModel::loss_and_gradients";
+    check_head(function);
+    check_labels(function, tokens, labels);
+    check(std::isfinite(scale), function, "scale is ", scale, ", must be finite");
+    check(options.num_hashes == 0, function, "num_hashes is ", options.num_hashes,
+          ", must be 0 in a pass with gradients");
+    const PaddedTokens padded = checked_pad(function, workspace, tokens, options);
     return model_->loss_and_gradients(workspace, padded.tokens, padded.labels(labels), scale,
                                       padded.options(options));
   }
@@ -532,9 +543,14 @@ class HuggingFaceModel {
   /// Logits `[V]` of the last token of one sequence.
   std::vector<Scalar> next_token_logits(Workspace& workspace, std::span<const std::int32_t> tokens,
                                         const RunOptions& options = {}) {
+    constexpr auto function = "HuggingFaceModel::next_token_logits";
+    check_head(function);
+    check(options.is_real.empty() ||
+              std::ranges::count(options.is_real, 0) < std::ssize(options.is_real),
+          function, "is_real has no token that is real, must have at least one");
     Tokens row(1, static_cast<Index>(tokens.size()));
     std::copy(tokens.begin(), tokens.end(), row.data());
-    const PaddedTokens padded = pad(row, options.is_real);
+    const PaddedTokens padded = checked_pad(function, workspace, row, options);
     return model_->next_token_logits(
         workspace, {padded.tokens.data(), static_cast<std::size_t>(padded.tokens.size())},
         padded.options(options));
@@ -545,6 +561,19 @@ class HuggingFaceModel {
     check_shape(function, "labels", labels, {"batch", "length"}, tokens.dimensions());
     check_label_range(function, {labels.data(), static_cast<std::size_t>(labels.size())},
                       config_.model.vocabulary);
+  }
+
+  void check_head(std::string_view function) const {
+    check(config_.model.language_head, function, "the model has no language head, only encode");
+  }
+
+  /// `pad` for a pass: one that the model refuses fixes nothing.
+  PaddedTokens checked_pad(std::string_view function, Workspace& workspace, const Tokens& tokens,
+                           const RunOptions& options) {
+    PaddedTokens padded = huggingface_pad(config_, tokens, options.is_real);
+    model_->check_input(function, workspace, padded.tokens, padded.options(options));
+    fix_num_buckets(padded.tokens.dimension(1));
+    return padded;
   }
 
   void fix_num_buckets(Index length) {

@@ -219,6 +219,13 @@ class Model {
     for_each_parameter([](Parameter<Scalar>& p) { p.zero_gradient(); });
   }
 
+  /// Throws `std::invalid_argument` for an input or options that no pass takes, as every pass does
+  /// in the name of its function, and does nothing else.
+  void check_input(std::string_view function, Workspace& workspace, const Input& input,
+                   const RunOptions& options) const {
+    start(workspace, function, input, options);
+  }
+
   /// Sum of cross-entropies over all labels that are not `ignored_label`.
   /// @param labels  `[B, T]`; see `next_token_labels`
   /// @param each  receives the cross-entropy of each position `[B*T]`, in nats, 0 where the label
