@@ -223,7 +223,9 @@ bool same_number(float a, float b) {
 }
 
 std::vector<Bfloat16Unit> units() {
-  std::vector<Bfloat16Unit> units{detail::portable_tile_unit, detail::portable_chain_unit};
+  std::vector<Bfloat16Unit> units{detail::portable_tile_unit,
+                                  {"portable chain", Bfloat16Order::chain,
+                                   detail::portable_bfloat16_tile<Bfloat16Order::chain>}};
 #ifdef REFORMER_BFLOAT16_X86
   if (detail::may_use_amx_bfloat16()) units.push_back(detail::amx_unit);
   if (detail::has_avx512_bfloat16()) units.push_back(detail::avx512_unit);

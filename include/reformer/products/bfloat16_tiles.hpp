@@ -342,9 +342,6 @@ namespace detail {
 
 inline constexpr Bfloat16Unit portable_tile_unit{"portable", Bfloat16Order::tile,
                                                  portable_bfloat16_tile<Bfloat16Order::tile>};
-inline constexpr Bfloat16Unit portable_chain_unit{"portable, in the order of avx512_bf16",
-                                                  Bfloat16Order::chain,
-                                                  portable_bfloat16_tile<Bfloat16Order::chain>};
 #ifdef REFORMER_BFLOAT16_X86
 inline constexpr Bfloat16Unit avx512_unit{"avx512_bf16", Bfloat16Order::chain,
                                           avx512_bfloat16_tile};

@@ -10,6 +10,7 @@
 #include <variant>
 
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/compiled_once.hpp"
 #include "reformer/foundation/precision.hpp"
 #include "reformer/products/bfloat16_operands.hpp"
 #include "reformer/products/float_kernel.hpp"
@@ -21,6 +22,9 @@ namespace reformer::inline REFORMER_ABI {
 /// both sides are packed as bfloat16 numbers, which start at multiples of `tile_depth` of the
 /// depth, and an element is summed as the machine's unit does (`products/bfloat16_tiles.hpp`), in
 /// blocks of `depth_block` products.
+///
+/// What it does is compiled once and not into every caller, of which there are many: a call is
+/// nothing beside a tile.
 class PrecisionKernel {
  public:
   using Scalar = float;
@@ -55,22 +59,15 @@ class PrecisionKernel {
   }
   Left left(const View& x, Orientation orientation, Packed* memory) const {
     if (in_floats()) return {Floats::left(x, orientation, memory)};
-    const Index depth = orientation == Orientation::natural ? x.columns : x.rows;
-    const Bfloat16Left packed{memory, left_stride(depth),
-                              has_low() ? detail::bfloat16_pairs(depth) : 0};
-    if (has_low()) {
-      detail::pack_bfloat16_left<true>(x, orientation, memory, packed.stride, packed.low);
-    } else {
-      detail::pack_bfloat16_left<false>(x, orientation, memory, packed.stride, 0);
-    }
-    return {packed};
+    return packed_left(x, orientation, memory);
   }
 
   Index weight_size(Index depth, Index columns) const {
     return in_floats() ? Floats::weight_size(depth, columns)
                        : ceil_div(columns, tile_columns) * panel_size(depth);
   }
-  void pack_weight(const View& weight, Orientation orientation, Index panel, Packed* packed) const {
+  REFORMER_COMPILED_ONCE void pack_weight(const View& weight, Orientation orientation, Index panel,
+                                          Packed* packed) const {
     const bool is_natural = orientation == Orientation::natural;
     const Index columns = is_natural ? weight.columns : weight.rows;
     const Index depth = is_natural ? weight.rows : weight.columns;
@@ -101,7 +98,7 @@ class PrecisionKernel {
     return in_floats() ? Floats::right_size(orientation, depth, columns)
                        : weight_size(depth, columns);
   }
-  Right right(const View& x, Orientation orientation, Packed* memory) const {
+  REFORMER_COMPILED_ONCE Right right(const View& x, Orientation orientation, Packed* memory) const {
     if (in_floats()) return {Floats::right(x, orientation, memory)};
     const bool is_natural = orientation == Orientation::natural;
     const Index panels = ceil_div(is_natural ? x.columns : x.rows, tile_columns);
@@ -114,14 +111,14 @@ class PrecisionKernel {
   Index gradient_size(Index depth, Index columns) const {
     return Floats::gradient_size(depth, columns);
   }
-  void add_gradient(const View& x, const View& dy, const MatrixView<float>& c,
-                    Packed* memory) const {
+  REFORMER_COMPILED_ONCE void add_gradient(const View& x, const View& dy,
+                                           const MatrixView<float>& c, Packed* memory) const {
     Floats::add_gradient(x, dy, c, memory);
   }
 
   /// @param c  must not overlap A or B
-  void multiply(const Left& a, const Right& b, Index depth, const MatrixView<float>& c,
-                Write write) const {
+  REFORMER_COMPILED_ONCE void multiply(const Left& a, const Right& b, Index depth,
+                                       const MatrixView<float>& c, Write write) const {
     if (in_floats()) {
       Floats::multiply(*std::get_if<LeftOperand<float>>(&a.side),
                        *std::get_if<RightOperand<float>>(&b.side), depth, c, write);
@@ -142,6 +139,18 @@ class PrecisionKernel {
 
   bool in_floats() const { return precision_ == Precision::float32; }
   bool has_low() const { return precision_ == Precision::bfloat16x3; }
+  REFORMER_COMPILED_ONCE Left packed_left(const View& x, Orientation orientation,
+                                          Packed* memory) const {
+    const Index depth = orientation == Orientation::natural ? x.columns : x.rows;
+    const Bfloat16Left packed{memory, left_stride(depth),
+                              has_low() ? detail::bfloat16_pairs(depth) : 0};
+    if (has_low()) {
+      detail::pack_bfloat16_left<true>(x, orientation, memory, packed.stride, packed.low);
+    } else {
+      detail::pack_bfloat16_left<false>(x, orientation, memory, packed.stride, 0);
+    }
+    return {packed};
+  }
   Index parts() const { return has_low() ? 2 : 1; }
   /// A cache line more, so that rows do not lie a power of two apart.
   Index left_stride(Index depth) const { return parts() * detail::bfloat16_pairs(depth) + 16; }
