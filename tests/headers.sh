@@ -6,7 +6,7 @@
 #
 # Compiles orders of headers until every header A has come before every header B that A does not
 # include; a few orders are enough for all of these pairs. With --pairs each pair is compiled by itself:
-# about 2,100, which take half an hour of one processor. Before that, things that an order can hide are
+# thousands, which take more than half an hour of one processor. Before that, things that an order can hide are
 # looked for in the text: a name that stands in `reformer` and in `reformer::detail` (the nearer one
 # hides the other from headers that come later), macros without the prefix of the library, and a
 # namespace without its tag. Then, that headers of configurations include none of the kernels.

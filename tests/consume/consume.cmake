@@ -94,7 +94,9 @@ if(NOT way STREQUAL "subdirectory")
     list(APPEND without -D CMAKE_DISABLE_FIND_PACKAGE_${package}=ON)
   endforeach()
   if(way STREQUAL "compiled")
-    set(without -D REFORMER_BUILD_COMPILED=ON)
+    # Optimised little: how it is found, linked and loaded does not depend on that.
+    set(without -D REFORMER_BUILD_COMPILED=ON -D CMAKE_BUILD_TYPE=Release
+                -D CMAKE_CXX_FLAGS_RELEASE=-O1)
   endif()
   run(${CMAKE_COMMAND} -S ${reformer_source_dir} -B ${work_dir}/library ${options} ${without})
   run(${CMAKE_COMMAND} --build ${work_dir}/library)
