@@ -197,6 +197,30 @@ Matrix<double> counts_of(const AttentionPattern& pattern, Index length, const Bu
   return test::naive::pattern_counts(pattern, length, {}, rounds);
 }
 
+namespace {
+
+/// Rows scaled to a length, which is divided by their own.
+template <typename Scalar>
+Matrix<Scalar> scaled_to(Scalar length, const Matrix<Scalar>& x) {
+  const auto epsilon = static_cast<Scalar>(x.cols()) * Scalar(1e-6);
+  const Matrix<Scalar> factors = length / (x.rowwise().squaredNorm().array() + epsilon).sqrt();
+  return factors.col(0).asDiagonal() * x;
+}
+
+/// The gradient by x of what `scaled_to` gives, from that by what it gave.
+template <typename Scalar>
+Matrix<Scalar> scaled_to_backward(Scalar length, const Matrix<Scalar>& x, const Matrix<Scalar>& g) {
+  Matrix<Scalar> dx = scaled_to(length, x);
+  for (Index i = 0; i < x.rows(); ++i) {
+    const Scalar square = x.row(i).squaredNorm() + static_cast<Scalar>(x.cols()) * Scalar(1e-6);
+    dx.row(i) =
+        (g.row(i) - g.row(i).dot(x.row(i)) / square * x.row(i)) * length / std::sqrt(square);
+  }
+  return dx;
+}
+
+}  // namespace
+
 template <typename Scalar>
 Matrix<Scalar> SelfAttention<Scalar>::operator()(const Matrix<Scalar>& x) const {
   const Matrix<Scalar> normed = layer_norm(x, scale, bias);
@@ -206,8 +230,13 @@ Matrix<Scalar> SelfAttention<Scalar>::operator()(const Matrix<Scalar>& x) const 
   Matrix<Scalar> out(q.rows(), q.cols());
   for (Index h = 0; h < heads; ++h) {
     const Attention<Scalar>& head = attention[static_cast<std::size_t>(h)];
-    out.middleCols(h * K, K) = head.weights(q.middleCols(h * K, K), k.middleCols(h * K, K)) *
-                               head.carried(v.middleCols(h * K, K));
+    Matrix<Scalar> of_query = q.middleCols(h * K, K), of_key = k.middleCols(h * K, K);
+    if (temperature.size() > 0) {
+      of_query = scaled_to(temperature(0, h), of_query);
+      of_key = key.size() > 0 ? scaled_to(std::sqrt(static_cast<Scalar>(K)), of_key) : of_query;
+    }
+    out.middleCols(h * K, K) =
+        head.weights(of_query, of_key) * head.carried(v.middleCols(h * K, K));
   }
   return out * output;
 }
@@ -222,13 +251,26 @@ typename SelfAttention<Scalar>::Gradients SelfAttention<Scalar>::backward(
   const Matrix<Scalar> dout = dy * output.transpose();
   const Index K = q.cols() / heads;
   Matrix<Scalar> out(q.rows(), q.cols()), dq(q.rows(), q.cols()), dk(q.rows(), q.cols()),
-      dv(q.rows(), q.cols());
+      dv(q.rows(), q.cols()), dtemperature = Matrix<Scalar>::Zero(1, heads);
   for (Index h = 0; h < heads; ++h) {
     const auto part = [&](const Matrix<Scalar>& m) -> Matrix<Scalar> {
       return m.middleCols(h * K, K);
     };
     const auto& head = attention[static_cast<std::size_t>(h)];
-    const auto gradients = head.backward(part(q), part(k), part(v), part(dout));
+    const Scalar length_of_keys = std::sqrt(static_cast<Scalar>(K));
+    Matrix<Scalar> of_query = part(q), of_key = part(k);
+    if (temperature.size() > 0) {
+      of_query = scaled_to(temperature(0, h), of_query);
+      of_key = separate ? scaled_to(length_of_keys, of_key) : of_query;
+    }
+    auto gradients = head.backward(of_query, of_key, part(v), part(dout));
+    if (temperature.size() > 0) {
+      dtemperature(0, h) = gradients.dquery.cwiseProduct(scaled_to(Scalar(1), part(q))).sum();
+      gradients.dquery = scaled_to_backward(temperature(0, h), part(q), gradients.dquery);
+      if (separate) {
+        gradients.dkey = scaled_to_backward(length_of_keys, part(k), gradients.dkey);
+      }
+    }
     out.middleCols(h * K, K) = gradients.out;
     dq.middleCols(h * K, K) = gradients.dquery;
     if (separate) dk.middleCols(h * K, K) = gradients.dkey;
@@ -245,7 +287,8 @@ typename SelfAttention<Scalar>::Gradients SelfAttention<Scalar>::backward(
           normed.transpose() * dq,
           dkey,
           normed.transpose() * dv,
-          out.transpose() * dy};
+          out.transpose() * dy,
+          dtemperature};
 }
 
 template <typename Scalar>

@@ -86,11 +86,12 @@ struct SelfAttention {
   Index heads = 1;
   std::vector<Attention<Scalar>> attention;  ///< of each head
   Matrix<Scalar> scale, bias, query, key, value, output;
+  Matrix<Scalar> temperature;  ///< `[1, H]`, if scores are cosines, else empty
 
   Matrix<Scalar> operator()(const Matrix<Scalar>& x) const;
 
   struct Gradients {
-    Matrix<Scalar> y, dx, dquery, dkey, dvalue, doutput;
+    Matrix<Scalar> y, dx, dquery, dkey, dvalue, doutput, dtemperature;
   };
   Gradients backward(const Matrix<Scalar>& x, const Matrix<Scalar>& dy) const;
 };

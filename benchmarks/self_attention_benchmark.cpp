@@ -66,6 +66,7 @@ naive::SelfAttention<Scalar> naive_of(const Sizes& s, SelfAttention<float>& bran
   if (!shared) result.key = get(".key.weight");
   result.value = get("value.weight");
   result.output = get("output.weight");
+  if (scores_of(pattern) == Scores::cosine) result.temperature = get("temperature");
   return result;
 }
 
@@ -93,6 +94,7 @@ void verify(const Run& run, const Sizes& s, const AttentionPattern& pattern) {
   if (!shares_query_key(pattern)) gradient(".key.weight", expected.dkey);
   gradient("value.weight", expected.dvalue);
   gradient("output.weight", expected.doutput);
+  if (scores_of(pattern) == Scores::cosine) gradient("temperature", expected.dtemperature);
 }
 
 void self_attention(Run& run, const Sizes& s, const AttentionPattern& pattern, bool backward) {
@@ -144,9 +146,10 @@ const Registration registration([] {
       }
     };
     const LshPattern lsh{.chunk_length = s.chunk, .num_hashes = rounds};
-    LshPattern following = lsh, mixed = lsh;
+    LshPattern following = lsh, mixed = lsh, cosine = lsh;
     following.values = Values::following;
     mixed.values = Values::mixed;
+    cosine.scores = Scores::cosine;
     if (s.length <= 4096) {
       for (const int threads : one_and_all_threads()) kind("lsh", lsh, rounds, threads);
     } else {
@@ -155,9 +158,12 @@ const Registration registration([] {
     if (s.length <= 4096) {
       kind("following", following, rounds, default_threads());
       kind("mixed", mixed, rounds, default_threads());
+      kind("cosine", cosine, rounds, default_threads());
     }
     if (exact) {
       kind("local", LocalPattern{.chunk_length = s.chunk}, 0, default_threads());
+      kind("local cosine", LocalPattern{.chunk_length = s.chunk, .scores = Scores::cosine}, 0,
+           default_threads());
       kind("exact", ExactPattern{}, 0, default_threads());
     }
     if (naive) kind("naive", ExactPattern{}, 0, default_threads());

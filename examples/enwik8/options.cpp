@@ -402,11 +402,11 @@ Table<Options> make_training_table() {
            "optimizer; muon: Muon for the weights of the layers, Adam for the rest");
   t.real("learning-rate", &Options::learning_rate, 0, false, infinity, false,
          "highest of the schedule");
-  t.choice("schedule", &Options::schedule, {"constant", "rsqrt", "cosine"},
+  t.choice("schedule", &Options::schedule, {"constant", "rsqrt", "cosine", "linear"},
            "learning rate after the warm-up");
   t.whole("warmup", &Options::warmup, 0, "steps of linear warm-up");
   t.real("final-fraction", &Options::final_fraction, 0, true, 1, true,
-         "what is left of the learning rate at the end of the cosine");
+         "what is left of the learning rate at the end of the cosine or line");
   t.real("beta1", &Options::beta1, 0, true, 1, false, "of adam");
   t.real("beta2", &Options::beta2, 0, true, 1, false, "of adam");
   t.real("epsilon", &Options::epsilon, 0, false, infinity, false, "of adam");

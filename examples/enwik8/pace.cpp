@@ -34,19 +34,22 @@ double learning_rate(const Options& options, const std::optional<Ending>& ending
   if (options.schedule == "constant") {
     return warm(step);
   }
+  const auto falling = [&](double highest, std::int64_t warmup, std::int64_t steps,
+                           std::int64_t t) {
+    const double final = options.final_fraction;
+    return options.schedule == "linear"
+               ? reformer::learning_rate(reformer::LinearSchedule{highest, warmup, steps, final}, t)
+               : reformer::learning_rate(reformer::CosineSchedule{highest, warmup, steps, final},
+                                         t);
+  };
   if (options.steps > 0) {
-    return reformer::learning_rate(
-        reformer::CosineSchedule{rate, options.warmup, options.steps, options.final_fraction},
-        step);
+    return falling(rate, options.warmup, options.steps, step);
   }
   if (!ending || step <= ending->begin) {
     return warm(step);
   }
   // From wherever the warm-up has got to: a very short run may end before it does.
-  return reformer::learning_rate(
-      reformer::CosineSchedule{warm(ending->begin), 0, ending->end - ending->begin + 1,
-                               options.final_fraction},
-      step - ending->begin + 1);
+  return falling(warm(ending->begin), 0, ending->end - ending->begin + 1, step - ending->begin + 1);
 }
 
 double training_seconds(double limit, const Costs& costs) {

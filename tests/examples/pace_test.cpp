@@ -43,7 +43,7 @@ TEST(Pace, OtherSchedulesDoNotFallToAnEnd) {
 }
 
 TEST(Pace, NoWarmUpIsAllowed) {
-  for (const char* schedule : {"cosine", "constant", "rsqrt"}) {
+  for (const char* schedule : {"cosine", "linear", "constant", "rsqrt"}) {
     for (Options options : {limited_by_steps(5), limited_by_time()}) {
       options.schedule = schedule;
       options.warmup = 0;

@@ -43,9 +43,26 @@ TEST(CosineSchedule, WarmsUpAndFallsToItsFraction) {
   EXPECT_NEAR(learning_rate(schedule, 5000), 0.05, rounding) << "it stays there";
 }
 
+TEST(LinearSchedule, WarmsUpStaysAndFallsToItsFraction) {
+  const Schedule line = LinearSchedule{0.5, 100, 1100, 0.1};
+  EXPECT_NEAR(learning_rate(line, 50), 0.25, rounding);
+  EXPECT_NEAR(learning_rate(line, 100), 0.5, rounding);
+  EXPECT_NEAR(learning_rate(line, 600), 0.275, rounding);
+  EXPECT_NEAR(learning_rate(line, 1100), 0.05, rounding);
+  EXPECT_NEAR(learning_rate(line, 5000), 0.05, rounding) << "it stays there";
+  const Schedule stable = LinearSchedule{0.5, 100, 1000, 0, 0.2};
+  EXPECT_NEAR(learning_rate(stable, 50), 0.25, rounding);
+  for (const std::int64_t t : {100, 400, 800}) {
+    EXPECT_NEAR(learning_rate(stable, t), 0.5, rounding) << t;
+  }
+  EXPECT_NEAR(learning_rate(stable, 900), 0.25, rounding);
+  EXPECT_NEAR(learning_rate(stable, 1000), 0, rounding);
+}
+
 TEST(Schedules, HaveNoJumpsAndStayBetweenZeroAndThePeak) {
   for (const Schedule& schedule :
-       {Schedule(InverseSquareRootSchedule{1, 50}), Schedule(CosineSchedule{1, 50, 300, 0.2})}) {
+       {Schedule(InverseSquareRootSchedule{1, 50}), Schedule(CosineSchedule{1, 50, 300, 0.2}),
+        Schedule(LinearSchedule{1, 50, 300, 0.2, 0.5})}) {
     double before = 0;
     for (std::int64_t t = 1; t <= 400; ++t) {
       const double rate = learning_rate(schedule, t);
@@ -86,6 +103,7 @@ TEST(Schedules, RefuseWhatMeansNothing) {
     EXPECT_EQ(message(ConstantSchedule{rate}), expected);
     EXPECT_EQ(message(InverseSquareRootSchedule{.rate = rate}), expected);
     EXPECT_EQ(message(CosineSchedule{.rate = rate}), expected);
+    EXPECT_EQ(message(LinearSchedule{.rate = rate}), expected);
   }
   EXPECT_EQ(message(InverseSquareRootSchedule{.warmup = -1}),
             prefix + "warmup is -1, must be at least 0");
@@ -98,6 +116,12 @@ TEST(Schedules, RefuseWhatMeansNothing) {
             prefix + "final_fraction is 2, must be in [0, 1]");
   EXPECT_EQ(message(CosineSchedule{.final_fraction = nan}),
             prefix + "final_fraction is nan, must be in [0, 1]");
+  EXPECT_EQ(message(LinearSchedule{.warmup = -1}), prefix + "warmup is -1, must be at least 0");
+  EXPECT_EQ(message(LinearSchedule{.steps = 0}), prefix + "steps is 0, must be at least 1");
+  EXPECT_EQ(message(LinearSchedule{.final_fraction = 2}),
+            prefix + "final_fraction is 2, must be in [0, 1]");
+  EXPECT_EQ(message(LinearSchedule{.decay_fraction = nan}),
+            prefix + "decay_fraction is nan, must be in [0, 1]");
   EXPECT_EQ(message(ConstantSchedule{}, -1), prefix + "step is -1, must be at least 0");
 }
 
