@@ -33,6 +33,7 @@ std::string name_of(const AttentionPattern& pattern) {
   if (values_of(pattern) == Values::following) kind += " following";
   if (values_of(pattern) == Values::mixed) kind += " mixed";
   if (scores_of(pattern) == Scores::cosine) kind += " cosine";
+  if (rotary_width_of(pattern) > 0) kind += " rotary";
   return kind;
 }
 
@@ -216,6 +217,9 @@ Matrix<double> expected_branch(const Case& c, Layer<Scalar>& layer) {
               << c.name() << ", sequence " << b << ", head " << head << ", round " << r;
         }
       }
+      const Index rotary_width = rotary_width_of(kind.pattern);
+      queries = naive::rotated(rotary_width, rules, queries);
+      keys = naive::rotated(rotary_width, rules, keys);
       heads.block(b * c.length, head * c.head_width, c.length, c.head_width) =
           naive::attention(queries, keys, columns(value, head),
                            naive::pattern_counts(kind.pattern, c.length, rules, buckets), rules);
@@ -245,6 +249,10 @@ std::vector<AttentionPattern> patterns() {
   for (const std::size_t i : {1U, 5U, 7U, 9U, 10U, 11U, 17U, 19U, 28U, 30U, 32U}) {
     patterns.push_back(naive::with_cosines(patterns[i]));
   }
+  for (const std::size_t i : {1U, 6U, 7U, 9U, 10U, 16U, 30U}) {
+    patterns.push_back(naive::with_rotary(patterns[i], 4));
+  }
+  patterns.push_back(naive::with_rotary(patterns[35], 2));  // cosines, too
   return patterns;
 }
 
@@ -265,6 +273,7 @@ std::vector<LayerPattern> patterns_of_heads() {
       {with(far, Values::mixed), with(LocalPattern{4}, Values::following), ExactPattern{true}},
       {with(LocalPattern{4}, Values::own), far, with(ExactPattern{false}, Values::mixed)},
       {naive::with_cosines(LocalPattern{4}), ExactPattern{false}, naive::with_cosines(far)},
+      {naive::with_rotary(LocalPattern{4}, 4), naive::with_rotary(far, 2), LocalPattern{4}},
   };
 }
 
@@ -331,8 +340,10 @@ TEST(SelfAttentionForward, IsTheDefinitionWhereHeadsDiffer) {
 
 TEST(SelfAttentionForward, TakesManyShapes) {
   for (const AttentionPattern& pattern : patterns()) {
-    expect_definition<double>({pattern, 1, 9, true, false, 0, 0, 3, 1, 1});
-    expect_definition<double>({pattern, 3, 18, only_causal(pattern), true, 0, 0, 7, 3, 3});
+    if (rotary_width_of(pattern) == 0) {
+      expect_definition<double>({pattern, 1, 9, true, false, 0, 0, 3, 1, 1});
+      expect_definition<double>({pattern, 3, 18, only_causal(pattern), true, 0, 0, 7, 3, 3});
+    }
     expect_definition<double>({pattern, 1, 70, true, true, 0, 0, 16, 3, 20});
     expect_definition<float>({pattern, 1, 33, true, false, 0, 0, 20, 1, 64});
   }
@@ -406,8 +417,10 @@ TEST(SelfAttentionReverse, ReplaysDropout) {
 
 TEST(SelfAttentionReverse, TakesManyShapes) {
   for (const AttentionPattern& pattern : patterns()) {
-    expect_gradients({pattern, 1, 9, true, false, 0, 0, 3, 1, 1});
-    expect_gradients({pattern, 3, 18, only_causal(pattern), true, 0.1, 0.1, 7, 3, 3});
+    if (rotary_width_of(pattern) == 0) {
+      expect_gradients({pattern, 1, 9, true, false, 0, 0, 3, 1, 1});
+      expect_gradients({pattern, 3, 18, only_causal(pattern), true, 0.1, 0.1, 7, 3, 3});
+    }
     expect_gradients({pattern, 1, 70, only_causal(pattern), true, 0, 0, 16, 3, 20}, 5);
   }
   // Rows beyond one panel of the weight gradients.
@@ -770,7 +783,7 @@ Step<float> padded_step(Case c, Index padding, std::uint64_t content) {
 }
 
 TEST(SelfAttention, OfRealTokensDoesNotDependOnPadding) {
-  int scores_turn = 0;
+  int turn = 0;
   for (const AttentionPattern& pattern : naive::with_values(
            {LshPattern{8, 1, 0, 2, {4}}, LshPattern{4, 1, 1, 3, {4, 2}},
             LshPattern{4, 1, 1, 2, {4}, false, Chunking::bucket_chunks, Duplicates::once},
@@ -778,16 +791,9 @@ TEST(SelfAttention, OfRealTokensDoesNotDependOnPadding) {
            {Values::following, Values::mixed})) {
     for (const bool causal : {true, false}) {
       if (!naive::exists(pattern, causal)) continue;
-      const Case c{scores_turn++ % 2 == 0 ? pattern : naive::with_cosines(pattern),
-                   1,
-                   27,
-                   causal,
-                   false,
-                   0,
-                   0,
-                   20,
-                   2,
-                   16};
+      AttentionPattern turned = turn % 2 == 0 ? pattern : naive::with_cosines(pattern);
+      if (turn++ % 3 == 0) turned = naive::with_rotary(turned, 10);
+      const Case c{turned, 1, 27, causal, false, 0, 0, 20, 2, 16};
       const Step<float> alone = padded_step(c, 0, 1);
       for (const Index padding : {1, 5, 24}) {
         for (const std::uint64_t content : {60U, 61U}) {
@@ -925,7 +931,8 @@ TEST(SelfAttentionDecode, KeepsWhatIsThereOfAWindowWithoutEnd) {
            buckets(4, most, Duplicates::once), buckets(most, 1, Duplicates::once),
            LocalPattern{4, most, 0, false, Values::following},
            ExactPattern{true, Values::following}, following,
-           LocalPattern{4, most, 0, false, Values::mixed}, ExactPattern{true, Values::mixed}}) {
+           LocalPattern{4, most, 0, false, Values::mixed}, ExactPattern{true, Values::mixed},
+           naive::with_rotary(ExactPattern{}, 4), naive::with_rotary(following, 2)}) {
     const Case c{LayerPattern(pattern), 2, 300};
     Layer<float> layer(c);
     const Matrix<float> whole = layer.forward();
@@ -1060,6 +1067,10 @@ TEST(SelfAttention, RejectsImpossibleConfigurations) {
                        "values is number 3, must be own, following or mixed"));
   EXPECT_TRUE(contains(with_pattern(LocalPattern{.scores = static_cast<Scores>(2)}),
                        "scores is number 2, must be dot_product or cosine"));
+  EXPECT_TRUE(
+      contains(with_pattern(LocalPattern{.rotary_width = 3}), "rotary_width is 3, must be even"));
+  EXPECT_TRUE(contains(with_pattern({LocalPattern{}, LocalPattern{.rotary_width = 6}}),
+                       "rotary_width is 6, must be at most 5"));
   EXPECT_EQ(with_pattern({LocalPattern{}, LocalPattern{}, LshPattern{}}),
             "reformer::SelfAttention: of_heads has 3 patterns, must have a number that divides "
             "num_heads = 2");

@@ -425,6 +425,7 @@ const BadField<LshPattern> lsh_fields[] = {
      [](auto& c) { c.values = static_cast<Values>(3); }},
     {"scores", "2", "must be dot_product or cosine",
      [](auto& c) { c.scores = static_cast<Scores>(2); }},
+    {"rotary_width", "3", "must be even", [](auto& c) { c.rotary_width = 3; }},
 };
 
 const BadField<LocalPattern> local_fields[] = {
@@ -440,6 +441,7 @@ const BadField<LocalPattern> local_fields[] = {
      [](auto& c) { c.values = static_cast<Values>(-1); }},
     {"scores", "-1", "must be dot_product or cosine",
      [](auto& c) { c.scores = static_cast<Scores>(-1); }},
+    {"rotary_width", "-2", "must be at least 0", [](auto& c) { c.rotary_width = -2; }},
 };
 
 const BadField<SelfAttentionConfig> attention_fields[] = {

@@ -508,6 +508,8 @@ const BadField<ModelConfig> model_fields[] = {
      [](auto& c) { std::get<LshPattern>(c.layers[1].of_heads[0]).values = Values::following; }},
     {"values of a layer", "mixed", "must be own",
      [](auto& c) { std::get<LshPattern>(c.layers[1].of_heads[0]).values = Values::mixed; }},
+    {"rotary_width of a layer", "2", "must equal that of HuggingFace's Reformer, = 0",
+     [](auto& c) { std::get<LshPattern>(c.layers[1].of_heads[0]).rotary_width = 2; }},
     {"scores of a layer", "cosines", "must be dot_product",
      [](auto& c) { std::get<LshPattern>(c.layers[1].of_heads[0]).scores = Scores::cosine; }},
     {"local layers", "differ", "cannot express",

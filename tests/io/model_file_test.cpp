@@ -53,7 +53,8 @@ std::vector<LayerPattern> patterns(bool causal) {
                    .chunking = Chunking::bucket_chunks,
                    .duplicates = values == Values::own ? Duplicates::each_time : Duplicates::once,
                    .values = values,
-                   .scores = values == Values::following ? Scores::cosine : Scores::dot_product});
+                   .scores = values == Values::following ? Scores::cosine : Scores::dot_product,
+                   .rotary_width = values == Values::own ? 2 : 0});
   }
   all.push_back({all[all.size() - 1].of_heads[0], all[all.size() - 3].of_heads[0]});
   return all;
@@ -429,7 +430,10 @@ TEST(ModelConfigText, OfTheFirstFilesMeansTheDefaults) {
   config.ngrams.clear();
   Json fields = Json::parse(model_config_text(config));
   ASSERT_EQ(fields.erase("ngrams"), 1U);
-  for (auto& layer : fields["layers"]) ASSERT_EQ(layer.erase("scores"), 1U);
+  for (auto& layer : fields["layers"]) {
+    ASSERT_EQ(layer.erase("scores"), 1U);
+    ASSERT_EQ(layer.erase("rotary_width"), 1U);
+  }
   EXPECT_EQ(model_config_text(parse_model_config(fields.dump())), model_config_text(config));
   ASSERT_EQ(fields["layers"][0].erase("values"), 1U);
   EXPECT_TRUE(contains(message_of<std::runtime_error>([&] { parse_model_config(fields.dump()); }),

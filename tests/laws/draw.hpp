@@ -84,11 +84,12 @@ inline std::vector<Index> bucket_factors(Dice& dice) {
   return factors;
 }
 
-inline AttentionPattern head_pattern(Dice& dice, Index length, bool causal) {
+inline AttentionPattern head_pattern(Dice& dice, Index length, bool causal, Index head_width) {
   const Values values = causal && dice.chance(0.4)
                             ? dice.pick<Values>({Values::following, Values::mixed})
                             : Values::own;
   const Scores scores = dice.chance(0.25) ? Scores::cosine : Scores::dot_product;
+  const Index rotary_width = dice.chance(0.25) ? 2 * dice.between(0, head_width / 2) : 0;
   const double kind = dice.uniform();
   if (kind < 0.3) {
     LocalPattern local{.chunk_length = chunk_length(dice, length),
@@ -96,7 +97,8 @@ inline AttentionPattern head_pattern(Dice& dice, Index length, bool causal) {
                        .chunks_after = window_number(dice),
                        .circular = dice.chance(0.3),
                        .values = values,
-                       .scores = scores};
+                       .scores = scores,
+                       .rotary_width = rotary_width};
     if (local.circular) {
       local.chunks_before = std::min<Index>(local.chunks_before, 4);
       local.chunks_after = std::min<Index>(local.chunks_after, 4);
@@ -104,14 +106,18 @@ inline AttentionPattern head_pattern(Dice& dice, Index length, bool causal) {
     return local;
   }
   if (kind < 0.45) {
-    return ExactPattern{.shared_query_key = dice.chance(0.5), .values = values, .scores = scores};
+    return ExactPattern{.shared_query_key = dice.chance(0.5),
+                        .values = values,
+                        .scores = scores,
+                        .rotary_width = rotary_width};
   }
   LshPattern lsh{.chunk_length = chunk_length(dice, length),
                  .chunks_before = window_number(dice),
                  .chunks_after = dice.chance(0.6) ? 0 : window_number(dice),
                  .num_hashes = dice.between(1, 4),
                  .values = values,
-                 .scores = scores};
+                 .scores = scores,
+                 .rotary_width = rotary_width};
   if (dice.chance(0.5)) {
     lsh.chunking = Chunking::bucket_chunks;
     lsh.num_buckets = bucket_factors(dice);
@@ -126,13 +132,13 @@ inline AttentionPattern head_pattern(Dice& dice, Index length, bool causal) {
 }
 
 /// The pattern of a layer, whose heads may differ.
-inline LayerPattern pattern(Dice& dice, Index heads, Index length, bool causal) {
-  LayerPattern layer = head_pattern(dice, length, causal);
+inline LayerPattern pattern(Dice& dice, Index heads, Index head_width, Index length, bool causal) {
+  LayerPattern layer = head_pattern(dice, length, causal, head_width);
   if (heads == 1 || dice.chance(0.7)) return layer;
   while (static_cast<Index>(layer.of_heads.size()) < heads) {
     // Every now and then two heads are of one kind.
     layer.of_heads.push_back(dice.chance(0.3) ? layer.of_heads.back()
-                                              : head_pattern(dice, length, causal));
+                                              : head_pattern(dice, length, causal, head_width));
   }
   return layer;
 }
@@ -200,7 +206,8 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
   config.causal = dice.chance(0.7);
   config.layers.clear();
   for (Index layers = dice.between(1, 3); layers > 0; --layers) {
-    config.layers.push_back(detail::pattern(dice, config.num_heads, draw.length, config.causal));
+    config.layers.push_back(
+        detail::pattern(dice, config.num_heads, config.head_width, draw.length, config.causal));
   }
   if (dice.chance(0.3)) config.dropout = dice.pick({0.1, 0.5, 0.99});
   if (dice.chance(0.3)) config.attention_dropout = dice.pick({0.1, 0.5, 0.99});
@@ -243,6 +250,7 @@ inline void write(std::ostream& out, const AttentionPattern& pattern) {
   const auto values = [&](Values v) {
     out << (v == Values::following ? " following" : v == Values::mixed ? " mixed" : "");
   };
+  if (rotary_width_of(pattern) > 0) out << "rotary " << rotary_width_of(pattern) << ' ';
   const auto scores = [&](Scores s) { out << (s == Scores::cosine ? " cosine" : ""); };
   if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
     out << "lsh{C " << lsh->chunk_length << " before " << lsh->chunks_before << " after "

@@ -60,6 +60,8 @@ std::map<std::string, LayerPattern> causal_patterns() {
     patterns[name + ", mixed"] = pattern;
     std::visit([](auto& p) { p.scores = Scores::cosine; }, pattern);
     patterns[name + ", mixed, cosine"] = pattern;
+    std::visit([](auto& p) { p.rotary_width = 4; }, pattern);
+    patterns[name + ", mixed, cosine, rotary"] = pattern;
   }
   std::map<std::string, LayerPattern> layers(patterns.begin(), patterns.end());
   for (const auto& [one, other] : std::vector<std::pair<std::string, std::string>>{

@@ -242,6 +242,8 @@ TEST(ModelGradient, IsTheGradientOfHeadsOfDifferentKinds) {
   std::get<LocalPattern>(layers[0].of_heads[0]).values = Values::following;
   std::get<LocalPattern>(layers[0].of_heads[0]).scores = Scores::cosine;
   std::get<LshPattern>(layers[1].of_heads[0]).scores = Scores::cosine;
+  std::get<LocalPattern>(layers[0].of_heads[0]).rotary_width = 2;
+  std::get<LshPattern>(layers[0].of_heads[1]).rotary_width = 2;
   expect_gradients({.name = "heads of different kinds", .layers = layers, .branches = 3});
 }
 

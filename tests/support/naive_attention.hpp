@@ -73,6 +73,29 @@ inline Matrix<double> scaled_to(double length, Matrix<double> x) {
   return x;
 }
 
+/// The pattern with so many columns that positions rotate.
+inline AttentionPattern with_rotary(AttentionPattern pattern, Index width) {
+  std::visit([&](auto& p) { p.rotary_width = width; }, pattern);
+  return pattern;
+}
+
+/// The first `width` columns rotated by positions, which count real tokens.
+inline Matrix<double> rotated(Index width, const Rules& rules, Matrix<double> x) {
+  Index position = 0;
+  for (Index t = 0; t < x.rows(); ++t) {
+    for (Index i = 0; i < width / 2; ++i) {
+      const double angle =
+          static_cast<double>(position) *
+          std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(width));
+      const double a = x(t, i), b = x(t, i + width / 2);
+      x(t, i) = a * std::cos(angle) - b * std::sin(angle);
+      x(t, i + width / 2) = b * std::cos(angle) + a * std::sin(angle);
+    }
+    if (rules.real(t)) ++position;
+  }
+  return x;
+}
+
 /// Whether there is such attention.
 inline bool exists(const AttentionPattern& pattern, bool causal) {
   return causal || values_of(pattern) == Values::own;

@@ -205,6 +205,8 @@ AttentionLayout checked_layout(std::string_view function, Workspace& workspace,
         "values are mixed, which a layer learns; must be own or following");
   check(scores_of(options.pattern) == Scores::dot_product, function,
         "scores are cosines, whose temperature a layer learns; must be dot_product");
+  check_equal(function, "rotary_width", rotary_width_of(options.pattern),
+              "that of vectors which are rotated already,", 0);
   check_dropout(function, "dropout", options.dropout);
   check_pass(function, Pass{workspace, query.dimension(0), query.dimension(1), options.key, false,
                             options.is_real});

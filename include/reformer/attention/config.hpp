@@ -24,7 +24,8 @@ struct SelfAttentionConfig {
 };
 
 /// Throws `std::invalid_argument` for sizes out of range, an impossible pattern or a list of them
-/// that heads cannot share, a dropout outside [0, 1) or an epsilon out of range.
+/// that heads cannot share, more rotated columns than a head has, a dropout outside [0, 1) or an
+/// epsilon out of range.
 inline void check_config(std::string_view function, const SelfAttentionConfig& config) {
   check_between(function, "width", config.width, 1, max_size);
   check_between(function, "num_heads", config.num_heads, 1, max_size);
@@ -32,6 +33,7 @@ inline void check_config(std::string_view function, const SelfAttentionConfig& c
   check_dropout(function, "attention_dropout", config.attention_dropout);
   check_dropout(function, "dropout", config.dropout);
   check_pattern(function, config.pattern, config.num_heads, config.causal);
+  check_rotary_width(function, config.pattern, config.head_width);
   check_layer_norm_epsilon(function, config.layer_norm_epsilon);
 }
 

@@ -172,6 +172,13 @@ class DecodingState {
     });
   }
 
+  /// Tokens of the sequence that row b of a batch belongs to.
+  Index num_tokens(Index b) const {
+    const Ring* rings = rings_at(head_of(b, 0));
+    return std::accumulate(rings, rings + buckets_, Index{0},
+                           [](Index sum, const Ring& ring) { return sum + ring.count; });
+  }
+
   /// Takes over the value of a prompt's last real token, with which the next one is mixed.
   /// @param values  of the group, before they are mixed
   void keep_unmixed(const MultiHead<Scalar>& group, const MatrixView<const Scalar>& values) {

@@ -20,6 +20,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "reformer/attention/config.hpp"
 #include "reformer/attention/cosine_scores.hpp"
@@ -27,6 +28,7 @@
 #include "reformer/attention/hashing.hpp"
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/attention/projections.hpp"
+#include "reformer/attention/rotary.hpp"
 #include "reformer/attention/value_mixture.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/pass.hpp"
@@ -79,6 +81,10 @@ class GroupedAttention {
     if (has_cosine_scores(config.pattern)) {
       cosines_.emplace(name + ".temperature", config.num_heads, config.head_width);
     }
+    for (const AttentionPattern& pattern : config.pattern.of_heads) {
+      const Index width = rotary_width_of(pattern);
+      if (width > 0 && rotary_of(width) == nullptr) rotaries_.emplace_back(width, head_width_);
+    }
   }
 
   const AttentionProjections<Scalar, Kernel>& projections() const { return projections_; }
@@ -92,10 +98,17 @@ class GroupedAttention {
     return layout.scores == Scores::cosine ? &*cosines_ : nullptr;
   }
 
+  /// Of the heads of a layout, if positions rotate them, else null.
+  const Rotary<Scalar>* rotary_of(const AttentionLayout& layout) const {
+    return rotary_of(layout.rotary_width);
+  }
+
   /// A group on its way.
   struct Group {
     MultiHead<Scalar> heads;
     QueryKeyValue<Scalar> projected;  // before queries and keys are scaled, and values mixed
+    MatrixView<Scalar> query, key;    // of the heads
+    std::span<const std::int32_t> positions;  // [B*T], where there is padding
   };
 
   /// y += f(x), group by group.
@@ -107,6 +120,7 @@ class GroupedAttention {
       ScratchOf<Source> scratch(pass.workspace);
       Group group = project(scratch, x, part, walk, pass);
       const Bucket* buckets = order_tokens(scratch, group.heads, walk, pass);
+      rotate(group, walk, Rotation::forward, group.query, group.key, pass);
       attend<Scalar, Kernel>(pass.workspace, group.heads, dropout_of_weights(pass));
       for_each_context(group.heads, walk,
                        [](Index n, const Scalar* now, Scalar* kept) { std::copy_n(now, n, kept); });
@@ -124,8 +138,10 @@ class GroupedAttention {
     auto& workspace = pass.workspace;
     for_each_group(walk, pass, [&](const HeadGroup& part) {
       ScratchOf<Source> scratch(workspace);
-      auto [heads, projected] = project(scratch, x, part, walk, pass);
+      Group group = project(scratch, x, part, walk, pass);
+      auto& [heads, projected, query, key, positions] = group;
       order_tokens(scratch, heads, walk, pass);
+      rotate(group, walk, Rotation::forward, query, key, pass);
       if (walk.saved.context.empty()) {
         attend<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass));
       }
@@ -148,6 +164,7 @@ class GroupedAttention {
         mixture_->backward(workspace, heads, dvalue, projected.value);
         dvalue = projected.value;
       }
+      rotate(group, walk, Rotation::back, dquery, dkey, pass);
       if (walk.layout.scores == Scores::cosine) {
         cosines_->backward_queries(workspace, part.first_head, projected.query, dquery);
         if (!walk.layout.shared) cosines_->backward_keys(workspace, projected.key, dkey);
@@ -215,7 +232,33 @@ class GroupedAttention {
     }
     if (mixture != nullptr) mixture->forward(pass.workspace, heads, values, carried.of_tokens());
     carried.carry(pass.workspace, heads);
-    return {heads, {query, key, values}};
+    std::span<const std::int32_t> positions;
+    if (layout.rotary_width > 0 && !heads.is_real.empty()) {
+      auto* counted = scratch.template take<std::int32_t>(rows);
+      if constexpr (!only_plans<Source>) count_positions(pass.length, heads.is_real, counted);
+      positions = {counted, static_cast<std::size_t>(rows)};
+    }
+    return {heads, {query, key, values}, scaled_query, scaled_key, positions};
+  }
+
+  const Rotary<Scalar>* rotary_of(Index width) const {
+    const auto found = std::find_if(rotaries_.begin(), rotaries_.end(), [&](const auto& rotary) {
+      return rotary.rotary_width() == width;
+    });
+    return found == rotaries_.end() ? nullptr : &*found;
+  }
+
+  /// Rotates queries and keys of a group, or their gradients, if positions rotate its heads.
+  template <ScratchSource Source>
+  void rotate(const Group& group, const AttentionWalk<Scalar>& walk, Rotation rotation,
+              const MatrixView<Scalar>& query, const MatrixView<Scalar>& key,
+              const BasicPass<Source>& pass) const {
+    const Rotary<Scalar>* rotary = rotary_of(walk.layout);
+    if (rotary == nullptr) return;
+    rotary->rotate(pass.workspace, group.positions, pass.length, rotation, query);
+    if (!walk.layout.shared) {
+      rotary->rotate(pass.workspace, group.positions, pass.length, rotation, key);
+    }
   }
 
   /// Orders the tokens of a group by bucket, if it hashes.
@@ -287,6 +330,7 @@ class GroupedAttention {
   AttentionProjections<Scalar, Kernel> projections_;
   std::optional<ValueMixture<Scalar>> mixture_;  // of mixed values, for all heads
   std::optional<CosineScores<Scalar>> cosines_;  // likewise
+  std::vector<Rotary<Scalar>> rotaries_;         // one for each width
 };
 
 }  // namespace reformer::inline REFORMER_ABI

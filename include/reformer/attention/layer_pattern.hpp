@@ -121,4 +121,12 @@ inline void check_pattern(std::string_view function, const LayerPattern& pattern
   }
 }
 
+/// Throws `std::invalid_argument` if more columns are rotated than a head has.
+inline void check_rotary_width(std::string_view function, const LayerPattern& pattern,
+                               Index head_width) {
+  for (const AttentionPattern& of_head : pattern.of_heads) {
+    check_between(function, "rotary_width", rotary_width_of(of_head), 0, head_width);
+  }
+}
+
 }  // namespace reformer::inline REFORMER_ABI

@@ -32,6 +32,7 @@ struct AttentionLayout {
   bool shared = false;  ///< whether queries are keys
   Values values = Values::own;
   Scores scores = Scores::dot_product;
+  Index rotary_width = 0;
   BlockKind blocks = BlockKind::tiles;
   Window window = {};      ///< within the length; of chunks
   bool is_hashed = false;  ///< whether tokens stand in the order of their buckets
@@ -57,7 +58,8 @@ struct AttentionLayout {
         causal(causal_),
         shared(shares_query_key(pattern)),
         values(values_of(pattern)),
-        scores(scores_of(pattern)) {
+        scores(scores_of(pattern)),
+        rotary_width(rotary_width_of(pattern)) {
     if (const auto* lsh = std::get_if<LshPattern>(&pattern);
         lsh != nullptr && hashes(*lsh, length)) {
       resolve(*lsh, num_hashes);

@@ -83,6 +83,7 @@ struct LshPattern {
   Duplicates duplicates = Duplicates::each_time;
   Values values = Values::own;
   Scores scores = Scores::dot_product;
+  Index rotary_width = 0;  ///< columns of each head that positions rotate, see rotary.hpp
 
   bool operator==(const LshPattern&) const = default;
 };
@@ -102,6 +103,7 @@ struct LocalPattern {
   bool circular = false;
   Values values = Values::own;
   Scores scores = Scores::dot_product;
+  Index rotary_width = 0;  ///< columns of each head that positions rotate, see rotary.hpp
 
   bool operator==(const LocalPattern&) const = default;
 };
@@ -112,6 +114,7 @@ struct ExactPattern {
   bool shared_query_key = false;
   Values values = Values::own;
   Scores scores = Scores::dot_product;
+  Index rotary_width = 0;  ///< columns of each head that positions rotate, see rotary.hpp
 
   bool operator==(const ExactPattern&) const = default;
 };
@@ -144,6 +147,11 @@ inline Values values_of(const AttentionPattern& pattern) {
 /// How alike queries and keys are.
 inline Scores scores_of(const AttentionPattern& pattern) {
   return std::visit([](const auto& p) { return p.scores; }, pattern);
+}
+
+/// Columns of each head that positions rotate.
+inline Index rotary_width_of(const AttentionPattern& pattern) {
+  return std::visit([](const auto& p) { return p.rotary_width; }, pattern);
 }
 
 /// Whether a key carries something of the token after it, so that its own token does not see it.
@@ -182,6 +190,9 @@ inline void check_pattern(std::string_view function, const AttentionPattern& pat
   const Scores scores = scores_of(pattern);
   check(scores == Scores::dot_product || scores == Scores::cosine, function, "scores is number ",
         static_cast<int>(scores), ", must be dot_product or cosine");
+  const Index rotary_width = rotary_width_of(pattern);
+  check_between(function, "rotary_width", rotary_width, 0, max_size);
+  check(rotary_width % 2 == 0, function, "rotary_width is ", rotary_width, ", must be even");
   if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
     check_window(function, window_of(*lsh));
     check_between(function, "num_hashes", lsh->num_hashes, 1, max_hashes);

@@ -390,28 +390,39 @@ class SelfAttention {
     Scratch scratch(pass.workspace);
     auto heads = without_arrays<Scalar>(group, layout, config_.num_heads, K(), {});
     const auto value = projected.value.middle_columns(first, width);
-    heads.query = projected.query.middle_columns(first, width);
-    heads.key = layout.shared ? heads.query
-                              : projected.key.middle_columns(
-                                    projections.first_key_column(kind.first_head), width);
-    heads.value = value;
+    auto query = projected.query.middle_columns(first, width);
+    auto key = layout.shared ? query
+                             : projected.key.middle_columns(
+                                   projections.first_key_column(kind.first_head), width);
     if (const auto* cosines = heads_.cosines_of(layout)) {
-      const auto query = scratch.matrix<Scalar>(pass.batch, width);
-      cosines->scale_queries(pass.workspace, kind.first_head, heads.query, query);
-      heads.query = query;
-      if (layout.shared) {
-        heads.key = query;
+      const auto scaled = scratch.matrix<Scalar>(pass.batch, width);
+      cosines->scale_queries(pass.workspace, kind.first_head, query, scaled);
+      query = scaled;
+      if (!layout.shared) {
+        const auto scaled_key = scratch.matrix<Scalar>(pass.batch, width);
+        cosines->scale_keys(pass.workspace, key, scaled_key);
+        key = scaled_key;
       } else {
-        const auto key = scratch.matrix<Scalar>(pass.batch, width);
-        cosines->scale_keys(pass.workspace, heads.key, key);
-        heads.key = key;
+        key = query;
       }
     }
+    heads.query = query;
+    heads.key = key;
+    heads.value = value;
     heads.out = scratch.matrix<Scalar>(pass.batch, width);
     Bucket* buckets = nullptr;
     if (layout.is_hashed) {
       buckets = scratch.take<Bucket>(pass.batch * kind.num_heads * layout.rounds);
       heads_.hash(heads, *matrix_of(decoding.rotations), buckets, pass);
+    }
+    if (const auto* rotary = heads_.rotary_of(layout)) {
+      auto* positions = scratch.take<std::int32_t>(pass.batch);
+      for (Index b = 0; b < pass.batch; ++b) {
+        positions[b] = static_cast<std::int32_t>(decoding.state.num_tokens(b));
+      }
+      const std::span<const std::int32_t> at(positions, static_cast<std::size_t>(pass.batch));
+      rotary->rotate(pass.workspace, at, 1, Rotation::forward, query);
+      if (!layout.shared) rotary->rotate(pass.workspace, at, 1, Rotation::forward, key);
     }
     if (const auto* mixture = heads_.mixture_of(layout)) {
       const auto mixed = scratch.matrix<Scalar>(pass.batch, width);

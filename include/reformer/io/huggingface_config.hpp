@@ -397,6 +397,8 @@ inline Json function_fields(std::string_view function, const HuggingFaceConfig& 
           ", must be own as in HuggingFace's Reformer");
     check(scores_of(pattern) == Scores::dot_product, function,
           "scores of a layer are cosines, must be dot_product as in HuggingFace's Reformer");
+    check_equal(function, "rotary_width of a layer", rotary_width_of(pattern),
+                "that of HuggingFace's Reformer,", 0);
     if (const auto* l = std::get_if<LshPattern>(&pattern)) {
       check(l->chunking == Chunking::sorted_chunks, function,
             "a layer has bucket_chunks, HuggingFace's Reformer has sorted_chunks only");

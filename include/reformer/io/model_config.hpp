@@ -8,10 +8,10 @@
 ///      "layers": [{"kind": "local", "chunk_length": 64, ...}, {"kind": "lsh", ...}, ...],
 ///      ..., "residual": {"kind": "fixed", "fraction_bits": 0}}
 ///
-/// Every field but `ngrams` and `scores`, which the first files do not have, must be there and no
-/// other may be, so no file can mean something else than what it says. Kinds are `lsh`, `local` and
-/// `exact`; `axial`, `learned` and `sinusoidal`; `float` and `fixed`. A layer whose heads differ is
-/// the list of their patterns.
+/// Every field but `ngrams`, `scores` and `rotary_width`, which the first files do not have, must
+/// be there and no other may be, so no file can mean something else than what it says. Kinds are
+/// `lsh`, `local` and `exact`; `axial`, `learned` and `sinusoidal`; `float` and `fixed`. A layer
+/// whose heads differ is the list of their patterns.
 #pragma once
 
 #include <algorithm>
@@ -90,6 +90,7 @@ void visit_fields(auto& f, ConstOrNot<LshPattern> auto& lsh) {
   f("duplicates", lsh.duplicates);
   f("values", lsh.values);
   f("scores", lsh.scores);
+  f("rotary_width", lsh.rotary_width);
 }
 void visit_fields(auto& f, ConstOrNot<LocalPattern> auto& local) {
   f("chunk_length", local.chunk_length);
@@ -98,11 +99,13 @@ void visit_fields(auto& f, ConstOrNot<LocalPattern> auto& local) {
   f("circular", local.circular);
   f("values", local.values);
   f("scores", local.scores);
+  f("rotary_width", local.rotary_width);
 }
 void visit_fields(auto& f, ConstOrNot<ExactPattern> auto& exact) {
   f("shared_query_key", exact.shared_query_key);
   f("values", exact.values);
   f("scores", exact.scores);
+  f("rotary_width", exact.rotary_width);
 }
 void visit_fields(auto& f, ConstOrNot<AxialPositions> auto& axial) {
   f("shape", axial.shape);
@@ -208,7 +211,8 @@ class FieldReader {
     const auto found = object_.find(name);
     // The first files do not have these, and mean what the defaults say.
     const std::string_view called = name;
-    const bool is_younger = called.starts_with("ngram") || called == "scores";
+    const bool is_younger =
+        called.starts_with("ngram") || called == "scores" || called == "rotary_width";
     if (found == object_.end() && is_younger) return;
     if (found == object_.end()) throw std::runtime_error(join(what_, " has no ", name));
     read(name, *found, value);

@@ -96,8 +96,9 @@ inline void check_config(std::string_view function, const ModelConfig& config) {
   check(config.layers.size() <= most_layers, function, "layers has ", config.layers.size(),
         " elements, must have at most ", most_layers);
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
-    check_pattern(detail::join(function, ": layers[", i, "]"), config.layers[i], config.num_heads,
-                  config.causal);
+    const std::string layer = detail::join(function, ": layers[", i, "]");
+    check_pattern(layer, config.layers[i], config.num_heads, config.causal);
+    check_rotary_width(layer, config.layers[i], config.head_width);
   }
 }
 

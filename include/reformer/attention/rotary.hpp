@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Rotary positions (Su et al., arXiv 2104.09864): queries and keys are rotated by angles that grow
+/// with the position, so that their product depends on how far apart they are.
+///
+///     (x_i, x_(i + W/2)) -> (x_i cos a - x_(i + W/2) sin a,  x_(i + W/2) cos a + x_i sin a),
+///     a = t 10000^(-2 i / W),   i = 0 ... W/2 - 1
+///
+/// for the first W columns of a head; the others stay. The position t of a token is the number of
+/// real tokens before it in its sequence. Tokens are hashed before they are rotated: equal vectors
+/// far apart fall into one bucket.
+///
+/// Backward: gradients are rotated by -a.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/compiled_once.hpp"
+#include "reformer/foundation/parallel.hpp"
+#include "reformer/foundation/tensor.hpp"
+#include "reformer/foundation/workspace.hpp"
+
+namespace reformer::inline REFORMER_ABI {
+
+enum class Rotation { forward, back };
+
+/// Rotates heads of one width by their positions.
+template <typename Scalar>
+class Rotary {
+ public:
+  /// @param rotary_width  W, even, at most `head_width`
+  Rotary(Index rotary_width, Index head_width) : half_(rotary_width / 2), head_width_(head_width) {
+    for (std::size_t digit = 0; digit < digits_.size(); ++digit) {
+      for (Index value = 0; value < base; ++value) {
+        for (Index i = 0; i < half_; ++i) {
+          const double frequency =
+              std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_width));
+          const double angle = std::pow(static_cast<double>(base), static_cast<double>(digit)) *
+                               static_cast<double>(value) * frequency;
+          digits_[digit].cosines.push_back(static_cast<Scalar>(std::cos(angle)));
+          digits_[digit].sines.push_back(static_cast<Scalar>(std::sin(angle)));
+        }
+      }
+    }
+  }
+
+  Index rotary_width() const { return 2 * half_; }
+
+  /// Rotates all heads of rows x `[rows, G*K]`.
+  /// @param positions  `[rows]`; empty: the rows are sequences of `length` tokens without padding
+  template <ScratchSource Source>
+  void rotate(Source& workspace, std::span<const std::int32_t> positions, Index length,
+              Rotation rotation, const MatrixView<Scalar>& x) const {
+    ScratchOf<Source> scratch(workspace);
+    const auto memory = scratch.template per_thread<Scalar>(2 * half_);
+    for_each_row_tile(workspace, x.rows, [&](Index first, Index count, int thread) {
+      for (Index row = first; row < first + count; ++row) {
+        const Index t = positions.empty() ? row % length : positions[static_cast<std::size_t>(row)];
+        rotate_row(t, rotation, x.columns, x.row(row), memory[thread]);
+      }
+    });
+  }
+
+ private:
+  static constexpr Index base = 256;  // positions are numbers of three such digits: below 2^24
+
+  struct Digit {
+    std::vector<Scalar> cosines, sines;  // [base, W/2]
+  };
+
+  /// One function for whole sequences and for decoding: the same bits.
+  REFORMER_COMPILED_ONCE void rotate_row(Index t, Rotation rotation, Index columns, Scalar* row,
+                                         Scalar* memory) const {
+    Scalar *cosines = memory, *sines = memory + half_;
+    std::copy_n(digits_[0].cosines.data() + t % base * half_, half_, cosines);
+    std::copy_n(digits_[0].sines.data() + t % base * half_, half_, sines);
+    for (std::size_t digit = 1; digit < digits_.size(); ++digit) {
+      t /= base;
+      if (t == 0) break;
+      // The cosine and the sine of a sum.
+      const Scalar* c = digits_[digit].cosines.data() + t % base * half_;
+      const Scalar* s = digits_[digit].sines.data() + t % base * half_;
+      for (Index i = 0; i < half_; ++i) {
+        const Scalar cosine = cosines[i] * c[i] - sines[i] * s[i];
+        sines[i] = sines[i] * c[i] + cosines[i] * s[i];
+        cosines[i] = cosine;
+      }
+    }
+    const Scalar sign = rotation == Rotation::forward ? Scalar(1) : Scalar(-1);
+    for (Index i = 0; i < half_; ++i) sines[i] *= sign;
+    for (Index head = 0; head < columns; head += head_width_) {
+      Scalar *x = row + head, *y = x + half_;
+      for (Index i = 0; i < half_; ++i) {
+        const Scalar of_x = x[i] * cosines[i] - y[i] * sines[i];
+        y[i] = y[i] * cosines[i] + x[i] * sines[i];
+        x[i] = of_x;
+      }
+    }
+  }
+
+  Index half_, head_width_;
+  std::array<Digit, 3> digits_;
+};
+
+/// Positions of tokens: how many real ones stand before each in its sequence, `[B*T]`.
+inline void count_positions(Index length, std::span<const std::uint8_t> is_real,
+                            std::int32_t* positions) {
+  std::int32_t count = 0;
+  for (std::size_t row = 0; row < is_real.size(); ++row) {
+    if (row % static_cast<std::size_t>(length) == 0) count = 0;
+    positions[row] = count;
+    count += is_real[row] != 0 ? 1 : 0;
+  }
+}
+
+}  // namespace reformer::inline REFORMER_ABI
