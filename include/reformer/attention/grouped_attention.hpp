@@ -108,7 +108,7 @@ class GroupedAttention {
     MultiHead<Scalar> heads;
     QueryKeyValue<Scalar> projected;  // before queries and keys are scaled, and values mixed
     MatrixView<Scalar> query, key;    // of the heads
-    std::span<const std::int32_t> positions;  // [B*T], where there is padding
+    const std::int32_t* positions;    // [B*T], if they rotate the heads
   };
 
   /// y += f(x), group by group.
@@ -232,11 +232,12 @@ class GroupedAttention {
     }
     if (mixture != nullptr) mixture->forward(pass.workspace, heads, values, carried.of_tokens());
     carried.carry(pass.workspace, heads);
-    std::span<const std::int32_t> positions;
-    if (layout.rotary_width > 0 && !heads.is_real.empty()) {
-      auto* counted = scratch.template take<std::int32_t>(rows);
-      if constexpr (!only_plans<Source>) count_positions(pass.length, heads.is_real, counted);
-      positions = {counted, static_cast<std::size_t>(rows)};
+    std::int32_t* positions = nullptr;
+    if (layout.rotary_width > 0) {
+      positions = scratch.template take<std::int32_t>(rows);
+      if constexpr (!only_plans<Source>) {
+        count_positions(rows, pass.length, heads.is_real, positions);
+      }
     }
     return {heads, {query, key, values}, scaled_query, scaled_key, positions};
   }
@@ -255,9 +256,9 @@ class GroupedAttention {
               const BasicPass<Source>& pass) const {
     const Rotary<Scalar>* rotary = rotary_of(walk.layout);
     if (rotary == nullptr) return;
-    rotary->rotate(pass.workspace, group.positions, pass.length, rotation, query);
+    rotary->rotate(pass.workspace, group.positions, rotation, query);
     if (!walk.layout.shared) {
-      rotary->rotate(pass.workspace, group.positions, pass.length, rotation, key);
+      rotary->rotate(pass.workspace, group.positions, rotation, key);
     }
   }
 

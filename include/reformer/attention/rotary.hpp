@@ -53,16 +53,15 @@ class Rotary {
   Index rotary_width() const { return 2 * half_; }
 
   /// Rotates all heads of rows x `[rows, G*K]`.
-  /// @param positions  `[rows]`; empty: the rows are sequences of `length` tokens without padding
+  /// @param positions  `[rows]`
   template <ScratchSource Source>
-  void rotate(Source& workspace, std::span<const std::int32_t> positions, Index length,
-              Rotation rotation, const MatrixView<Scalar>& x) const {
+  void rotate(Source& workspace, const std::int32_t* positions, Rotation rotation,
+              const MatrixView<Scalar>& x) const {
     ScratchOf<Source> scratch(workspace);
     const auto memory = scratch.template per_thread<Scalar>(2 * half_);
     for_each_row_tile(workspace, x.rows, [&](Index first, Index count, int thread) {
       for (Index row = first; row < first + count; ++row) {
-        const Index t = positions.empty() ? row % length : positions[static_cast<std::size_t>(row)];
-        rotate_row(t, rotation, x.columns, x.row(row), memory[thread]);
+        rotate_row(positions[row], rotation, x.columns, x.row(row), memory[thread]);
       }
     });
   }
@@ -108,14 +107,15 @@ class Rotary {
   std::array<Digit, 3> digits_;
 };
 
-/// Positions of tokens: how many real ones stand before each in its sequence, `[B*T]`.
-inline void count_positions(Index length, std::span<const std::uint8_t> is_real,
+/// Positions of the tokens of sequences, `[rows]`: how many real ones stand before each.
+/// @param is_real  `[rows]`; empty: all
+inline void count_positions(Index rows, Index length, std::span<const std::uint8_t> is_real,
                             std::int32_t* positions) {
   std::int32_t count = 0;
-  for (std::size_t row = 0; row < is_real.size(); ++row) {
-    if (row % static_cast<std::size_t>(length) == 0) count = 0;
+  for (Index row = 0; row < rows; ++row) {
+    if (row % length == 0) count = 0;
     positions[row] = count;
-    count += is_real[row] != 0 ? 1 : 0;
+    count += is_real.empty() || is_real[static_cast<std::size_t>(row)] != 0 ? 1 : 0;
   }
 }
 

@@ -420,9 +420,8 @@ class SelfAttention {
       for (Index b = 0; b < pass.batch; ++b) {
         positions[b] = static_cast<std::int32_t>(decoding.state.num_tokens(b));
       }
-      const std::span<const std::int32_t> at(positions, static_cast<std::size_t>(pass.batch));
-      rotary->rotate(pass.workspace, at, 1, Rotation::forward, query);
-      if (!layout.shared) rotary->rotate(pass.workspace, at, 1, Rotation::forward, key);
+      rotary->rotate(pass.workspace, positions, Rotation::forward, query);
+      if (!layout.shared) rotary->rotate(pass.workspace, positions, Rotation::forward, key);
     }
     if (const auto* mixture = heads_.mixture_of(layout)) {
       const auto mixed = scratch.matrix<Scalar>(pass.batch, width);
