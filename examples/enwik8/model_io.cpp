@@ -50,7 +50,6 @@ reformer::AttentionPattern published_pattern_of(const Options& options, const st
 reformer::LayerPattern pattern_of(const Options& options, std::size_t layer) {
   const auto& values = options.values;
   const std::string& word = values[values.size() == 1 ? 0 : layer];
-  const std::int64_t rotary = options.rotary[options.rotary.size() == 1 ? 0 : layer];
   const bool is_cosine = options.scores[options.scores.size() == 1 ? 0 : layer] == "cosine";
   std::vector<reformer::AttentionPattern> of_heads;
   for (const std::string& heads : heads_of(options.layers[layer])) {
@@ -62,7 +61,9 @@ reformer::LayerPattern pattern_of(const Options& options, std::size_t layer) {
           },
           of_heads.back());
     }
-    std::visit([&](auto& p) { p.rotary_width = rotary; }, of_heads.back());
+    if (options.rotary == "all" || (options.rotary == "local" && heads == "local")) {
+      std::visit([&](auto& p) { p.rotary_width = options.head_width / 2 * 2; }, of_heads.back());
+    }
     if (is_cosine) {
       std::visit([](auto& p) { p.scores = reformer::Scores::cosine; }, of_heads.back());
     }
@@ -564,7 +565,7 @@ void begin_with_model(Options& options) {
   options.layers.clear();
   options.values = {"own"};
   options.scores = {"dot"};
-  options.rotary = {0};
+  options.rotary = "none";
   options.ngrams = {0};
   for (const LayerPattern& layer : model.layers) {
     const AttentionPattern& pattern = layer.of_heads.front();

@@ -229,23 +229,21 @@ class TableBuilder {
         member);
   }
 
-  /// A comma list of sizes; where they begin at 1, a single 0 stands for a rule.
-  void wholes(std::string name, std::vector<std::int64_t> Values::*member, std::string help,
-              std::int64_t least = 1) {
+  /// A comma list of sizes; a single 0 stands for a rule.
+  void wholes(std::string name, std::vector<std::int64_t> Values::*member, std::string help) {
     add_list(
         name, "LIST", help,
         [=](Values& values, const std::string& given) {
           std::vector<std::int64_t> numbers;
           for (const std::string& part : split_list(given)) {
             const auto number = to_number<std::int64_t>(part);
-            if (!number || *number < least || *number > size_limit) {
+            if (!number || *number < 1 || *number > size_limit) {
               if (given == "0") {
                 numbers.push_back(0);
                 break;
               }
               refuse(name, given,
-                     fmt::format("a comma list of whole numbers from {} to {}{}", least, size_limit,
-                                 least > 0 ? ", or 0" : ""));
+                     fmt::format("a comma list of whole numbers from 1 to {}, or 0", size_limit));
             }
             numbers.push_back(*number);
           }
@@ -353,10 +351,8 @@ Table<Options> make_training_table() {
   t.choices("scores", &Options::scores, {"dot", "cosine"},
             "how alike queries and keys are: their product, as published, or the cosine of their "
             "angle times a learned temperature; one word for all layers, or one for each");
-  t.wholes("rotary", &Options::rotary,
-           "columns of each head that positions rotate, even, 0: none; one number for all layers, "
-           "or one for each",
-           0);
+  t.choice("rotary", &Options::rotary, {"none", "local", "all"},
+           "layers whose queries and keys are rotated by their positions");
   t.whole("width", &Options::width, 1, "numbers for each byte in each half of the model", 1 << 20);
   t.whole("heads", &Options::heads, 1, "attention heads", 1 << 16);
   t.whole("head-width", &Options::head_width, 0, "0: width / heads", 1 << 20);
@@ -735,17 +731,6 @@ void complete_options(Options& options) {
   if (options.scores.size() != 1 && options.scores.size() != options.layers.size()) {
     refuse_option(options, "scores",
                   fmt::format("one word, or one for each of the {} layers", options.layers.size()));
-  }
-  if (options.rotary.size() != 1 && options.rotary.size() != options.layers.size()) {
-    refuse_option(
-        options, "rotary",
-        fmt::format("one number, or one for each of the {} layers", options.layers.size()));
-  }
-  for (const std::int64_t columns : options.rotary) {
-    if (columns < 0 || columns % 2 != 0 || columns > options.head_width) {
-      refuse_option(options, "rotary",
-                    fmt::format("even numbers up to the head width of {}", options.head_width));
-    }
   }
   for (const std::int64_t order : options.ngrams) {
     if (options.ngrams != std::vector<std::int64_t>{0} && (order < 2 || order > 16)) {

@@ -50,7 +50,7 @@ struct Options {
   std::int64_t length = 1024;
   /// local, lsh, bucket or exact, or some of them joined by +, which share the heads equally
   std::vector<std::string> layers{"local", "lsh", "local"};
-  std::vector<std::int64_t> rotary{0};     ///< columns of each head: of all layers, or of each
+  std::string rotary = "none";             ///< layers: none, local or all
   std::vector<std::string> scores{"dot"};  ///< dot or cosine: of all layers, or of each
   std::vector<std::string> values{"own"};  ///< own, following or mixed: of all layers, or of each
   std::int64_t width = 192;

@@ -12,7 +12,11 @@ Options quick_preset() {
   options.values = {"following"};
   options.hashes = 4;
   options.ngrams = {2, 3, 4, 5, 6};
+  options.ngram_rows = 32768;
   options.ngram_dropout = 0.5;
+  options.scores = {"cosine"};
+  options.rotary = "local";
+  options.optimizer = "muon";
   options.learning_rate = 0.006;
   return options;
 }
@@ -26,6 +30,8 @@ Options small_preset() {
   options.batch = 2;
   options.layers = {"local", "bucket", "local", "bucket", "local", "bucket"};
   options.values = {"following"};
+  options.scores = {"cosine"};
+  options.rotary = "local";
   options.hashes = 4;
   options.width = 384;
   options.heads = 6;
@@ -46,6 +52,8 @@ Options base_preset() {
   options.batch = 1;
   options.layers = {"local", "local", "bucket", "local", "local", "local", "bucket", "local"};
   options.values = {"following"};
+  options.scores = {"cosine"};
+  options.rotary = "local";
   options.hashes = 4;
   options.width = 512;
   options.heads = 8;

@@ -446,7 +446,7 @@ const std::vector<BadValues>& bad_values() {
       {{"dropout", "attention-dropout", "ngram-dropout", "beta1", "beta2"},
        no_real + Strings{"1", "2"}},
       {{"final-fraction"}, no_real + Strings{"1.1"}},
-      {{"preset", "activation", "positions", "residual", "optimizer", "schedule"},
+      {{"preset", "rotary", "activation", "positions", "residual", "optimizer", "schedule"},
        {"", "huge", "RELU", "0", "relu,gelu", " adam"}},
       {{"precision"}, {"", "float", "bfloat16,float32", "16"}},
       {{"values"}, {"", ",", "own,", "x", "own,own,own"}},

@@ -15,15 +15,19 @@
 namespace reformer::inline REFORMER_ABI {
 
 /// Local and LSH attention in turn, four layers. Causal models have the form that learns best:
-/// values of what followed, strictly causal chunks within buckets, and many small buckets, so that
-/// what a token looks for is not behind others of its bucket. Other models have the published form.
-inline std::vector<LayerPattern> default_layers(bool causal) {
+/// values of what followed, scores that are cosines, rotary positions in local layers, strictly
+/// causal chunks within buckets, and many small buckets, so that what a token looks for is not
+/// behind others of its bucket. Other models have the published form.
+inline std::vector<LayerPattern> default_layers(bool causal, Index head_width) {
   if (!causal) return {LocalPattern{}, LshPattern{}, LocalPattern{}, LshPattern{}};
-  const LocalPattern local{.values = Values::following};
+  const LocalPattern local{.values = Values::following,
+                           .scores = Scores::cosine,
+                           .rotary_width = head_width / 2 * 2};
   const LshPattern far{.num_hashes = 4,
                        .num_buckets = {32, 32},
                        .chunking = Chunking::bucket_chunks,
-                       .values = Values::following};
+                       .values = Values::following,
+                       .scores = Scores::cosine};
   return {local, far, local, far};
 }
 
@@ -45,7 +49,7 @@ struct ModelConfig {
   /// What each layer attends to, all its heads or shares of them; its size is the number of layers.
   /// (A function, because gcc 12 cannot compile a braced list here where a template writes the
   /// configuration.)
-  std::vector<LayerPattern> layers = default_layers(causal);
+  std::vector<LayerPattern> layers = default_layers(causal, head_width);
   double dropout = 0;            ///< of embeddings, branch outputs, hidden arrays and head input
   double attention_dropout = 0;  ///< of attention weights
   double layer_norm_epsilon = 1e-12;
