@@ -40,7 +40,7 @@ trap 'rm -rf "$work"' EXIT
     next
   }
   /^namespace detail \{/ { scope = "detail"; next }
-  scope == "" || /^[ \t#\/}]/ || /^(extern )?(template|requires)/ { next }
+  scope == "" || /^[ \t#\/}]/ || /^(extern )?(template|requires|static_assert)/ { next }
   {
     line = $0
     if (match(line, /(struct|class|concept|using) +[A-Za-z_0-9]+/)) {

@@ -13,9 +13,11 @@ namespace enwik8::test {
 namespace {
 
 Options tiny_options(const Strings& more = {}) {
-  return parse_options(Strings{"--positions", "axial", "--length", "32", "--width", "16", "--heads",
-                               "2", "--chunk-length", "8", "--layers", "local,lsh,exact", "--batch",
-                               "2", "--threads", "1", "--ngram-rows", "64"} +
+  return parse_options(Strings{"--positions",    "axial", "--length",    "32",
+                               "--width",        "16",    "--heads",     "2",
+                               "--chunk-length", "8",     "--layers",    "local,lsh,exact",
+                               "--batch",        "2",     "--threads",   "1",
+                               "--ngram-rows",   "64",    "--optimizer", "adam"} +
                        more)
       .options;
 }
@@ -103,6 +105,9 @@ TEST(ByteModel, ForecastsItsMemory) {
       ByteModel(tiny_options(), ByteModel::Use::training).num_parameters());
   EXPECT_EQ(bytes({}, "parameters"), 4 * parameters);
   EXPECT_EQ(bytes({}, "optimizer"), 8 * parameters);
+  const std::size_t by_muon = bytes({"--optimizer", "muon"}, "optimizer");
+  EXPECT_GT(by_muon, 4 * parameters) << "one matrix of each hidden weight, two of the rest";
+  EXPECT_LT(by_muon, 8 * parameters);
   const std::size_t factored = bytes({"--optimizer", "adafactor"}, "optimizer");
   EXPECT_GT(factored, 0u);
   EXPECT_LT(factored, parameters);
