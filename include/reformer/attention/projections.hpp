@@ -130,8 +130,6 @@ class AttentionProjections {
     const Index panel = std::min(panel_rows, d.query.rows);
     const auto normed_panel = scratch.template matrix<Scalar>(panel, width_);
     const auto gradient_of = [&](Parameter<Scalar>& weight) -> MatrixView<Scalar> {
-      // A plan may come before there are gradients, and null has no columns in its middle.
-      if constexpr (only_plans<Source>) return {nullptr, width_, d.query.columns};
       return view(weight.gradient).middle_columns(first_column(weight, group), d.query.columns);
     };
     for_each_panel(workspace, d.query.rows, panel, [&](Index first, Index rows) {

@@ -64,11 +64,12 @@ struct MatrixView {
 
   Element* row(Index i) const { return data + i * stride; }
   Element& operator()(Index i, Index j) const { return data[i * stride + j]; }
+  /// Parts of a view without memory, which plans have, have none either.
   MatrixView middle_rows(Index first, Index count) const {
-    return {row(first), count, columns, stride};
+    return {data == nullptr ? nullptr : row(first), count, columns, stride};
   }
   MatrixView middle_columns(Index first, Index count) const {
-    return {data + first, rows, count, stride};
+    return {data == nullptr ? nullptr : data + first, rows, count, stride};
   }
   operator MatrixView<const Element>() const requires(!std::is_const_v<Element>) {
     return {data, rows, columns, stride};
