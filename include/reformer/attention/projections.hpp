@@ -130,7 +130,8 @@ class AttentionProjections {
     const Index panel = std::min(panel_rows, d.query.rows);
     const auto normed_panel = scratch.template matrix<Scalar>(panel, width_);
     const auto gradient_of = [&](Parameter<Scalar>& weight) -> MatrixView<Scalar> {
-      return view(weight.gradient).middle_columns(first_column(weight, group), d.query.columns);
+      return gradient_in(workspace, weight)
+          .middle_columns(first_column(weight, group), d.query.columns);
     };
     for_each_panel(workspace, d.query.rows, panel, [&](Index first, Index rows) {
       const Index first_row = group.first_row() + first;

@@ -20,9 +20,8 @@ namespace reformer::inline REFORMER_ABI {
 /// behind others of its bucket. Other models have the published form.
 inline std::vector<LayerPattern> default_layers(bool causal, Index head_width) {
   if (!causal) return {LocalPattern{}, LshPattern{}, LocalPattern{}, LshPattern{}};
-  const LocalPattern local{.values = Values::following,
-                           .scores = Scores::cosine,
-                           .rotary_width = head_width / 2 * 2};
+  const LocalPattern local{
+      .values = Values::following, .scores = Scores::cosine, .rotary_width = head_width / 2 * 2};
   const LshPattern far{.num_hashes = 4,
                        .num_buckets = {32, 32},
                        .chunking = Chunking::bucket_chunks,
