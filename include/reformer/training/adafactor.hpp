@@ -72,25 +72,6 @@ class Adafactor : public detail::OptimizerState<Scalar, Adafactor<Scalar>> {
     config_ = config;
   }
 
-  /// Changes the parameters that are not frozen by their gradients, times `gradient_scale`.
-  /// Gradients are not looked at: one that is not finite makes its parameter so. `clipping_scale`
-  /// refuses their norm.
-  /// @param model  anything with `for_each_parameter`
-  /// @param rate   finite and not negative
-  /// @throw std::invalid_argument, before anything is changed, if a parameter has no gradient, if
-  ///   the state is that of other parameters, or for arguments out of range
-  template <typename Model>
-  void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
-    this->prepare_step(model, rate, gradient_scale);
-    std::vector<Parameter<Scalar>*> parameters;
-    Index widest = 0;
-    model.for_each_parameter([&](Parameter<Scalar>& p) {
-      parameters.push_back(&p);
-      widest = std::max(widest, p.value.cols());
-    });
-    update(workspace, parameters, widest, rate, gradient_scale);
-  }
-
   /// The state of a parameter, in the order in which it is visited.
   static std::array<detail::StateShape, 2> state_shapes(const Parameter<Scalar>& p) {
     const Index rows = p.value.rows(), columns = p.value.cols();
@@ -100,6 +81,19 @@ class Adafactor : public detail::OptimizerState<Scalar, Adafactor<Scalar>> {
   }
 
  private:
+  friend detail::OptimizerState<Scalar, Adafactor<Scalar>>;
+
+  template <typename Model>
+  void take_step(Workspace& workspace, Model& model, double rate, double gradient_scale) {
+    std::vector<Parameter<Scalar>*> parameters;
+    Index widest = 0;
+    model.for_each_parameter([&](Parameter<Scalar>& p) {
+      parameters.push_back(&p);
+      widest = std::max(widest, p.value.cols());
+    });
+    update(workspace, parameters, widest, rate, gradient_scale);
+  }
+
   /// A step with all parameters; `widest` has the most columns.
   void update(Workspace& workspace, const std::vector<Parameter<Scalar>*>& parameters, Index widest,
               double rate, double gradient_scale);

@@ -113,27 +113,6 @@ class Adam : public detail::OptimizerState<Scalar, Adam<Scalar>> {
     config_ = config;
   }
 
-  /// Changes the parameters that are not frozen by their gradients, times `gradient_scale`.
-  /// Gradients are not looked at: one that is not finite makes its parameter so. `clipping_scale`
-  /// refuses their norm.
-  /// @param model  anything with `for_each_parameter`
-  /// @param rate   finite and not negative
-  /// @throw std::invalid_argument, before anything is changed, if a parameter has no gradient, if
-  ///   the state is that of other parameters, or for arguments out of range
-  template <typename Model>
-  void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
-    this->prepare_step(model, rate, gradient_scale);
-    ++this->steps_;
-    std::size_t index = 0;
-    model.for_each_parameter([&](Parameter<Scalar>& p) {
-      if (!p.is_frozen) {
-        detail::adam_update(workspace, config_, this->steps_, p, this->first_[index],
-                            this->second_[index], rate, gradient_scale);
-      }
-      ++index;
-    });
-  }
-
   /// The state of a parameter, in the order in which it is visited.
   static std::array<detail::StateShape, 2> state_shapes(const Parameter<Scalar>& p) {
     const Index rows = p.value.rows(), columns = p.value.cols();
@@ -147,6 +126,21 @@ class Adam : public detail::OptimizerState<Scalar, Adam<Scalar>> {
   }
 
  private:
+  friend detail::OptimizerState<Scalar, Adam<Scalar>>;
+
+  template <typename Model>
+  void take_step(Workspace& workspace, Model& model, double rate, double gradient_scale) {
+    ++this->steps_;
+    std::size_t index = 0;
+    model.for_each_parameter([&](Parameter<Scalar>& p) {
+      if (!p.is_frozen) {
+        detail::adam_update(workspace, config_, this->steps_, p, this->first_[index],
+                            this->second_[index], rate, gradient_scale);
+      }
+      ++index;
+    });
+  }
+
   AdamConfig config_;
 };
 

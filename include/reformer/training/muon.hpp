@@ -51,16 +51,19 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
     config_ = config;
   }
 
-  /// Changes the parameters that are not frozen by their gradients, times `gradient_scale`.
-  /// Gradients are not looked at: one that is not finite makes its parameter so. `clipping_scale`
-  /// refuses their norm.
-  /// @param model  anything with `for_each_parameter`
-  /// @param rate   finite and not negative
-  /// @throw std::invalid_argument, before anything is changed, if a parameter has no gradient, if
-  ///   the state is that of other parameters, or for arguments out of range
+  /// The state of a parameter, in the order in which it is visited.
+  static std::array<detail::StateShape, 2> state_shapes(const Parameter<Scalar>& p) {
+    const Index rows = p.value.rows(), columns = p.value.cols();
+    const bool adam = !is_hidden(p);
+    return {
+        {{"muon.first.", rows, columns}, {"muon.second.", adam ? rows : 0, adam ? columns : 0}}};
+  }
+
+ private:
+  friend detail::OptimizerState<Scalar, Muon<Scalar>>;
+
   template <typename Model>
-  void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
-    this->prepare_step(model, rate, gradient_scale);
+  void take_step(Workspace& workspace, Model& model, double rate, double gradient_scale) {
     ++this->steps_;
     std::size_t index = 0;
     model.for_each_parameter([&](Parameter<Scalar>& p) {
@@ -76,15 +79,6 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
     });
   }
 
-  /// The state of a parameter, in the order in which it is visited.
-  static std::array<detail::StateShape, 2> state_shapes(const Parameter<Scalar>& p) {
-    const Index rows = p.value.rows(), columns = p.value.cols();
-    const bool adam = !is_hidden(p);
-    return {
-        {{"muon.first.", rows, columns}, {"muon.second.", adam ? rows : 0, adam ? columns : 0}}};
-  }
-
- private:
   static bool is_hidden(const Parameter<Scalar>& p) { return p.role == Role::weight; }
 
   void update_hidden(Workspace& workspace, Parameter<Scalar>& p, Matrix<Scalar>& momentum,

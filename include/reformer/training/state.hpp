@@ -16,6 +16,7 @@
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/parameter.hpp"
+#include "reformer/foundation/workspace.hpp"
 
 namespace reformer::inline REFORMER_ABI::detail {
 
@@ -128,14 +129,34 @@ void check_state(std::string_view function, const StateShape& shape, std::string
         shape.columns, "]");
 }
 
-/// The state of an optimiser: the number of its steps, and two matrices for each parameter, either
-/// of which may be empty, in the order of `for_each_parameter`. It belongs to the model of the
-/// first step (or of `allocate`): any other must have parameters of the same names and shapes, such
-/// as a copy of that model has.
-/// @tparam Optimizer  derived from this; has `name` and `state_shapes(parameter)`
+/// An optimiser's step, and its state: the number of steps, and two matrices for each parameter,
+/// either of which may be empty, in the order of `for_each_parameter`. It belongs to the model of
+/// the first step (or of `allocate`): any other must have parameters of the same names and shapes,
+/// such as a copy of that model has.
+/// @tparam Optimizer  derived from this; has `name`, `state_shapes(parameter)` and `take_step`
 template <typename Scalar, typename Optimizer>
 class OptimizerState {
  public:
+  /// Changes the parameters that are not frozen by their gradients, times `gradient_scale`.
+  /// Gradients are not looked at: one that is not finite makes its parameter so. `clipping_scale`
+  /// refuses their norm.
+  /// @param model  anything with `for_each_parameter`
+  /// @param rate   finite and not negative
+  /// @throw std::invalid_argument, before anything is changed, if a parameter has no gradient, if
+  ///   the state is that of other parameters, or for arguments out of range
+  template <typename Model>
+  void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
+    const std::string function = join(Optimizer::name, "::step");
+    check_step<Scalar>(function, steps_, rate, gradient_scale);
+    check_gradients(function, model);
+    if (owner_.is_empty()) {
+      allocate_state(model);
+    } else {
+      check_all(function, model);
+    }
+    static_cast<Optimizer&>(*this).take_step(workspace, model, rate, gradient_scale);
+  }
+
   /// Number of steps taken; part of the state.
   std::int64_t& steps() { return steps_; }
   std::int64_t steps() const { return steps_; }
@@ -161,19 +182,6 @@ class OptimizerState {
   }
 
  protected:
-  /// Checks the arguments of a step before anything is changed, and takes memory for the first.
-  template <typename Model>
-  void prepare_step(Model& model, double rate, double gradient_scale) {
-    const std::string function = join(Optimizer::name, "::step");
-    check_step<Scalar>(function, steps_, rate, gradient_scale);
-    check_gradients(function, model);
-    if (owner_.is_empty()) {
-      allocate_state(model);
-    } else {
-      check_all(function, model);
-    }
-  }
-
   std::int64_t steps_ = 0;
   std::vector<Matrix<Scalar>> first_, second_;
 
