@@ -20,12 +20,13 @@ template std::vector<std::vector<std::int32_t>> generate<float>(
     const GenerationOptions&, const TokenCallback&);
 
 template void detail::adam_update<float>(Workspace&, const AdamConfig&, std::int64_t,
-                                         Parameter<float>&, Matrix<float>&, Matrix<float>&, double,
-                                         double);
+                                         Parameter<float>&, const Slice&, Matrix<float>&,
+                                         Matrix<float>&, double, double);
 template class Adam<float>;
 template class Muon<float>;
 template class Adafactor<float>;
-template void detail::add_squares<float>(Workspace&, const Parameter<float>&, double&);
+template std::vector<double> detail::block_squares<float>(Workspace&, const Parameter<float>&,
+                                                          const Slice&);
 
 template Tensor<Bucket, 4> lsh_buckets<float>(Workspace&, const Tensor<float, 4>&,
                                               const LshPattern&, const Tensor<float, 4>&,

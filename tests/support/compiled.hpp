@@ -53,7 +53,8 @@ REFORMER_TEST_TEMPLATE void hash_heads(Workspace&, const MatrixView<const double
                                        Bucket*);
 
 namespace detail {
-REFORMER_TEST_TEMPLATE void add_squares(Workspace&, const Parameter<double>&, double&);
+REFORMER_TEST_TEMPLATE std::vector<double> block_squares(Workspace&, const Parameter<double>&,
+                                                         const Slice&);
 REFORMER_TEST_TEMPLATE void multiply_panel<float, 1>(TileOperands<float>, Index, Index);
 REFORMER_TEST_TEMPLATE void multiply_panel<float, 2>(TileOperands<float>, Index, Index);
 REFORMER_TEST_TEMPLATE void multiply_panel<double, 1>(TileOperands<double>, Index, Index);

@@ -31,6 +31,7 @@
 #include "reformer/foundation/check_shape.hpp"
 #include "reformer/model/config.hpp"
 #include "reformer/model/output_head.hpp"
+#include "reformer/model/pass_observer.hpp"
 #include "reformer/model/storage.hpp"
 #include "reformer/operations/embedding.hpp"
 #include "reformer/operations/feed_forward.hpp"
@@ -188,6 +189,21 @@ class Model {
     visit_parameters(*this, f);
   }
 
+  /// Parts of the model in the order of the forward pass: part 0 is the embedding with positions
+  /// and n-grams, part 1 + i is layer i, and the last is the head.
+  Index num_parts() const { return num_layers() + 2; }
+  /// Visits the parameters of one part. Those of all parts, one after another, are those of
+  /// `for_each_parameter` in its order.
+  /// @throw std::invalid_argument if there is no such part
+  template <typename F>
+  void for_each_parameter_of(Index part, F&& f) {
+    visit_part(*this, part, f);
+  }
+  template <typename F>
+  void for_each_parameter_of(Index part, F&& f) const {
+    visit_part(*this, part, f);
+  }
+
   /// The parameter of this name, or null if there is none.
   Parameter<Scalar>* find_parameter(std::string_view name) {
     Parameter<Scalar>* found = nullptr;
@@ -240,6 +256,8 @@ class Model {
   /// @param scale     1 / (number of labels), or that divided by the number of accumulated passes
   /// @param dvectors  is overwritten by the gradient by the vectors `[B, T, D]`, or by the
   ///   embeddings of the tokens; or null
+  /// @param observer  is told of the parts whose weights are needed next and whose gradients are
+  ///   complete; or null
   /// @return the summed loss. If it is not finite, so are gradients, and the step must not be
   /// applied.
   /// @throw std::invalid_argument as `loss`, for a scale that is not finite, and for `num_hashes`
@@ -247,7 +265,7 @@ class Model {
   /// @throw std::overflow_error as `loss`, before any gradient is touched
   Loss loss_and_gradients(Workspace& workspace, const Input& input, const Tokens& labels,
                           Scalar scale, const RunOptions& options,
-                          Tensor<Scalar, 3>* dvectors = nullptr);
+                          Tensor<Scalar, 3>* dvectors = nullptr, PassObserver* observer = nullptr);
 
   /// Logits `[B, T, V]`. Meant for short inputs and tests; training never holds them.
   Tensor<Scalar, 3> logits(Workspace& workspace, const Input& input,
@@ -260,13 +278,13 @@ class Model {
   /// The same, and the gradients of a loss of the caller's own, which are added to the parameters'.
   /// @param gradient  is called once with z `[B, T, 2D]` and returns dz of the same shape; it may
   ///   run other passes, such as those for the other texts of a contrastive loss
-  /// @param dvectors  as in `loss_and_gradients`
+  /// @param dvectors, observer  as in `loss_and_gradients`
   /// @throw std::invalid_argument as every pass, for `num_hashes` other than 0, and for another
   ///   shape of dz, before any gradient is touched
   /// @throw std::overflow_error as every pass, before any gradient is touched
   void encode_and_gradients(Workspace& workspace, const Input& input, const RunOptions& options,
-                            const EncodingGradient& gradient,
-                            Tensor<Scalar, 3>* dvectors = nullptr);
+                            const EncodingGradient& gradient, Tensor<Scalar, 3>* dvectors = nullptr,
+                            PassObserver* observer = nullptr);
 
   /// Runs the stack and shows the residual stream on its way.
   void trace(Workspace& workspace, const Input& input, const RunOptions& options,
@@ -319,11 +337,22 @@ class Model {
 
   template <typename Self, typename F>
   static void visit_parameters(Self& self, F& f) {
-    self.embedding_.for_each_parameter(f);
-    self.positions_.for_each_parameter(f);
-    for (auto& ngram : self.ngrams_) ngram.for_each_parameter(f);
-    self.stack_.for_each_parameter(f);
-    self.head_.for_each_parameter(f);
+    for (Index part = 0; part < self.num_parts(); ++part) visit_part(self, part, f);
+  }
+  template <typename Self, typename F>
+  static void visit_part(Self& self, Index part, F& f) {
+    check_between("Model", "part", part, 0, self.num_parts() - 1);
+    if (part == 0) {
+      self.embedding_.for_each_parameter(f);
+      self.positions_.for_each_parameter(f);
+      for (auto& ngram : self.ngrams_) ngram.for_each_parameter(f);
+    } else if (part < self.num_parts() - 1) {
+      for (Index i = self.first_branch(part - 1); i < self.first_branch(part); ++i) {
+        self.stack_[i].for_each_parameter(f);
+      }
+    } else {
+      self.head_.for_each_parameter(f);
+    }
   }
 
   template <typename Type, typename Self>
@@ -498,15 +527,32 @@ class Model {
     return halves;
   }
   /// The same, of a pass with gradients.
-  void forward(const Input& input, Walk& walk, const Pass& pass) const {
+  void forward(const Input& input, Walk& walk, const Pass& pass, PassObserver* observer) const {
+    const auto before = [&](Index part) {
+      if (observer != nullptr) observer->before_forward(part);
+    };
+    before(0);
     embed(input, pass, walk.halves);
-    stack_.forward(walk.halves, walk.saved, walk.stored, pass);
+    before(1);  // the first layer, or the head
+    Index part = 1;
+    stack_.forward(walk.halves, walk.saved, walk.stored, pass, [&](Index branch) {
+      if (branch + 1 == first_branch(part)) before(++part);
+    });
   }
 
   /// From the gradients by the halves at the top to those of the parameters.
-  void backward(const Input& input, Walk& walk, Tensor<Scalar, 3>* dvectors, const Pass& pass) {
-    stack_.reverse(walk.halves, walk.gradients, walk.saved, walk.stored, pass);
+  void backward(const Input& input, Walk& walk, Tensor<Scalar, 3>* dvectors, const Pass& pass,
+                PassObserver* observer) {
+    const auto after = [&](Index part) {
+      if (observer != nullptr) observer->after_backward(part);
+    };
+    Index part = num_parts() - 1;
+    after(part);  // the head
+    stack_.reverse(walk.halves, walk.gradients, walk.saved, walk.stored, pass, [&](Index branch) {
+      if (branch == first_branch(part - 2)) after(--part);
+    });
     embed_backward(input, walk.gradients, dvectors, pass);
+    after(0);
   }
 
   /// dropout(embedding + n-grams + position), in both halves; vectors have no n-grams
@@ -731,7 +777,8 @@ Loss Model<Scalar>::loss(Workspace& workspace, const Input& input, const Tokens&
 template <typename Scalar>
 Loss Model<Scalar>::loss_and_gradients(Workspace& workspace, const Input& input,
                                        const Tokens& labels, Scalar scale,
-                                       const RunOptions& options, Tensor<Scalar, 3>* dvectors) {
+                                       const RunOptions& options, Tensor<Scalar, 3>* dvectors,
+                                       PassObserver* observer) {
   constexpr auto function = "Model::loss_and_gradients";
   check_head(function);
   check_labels(function, input, labels);
@@ -744,10 +791,10 @@ Loss Model<Scalar>::loss_and_gradients(Workspace& workspace, const Input& input,
   prepare_gradients(workspace, plan);
   Scratch memory(workspace);
   Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
-  forward(input, walk, pass);
+  forward(input, walk, pass, observer);
   const Loss loss =
       head_.loss_and_gradients(walk.halves, span_of(labels), scale, walk.gradients, pass);
-  backward(input, walk, dvectors, pass);
+  backward(input, walk, dvectors, pass, observer);
   return loss;
 }
 
@@ -778,7 +825,7 @@ template <typename Scalar>
 void Model<Scalar>::encode_and_gradients(Workspace& workspace, const Input& input,
                                          const RunOptions& options,
                                          const EncodingGradient& gradient,
-                                         Tensor<Scalar, 3>* dvectors) {
+                                         Tensor<Scalar, 3>* dvectors, PassObserver* observer) {
   constexpr auto function = "Model::encode_and_gradients";
   const Pass pass = start(workspace, function, input, options);
   check_all_rounds(function, options);
@@ -787,14 +834,14 @@ void Model<Scalar>::encode_and_gradients(Workspace& workspace, const Input& inpu
   prepare_gradients(workspace, plan);
   Scratch memory(workspace);
   Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
-  forward(input, walk, pass);
+  forward(input, walk, pass, observer);
   Tensor<Scalar, 3> z(pass.batch, pass.length, 2 * config_.width);
   head_.encode(walk.halves, rows_of(z), pass);
   Tensor<Scalar, 3> dz = gradient(z);
   check_shape(function, "dz", dz, {"batch", "length", "2 * width"}, z.dimensions());
   z.resize(0, 0, 0);
   head_.encode_backward(walk.halves, rows_of(dz), walk.gradients, pass);
-  backward(input, walk, dvectors, pass);
+  backward(input, walk, dvectors, pass, observer);
 }
 
 template <typename Scalar>

@@ -115,7 +115,15 @@ class ReversibleSequence {
 
   /// The same, and fills `stored`.
   void forward(Halves<Half>& x, Saved& saved, Stored& stored, const Pass& pass) const {
-    walk_up(x, saved, stored, pass, [](Index) {});
+    forward(x, saved, stored, pass, [](Index) {});
+  }
+
+  /// The same, and calls `after(i)` when branch i has been applied.
+  template <typename After>
+  requires std::invocable<const After&, Index>
+  void forward(Halves<Half>& x, Saved& saved, Stored& stored, const Pass& pass,
+               const After& after) const {
+    walk_up(x, saved, stored, pass, after);
   }
 
   /// Output halves become input halves, gradients by the outputs become gradients by the inputs;
@@ -130,6 +138,14 @@ class ReversibleSequence {
   /// The same with what `forward` has stored.
   void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved, const Stored& stored,
                const Pass& pass) {
+    reverse(y, dy, saved, stored, pass, [](Index) {});
+  }
+
+  /// The same, and calls `after(i)` when the gradients of branch i are complete.
+  template <typename After>
+  requires std::invocable<const After&, Index>
+  void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved, const Stored& stored,
+               const Pass& pass, const After& after) {
     constexpr auto function = "ReversibleSequence::reverse";
     check_saved(function, saved);
     check_stored(function, stored);
@@ -149,6 +165,7 @@ class ReversibleSequence {
       branches_[index].reverse(from, to, dto, dfrom, saved[index], own);
       if (is_stored(stored, i)) to = *stored[index];
       check_half(i, to, pass);
+      after(i);
     }
   }
 

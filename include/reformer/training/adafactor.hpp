@@ -80,6 +80,10 @@ class Adafactor : public detail::OptimizerState<Scalar, Adafactor<Scalar>> {
              {"adafactor.columns.", factors ? 1 : rows, columns}}};
   }
 
+  /// Whether a step of some elements of a parameter needs no others: never, for d is clipped by its
+  /// mean square.
+  static bool is_divisible(const Parameter<Scalar>&) { return false; }
+
  private:
   friend detail::OptimizerState<Scalar, Adafactor<Scalar>>;
 
@@ -88,13 +92,14 @@ class Adafactor : public detail::OptimizerState<Scalar, Adafactor<Scalar>> {
     std::vector<Parameter<Scalar>*> parameters;
     Index widest = 0;
     model.for_each_parameter([&](Parameter<Scalar>& p) {
-      parameters.push_back(&p);
+      const bool is_here = detail::slice_of(model, parameters.size(), p).size() > 0;
+      parameters.push_back(is_here ? &p : nullptr);
       widest = std::max(widest, p.value.cols());
     });
     update(workspace, parameters, widest, rate, gradient_scale);
   }
 
-  /// A step with all parameters; `widest` has the most columns.
+  /// A step with all parameters that are not null; `widest` has the most columns.
   void update(Workspace& workspace, const std::vector<Parameter<Scalar>*>& parameters, Index widest,
               double rate, double gradient_scale);
   /// @param memory  scratch, two rows of the parameter
@@ -116,6 +121,7 @@ void Adafactor<Scalar>::update(Workspace& workspace,
   parallel_for(workspace.threads(), static_cast<Index>(parameters.size()),
                [&](Index i, int thread) {
                  const auto index = static_cast<std::size_t>(i);
+                 if (parameters[index] == nullptr) return;
                  update(*parameters[index], this->first_[index], this->second_[index], rate, beta,
                         gradient_scale, memory[thread]);
                });

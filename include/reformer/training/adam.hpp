@@ -53,11 +53,11 @@ void check_adam(std::string_view function, const AdamConfig& config) {
   check_positive<Scalar>(function, "ngram_rate", config.ngram_rate);
 }
 
-/// Step number `steps` of one parameter, whose averages are m and v.
+/// Step number `steps` of a slice of one parameter; m and v are the averages of the slice.
 template <typename Scalar>
 void adam_update(Workspace& workspace, const AdamConfig& config, std::int64_t steps,
-                 Parameter<Scalar>& p, Matrix<Scalar>& m, Matrix<Scalar>& v, double rate,
-                 double gradient_scale) {
+                 Parameter<Scalar>& p, const Slice& slice, Matrix<Scalar>& m, Matrix<Scalar>& v,
+                 double rate, double gradient_scale) {
   if (p.role == Role::ngram_table) rate *= config.ngram_rate;
   namespace e = Eigen::internal;
   const auto t = static_cast<double>(steps);
@@ -69,27 +69,28 @@ void adam_update(Workspace& workspace, const AdamConfig& config, std::int64_t st
   const auto scale = set(gradient_scale), root = set(1 / std::sqrt(correction2));
   const auto epsilon = set(config.epsilon), step = set(-rate / correction1);
   const auto keep = set(1 - (decays(p.role) ? rate * config.weight_decay : 0.0));
-  for_each_piece(workspace.threads(), p, [&](Index begin, Index end) {
+  for_each_piece(workspace.threads(), p, slice, [&](Index begin, Index end) {
     constexpr Index W = simd::width<Scalar>;
     for (Index i = begin; i < end; i += W) {
-      const Index n = std::min(W, end - i);
-      const auto get = [&](const Matrix<Scalar>& x) {
-        return n == W ? simd::load(x.data() + i) : simd::load_partial(x.data() + i, n);
+      const Index n = std::min(W, end - i), j = i - slice.begin;
+      const auto get = [n](const Scalar* x) {
+        return n == W ? simd::load(x) : simd::load_partial(x, n);
       };
-      const auto put = [&](Matrix<Scalar>& x, const simd::Packet<Scalar>& value) {
+      const auto put = [n](Scalar* x, const simd::Packet<Scalar>& value) {
         if (n == W) {
-          simd::store(x.data() + i, value);
+          simd::store(x, value);
         } else {
-          simd::store_partial(x.data() + i, value, n);
+          simd::store_partial(x, value, n);
         }
       };
-      const auto g = e::pmul(get(p.gradient), scale);
-      const auto mi = e::pmadd(b1, get(m), e::pmul(c1, g));
-      const auto vi = e::pmadd(b2, get(v), e::pmul(c2, e::pmul(g, g)));
-      put(m, mi);
-      put(v, vi);
+      const auto g = e::pmul(get(p.gradient.data() + i), scale);
+      const auto mi = e::pmadd(b1, get(m.data() + j), e::pmul(c1, g));
+      const auto vi = e::pmadd(b2, get(v.data() + j), e::pmul(c2, e::pmul(g, g)));
+      put(m.data() + j, mi);
+      put(v.data() + j, vi);
       const auto denominator = e::padd(e::pmul(e::psqrt(vi), root), epsilon);
-      put(p.value, e::pmadd(step, e::pdiv(mi, denominator), e::pmul(keep, get(p.value))));
+      Scalar* value = p.value.data() + i;
+      put(value, e::pmadd(step, e::pdiv(mi, denominator), e::pmul(keep, get(value))));
     }
   });
 }
@@ -119,6 +120,9 @@ class Adam : public detail::OptimizerState<Scalar, Adam<Scalar>> {
     return {{{"adam.first.", rows, columns}, {"adam.second.", rows, columns}}};
   }
 
+  /// Whether a step of some elements of a parameter needs no others.
+  static bool is_divisible(const Parameter<Scalar>&) { return true; }
+
   /// Bytes of state for a number of parameters.
   static std::size_t state_bytes(Index parameters) {
     check_at_least("Adam::state_bytes", "parameters", parameters, 0);
@@ -134,8 +138,8 @@ class Adam : public detail::OptimizerState<Scalar, Adam<Scalar>> {
     std::size_t index = 0;
     model.for_each_parameter([&](Parameter<Scalar>& p) {
       if (!p.is_frozen) {
-        detail::adam_update(workspace, config_, this->steps_, p, this->first_[index],
-                            this->second_[index], rate, gradient_scale);
+        detail::adam_update(workspace, config_, this->steps_, p, detail::slice_of(model, index, p),
+                            this->first_[index], this->second_[index], rate, gradient_scale);
       }
       ++index;
     });
@@ -147,8 +151,9 @@ class Adam : public detail::OptimizerState<Scalar, Adam<Scalar>> {
 #ifdef REFORMER_COMPILED
 namespace detail {
 extern template REFORMER_EXPORT void adam_update<float>(Workspace&, const AdamConfig&, std::int64_t,
-                                                        Parameter<float>&, Matrix<float>&,
-                                                        Matrix<float>&, double, double);
+                                                        Parameter<float>&, const Slice&,
+                                                        Matrix<float>&, Matrix<float>&, double,
+                                                        double);
 }  // namespace detail
 extern template class REFORMER_EXPORT Adam<float>;
 #endif

@@ -11,6 +11,7 @@
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
+#include "reformer/training/state.hpp"
 
 namespace reformer::inline REFORMER_ABI {
 
@@ -25,10 +26,11 @@ double squares_of(const Scalar* x, Index n) {
   return sum;
 }
 
-/// total += g^2 over all elements of a gradient, in pieces of one size: the same bits for any
-/// number of threads.
+/// Sums of g^2 over pieces of a gradient of one size, whose sum has the same bits for any number of
+/// threads. Slices that begin at a multiple of `optimizer_block` have the sums that all has there.
 template <typename Scalar>
-void add_squares(Workspace& workspace, const Parameter<Scalar>& p, double& total) {
+std::vector<double> block_squares(Workspace& workspace, const Parameter<Scalar>& p,
+                                  const Slice& slice) {
   std::vector<double> partial;
   if (p.reached) {
     const auto& rows = p.reached->list();
@@ -41,20 +43,21 @@ void add_squares(Workspace& workspace, const Parameter<Scalar>& p, double& total
                         }
                       });
   } else {
-    constexpr Index block = 16384;
-    const Index size = p.gradient.size();
-    partial.resize(static_cast<std::size_t>(ceil_div(size, block)));
+    constexpr Index block = optimizer_block;
+    partial.resize(static_cast<std::size_t>(ceil_div(slice.size(), block)));
     parallel_for(workspace.threads(), static_cast<Index>(partial.size()), [&](Index task, int) {
+      const Index begin = slice.begin + task * block;
       partial[static_cast<std::size_t>(task)] =
-          squares_of(p.gradient.data() + task * block, std::min(block, size - task * block));
+          squares_of(p.gradient.data() + begin, std::min(block, slice.end - begin));
     });
   }
-  for (const double sum : partial) total += sum;
+  return partial;
 }
 
 #ifdef REFORMER_COMPILED
-extern template REFORMER_EXPORT void add_squares<float>(Workspace&, const Parameter<float>&,
-                                                        double&);
+extern template REFORMER_EXPORT std::vector<double> block_squares<float>(Workspace&,
+                                                                         const Parameter<float>&,
+                                                                         const Slice&);
 #endif
 }  // namespace detail
 
@@ -66,7 +69,8 @@ double global_gradient_norm(Workspace& workspace, Model& model) {
   check_gradients("global_gradient_norm", model);
   double total = 0;
   model.for_each_parameter([&](const auto& p) {
-    if (!p.is_frozen) detail::add_squares(workspace, p, total);
+    if (p.is_frozen) return;
+    for (const double sum : detail::block_squares(workspace, p, {0, p.size()})) total += sum;
   });
   return std::sqrt(total);
 }

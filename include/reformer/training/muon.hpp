@@ -59,6 +59,9 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
         {{"muon.first.", rows, columns}, {"muon.second.", adam ? rows : 0, adam ? columns : 0}}};
   }
 
+  /// Whether a step of some elements of a parameter needs no others: not of a hidden weight.
+  static bool is_divisible(const Parameter<Scalar>& p) { return !is_hidden(p); }
+
  private:
   friend detail::OptimizerState<Scalar, Muon<Scalar>>;
 
@@ -68,12 +71,13 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
     std::size_t index = 0;
     model.for_each_parameter([&](Parameter<Scalar>& p) {
       Matrix<Scalar>&first = this->first_[index], &second = this->second_[index];
+      const Slice slice = detail::slice_of(model, index, p);
       ++index;
-      if (p.is_frozen) return;
+      if (p.is_frozen || slice.size() == 0) return;
       if (is_hidden(p)) {
         update_hidden(workspace, p, first, rate, gradient_scale);
       } else {
-        detail::adam_update(workspace, config_.adam, this->steps_, p, first, second, rate,
+        detail::adam_update(workspace, config_.adam, this->steps_, p, slice, first, second, rate,
                             gradient_scale);
       }
     });

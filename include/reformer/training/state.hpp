@@ -18,7 +18,17 @@
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/workspace.hpp"
 
-namespace reformer::inline REFORMER_ABI::detail {
+namespace reformer::inline REFORMER_ABI {
+
+/// Elements `[begin, end)` of a parameter, in the order of its memory.
+struct Slice {
+  Index begin = 0, end = 0;
+
+  Index size() const { return end - begin; }
+  bool operator==(const Slice&) const = default;
+};
+
+namespace detail {
 
 /// Requires 0 <= value, finite in the parameters' type: there a large double may be infinite.
 template <typename Scalar>
@@ -39,10 +49,21 @@ void check_positive(std::string_view function, std::string_view name, double val
 /// Elements that a task handles at a time.
 inline constexpr Index optimizer_block = 16384;
 
-/// Calls `work(begin, end)` in parallel for pieces of a parameter's elements, which are all that
-/// may have a gradient.
+/// The elements of a parameter that a step of a model changes: all, unless the model says
+/// otherwise, as part `rank` of a model whose optimiser is divided does.
+template <typename Model, typename Scalar>
+Slice slice_of(const Model& model, std::size_t index, const Parameter<Scalar>& p) {
+  if constexpr (requires { model.slice(index); }) {
+    return model.slice(index);
+  } else {
+    return {0, p.size()};
+  }
+}
+
+/// Calls `work(begin, end)` in parallel for pieces of a parameter's elements, which are all of the
+/// slice that may have a gradient. Rows that were reached must be in the slice.
 template <typename Scalar, typename Work>
-void for_each_piece(int threads, const Parameter<Scalar>& p, const Work& work) {
+void for_each_piece(int threads, const Parameter<Scalar>& p, const Slice& slice, const Work& work) {
   if (p.reached) {
     const auto& rows = p.reached->list();
     for_each_row_tile(threads, static_cast<Index>(rows.size()), [&](Index first, Index count, int) {
@@ -53,9 +74,9 @@ void for_each_piece(int threads, const Parameter<Scalar>& p, const Work& work) {
     });
     return;
   }
-  parallel_for(threads, ceil_div(p.size(), optimizer_block), [&](Index task, int) {
-    const Index begin = task * optimizer_block;
-    work(begin, std::min(begin + optimizer_block, p.size()));
+  parallel_for(threads, ceil_div(slice.size(), optimizer_block), [&](Index task, int) {
+    const Index begin = slice.begin + task * optimizer_block;
+    work(begin, std::min(begin + optimizer_block, slice.end));
   });
 }
 
@@ -74,6 +95,18 @@ struct StateShape {
   std::string_view prefix;
   Index rows, columns;
 };
+
+/// The state of a slice of a parameter, in one row, given that of all of it.
+inline std::array<StateShape, 2> slice_shapes(std::array<StateShape, 2> shapes, Index size,
+                                              const Slice& slice) {
+  if (slice.size() == size) return shapes;
+  for (StateShape& shape : shapes) {
+    const bool has_element_for_each = shape.rows * shape.columns == size && slice.size() > 0;
+    shape.rows = has_element_for_each ? 1 : 0;
+    shape.columns = has_element_for_each ? slice.size() : 0;
+  }
+  return shapes;
+}
 
 /// Names and shapes of the parameters that an optimiser holds state for.
 class StateOwner {
@@ -187,13 +220,19 @@ class OptimizerState {
 
  private:
   template <typename Model>
+  static std::array<StateShape, 2> shapes_of(const Model& model, std::size_t index,
+                                             const Parameter<Scalar>& p) {
+    return slice_shapes(Optimizer::state_shapes(p), p.size(), slice_of(model, index, p));
+  }
+
+  template <typename Model>
   void allocate_state(Model& model) {
     StateOwner owner(model);
     const bool is_own = owner == owner_;
     std::vector<Matrix<Scalar>> first, second;
     std::size_t index = 0;
     model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      const auto shapes = Optimizer::state_shapes(p);
+      const auto shapes = shapes_of(model, index, p);
       if (!is_own) {
         first.emplace_back();
         second.emplace_back();
@@ -213,7 +252,7 @@ class OptimizerState {
     owner_.check_owns(function, model);
     std::size_t index = 0;
     model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      const auto shapes = Optimizer::state_shapes(p);
+      const auto shapes = shapes_of(model, index, p);
       check_state(function, shapes[0], p.name, first_[index]);
       check_state(function, shapes[1], p.name, second_[index]);
       ++index;
@@ -226,7 +265,7 @@ class OptimizerState {
     self.check_all(join(Optimizer::name, "::for_each_state"), model);
     std::size_t index = 0;
     model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      const auto shapes = Optimizer::state_shapes(p);
+      const auto shapes = shapes_of(model, index, p);
       f(join(shapes[0].prefix, p.name), self.first_[index]);
       f(join(shapes[1].prefix, p.name), self.second_[index]);
       ++index;
@@ -236,4 +275,6 @@ class OptimizerState {
   StateOwner owner_;
 };
 
-}  // namespace reformer::inline REFORMER_ABI::detail
+}  // namespace detail
+
+}  // namespace reformer::inline REFORMER_ABI
