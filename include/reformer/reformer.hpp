@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// The whole library but file formats: floors 1 to 7 of the design.
+/// The whole library but file formats and MPI: floors 1 to 8 of the design.
 #pragma once
 
 #include "reformer/attention/attention.hpp"
 #include "reformer/attention/self_attention.hpp"
+#include "reformer/distributed/data_parallel.hpp"
+#include "reformer/distributed/single_process.hpp"
 #include "reformer/foundation/tensor.hpp"
 #include "reformer/model/generation.hpp"
 #include "reformer/model/model.hpp"

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Weights after a step, from those who own them to all, part by part as the next pass needs them.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "reformer/distributed/communicator.hpp"
+#include "reformer/distributed/ownership.hpp"
+#include "reformer/distributed/row_exchange.hpp"
+#include "reformer/distributed/wire.hpp"
+#include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/parameter.hpp"
+
+namespace reformer::inline REFORMER_ABI {
+
+/// Of tables only the rows that the step has reached are sent, for others do not change.
+///
+/// Refers to communicator, ownership and rows. Not copyable.
+template <typename Scalar>
+class WeightGather {
+ public:
+  template <typename Model>
+  WeightGather(Communicator& communicator, Model& model, const Ownership& ownership,
+               const RowExchange<Scalar>& rows)
+      : communicator_(communicator),
+        ownership_(ownership),
+        rows_(rows),
+        parts_(static_cast<std::size_t>(model.num_parts())),
+        started_(parts_.size()),
+        done_(parts_.size()) {
+    std::size_t index = 0;
+    for (std::size_t part = 0; part < parts_.size(); ++part) {
+      model.for_each_parameter_of(static_cast<Index>(part), [&](Parameter<Scalar>& p) {
+        if (!p.reached) parts_[part].push_back({&p, index});
+        ++index;
+      });
+    }
+  }
+  WeightGather(const WeightGather&) = delete;
+  WeightGather& operator=(const WeightGather&) = delete;
+
+  /// This rank has changed its slices; all ranks begin to send and to receive.
+  void begin() {
+    started_ = done_ = 0;
+    start_more();
+  }
+
+  /// Waits until parts 0 ... part are as on all ranks.
+  void wait_for(Index part) {
+    while (done_ < parts_.size() && done_ <= static_cast<std::size_t>(part)) {
+      Pending& pending = pending_[done_ % pending_.size()];
+      waiting_.wait(*pending.request);
+      pending.request.reset();
+      read(done_, pending.buffers);
+      ++done_;
+      start_more();
+    }
+  }
+  void wait_for_all() { wait_for(static_cast<Index>(parts_.size())); }
+  bool is_done() const { return done_ == parts_.size(); }
+
+  double exposed_seconds() const { return waiting_.seconds(); }
+  std::size_t bytes() const {
+    std::size_t bytes = 0;
+    for (const Pending& pending : pending_) bytes += pending.buffers.bytes();
+    return bytes;
+  }
+
+ private:
+  struct Pending {
+    detail::MessageBuffers buffers;
+    std::unique_ptr<Communicator::Request> request;  // ends before its buffers
+  };
+
+  std::size_t ranks() const { return static_cast<std::size_t>(communicator_.size()); }
+  std::size_t own_rank() const { return static_cast<std::size_t>(communicator_.rank()); }
+
+  void start_more() {
+    for (; started_ < parts_.size() && started_ < done_ + pending_.size(); ++started_) {
+      Pending& pending = pending_[started_ % pending_.size()];
+      start(started_, pending);
+    }
+  }
+
+  void start(std::size_t part, Pending& pending) {
+    std::vector<std::size_t> sends(ranks(), bytes_of(part, own_rank())), receives(ranks());
+    for (std::size_t r = 0; r < ranks(); ++r) receives[r] = bytes_of(part, r);
+    sends[own_rank()] = receives[own_rank()] = 0;
+    pending.buffers.resize(sends, receives);
+    for (std::size_t r = 0; r < ranks(); ++r) {
+      if (sends[r] > 0) write(part, pending.buffers.send(r));
+    }
+    pending.request = pending.buffers.start(communicator_);
+  }
+
+  std::size_t bytes_of(std::size_t part, std::size_t rank) const {
+    std::size_t bytes = 0;
+    for (const auto& [p, i] : parts_[part]) {
+      bytes += sizeof(Scalar) *
+               static_cast<std::size_t>(ownership_.slice(i, static_cast<int>(rank)).size());
+    }
+    if (part > 0) return bytes;
+    for (std::size_t t = 0; t < rows_.num_tables(); ++t) {
+      const auto columns = static_cast<std::size_t>(rows_.parameter(t).value.cols());
+      bytes += static_cast<std::size_t>(rows_.num_rows(t, rank)) *
+               (sizeof(Index) + sizeof(Scalar) * columns);
+    }
+    return bytes;
+  }
+
+  void write(std::size_t part, std::byte* to) const {
+    const auto put = [&](const auto* from, Index n) {
+      const std::size_t bytes = sizeof(*from) * static_cast<std::size_t>(n);
+      if (bytes > 0) std::memcpy(to, from, bytes);
+      to += bytes;
+    };
+    for (const auto& [p, i] : parts_[part]) {
+      const Slice& slice = ownership_.slice(i, communicator_.rank());
+      put(p->value.data() + slice.begin, slice.size());
+    }
+    if (part > 0) return;
+    for (std::size_t t = 0; t < rows_.num_tables(); ++t) {
+      const Parameter<Scalar>& p = rows_.parameter(t);
+      for (const Index row : p.reached->list()) {
+        put(&row, 1);
+        put(p.value.data() + row * p.value.cols(), p.value.cols());
+      }
+    }
+  }
+
+  void read(std::size_t part, const detail::MessageBuffers& buffers) {
+    for (std::size_t r = 0; r < ranks(); ++r) {
+      if (r == own_rank()) continue;
+      const std::byte* from = buffers.received(r);
+      const auto get = [&](auto* to, Index n) {
+        const std::size_t bytes = sizeof(*to) * static_cast<std::size_t>(n);
+        if (bytes > 0) std::memcpy(to, from, bytes);
+        from += bytes;
+      };
+      for (const auto& [p, i] : parts_[part]) {
+        const Slice& slice = ownership_.slice(i, static_cast<int>(r));
+        get(p->value.data() + slice.begin, slice.size());
+      }
+      if (part > 0) continue;
+      for (std::size_t t = 0; t < rows_.num_tables(); ++t) {
+        Parameter<Scalar>& p = rows_.parameter(t);
+        for (Index i = 0; i < rows_.num_rows(t, r); ++i) {
+          Index row = 0;
+          get(&row, 1);
+          get(p.value.data() + row * p.value.cols(), p.value.cols());
+        }
+      }
+    }
+  }
+
+  Communicator& communicator_;
+  const Ownership& ownership_;
+  const RowExchange<Scalar>& rows_;
+  std::vector<std::vector<std::pair<Parameter<Scalar>*, std::size_t>>> parts_;
+  std::array<Pending, 3> pending_;  // part i in element i % 3
+  std::size_t started_, done_;
+  detail::WaitingTime waiting_;
+};
+
+}  // namespace reformer::inline REFORMER_ABI
