@@ -101,12 +101,12 @@ class Ownership {
   /// Cuts what can be cut of a part. A rank's share is what it lacks to a level that is the same
   /// for all: what earlier cuts gave it too much is made up for by the next.
   void divide(const std::vector<Item>& items, Index part) {
-    struct Block {
+    struct Piece {
       std::size_t parameter;
       Slice slice;
       double state;
     };
-    std::vector<Block> blocks;
+    std::vector<Piece> pieces;
     double total = 0;
     for (std::size_t i = 0; i < items.size(); ++i) {
       const Item& item = items[i];
@@ -114,8 +114,8 @@ class Ownership {
       const double each = static_cast<double>(item.state) / static_cast<double>(item.size);
       for (Index begin = 0; begin < item.size; begin += item.block) {
         const Index end = std::min(begin + item.block, item.size);
-        blocks.push_back({i, {begin, end}, each * static_cast<double>(end - begin)});
-        total += blocks.back().state;
+        pieces.push_back({i, {begin, end}, each * static_cast<double>(end - begin)});
+        total += pieces.back().state;
       }
     }
     const double level = level_of(total);
@@ -125,15 +125,15 @@ class Ownership {
     };
     std::size_t rank = 0;
     double share_end = share(0), done = 0;
-    for (const Block& block : blocks) {
-      while (rank + 1 < state_.size() && done + block.state / 2 > share_end) {
+    for (const Piece& piece : pieces) {
+      while (rank + 1 < state_.size() && done + piece.state / 2 > share_end) {
         share_end += share(++rank);
       }
-      Slice& slice = own(block.parameter, rank);
-      if (slice.size() == 0) slice.begin = block.slice.begin;
-      slice.end = block.slice.end;
-      state_[rank] += static_cast<Index>(block.state);
-      done += block.state;
+      Slice& slice = own(piece.parameter, rank);
+      if (slice.size() == 0) slice.begin = piece.slice.begin;
+      slice.end = piece.slice.end;
+      state_[rank] += static_cast<Index>(piece.state);
+      done += piece.state;
     }
   }
 
