@@ -25,8 +25,8 @@ struct Inputs {
       fill_normal(tensor->data(), tensor->size(), 1.0, random_stream(++number));
     }
     if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
-      rotations = random_rotations<float>(s.heads, s.head_width, lsh->num_hashes,
-                                          bucket_factors(*lsh, s.length), {1});
+      rotations = detail::random_rotations<float>(s.heads, s.head_width, lsh->num_hashes,
+                                                  bucket_factors(*lsh, s.length), {1});
     }
   }
 

@@ -142,7 +142,7 @@ Result walk(Model<float>& model, Workspace& workspace, const Tokens& tokens, boo
     feed_forward(i)->forward(x.first, x.second, nothing, second);
   }
   Matrix<float> dx1(pass.rows(), width), dx2(pass.rows(), width);
-  const HalfGradients<float> dx{view(dx1), view(dx2)};
+  const HalfGradients<float> dx{rows_of(dx1), rows_of(dx2)};
   const Tokens labels = next_token_labels(tokens);
   head.loss_and_gradients(x, {labels.data(), static_cast<std::size_t>(labels.size())},
                           1.0F / (batch * (length - 1)), dx, pass);

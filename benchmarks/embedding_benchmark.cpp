@@ -50,8 +50,8 @@ void embedding(Run& run, const Sizes& s, bool backward, bool naive) {
     for_each_row_tile(workspace.threads(), s.rows,
                       [&](Index row, Index count, int) { forward_rows(row, count); });
     if (!backward) return;
-    in.embedding.backward(in.tokens, view(std::as_const(in.dx)), pass);
-    in.positions.backward(view(std::as_const(in.dx)), pass);
+    in.embedding.backward(in.tokens, rows_of(std::as_const(in.dx)), pass);
+    in.positions.backward(rows_of(std::as_const(in.dx)), pass);
   };
 
   const Matrix<float> table = parameter(in.embedding, "embedding.weight").value;

@@ -59,7 +59,7 @@ void verify(const Run& run, Inputs& in, const Pass& pass) {
   FeedForward<float>::Saved saved;
   in.branch.forward(half, y, saved, pass);
   run.verify("f(x)", span_of(matrix_of(y)), reference(x));
-  in.branch.reverse(half, y, view(std::as_const(in.dy)), view(dx), saved, pass);
+  in.branch.reverse(half, y, rows_of(std::as_const(in.dy)), rows_of(dx), saved, pass);
   run.verify(matrix_of(y).cwiseAbs().maxCoeff() < 1e-2F, "reverse does not undo forward");
   run.verify("dx", span_of(dx), expected.dx);
   const auto gradient = [&](const char* name, const Matrix<double>& value) {
@@ -87,7 +87,7 @@ void feed_forward(Run& run, const Sizes& sizes, bool backward) {
   FeedForward<float>::Saved saved;
   run.measure(work(sizes, backward, true), &workspace, [&] {
     in.branch.forward(x, y, saved, pass);
-    if (backward) in.branch.reverse(x, y, view(std::as_const(in.dy)), view(dx), saved, pass);
+    if (backward) in.branch.reverse(x, y, rows_of(std::as_const(in.dy)), rows_of(dx), saved, pass);
   });
 }
 

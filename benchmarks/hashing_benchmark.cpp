@@ -21,8 +21,8 @@ struct Inputs {
 
   explicit Inputs(const Sizes& s)
       : x(1, s.length, s.heads, s.head_width),
-        rotations(random_rotations<float>(s.heads, s.head_width, s.pattern.num_hashes, s.factors(),
-                                          {1})) {
+        rotations(detail::random_rotations<float>(s.heads, s.head_width, s.pattern.num_hashes,
+                                                  s.factors(), {1})) {
     fill_normal(x.data(), x.size(), 1.0, random_stream(1));
   }
 };
@@ -88,14 +88,14 @@ void sorting(Run& run, const Sizes& s, bool naive) {
   const Index lists = s.heads * s.pattern.num_hashes;
   std::vector<std::int32_t> order(static_cast<std::size_t>(lists * s.length));
   const auto by_library = [&] {
-    const AttentionLayout layout(s.pattern, true, s.length);
-    MultiHead<float> group{};
+    const detail::AttentionLayout layout(s.pattern, true, s.length);
+    detail::MultiHead<float> group{};
     group.layout = &layout;
     group.batch = 1;
     group.heads = group.all_heads = s.heads;
     group.head_width = s.head_width;
     group.order = order.data();
-    order_by_bucket(workspace, group, buckets.data());
+    detail::order_by_bucket(workspace, group, buckets.data());
   };
   const auto by_standard_library = [&] {
     for (Index list = 0; list < lists; ++list) {

@@ -48,7 +48,7 @@ void head(Run& run, const Sizes& s, bool backward) {
   Workspace workspace(run.threads());
   const Pass pass{workspace, 1, s.rows};
   Matrix<float> dx1(s.rows, s.width), dx2(s.rows, s.width);
-  const HalfGradients<float> dx{view(dx1), view(dx2)};
+  const HalfGradients<float> dx{rows_of(dx1), rows_of(dx2)};
   Loss loss;
   const auto operation = [&] {
     loss = backward ? in.head.loss_and_gradients(in.halves, in.labels,

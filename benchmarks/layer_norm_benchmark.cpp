@@ -39,11 +39,11 @@ void layer_norm(Run& run, const Sizes& s, bool backward) {
   Matrix<float> y(s.rows, s.width), dx = Matrix<float>::Zero(s.rows, s.width), dy = in.dy;
   const auto operation = [&] {
     for_each_row_tile(workspace.threads(), s.rows, [&](Index row, Index count, int) {
-      in.norm.forward(x, row, view(y).middle_rows(row, count), pass);
+      in.norm.forward(x, row, rows_of(y).middle_rows(row, count), pass);
     });
     if (!backward) return;
     dy = in.dy;  // is destroyed; timed, but not counted
-    in.norm.backward(x, 0, view(dy), view(dx), pass);
+    in.norm.backward(x, 0, rows_of(dy), rows_of(dx), pass);
   };
   if (run.must_verify()) {
     operation();

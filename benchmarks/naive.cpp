@@ -118,7 +118,8 @@ template <typename Scalar>
 Matrix<Scalar> Attention<Scalar>::key_scale(const Matrix<Scalar>& key) const {
   const auto width = static_cast<Scalar>(key.cols());
   if (!shared) return Matrix<Scalar>::Constant(key.rows(), 1, 1 / std::sqrt(width));
-  return (key.rowwise().squaredNorm().array() + width * static_cast<Scalar>(key_epsilon)).rsqrt();
+  return (key.rowwise().squaredNorm().array() + width * static_cast<Scalar>(detail::key_epsilon))
+      .rsqrt();
 }
 
 template <typename Scalar>
@@ -135,7 +136,7 @@ Matrix<Scalar> Attention<Scalar>::weights(const Matrix<Scalar>& query,
   const Index T = query.rows();
   Matrix<Scalar> score = query * key.transpose();
   score.array().rowwise() *= key_scale(key).col(0).transpose().array();
-  if (shared) score.diagonal().setConstant(static_cast<Scalar>(self_score));
+  if (shared) score.diagonal().setConstant(static_cast<Scalar>(detail::self_score));
   for (Index i = 0; i < T; ++i) {
     for (Index j = 0; j < T; ++j) {
       if (counts(i, j) == 0 || (causal && j > i) || (following && j == i)) {

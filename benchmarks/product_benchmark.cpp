@@ -25,14 +25,15 @@ Work work(const Sizes& s, bool backward) {
 void multiply_into(Workspace& workspace, const Matrix<float>& a, const Matrix<float>& weight,
                    Orientation orientation, Precision precision, Matrix<float>& c) {
   Scratch scratch(workspace);
-  const PackedWeight<Kernel> packed(scratch, workspace, view(weight), orientation, precision);
-  weight_product(workspace, view(a), packed.whole(), view(c), Write::assign, [](const auto&...) {});
+  const PackedWeight<Kernel> packed(scratch, workspace, rows_of(weight), orientation, precision);
+  weight_product(workspace, rows_of(a), packed.whole(), rows_of(c), Write::assign,
+                 [](const auto&...) {});
 }
 
 /// In double, of what is multiplied: in bfloat16 that is rounded before.
 Matrix<double> operand(const Matrix<float>& x, Precision precision) {
   if (precision != Precision::bfloat16) return x.cast<double>();
-  return x.unaryExpr([](float value) { return std::bit_cast<float>(bfloat16_bits(value)); })
+  return x.unaryExpr([](float value) { return std::bit_cast<float>(detail::bfloat16_bits(value)); })
       .cast<double>();
 }
 
@@ -45,7 +46,8 @@ void product(Run& run, const Sizes& s, bool backward, Precision precision) {
     multiply_into(workspace, x, weight, Orientation::natural, precision, y);
     if (!backward) return;
     multiply_into(workspace, dy, weight, Orientation::transposed, precision, dx);
-    accumulate_weight_gradient<Kernel>(workspace, precision, view(x), view(dy), view(dweight));
+    accumulate_weight_gradient<Kernel>(workspace, precision, rows_of(x), rows_of(dy),
+                                       rows_of(dweight));
   };
   if (run.must_verify()) {
     operation();

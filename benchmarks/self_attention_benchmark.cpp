@@ -84,7 +84,7 @@ void verify(const Run& run, const Sizes& s, const AttentionPattern& pattern) {
   const auto expected =
       naive_of<double>(s, in.branch, buckets).backward(in.x.cast<double>(), in.dy.cast<double>());
   run.verify("f(x)", span_of(matrix_of(y)), expected.y);
-  in.branch.reverse(x, y, view(std::as_const(in.dy)), view(dx), saved, pass);
+  in.branch.reverse(x, y, rows_of(std::as_const(in.dy)), rows_of(dx), saved, pass);
   run.verify(matrix_of(y).cwiseAbs().maxCoeff() < 1e-3F, "reverse does not undo forward");
   run.verify("dx", span_of(dx), expected.dx);
   const auto gradient = [&](const char* name, const Matrix<double>& value) {
@@ -114,7 +114,7 @@ void self_attention(Run& run, const Sizes& s, const AttentionPattern& pattern, b
   auto saved = in.branch.saved_in(memory, {1, s.length});
   run.measure(work(s, pattern, backward, true), &workspace, [&] {
     in.branch.forward(x, y, saved, pass);
-    if (backward) in.branch.reverse(x, y, view(std::as_const(in.dy)), view(dx), saved, pass);
+    if (backward) in.branch.reverse(x, y, rows_of(std::as_const(in.dy)), rows_of(dx), saved, pass);
   });
 }
 

@@ -94,7 +94,7 @@ int main() {
   Matrix<float> dx1 = Matrix<float>::Ones(pass.rows(), config.width), dx2 = dx1;
   Model<float>::Stack::Saved nothing(static_cast<std::size_t>(model.stack().size()));
   model.stack().forward(halves, pass);
-  model.stack().reverse(halves, {view(dx1), view(dx2)}, nothing, pass);
+  model.stack().reverse(halves, {rows_of(dx1), rows_of(dx2)}, nothing, pass);
   const auto values = [&](const Half& half) {
     Matrix<float> all(pass.rows(), config.width);
     for (Index t = 0; t < pass.rows(); ++t) half.read(t, 0, config.width, all.row(t).data());

@@ -8,8 +8,9 @@
 # include; a few orders are enough for all of these pairs. With --pairs each pair is compiled by itself:
 # thousands, which take more than half an hour of one processor. Before that, things that an order can hide are
 # looked for in the text: a name that stands in `reformer` and in `reformer::detail` (the nearer one
-# hides the other from headers that come later), macros without the prefix of the library, and a
-# namespace without its tag. Then, that headers of configurations include none of the kernels.
+# hides the other from headers that come later), macros without the prefix of the library, a
+# namespace without its tag, and programs here that use names of `reformer::detail`. Then, that headers
+# of configurations include none of the kernels.
 set -euo pipefail
 include=$(cd "$(dirname "${BASH_SOURCE[0]}")/../include" && pwd)
 
@@ -19,7 +20,7 @@ if [[ ${1-} == --pairs ]]; then
   shift
 fi
 if (($# == 0)) || [[ $1 == -* ]]; then
-  sed -n '3,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '3,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 fi
 # Without the io floor, whose headers need another package, the rest is tried.
@@ -64,6 +65,9 @@ trap 'rm -rf "$work"' EXIT
     if (count < 100) { print "only " count " declarations were found"; bad = 1 }
     exit bad
   }' "${headers[@]}") >&2
+
+# What a program needs has a name in `reformer`.
+if grep -rn 'detail::' "$include"/../{examples,README.md} >&2; then exit 1; fi
 
 # A header that does not see the tag would make a namespace of the name REFORMER_ABI.
 while read -r header; do

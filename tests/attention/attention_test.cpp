@@ -30,7 +30,8 @@ std::vector<std::uint8_t> mask() {
 }
 
 Tensor<double, 4> rotations() {
-  return random_rotations<double>(H, K, lsh_pattern.num_hashes, lsh_pattern.num_buckets, {5});
+  return detail::random_rotations<double>(H, K, lsh_pattern.num_hashes, lsh_pattern.num_buckets,
+                                          {5});
 }
 
 std::string name_of(const AttentionOptions& options) {
@@ -184,7 +185,7 @@ struct LargeCase {
 TEST(Attention, InGroupsOfHeadsIsThatOfAllHeadsTogether) {
   const auto group_of = [](auto scalar) {
     const auto& [batch, length, heads, width] = LargeCase<decltype(scalar)>::shape;
-    return head_group_size<decltype(scalar)>(batch, length, heads, width);
+    return detail::head_group_size<decltype(scalar)>(batch, length, heads, width);
   };
   ASSERT_EQ(group_of(0.0F), std::pair(Index{1}, Index{3}));
   ASSERT_EQ(group_of(0.0), std::pair(Index{1}, Index{2}));
@@ -220,7 +221,7 @@ struct SmallCase {
     Tensor<Bucket, 4> buckets;
     if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
       const Tensor<float, 4> drawn =
-          random_rotations<float>(H, K, lsh->num_hashes, lsh->num_buckets, {5});
+          detail::random_rotations<float>(H, K, lsh->num_hashes, lsh->num_buckets, {5});
       buckets = lsh_buckets<float>(workspace, query, *lsh, drawn);
     }
     output = attention<float>(workspace, query, key, value, options, buckets);

@@ -30,29 +30,31 @@ Index wrapped(Index slot, Index slots) {
   return ((slot % slots) + slots) % slots;
 }
 
-std::vector<Block> blocks_of(const BlockList auto& list, const BlockRange& range) {
-  std::vector<Block> blocks;
+std::vector<detail::Block> blocks_of(const detail::BlockList auto& list,
+                                     const detail::BlockRange& range) {
+  std::vector<detail::Block> blocks;
   for (Index i = 0; i < range.count; ++i) blocks.push_back(list.block(range.first + i));
   return blocks;
 }
 
-std::vector<Block> all_blocks(const BlockList auto& list) {
-  std::vector<Block> blocks;
+std::vector<detail::Block> all_blocks(const detail::BlockList auto& list) {
+  std::vector<detail::Block> blocks;
   for (Index phase = 0; phase < list.num_phases(); ++phase) {
     for (Index i = 0; i < list.num_ranges(phase); ++i) {
-      const BlockRange range = list.range(phase, i);
+      const detail::BlockRange range = list.range(phase, i);
       EXPECT_GE(range.count, 1) << "range " << i << " of phase " << phase << " is empty";
-      for (const Block& block : blocks_of(list, range)) blocks.push_back(block);
+      for (const detail::Block& block : blocks_of(list, range)) blocks.push_back(block);
     }
   }
   return blocks;
 }
 
 /// How often each pair of positions is seen, `[positions, positions]`.
-naive::Counts count_pairs(const BlockList auto& list, Index length, const Positions& position) {
+naive::Counts count_pairs(const detail::BlockList auto& list, Index length,
+                          const Positions& position) {
   naive::Counts counts = naive::Counts::Zero(length, length);
   const Index slots = list.num_slots();
-  for (const Block& block : all_blocks(list)) {
+  for (const detail::Block& block : all_blocks(list)) {
     for (Index q = block.query_begin; q < block.query_begin + block.num_queries; ++q) {
       EXPECT_TRUE(q >= 0 && q < slots) << "query slot " << q << " of " << slots;
       for (Index k = block.key_begin; k < block.key_begin + block.num_keys; ++k) {
@@ -65,13 +67,13 @@ naive::Counts count_pairs(const BlockList auto& list, Index length, const Positi
 }
 
 /// Tokens whose gradients a block adds to; queries only, for a forward pass.
-std::set<Index> tokens_of(const Block& block, Index slots, const Positions& position,
-                          Disjoint disjoint) {
+std::set<Index> tokens_of(const detail::Block& block, Index slots, const Positions& position,
+                          detail::Disjoint disjoint) {
   std::set<Index> tokens;
   for (Index q = 0; q < block.num_queries; ++q) {
     tokens.insert(position[static_cast<std::size_t>(block.query_begin + q)]);
   }
-  if (disjoint == Disjoint::queries_and_keys) {
+  if (disjoint == detail::Disjoint::queries_and_keys) {
     for (Index k = 0; k < block.num_keys; ++k) {
       tokens.insert(position[static_cast<std::size_t>(wrapped(block.key_begin + k, slots))]);
     }
@@ -81,12 +83,12 @@ std::set<Index> tokens_of(const Block& block, Index slots, const Positions& posi
 
 /// Fails if two ranges of one phase share a token. With `queries_and_keys`, a query of one is not a
 /// key of another either: with shared queries and keys both are rows of one gradient.
-void expect_disjoint_phases(const BlockList auto& list, const Positions& position,
-                            Disjoint disjoint, const std::string& what) {
+void expect_disjoint_phases(const detail::BlockList auto& list, const Positions& position,
+                            detail::Disjoint disjoint, const std::string& what) {
   for (Index phase = 0; phase < list.num_phases(); ++phase) {
     std::map<Index, Index> owner;
     for (Index i = 0; i < list.num_ranges(phase); ++i) {
-      for (const Block& block : blocks_of(list, list.range(phase, i))) {
+      for (const detail::Block& block : blocks_of(list, list.range(phase, i))) {
         for (const Index token : tokens_of(block, list.num_slots(), position, disjoint)) {
           const auto [it, is_new] = owner.emplace(token, i);
           ASSERT_TRUE(is_new || it->second == i)
@@ -127,8 +129,8 @@ void check_chunks(Index slots, Index rounds, const Window& window) {
       "slots ", slots, ", rounds ", rounds, ", chunk ", window.chunk_length, ", before ",
       window.chunks_before, ", after ", window.chunks_after, window.circular ? ", circular" : "");
   const Positions position = layout(slots, rounds);
-  const ChunkedBlocks forward(slots, rounds, window, Disjoint::queries);
-  const ChunkedBlocks backward(slots, rounds, window, Disjoint::queries_and_keys);
+  const detail::ChunkedBlocks forward(slots, rounds, window, detail::Disjoint::queries);
+  const detail::ChunkedBlocks backward(slots, rounds, window, detail::Disjoint::queries_and_keys);
 
   naive::Counts expected = naive::Counts::Zero(slots, slots);
   naive::count_chunks(split(position, rounds), window.chunk_length, window.chunks_before,
@@ -136,12 +138,12 @@ void check_chunks(Index slots, Index rounds, const Window& window) {
   ASSERT_EQ(count_pairs(forward, slots, position), expected) << what << ", forward";
   ASSERT_EQ(count_pairs(backward, slots, position), expected) << what << ", backward";
 
-  expect_disjoint_phases(forward, position, Disjoint::queries, what);
-  expect_disjoint_phases(backward, position, Disjoint::queries_and_keys, what);
+  expect_disjoint_phases(forward, position, detail::Disjoint::queries, what);
+  expect_disjoint_phases(backward, position, detail::Disjoint::queries_and_keys, what);
 
-  const auto by_id = [&](const BlockList auto& list) {
+  const auto by_id = [&](const detail::BlockList auto& list) {
     std::map<Index, std::tuple<Index, Index, Index, Index>> blocks;
-    for (const Block& b : all_blocks(list)) {
+    for (const detail::Block& b : all_blocks(list)) {
       EXPECT_TRUE(blocks
                       .emplace(b.id, std::tuple(b.query_begin, b.num_queries,
                                                 wrapped(b.key_begin, list.num_slots()), b.num_keys))
@@ -175,22 +177,25 @@ TEST(ChunkedBlocks, HoldEveryPairOfTheWindowAndRunInDisjointPhases) {
 }
 
 TEST(ChunkedBlocks, OfNoSlotsAreNone) {
-  for (const Disjoint disjoint : {Disjoint::queries, Disjoint::queries_and_keys}) {
-    const ChunkedBlocks list(0, 2, {4, 1, 1, true}, disjoint);
+  for (const detail::Disjoint disjoint :
+       {detail::Disjoint::queries, detail::Disjoint::queries_and_keys}) {
+    const detail::ChunkedBlocks list(0, 2, {4, 1, 1, true}, disjoint);
     EXPECT_EQ(list.num_slots(), 0);
     EXPECT_TRUE(all_blocks(list).empty());
     // A sequence without real tokens stands in one batch with others: phases must agree.
-    EXPECT_EQ(list.num_phases(), ChunkedBlocks(9, 2, {4, 1, 1, true}, disjoint).num_phases());
+    EXPECT_EQ(list.num_phases(),
+              detail::ChunkedBlocks(9, 2, {4, 1, 1, true}, disjoint).num_phases());
   }
 }
 
 TEST(ChunkedBlocks, HaveAsManyPhasesForEveryLength) {
-  for (const Disjoint disjoint : {Disjoint::queries, Disjoint::queries_and_keys}) {
+  for (const detail::Disjoint disjoint :
+       {detail::Disjoint::queries, detail::Disjoint::queries_and_keys}) {
     for (const bool circular : {false, true}) {
       const Window window{4, 2, 1, circular};
-      const Index phases = ChunkedBlocks(64, 3, window, disjoint).num_phases();
+      const Index phases = detail::ChunkedBlocks(64, 3, window, disjoint).num_phases();
       for (Index slots = 0; slots < 40; ++slots) {
-        EXPECT_EQ(ChunkedBlocks(slots, 3, window, disjoint).num_phases(), phases) << slots;
+        EXPECT_EQ(detail::ChunkedBlocks(slots, 3, window, disjoint).num_phases(), phases) << slots;
       }
     }
   }
@@ -199,7 +204,7 @@ TEST(ChunkedBlocks, HaveAsManyPhasesForEveryLength) {
 TEST(ChunkedBlocks, RunMostOfABackwardPassInFewPhases) {
   // The ring costs a few blocks on their own; all others must share two phases, in enough ranges
   // for several threads.
-  const ChunkedBlocks list(1024, 1, {16, 1, 0, true}, Disjoint::queries_and_keys);
+  const detail::ChunkedBlocks list(1024, 1, {16, 1, 0, true}, detail::Disjoint::queries_and_keys);
   Index largest = 0;
   for (Index phase = 0; phase < list.num_phases(); ++phase) {
     largest = std::max(largest, list.num_ranges(phase));
@@ -213,8 +218,9 @@ void check_bucket_chunks(Index length, Index num_buckets, Index rounds, const Wi
   const std::string what = reformer::detail::join(
       "length ", length, ", buckets ", num_buckets, ", rounds ", rounds, ", chunk ",
       window.chunk_length, ", before ", window.chunks_before, ", after ", window.chunks_after);
-  const Index max_chunks = BucketBlocks::max_chunks(length, window.chunk_length, num_buckets);
-  const Index table = BucketBlocks::table_size(max_chunks);
+  const Index max_chunks =
+      detail::BucketBlocks::max_chunks(length, window.chunk_length, num_buckets);
+  const Index table = detail::BucketBlocks::table_size(max_chunks);
   std::vector<std::int32_t> tables(static_cast<std::size_t>(rounds * table), -1);
   std::vector<std::int32_t> order(static_cast<std::size_t>(rounds * length));
   std::vector<std::vector<Bucket>> buckets(static_cast<std::size_t>(rounds));
@@ -226,9 +232,9 @@ void check_bucket_chunks(Index length, Index num_buckets, Index rounds, const Wi
       round.push_back(static_cast<Bucket>(std::pow(u, skew) * static_cast<double>(num_buckets)));
     }
     std::vector<std::int32_t> ends(static_cast<std::size_t>(num_buckets + 1));
-    sort_by_bucket(round, num_buckets, ends.data(), order.data() + r * length);
-    BucketBlocks::fill_table({ends.data(), static_cast<std::size_t>(num_buckets)}, window,
-                             max_chunks, tables.data() + r * table);
+    detail::sort_by_bucket(round, num_buckets, ends.data(), order.data() + r * length);
+    detail::BucketBlocks::fill_table({ends.data(), static_cast<std::size_t>(num_buckets)}, window,
+                                     max_chunks, tables.data() + r * table);
   }
   const Positions position(order.begin(), order.end());
   const LshPattern lsh{.chunk_length = window.chunk_length,
@@ -238,13 +244,14 @@ void check_bucket_chunks(Index length, Index num_buckets, Index rounds, const Wi
                        .num_buckets = {num_buckets},
                        .chunking = Chunking::bucket_chunks};
   const naive::Counts expected = naive::own_bucket_counts(buckets, {}, lsh);
-  for (const Disjoint disjoint : {Disjoint::queries, Disjoint::queries_and_keys}) {
-    const BucketBlocks list(tables.data(), max_chunks, rounds, window, disjoint);
+  for (const detail::Disjoint disjoint :
+       {detail::Disjoint::queries, detail::Disjoint::queries_and_keys}) {
+    const detail::BucketBlocks list(tables.data(), max_chunks, rounds, window, disjoint);
     ASSERT_EQ(list.num_slots(), rounds * length) << what;
     ASSERT_EQ(count_pairs(list, length, position), expected) << what;
     expect_disjoint_phases(list, position, disjoint, what);
     std::set<Index> ids;
-    for (const Block& b : all_blocks(list)) {
+    for (const detail::Block& b : all_blocks(list)) {
       EXPECT_TRUE(ids.insert(b.id).second) << what << ": two blocks have id " << b.id;
       EXPECT_LT(b.id, rounds * max_chunks) << what;
       EXPECT_LE(b.num_keys, window.max_keys()) << what;
@@ -271,10 +278,12 @@ TEST(BucketBlocks, HoldEveryPairOfTheWindowAndRunInDisjointPhases) {
 }
 
 TEST(BucketBlocks, OfNoSlotsAreNone) {
-  std::vector<std::int32_t> table(static_cast<std::size_t>(BucketBlocks::table_size(5)), -1);
+  std::vector<std::int32_t> table(static_cast<std::size_t>(detail::BucketBlocks::table_size(5)),
+                                  -1);
   const std::vector<std::int32_t> ends(4, 0);
-  BucketBlocks::fill_table(ends, {4, 1, 0}, 5, table.data());
-  const BucketBlocks list(table.data(), 5, 1, {4, 1, 0}, Disjoint::queries_and_keys);
+  detail::BucketBlocks::fill_table(ends, {4, 1, 0}, 5, table.data());
+  const detail::BucketBlocks list(table.data(), 5, 1, {4, 1, 0},
+                                  detail::Disjoint::queries_and_keys);
   EXPECT_EQ(list.num_slots(), 0);
   EXPECT_TRUE(all_blocks(list).empty());
 }
@@ -283,23 +292,26 @@ TEST(BucketBlocks, HaveAsManyPhasesForEveryHead) {
   // Heads of one group stand in one loop over phases.
   const auto phases = [](const std::vector<std::int32_t>& ends) {
     const Index most = 100;
-    std::vector<std::int32_t> table(static_cast<std::size_t>(BucketBlocks::table_size(most)), -1);
+    std::vector<std::int32_t> table(
+        static_cast<std::size_t>(detail::BucketBlocks::table_size(most)), -1);
     const Window window{4, 2, 1};
-    BucketBlocks::fill_table(ends, window, most, table.data());
-    return BucketBlocks(table.data(), most, 3, window, Disjoint::queries_and_keys).num_phases();
+    detail::BucketBlocks::fill_table(ends, window, most, table.data());
+    return detail::BucketBlocks(table.data(), most, 3, window, detail::Disjoint::queries_and_keys)
+        .num_phases();
   };
   EXPECT_EQ(phases({0, 0}), phases({3, 5}));
   EXPECT_EQ(phases({0, 0}), phases({170, 171}));
 }
 
 TEST(TiledBlocks, HoldEveryPairOnceAndRunInDisjointPhases) {
-  constexpr Index tile = TiledBlocks::tile;
+  constexpr Index tile = detail::TiledBlocks::tile;
   for (const bool causal : {false, true}) {
     for (const Index length :
          {Index{1}, Index{5}, tile - 1, tile, tile + 1, 2 * tile, 3 * tile + 7, 5 * tile - 1}) {
       const std::string what = reformer::detail::join("length ", length, causal ? ", causal" : "");
-      for (const Disjoint disjoint : {Disjoint::queries, Disjoint::queries_and_keys}) {
-        const TiledBlocks list(length, causal, disjoint);
+      for (const detail::Disjoint disjoint :
+           {detail::Disjoint::queries, detail::Disjoint::queries_and_keys}) {
+        const detail::TiledBlocks list(length, causal, disjoint);
         Positions position(static_cast<std::size_t>(length));
         std::iota(position.begin(), position.end(), Index{0});
         ASSERT_EQ(list.num_slots(), length);
@@ -307,7 +319,7 @@ TEST(TiledBlocks, HoldEveryPairOnceAndRunInDisjointPhases) {
         // Pairs of tiles are enough to know the pairs of tokens, if every tile is whole.
         std::map<std::pair<Index, Index>, Index> seen;
         std::set<Index> ids;
-        for (const Block& b : all_blocks(list)) {
+        for (const detail::Block& b : all_blocks(list)) {
           EXPECT_EQ(b.query_begin % tile, 0) << what;
           EXPECT_EQ(b.key_begin % tile, 0) << what;
           EXPECT_EQ(b.num_queries, std::min(tile, length - b.query_begin)) << what;
@@ -323,7 +335,7 @@ TEST(TiledBlocks, HoldEveryPairOnceAndRunInDisjointPhases) {
                 << what << ", query tile " << i << ", key tile " << j;
           }
         }
-        expect_disjoint_phases(list, position, Disjoint::queries, what);
+        expect_disjoint_phases(list, position, detail::Disjoint::queries, what);
       }
     }
   }
@@ -331,14 +343,15 @@ TEST(TiledBlocks, HoldEveryPairOnceAndRunInDisjointPhases) {
 
 TEST(TiledBlocks, MayAddToOneGradientOfSharedQueriesAndKeys) {
   // Exact attention with shared queries and keys adds dq and dk to the same rows.
-  constexpr Index tile = TiledBlocks::tile;
+  constexpr Index tile = detail::TiledBlocks::tile;
   for (const bool causal : {false, true}) {
     for (const Index tiles : {1, 2, 3, 4, 5}) {
       Positions position(static_cast<std::size_t>(tiles * tile));
       std::iota(position.begin(), position.end(), Index{0});
-      expect_disjoint_phases(TiledBlocks(tiles * tile, causal, Disjoint::queries_and_keys),
-                             position, Disjoint::queries_and_keys,
-                             reformer::detail::join(tiles, " tiles", causal ? ", causal" : ""));
+      expect_disjoint_phases(
+          detail::TiledBlocks(tiles * tile, causal, detail::Disjoint::queries_and_keys), position,
+          detail::Disjoint::queries_and_keys,
+          reformer::detail::join(tiles, " tiles", causal ? ", causal" : ""));
     }
   }
 }
@@ -357,15 +370,15 @@ TEST(Window, IsCutToTheSequence) {
 
 TEST(CheckWindow, NamesWhatIsImpossible) {
   const auto message = [](const Window& window) {
-    return message_of([&] { check_window("attend", window); });
+    return message_of([&] { detail::check_window("attend", window); });
   };
-  EXPECT_NO_THROW(check_window("attend", {64, 1, 0, true}));
+  EXPECT_NO_THROW(detail::check_window("attend", {64, 1, 0, true}));
   EXPECT_EQ(message({0, 1, 0, true}), "reformer::attend: chunk_length is 0, must be at least 1");
   EXPECT_EQ(message({4, -1, 0, true}), "reformer::attend: chunks_before is -1, must be at least 0");
   EXPECT_EQ(message({4, 0, -2, true}), "reformer::attend: chunks_after is -2, must be at least 0");
   const Index most = max_size, beyond = std::numeric_limits<Index>::max();
-  EXPECT_NO_THROW(check_window("attend", {most, most, most, false}));
-  EXPECT_NO_THROW(check_window("attend", {most, 256, 0, true}));
+  EXPECT_NO_THROW(detail::check_window("attend", {most, most, most, false}));
+  EXPECT_NO_THROW(detail::check_window("attend", {most, 256, 0, true}));
   EXPECT_TRUE(contains(message({most + 1, 1, 0, false}),
                        "chunk_length is 2147483648, must be at most 2147483647"));
   EXPECT_TRUE(contains(message({4, beyond, 0, false}), "chunks_before is 9223372036854775807, "));

@@ -12,8 +12,8 @@ namespace {
 
 constexpr Index rows = 600, heads = 3, head_width = 5, first_head = 1;  // of a layer of 4 heads
 
-CosineScores<double> example() {
-  CosineScores<double> scores("temperature", 4, head_width);
+detail::CosineScores<double> example() {
+  detail::CosineScores<double> scores("temperature", 4, head_width);
   scores.parameter().value = random_matrix<double>(1, 4, 9);
   scores.parameter().allocate_gradient();
   scores.parameter().gradient.setConstant(0.5);
@@ -44,9 +44,9 @@ TEST(CosineScores, AreTheirFormula) {
   for (const int threads : {1, 3}) {
     Workspace workspace(threads);
     Matrix<double> scaled(rows, heads * head_width);
-    scores.scale_queries(workspace, first_head, view(x), view(scaled));
+    scores.scale_queries(workspace, first_head, rows_of(x), rows_of(scaled));
     EXPECT_LT((scaled - queries).cwiseAbs().maxCoeff(), 1e-14) << threads << " threads";
-    scores.scale_keys(workspace, view(x), view(scaled));
+    scores.scale_keys(workspace, rows_of(x), rows_of(scaled));
     EXPECT_LT((scaled - keys).cwiseAbs().maxCoeff(), 1e-14) << threads << " threads";
   }
 }
@@ -62,8 +62,8 @@ TEST(CosineScores, HaveTheGradientOfTheirFormula) {
     const auto& temperature = scores.parameter();
     Workspace workspace(threads);
     Matrix<double> dquery = g, dkey = g;
-    scores.backward_queries(workspace, first_head, view(std::as_const(x)), view(dquery));
-    scores.backward_keys(workspace, view(std::as_const(x)), view(dkey));
+    scores.backward_queries(workspace, first_head, rows_of(std::as_const(x)), rows_of(dquery));
+    scores.backward_keys(workspace, rows_of(std::as_const(x)), rows_of(dkey));
     const auto tau = [&](Index h) { return temperature.value(0, first_head + h); };
     for (const Index row : {Index{0}, Index{3}, Index{255}, Index{256}, rows - 1}) {
       for (Index j = 0; j < x.cols(); ++j) {

@@ -49,9 +49,10 @@ std::vector<Bucket> hash_of(const HashCase& c, const Matrix<double>& x,
   const Matrix<Scalar> vectors = x.cast<Scalar>();
   std::vector<Bucket> buckets(static_cast<std::size_t>(c.batch * c.heads * c.rounds * c.length),
                               Bucket{54321});
-  hash_heads<Scalar>(workspace, view(vectors), c.batch, c.heads, is_real,
-                     {rotations.data(), c.heads * c.width, rotations.size() / c.heads / c.width},
-                     c.factors, buckets.data());
+  detail::hash_heads<Scalar>(
+      workspace, rows_of(vectors), c.batch, c.heads, is_real,
+      {rotations.data(), c.heads * c.width, rotations.size() / c.heads / c.width}, c.factors,
+      buckets.data());
   EXPECT_EQ(workspace.bytes_in_use(), 0u);
   return buckets;
 }
@@ -96,7 +97,8 @@ void for_each_hash(const HashCase& c, const std::vector<Bucket>& buckets, const 
 TEST(HashHeads, IsTheAngularHash) {
   for (const HashCase& c : hash_cases) {
     const Matrix<double> x = random_matrix<double>(c.batch * c.length, c.heads * c.width, 1);
-    const auto rotations = random_rotations<double>(c.heads, c.width, c.rounds, c.factors, {5});
+    const auto rotations =
+        detail::random_rotations<double>(c.heads, c.width, c.rounds, c.factors, {5});
     const auto is_real = every_third_is_padding(c);
     const auto buckets = hash_of(c, x, rotations, is_real);
     for_each_hash(
@@ -117,7 +119,8 @@ TEST(HashHeads, InFloatChoosesTheLargestProductUpToRounding) {
     const Matrix<double> x = random_matrix<double>(c.batch * c.length, c.heads * c.width, 2)
                                  .cast<float>()
                                  .cast<double>();
-    const auto rotations = random_rotations<float>(c.heads, c.width, c.rounds, c.factors, {5});
+    const auto rotations =
+        detail::random_rotations<float>(c.heads, c.width, c.rounds, c.factors, {5});
     const auto buckets = hash_of(c, x, rotations, {});
     for_each_hash(
         c, buckets, x, rotations, {},
@@ -156,7 +159,8 @@ TEST(HashHeads, DoesNotDependOnThePlaceInTheSequenceOrOnThreads) {
   const HashCase c{1, 201, 2, 20, 2, {32, 8}, false};
   Matrix<double> x = random_matrix<double>(c.length, c.heads * c.width, 3);
   for (Index t = 1; t < c.length; ++t) x.row(t) = x.row(0);
-  const auto rotations = random_rotations<float>(c.heads, c.width, c.rounds, c.factors, {6});
+  const auto rotations =
+      detail::random_rotations<float>(c.heads, c.width, c.rounds, c.factors, {6});
   const auto equal = hash_of(c, x, rotations, {});
   for (std::size_t i = 0; i < equal.size(); ++i) {
     const std::size_t first =
@@ -170,7 +174,7 @@ TEST(HashHeads, DoesNotDependOnThePlaceInTheSequenceOrOnThreads) {
 TEST(RandomRotations, AreStandardNormalAndKeyed) {
   const std::array<Index, 2> factors = {16, 8};
   const RandomKey key{3, 5, 2};
-  const auto rotations = random_rotations<double>(4, 32, 3, factors, key);
+  const auto rotations = detail::random_rotations<double>(4, 32, 3, factors, key);
   EXPECT_EQ(rotations.dimension(0), 4);
   EXPECT_EQ(rotations.dimension(1), 32);
   EXPECT_EQ(rotations.dimension(2), 3);
@@ -181,7 +185,7 @@ TEST(RandomRotations, AreStandardNormalAndKeyed) {
   EXPECT_NEAR(values.square().mean(), 1, 5 * std::sqrt(2 / n));
 
   const auto equals = [&](const RandomKey& other) {
-    const auto drawn = random_rotations<double>(4, 32, 3, factors, other);
+    const auto drawn = detail::random_rotations<double>(4, 32, 3, factors, other);
     return std::equal(drawn.data(), drawn.data() + drawn.size(), rotations.data());
   };
   EXPECT_TRUE(equals(key));
@@ -195,7 +199,7 @@ std::vector<std::int32_t> sorted(const std::vector<Bucket>& buckets, Index numbe
   const auto real =
       std::count_if(buckets.begin(), buckets.end(), [&](Bucket b) { return Index{b} < number; });
   std::vector<std::int32_t> order(static_cast<std::size_t>(real) + 1, -9);
-  sort_by_bucket(buckets, number, counts.data(), order.data());
+  detail::sort_by_bucket(buckets, number, counts.data(), order.data());
   EXPECT_EQ(order.back(), -9) << "written beyond the tokens outside the padding bucket";
   order.pop_back();
   return order;
@@ -250,7 +254,7 @@ TEST(SortIntoChunks, HasTheTokensOfEachChunkInOrderOfPositions) {
       std::vector<std::int32_t> counts(static_cast<std::size_t>(number + 1 + chunks), -7);
       counts.push_back(-8);
       std::vector<std::int32_t> order(expected.size() + 1, -9);
-      sort_into_chunks(buckets, number, chunk_length, counts.data(), order.data());
+      detail::sort_into_chunks(buckets, number, chunk_length, counts.data(), order.data());
       EXPECT_EQ(order.back(), -9) << "written beyond the tokens outside the padding bucket";
       EXPECT_EQ(counts.back(), -8) << "written beyond the scratch";
       order.pop_back();
@@ -276,7 +280,7 @@ TEST(AutomaticNumBuckets, FollowsItsRule) {
     for (Index length = 1; length <= Index{1} << 21; length += 1 + length / 5) {
       const auto factors = automatic_num_buckets(length, chunk);
       const std::string what = reformer::detail::join("length ", length, ", chunk ", chunk);
-      ASSERT_NO_THROW(check_buckets("f", factors)) << what;
+      ASSERT_NO_THROW(detail::check_buckets("f", factors)) << what;
       const Index product = num_buckets(factors);
       EXPECT_TRUE(std::has_single_bit(static_cast<std::uint64_t>(product))) << what;
       if (length >= chunk) {
@@ -313,7 +317,7 @@ TEST(AutomaticNumBuckets, ChecksItsSizes) {
 
 TEST(RandomRotations, CheckTheirSizes) {
   const auto message = [](Index heads, Index width, Index hashes, std::vector<Index> factors) {
-    return message_of([&] { random_rotations<float>(heads, width, hashes, factors, {}); });
+    return message_of([&] { detail::random_rotations<float>(heads, width, hashes, factors, {}); });
   };
   EXPECT_EQ(message(0, 4, 1, {2}), "reformer::random_rotations: heads is 0, must be at least 1");
   EXPECT_TRUE(contains(message(2, -4, 1, {2}), ": head_width is -4, must be at least 1"));
@@ -333,10 +337,10 @@ TEST(RotationColumns, AreHalfTheSumOfTheFactors) {
 
 TEST(CheckBuckets, NamesWhatIsImpossible) {
   const auto message = [](const std::vector<Index>& factors) {
-    return message_of([&] { check_buckets("f", factors); });
+    return message_of([&] { detail::check_buckets("f", factors); });
   };
-  EXPECT_NO_THROW(check_buckets("f", std::array<Index, 1>{2}));
-  EXPECT_NO_THROW(check_buckets("f", std::array<Index, 2>{254, 258}));  // 65532
+  EXPECT_NO_THROW(detail::check_buckets("f", std::array<Index, 1>{2}));
+  EXPECT_NO_THROW(detail::check_buckets("f", std::array<Index, 2>{254, 258}));  // 65532
   EXPECT_EQ(message({}), "reformer::f: num_buckets is empty, must have at least one factor");
   for (const Index bad : {0, -2, 7, 1}) {
     EXPECT_EQ(message({4, bad}),

@@ -32,8 +32,8 @@ struct Case {
   double dropout = 0;
 
   bool shared() const { return shares_query_key(pattern); }
-  Index rounds() const { return AttentionLayout(pattern, causal, length).rounds; }
-  AttentionLayout layout(std::span<const std::uint8_t> is_real) const {
+  Index rounds() const { return detail::AttentionLayout(pattern, causal, length).rounds; }
+  detail::AttentionLayout layout(std::span<const std::uint8_t> is_real) const {
     AttentionPattern with_buckets = pattern;
     if (auto* lsh = std::get_if<LshPattern>(&with_buckets)) lsh->num_buckets = {num_test_buckets};
     return {with_buckets, causal, length, is_real};
@@ -125,8 +125,8 @@ class Arrays {
     prepare();
     for (Index b = 0; b < c_.batch; ++b) {
       for (Index h = 0; h < c_.heads; ++h) {
-        MultiHead<Scalar> part = group();
-        const MultiHead<Scalar> whole = part;
+        detail::MultiHead<Scalar> part = group();
+        const detail::MultiHead<Scalar> whole = part;
         part.batch = part.heads = 1;
         part.first_sequence = b;
         part.first_head = h;
@@ -169,17 +169,17 @@ class Arrays {
     order_.assign(static_cast<std::size_t>(c_.batch * c_.heads * layout_.order_size()), -1);
   }
 
-  MultiHead<Scalar> group() {
-    MultiHead<Scalar> g{};
+  detail::MultiHead<Scalar> group() {
+    detail::MultiHead<Scalar> g{};
     g.layout = &layout_;
     g.batch = c_.batch;
     g.heads = c_.heads;
     g.head_width = c_.width;
     g.is_real = is_real;
-    g.query = view(std::as_const(query));
-    g.key = view(keys());
-    g.value = view(std::as_const(value));
-    g.out = view(out);
+    g.query = rows_of(std::as_const(query));
+    g.key = rows_of(keys());
+    g.value = rows_of(std::as_const(value));
+    g.out = rows_of(out);
     g.maximum = maximum_.data();
     g.normaliser = normaliser_.data();
     g.key_scale = key_scale_.data();
@@ -189,30 +189,30 @@ class Arrays {
     return g;
   }
 
-  void run_forward(Workspace& workspace, const MultiHead<Scalar>& g) {
+  void run_forward(Workspace& workspace, const detail::MultiHead<Scalar>& g) {
     if (layout_.is_hashed) {
       const auto first = (g.first_sequence * c_.heads + g.first_head) * c_.rounds() * c_.length;
-      order_by_bucket(workspace, g, buckets.data() + first);
+      detail::order_by_bucket(workspace, g, buckets.data() + first);
     }
-    reformer::attend(workspace, g, dropout());
+    reformer::detail::attend(workspace, g, dropout());
   }
 
-  void run(Workspace& workspace, const MultiHead<Scalar>& g, const Matrix<Scalar>& dout) {
+  void run(Workspace& workspace, const detail::MultiHead<Scalar>& g, const Matrix<Scalar>& dout) {
     run_forward(workspace, g);
     set_delta(dout);
-    reformer::attend_backward<Scalar>(workspace, g, dropout(), view(dout), delta_.data(),
-                                      view(dquery), view(c_.shared() ? dquery : dkey),
-                                      view(dvalue));
+    reformer::detail::attend_backward<Scalar>(workspace, g, dropout(), rows_of(dout), delta_.data(),
+                                              rows_of(dquery), rows_of(c_.shared() ? dquery : dkey),
+                                              rows_of(dvalue));
   }
 
-  void run_part(Workspace& workspace, const MultiHead<Scalar>& g, const Matrix<Scalar>& dout,
-                Index b, Index h, Index row) {
+  void run_part(Workspace& workspace, const detail::MultiHead<Scalar>& g,
+                const Matrix<Scalar>& dout, Index b, Index h, Index row) {
     run_forward(workspace, g);
     set_delta(dout);
     const auto part = [&](const MatrixView<Scalar>& x) { return group().part(x, b, h); };
-    reformer::attend_backward<Scalar>(workspace, g, dropout(), group().part(view(dout), b, h),
-                                      delta_.data() + row, part(view(dquery)),
-                                      part(view(c_.shared() ? dquery : dkey)), part(view(dvalue)));
+    reformer::detail::attend_backward<Scalar>(
+        workspace, g, dropout(), group().part(rows_of(dout), b, h), delta_.data() + row,
+        part(rows_of(dquery)), part(rows_of(c_.shared() ? dquery : dkey)), part(rows_of(dvalue)));
   }
 
   /// delta = <dout, out> of each sequence, head and position
@@ -234,7 +234,7 @@ class Arrays {
   std::vector<std::uint8_t> is_real;
 
  private:
-  AttentionLayout layout_;
+  detail::AttentionLayout layout_;
   std::vector<Scalar> maximum_, normaliser_, key_scale_, delta_;
   std::vector<std::int32_t> order_;
 

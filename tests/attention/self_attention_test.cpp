@@ -93,9 +93,9 @@ class Layer {
       const auto* lsh = c.hashed(kind);
       if (lsh == nullptr) continue;
       // Drawn once in double: every scalar type uses the same.
-      rotations.back() = random_rotations<double>(kind.num_heads, c.head_width, lsh->num_hashes,
-                                                  bucket_factors(*lsh, c.length),
-                                                  count == 1 ? RandomKey{seed} : pass().key, drawn);
+      rotations.back() = detail::random_rotations<double>(
+          kind.num_heads, c.head_width, lsh->num_hashes, bucket_factors(*lsh, c.length),
+          count == 1 ? RandomKey{seed} : pass().key, drawn);
       drawn += round_up(rotations.back().size(), 2);
       if (count > 1) continue;
       attention.set_rotations(Tensor<Scalar, 4>(rotations.back().template cast<Scalar>()));
@@ -123,7 +123,7 @@ class Layer {
   /// y - f(x); dx and parameter gradients are added to.
   Matrix<Scalar> reverse(const Matrix<Scalar>& y, const Matrix<Scalar>& dy, Matrix<Scalar>& dx) {
     Half half = half_of<Half>(y);
-    attention.reverse(half_of<Half>(x), half, view(dy), view(dx), saved, pass());
+    attention.reverse(half_of<Half>(x), half, rows_of(dy), rows_of(dx), saved, pass());
     return matrix_of(half);
   }
 
@@ -470,7 +470,7 @@ TEST(SelfAttentionReverse, IsExactWhereHeadsDifferInFixedPoint) {
       EXPECT_FALSE(close(matrix_of(half), before)) << c.name();
       Matrix<float> dx = Matrix<float>::Zero(y.rows(), y.cols());
       reset_gradients(layer.attention);
-      layer.attention.reverse(x, half, view(dy), view(dx), layer.saved, layer.pass());
+      layer.attention.reverse(x, half, rows_of(dy), rows_of(dx), layer.saved, layer.pass());
       EXPECT_TRUE(same_bits(matrix_of(half), before)) << c.name();
     }
   }
@@ -483,7 +483,7 @@ TEST(SelfAttentionReverse, UsesSavedBucketsAndDoesNotHash) {
   const Matrix<float> f = layer.forward();
   const auto buckets = layer.buckets();
   layer.attention.set_rotations(
-      random_rotations<float>(c.heads, c.head_width, 2, std::vector<Index>{4}, {987}));
+      detail::random_rotations<float>(c.heads, c.head_width, 2, std::vector<Index>{4}, {987}));
   Matrix<float> dx = Matrix<float>::Zero(f.rows(), f.cols());
   reset_gradients(layer.attention);
   EXPECT_TRUE((layer.reverse(f, f, dx).array() == 0).all());
@@ -515,7 +515,7 @@ TEST(SelfAttention, HasAsManyRoundsAsThePassSays) {
       attention.forward(x, y, saved, pass);
       const Matrix<float> f = matrix_of(y);
       Matrix<float> dx = Matrix<float>::Zero(f.rows(), f.cols());
-      attention.reverse(x, y, view(f), view(dx), saved, pass);
+      attention.reverse(x, y, rows_of(f), rows_of(dx), saved, pass);
       EXPECT_TRUE((matrix_of(y).array() == 0).all());
       return std::pair(f, dx);
     };
@@ -556,7 +556,7 @@ TEST(SelfAttention, DrawsRotationsByTheKeyOfThePass) {
   EXPECT_NE(buckets_of(attention, {5, 7, 7}), buckets);
   EXPECT_NE(buckets_of(attention, {5, 6, 8}), buckets);
   attention.set_rotations(
-      random_rotations<float>(c.heads, c.head_width, 2, std::vector<Index>{8}, key));
+      detail::random_rotations<float>(c.heads, c.head_width, 2, std::vector<Index>{8}, key));
   EXPECT_EQ(buckets_of(attention, {99, 1, 1}), buckets);
 }
 

@@ -20,7 +20,8 @@ template <typename Scalar>
 struct Positions {
   std::vector<Scalar> query, key;
 
-  Staircase stairs(bool causal = true, bool all_real = true, bool sees_itself = true) const {
+  detail::Staircase stairs(bool causal = true, bool all_real = true,
+                           bool sees_itself = true) const {
     return {query.data(), static_cast<Index>(query.size()),
             key.data(),   static_cast<Index>(key.size()),
             causal,       sees_itself,
@@ -57,7 +58,7 @@ Positions<Scalar> chunks(Index length, Index runs) {
 /// Checks a staircase pair by pair.
 /// @return pairs that it marks
 template <typename Scalar>
-Index check_pairs(const Positions<Scalar>& positions, const Staircase& stairs,
+Index check_pairs(const Positions<Scalar>& positions, const detail::Staircase& stairs,
                   const std::string& what) {
   const auto queries = static_cast<Index>(positions.query.size());
   const auto keys = static_cast<Index>(positions.key.size());
@@ -96,7 +97,8 @@ Index check_pairs(const Positions<Scalar>& positions, const Staircase& stairs,
 }
 
 /// Steps cover the pairs that strips see, each once.
-void check_steps(const Staircase& stairs, Index pairs, Index queries, const std::string& what) {
+void check_steps(const detail::Staircase& stairs, Index pairs, Index queries,
+                 const std::string& what) {
   Index total = 0;
   stairs.for_each_step([&](Index first, Index last, Index g, Index s) {
     EXPECT_LT(first, last) << what;
@@ -112,7 +114,7 @@ void expect_pairs() {
     for (const Index runs : {1, 2, 3, 8}) {
       const std::string what = reformer::detail::join("length ", length, ", runs ", runs);
       const auto positions = chunks<Scalar>(length, runs);
-      const Staircase stairs = positions.stairs();
+      const detail::Staircase stairs = positions.stairs();
       check_steps(stairs, check_pairs(positions, stairs, what), length, what);
     }
   }
@@ -129,7 +131,7 @@ TEST(Staircase, MarksWhatCausalityAllowsInDouble) {
 TEST(Staircase, LeavesOutTheKeyThatOnlyItsOwnQueryCouldSee) {
   for (const Index length : {1, 8, 17, 64}) {
     const auto own = chunks<float>(length, 1);
-    const Staircase stairs = own.stairs(true, true, /*sees_itself=*/false);
+    const detail::Staircase stairs = own.stairs(true, true, /*sees_itself=*/false);
     EXPECT_EQ(stairs.seen_end(0, stairs.num_strips() - 1), length - 1);
     for (Index s = 0; s < stairs.num_strips(); ++s) {
       // Its last query sees all keys before it.
@@ -153,7 +155,7 @@ TEST(Staircase, LeavesHiddenHalvesOut) {
 TEST(Staircase, IsOneStepWithoutAMaskWhereAllKeysAreEarlier) {
   auto positions = chunks<float>(64, 2);
   for (float& query : positions.query) query += 1000;
-  const Staircase stairs = positions.stairs();
+  const detail::Staircase stairs = positions.stairs();
   EXPECT_EQ(stairs.num_strips(), 1);
   EXPECT_EQ(stairs.num_runs(), 1);
   EXPECT_EQ(stairs.earlier_end(0, 0), 128);
@@ -163,7 +165,7 @@ TEST(Staircase, IsOneStepWithoutAMaskWhereAllKeysAreEarlier) {
 
 TEST(Staircase, IsOneStepWithoutCausality) {
   const auto positions = chunks<float>(64, 2);
-  const Staircase stairs = positions.stairs(false);
+  const detail::Staircase stairs = positions.stairs(false);
   EXPECT_EQ(stairs.num_strips(), 1);
   EXPECT_EQ(stairs.num_runs(), 1);
   EXPECT_EQ(stairs.earlier_end(0, 0), 0) << "a token may be its own key";
@@ -172,7 +174,7 @@ TEST(Staircase, IsOneStepWithoutCausality) {
 
 TEST(Staircase, NeedsAMaskEverywhereAmongPadding) {
   const auto positions = chunks<float>(64, 2);
-  const Staircase stairs = positions.stairs(true, false);
+  const detail::Staircase stairs = positions.stairs(true, false);
   check_pairs(positions, stairs, "padding");
   for (Index g = 0; g < stairs.num_runs(); ++g) {
     for (Index s = 0; s < stairs.num_strips(); ++s) {

@@ -64,9 +64,9 @@ struct Case {
 
   Matrix<double> value{rows, columns}, dmixed{rows, columns};
   std::vector<std::uint8_t> is_real;
-  ValueMixture<double> mixture;
-  AttentionLayout layout{ExactPattern{}, true, length};
-  MultiHead<double> group{};
+  detail::ValueMixture<double> mixture;
+  detail::AttentionLayout layout{ExactPattern{}, true, length};
+  detail::MultiHead<double> group{};
 };
 
 TEST(ValueMixture, IsItsFormula) {
@@ -75,7 +75,7 @@ TEST(ValueMixture, IsItsFormula) {
     for (const int threads : {1, 3}) {
       Workspace workspace(threads);
       Matrix<double> mixed(Case::rows, Case::columns);
-      c.mixture.forward(workspace, c.group, view(c.value), view(mixed));
+      c.mixture.forward(workspace, c.group, rows_of(c.value), rows_of(mixed));
       for (Index row = 0; row < Case::rows; ++row) {
         const Index previous = c.neighbour(row, -1);
         for (Index j = 0; j < Case::columns; ++j) {
@@ -99,7 +99,7 @@ TEST(ValueMixture, HasTheGradientOfItsFormula) {
       Case c(masked);
       const Matrix<double> value = c.value;
       Workspace workspace(threads);
-      c.mixture.backward(workspace, c.group, view(std::as_const(c.dmixed)), view(c.value));
+      c.mixture.backward(workspace, c.group, rows_of(std::as_const(c.dmixed)), rows_of(c.value));
       Matrix<double> sums = Matrix<double>::Constant(2, 4, 0.5);  // what was there is added to
       for (Index row = 0; row < Case::rows; ++row) {
         const Index previous = c.neighbour(row, -1), next = c.neighbour(row, 1);

@@ -7,10 +7,10 @@
 int main() {
   using namespace reformer;
   const Matrix<float> x = Matrix<float>::Constant(2, 3, 4.f);
-  write_safetensors<float>("consume.safetensors", {{"x", {2, 3}, view(x)}});
+  write_safetensors<float>("consume.safetensors", {{"x", {2, 3}, rows_of(x)}});
   Matrix<float> back(2, 3);
   const SafetensorsFile file("consume.safetensors");
-  file.read(*file.find("x"), view(back));
+  file.read(*file.find("x"), rows_of(back));
   std::remove("consume.safetensors");
   return back == x ? 0 : 1;
 }

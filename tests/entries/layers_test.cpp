@@ -180,10 +180,10 @@ struct Operations {
   void forward(const Pass& p) { feed_forward.forward(x, y, saved, p); }
   void forward(const Half& a, Half&& b) { feed_forward.forward(a, b, saved, pass()); }
   void reverse(Matrix<float>& a, Matrix<float>& b) {
-    feed_forward.reverse(x, y, view(std::as_const(a)), view(b), saved, pass());
+    feed_forward.reverse(x, y, rows_of(std::as_const(a)), rows_of(b), saved, pass());
   }
   void norm_backward(Index first, Matrix<float>& dout, Matrix<float>& into) {
-    norm.backward(x, first, view(dout), view(into), pass());
+    norm.backward(x, first, rows_of(dout), rows_of(into), pass());
   }
   /// Runs with a layer that has no gradients; they are put back.
   template <typename Layer, typename Action>
@@ -210,16 +210,16 @@ const Refusal<Operations> operations[] = {
        Dropout<float>(0.5, {0, 0, bad_layer}, Purpose::data);
      }},
     {"f", "activation", "3", "must be relu, gelu or gelu_tanh",
-     [](auto&) { check_activation("f", static_cast<Activation>(3)); }},
+     [](auto&) { detail::check_activation("f", static_cast<Activation>(3)); }},
     {"f", "label 1", "11", "must be in [0, 11) or -100",
      [](auto&) {
        const std::int32_t labels[] = {0, 11};
-       check_label_range("f", labels, V);
+       detail::check_label_range("f", labels, V);
      }},
     {"f", "label 0", "-1", "must be in [0, 11) or -100",
      [](auto&) {
        const std::int32_t labels[] = {-1, 0};
-       check_label_range("f", labels, V);
+       detail::check_label_range("f", labels, V);
      }},
     {"LayerNorm", "width", "0", "must be at least 1", [](auto&) { LayerNorm<float>("n", 0, 1); }},
     {"LayerNorm", "width", "2147483648", "must be at most 2147483647",
@@ -231,7 +231,7 @@ const Refusal<Operations> operations[] = {
     {"LayerNorm::backward", "columns of x", "6", "must equal width = 7",
      [](auto& f) {
        LayerNorm<float> other("n", D + 1, 1);
-       other.backward(f.x, 0, view(f.wide), view(f.wide), f.pass());
+       other.backward(f.x, 0, rows_of(f.wide), rows_of(f.wide), f.pass());
      }},
     {"LayerNorm::backward", "columns of dout", "7", "must equal width = 6",
      [](auto& f) { f.norm_backward(0, f.wide, f.dx); }},
@@ -260,16 +260,16 @@ const Refusal<Operations> operations[] = {
      [](auto& f) {
        Tokens tokens = f.tokens;
        tokens(1, 0) = V;
-       f.embedding.backward(tokens, view(f.dx), f.pass());
+       f.embedding.backward(tokens, rows_of(f.dx), f.pass());
      }},
     {"Embedding::backward", "rows of dx", "9", "must equal number of tokens = 10",
-     [](auto& f) { f.embedding.backward(f.tokens, view(f.short_), f.pass()); }},
+     [](auto& f) { f.embedding.backward(f.tokens, rows_of(f.short_), f.pass()); }},
     {"Embedding::backward", "columns of dx", "7", "must equal width = 6",
-     [](auto& f) { f.embedding.backward(f.tokens, view(f.wide), f.pass()); }},
+     [](auto& f) { f.embedding.backward(f.tokens, rows_of(f.wide), f.pass()); }},
     {"Embedding::backward", "embedding.weight", "", "not allocated",
      [](auto& f) {
        f.without_gradients(f.embedding,
-                           [&] { f.embedding.backward(f.tokens, view(f.dx), f.pass()); });
+                           [&] { f.embedding.backward(f.tokens, rows_of(f.dx), f.pass()); });
      }},
     {"Positions", "width", "0", "must be at least 1",
      [](auto&) { Positions<float>("p", SinusoidalPositions{}, 0); }},
@@ -295,15 +295,15 @@ const Refusal<Operations> operations[] = {
      [](auto&) { Positions<float>("p", LearnedPositions{0}, D); }},
     {"Positions::backward", "length", "10", "must be at most 5",
      [](auto& f) {
-       f.positions.backward(view(f.dx), Pass{f.workspace, 1, rows});
+       f.positions.backward(rows_of(f.dx), Pass{f.workspace, 1, rows});
      }},
     {"Positions::backward", "rows of dx", "9", "must equal B*T = 10",
-     [](auto& f) { f.positions.backward(view(f.short_), f.pass()); }},
+     [](auto& f) { f.positions.backward(rows_of(f.short_), f.pass()); }},
     {"Positions::backward", "columns of dx", "7", "must equal width = 6",
-     [](auto& f) { f.positions.backward(view(f.wide), f.pass()); }},
+     [](auto& f) { f.positions.backward(rows_of(f.wide), f.pass()); }},
     {"Positions::backward", "positions.weight", "", "not allocated",
      [](auto& f) {
-       f.without_gradients(f.positions, [&] { f.positions.backward(view(f.dx), f.pass()); });
+       f.without_gradients(f.positions, [&] { f.positions.backward(rows_of(f.dx), f.pass()); });
      }},
     {"FeedForward::forward", "batch", "0", "must be at least 1",
      [](auto& f) {
@@ -340,14 +340,14 @@ const Refusal<Operations> operations[] = {
     {"FeedForward::forward", "rows of saved.inner", "9", "must equal B*T = 10",
      [](auto& f) {
        Matrix<float> inner(rows - 1, F);
-       FeedForward<float>::Saved saved{view(inner)};
+       FeedForward<float>::Saved saved{rows_of(inner)};
        f.feed_forward.forward(f.x, f.y, saved, f.pass());
      }},
     {"FeedForward::reverse", "columns of saved.inner", "8", "must equal hidden_width = 7",
      [](auto& f) {
        Matrix<float> inner(rows, F + 1);
-       const FeedForward<float>::Saved saved{view(inner)};
-       f.feed_forward.reverse(f.x, f.y, view(f.dy), view(f.dx), saved, f.pass());
+       const FeedForward<float>::Saved saved{rows_of(inner)};
+       f.feed_forward.reverse(f.x, f.y, rows_of(f.dy), rows_of(f.dx), saved, f.pass());
      }},
     {"FeedForward::reverse", "f.layer_norm.weight", "has no gradient", "call zero_gradients",
      [](auto& f) { f.without_gradients(f.feed_forward, [&] { f.reverse(f.dy, f.dx); }); }},
@@ -529,14 +529,14 @@ struct Attention {
   void forward(const Pass& p) { layer.forward(x, y, saved, p); }
   void forward(const Half& a, Half&& b) { layer.forward(a, b, saved, pass()); }
   void reverse(Matrix<float>& a, Matrix<float>& b) {
-    layer.reverse(x, y, view(std::as_const(a)), view(b), saved, pass());
+    layer.reverse(x, y, rows_of(std::as_const(a)), rows_of(b), saved, pass());
   }
   void reverse(void (*change)(SelfAttention<float>::Saved&)) {
     std::vector<Bucket> ids(saved.buckets.begin(), saved.buckets.end());
     auto bad = saved;
     bad.buckets = ids;
     change(bad);
-    layer.reverse(x, y, view(std::as_const(dy)), view(dx), bad, pass());
+    layer.reverse(x, y, rows_of(std::as_const(dy)), rows_of(dx), bad, pass());
   }
   /// Forward with what another pass is to save.
   void forward(void (*change)(SelfAttention<float>::Saved&)) {
@@ -556,20 +556,20 @@ const Refusal<Attention> attention_entries[] = {
     {"automatic_num_buckets", "chunk_length", "0", "must be at least 1",
      [](auto&) { automatic_num_buckets(4, 0); }},
     {"random_rotations", "heads", "0", "must be at least 1",
-     [](auto&) { random_rotations<float>(0, K, 1, four, {}); }},
+     [](auto&) { detail::random_rotations<float>(0, K, 1, four, {}); }},
     {"random_rotations", "head_width", "0", "must be at least 1",
-     [](auto&) { random_rotations<float>(H, 0, 1, four, {}); }},
+     [](auto&) { detail::random_rotations<float>(H, 0, 1, four, {}); }},
     {"random_rotations", "num_hashes", "0", "must be at least 1",
-     [](auto&) { random_rotations<float>(H, K, 0, four, {}); }},
+     [](auto&) { detail::random_rotations<float>(H, K, 0, four, {}); }},
     {"random_rotations", "num_hashes", "65536", "must be at most 65535",
-     [](auto&) { random_rotations<float>(H, K, 65536, four, {}); }},
+     [](auto&) { detail::random_rotations<float>(H, K, 65536, four, {}); }},
     {"random_rotations", "first", "3", "must be even, from 0",
-     [](auto&) { random_rotations<float>(H, K, 1, four, {}, 3); }},
+     [](auto&) { detail::random_rotations<float>(H, K, 1, four, {}, 3); }},
     {"random_rotations", "num_buckets", "empty", "must have at least one factor",
-     [](auto&) { random_rotations<float>(H, K, 1, {}, {}); }},
+     [](auto&) { detail::random_rotations<float>(H, K, 1, {}, {}); }},
     {"random_rotations", "key.layer", "16777216", "must be at most",
      [](auto&) {
-       random_rotations<float>(H, K, 1, four, {0, 0, bad_layer});
+       detail::random_rotations<float>(H, K, 1, four, {0, 0, bad_layer});
      }},
     {"lsh_buckets", "rotations dimension 0", "1", "must equal heads = 2",
      [](auto& f) { f.hash(1, K, 2, 2); }},
@@ -635,22 +635,22 @@ const Refusal<Attention> attention_entries[] = {
        attention_backward(f.workspace, f.query, f.query, f.value, f.options, f.output, f.dout, bad);
      }},
     {"DecodingState", "batch", "0", "must be at least 1",
-     [](auto&) { DecodingState<float>(lsh(), 0, H, K); }},
+     [](auto&) { detail::DecodingState<float>(lsh(), 0, H, K); }},
     {"DecodingState", "heads", "0", "must be at least 1",
-     [](auto&) { DecodingState<float>(lsh(), B, 0, K); }},
+     [](auto&) { detail::DecodingState<float>(lsh(), B, 0, K); }},
     {"DecodingState", "head_width", "0", "must be at least 1",
-     [](auto&) { DecodingState<float>(lsh(), B, H, 0); }},
+     [](auto&) { detail::DecodingState<float>(lsh(), B, H, 0); }},
     {"DecodingState", "batch * heads * num_hashes", "2147483647 * 65535", "must be at most",
      [](auto&) {
        LshPattern pattern = lsh();
        pattern.num_hashes = 65535;
-       DecodingState<float>(pattern, max_size, 1, 1);
+       detail::DecodingState<float>(pattern, max_size, 1, 1);
      }},
     {"DecodingState", "an LSH layer", "sorted_chunks", "must have bucket_chunks",
-     [](auto&) { DecodingState<float>(LshPattern{}, B, H, K); }},
+     [](auto&) { detail::DecodingState<float>(LshPattern{}, B, H, K); }},
     {"DecodingState", "chunks_before", "2", "must be at most 1",
      [](auto&) {
-       DecodingState<float>(LocalPattern{4, 2, 0, true}, B, H, K);
+       detail::DecodingState<float>(LocalPattern{4, 2, 0, true}, B, H, K);
      }},
     {"DecodingState::select", "sequence", "-1", "must be in [0, 2)",
      [](auto& f) {
@@ -809,7 +809,7 @@ struct Reversible {
   Halves<Half> x{half_of(rows, D), half_of(rows, D)};
   Matrix<float> dx1 = matrix(rows, D), dx2 = matrix(rows, D), narrow = matrix(rows, D - 1),
                 short_ = matrix(rows - 1, D);
-  HalfGradients<float> dx{view(dx1), view(dx2)};
+  HalfGradients<float> dx{rows_of(dx1), rows_of(dx2)};
 
   Reversible() {
     fill(stack);
@@ -941,11 +941,11 @@ const Refusal<Reversible> reversible[] = {
      [](auto& f) { f.reverse([](auto&, auto& stored) { stored[1] = half_of(rows, D - 1); }); }},
     {"FeedForward::reverse", "columns of dx", "5", "must equal width = 6",
      [](auto& f) {
-       f.stack.reverse(f.x, {view(f.narrow), f.dx.second}, f.saved, f.pass());
+       f.stack.reverse(f.x, {rows_of(f.narrow), f.dx.second}, f.saved, f.pass());
      }},
     {"FeedForward::reverse", "rows of dy", "9", "must equal B*T = 10",
      [](auto& f) {
-       f.stack.reverse(f.x, {f.dx.first, view(f.short_)}, f.saved, f.pass());
+       f.stack.reverse(f.x, {f.dx.first, rows_of(f.short_)}, f.saved, f.pass());
      }},
 };
 

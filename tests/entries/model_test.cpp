@@ -328,15 +328,15 @@ const Refusal<Passes> model_entries[] = {
      }},
     {"choose_storage", "items[0].branch", "2", "must be less than num_branches = 2",
      [](auto&) {
-       choose_storage(2, {{2, &BranchStorage::context, 8, 1.0}}, 100);
+       detail::choose_storage(2, {{2, &BranchStorage::context, 8, 1.0}}, 100);
      }},
     {"choose_storage", "items[0].what", "null", "must be a member of BranchStorage",
      [](auto&) {
-       choose_storage(2, {{0, nullptr, 8, 1.0}}, 100);
+       detail::choose_storage(2, {{0, nullptr, 8, 1.0}}, 100);
      }},
     {"choose_storage", "items[0].work", "nan", "must be finite and not negative",
      [](auto&) {
-       choose_storage(2, {{0, &BranchStorage::context, 8, nan}}, 100);
+       detail::choose_storage(2, {{0, &BranchStorage::context, 8, nan}}, 100);
      }},
 };
 
@@ -525,7 +525,7 @@ struct HeadOfModel {
   OutputHead<float> head{W, V, 1e-5, 0};
   Halves<Half> x{Half(rows, W), Half(rows, W)};
   Matrix<float> dx1 = Matrix<float>::Zero(rows, W), dx2 = dx1;
-  HalfGradients<float> dx{view(dx1), view(dx2)};
+  HalfGradients<float> dx{rows_of(dx1), rows_of(dx2)};
   Matrix<float> z = Matrix<float>::Zero(rows, 2 * W), logits = Matrix<float>::Zero(2, V);
   std::vector<std::int32_t> labels{0, 1, 2, ignored_label};
   std::vector<double> each = std::vector<double>(rows, 1.0);
@@ -594,21 +594,21 @@ const Refusal<HeadOfModel> head_entries[] = {
     {"OutputHead::encode", "columns of out", "11", "must equal 2 * width = 6",
      [](auto& f) {
        Matrix<float> out(4, V);
-       f.head.encode(f.x, view(out), f.pass());
+       f.head.encode(f.x, rows_of(out), f.pass());
      }},
     {"OutputHead::encode_backward", "rows of dout", "2", "must equal B*T = 4",
-     [](auto& f) { f.head.encode_backward(f.x, view(f.z).middle_rows(0, 2), f.dx, f.pass()); }},
+     [](auto& f) { f.head.encode_backward(f.x, rows_of(f.z).middle_rows(0, 2), f.dx, f.pass()); }},
     {"OutputHead::encode_backward", "columns of dx.first", "0", "must equal width = 3",
      [](auto& f) {
        const HalfGradients<float> bad{f.dx.first.middle_columns(0, 0), f.dx.second};
-       f.head.encode_backward(f.x, view(f.z), bad, f.pass());
+       f.head.encode_backward(f.x, rows_of(f.z), bad, f.pass());
      }},
     {"OutputHead::logits", "columns of out", "6", "must equal vocabulary = 11",
-     [](auto& f) { f.head.logits(f.x, 0, view(f.z), f.pass()); }},
+     [](auto& f) { f.head.logits(f.x, 0, rows_of(f.z), f.pass()); }},
     {"OutputHead::logits", "first", "3", "must be at most 2",
-     [](auto& f) { f.head.logits(f.x, 3, view(f.logits), f.pass()); }},
+     [](auto& f) { f.head.logits(f.x, 3, rows_of(f.logits), f.pass()); }},
     {"OutputHead::logits", "first", "-1", "must be at least 0",
-     [](auto& f) { f.head.logits(f.x, -1, view(f.logits), f.pass()); }},
+     [](auto& f) { f.head.logits(f.x, -1, rows_of(f.logits), f.pass()); }},
 };
 
 TEST(Entries, OfHead) {

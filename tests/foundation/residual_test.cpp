@@ -227,7 +227,7 @@ TYPED_TEST(FixedHalfTest, RecordsTheFirstOverflowOnAnyThreads) {
     EXPECT_EQ(half.overflow()->row, 9);
     EXPECT_EQ(half.overflow()->column, 3);
     EXPECT_EQ(half.overflow()->added, 5009);
-    EXPECT_EQ(message_of<std::overflow_error>([&] { check_range("a test", half, 5); }),
+    EXPECT_EQ(message_of<std::overflow_error>([&] { detail::check_range("a test", half, 5); }),
               "reformer: residual overflow in a test, sequence 1, token 4, column 3: 0 + 5009 is "
               "outside [-2048, 2048), the range of the fixed-point halves");
   }

@@ -22,7 +22,7 @@ Matrix<double> counting(Index rows, Index columns) {
 
 TEST(MatrixView, SeesARowMajorMatrix) {
   Matrix<double> matrix = counting(3, 4);
-  const auto whole = view(matrix);
+  const auto whole = rows_of(matrix);
   EXPECT_EQ(whole.rows, 3);
   EXPECT_EQ(whole.columns, 4);
   EXPECT_EQ(whole.stride, 4);
@@ -34,7 +34,7 @@ TEST(MatrixView, SeesARowMajorMatrix) {
 
 TEST(MatrixView, PartsShareTheMemory) {
   Matrix<double> matrix = counting(5, 6);
-  const auto part = view(matrix).middle_rows(1, 3).middle_columns(2, 2);
+  const auto part = rows_of(matrix).middle_rows(1, 3).middle_columns(2, 2);
   EXPECT_EQ(part.rows, 3);
   EXPECT_EQ(part.columns, 2);
   EXPECT_EQ(part.stride, 6);
@@ -45,10 +45,10 @@ TEST(MatrixView, PartsShareTheMemory) {
 
 TEST(MatrixView, BecomesReadOnly) {
   Matrix<float> matrix(2, 3);
-  const MatrixView<const float> constant = view(matrix);
+  const MatrixView<const float> constant = rows_of(matrix);
   EXPECT_EQ(constant.data, matrix.data());
-  EXPECT_EQ(view(std::as_const(matrix)).data, matrix.data());
-  static_assert(std::is_same_v<decltype(view(std::as_const(matrix))), MatrixView<const float>>);
+  EXPECT_EQ(rows_of(std::as_const(matrix)).data, matrix.data());
+  static_assert(std::is_same_v<decltype(rows_of(std::as_const(matrix))), MatrixView<const float>>);
   static_assert(!std::is_convertible_v<MatrixView<const float>, MatrixView<float>>);
 }
 

@@ -63,7 +63,7 @@ struct Io {
     adam.steps() = 3;
     save_model(folder / "trained", model, adam, 3);
     save_model(folder / "untrained", model);
-    write_safetensors<float>(folder / "floats", {{"a", {2, 3}, view(std::as_const(out))}});
+    write_safetensors<float>(folder / "floats", {{"a", {2, 3}, rows_of(std::as_const(out))}});
     const std::string header = R"({"n":{"dtype":"I32","shape":[2,1],"data_offsets":[0,8]}})";
     const std::uint64_t length = header.size();
     write_file(folder / "integers",
@@ -100,7 +100,7 @@ struct Io {
   void write(std::vector<Index> shape, Index rows, Index columns) const {
     write({{"a", std::move(shape), {out.data(), rows, columns}}});
   }
-  MatrixView<const float> values() const { return view(out); }
+  MatrixView<const float> values() const { return rows_of(out); }
 
   Bits bits() {
     std::map<std::string, std::string> files;
@@ -164,13 +164,13 @@ const Refusal<Io> arguments[] = {
     {"SafetensorsFile::bytes", "tensor 'a'", "[24, 0]", "must be one of",
      [](auto& f) { (void)f.floats->bytes(f.other([](auto& t) { std::swap(t.begin, t.end); })); }},
     {"SafetensorsFile::read", "tensor 'a'", "F64", "must be one of",
-     [](auto& f) { f.floats->read(f.other([](auto& t) { t.dtype = "F64"; }), view(f.out)); }},
+     [](auto& f) { f.floats->read(f.other([](auto& t) { t.dtype = "F64"; }), rows_of(f.out)); }},
     {"SafetensorsFile::read", "tensor 'a'", "[600, 1]", "must be one of",
      [](auto& f) {
-       f.floats->read(f.other([](auto& t) { t.shape = {600, 1}; }), view(f.out));
+       f.floats->read(f.other([](auto& t) { t.shape = {600, 1}; }), rows_of(f.out));
      }},
     {"SafetensorsFile::read", "tensor 'n'", "I32", "must be one of",
-     [](auto& f) { f.floats->read(*f.integers->find("n"), view(f.out)); }},
+     [](auto& f) { f.floats->read(*f.integers->find("n"), rows_of(f.out)); }},
     {"SafetensorsFile::read", "elements of out", "4", "must equal elements of the tensor = 6",
      [](auto& f) { f.floats->read(f.tensor(), MatrixView<float>(f.out.data(), 2, 2)); }},
     {"SafetensorsFile::read", "out", "[-2, -3]", "must have sizes from 0",
@@ -185,10 +185,10 @@ const Refusal<Io> arguments[] = {
      [](auto& f) { f.floats->read(f.tensor(), MatrixView<float>(nullptr, 2, 3)); }},
     {"SafetensorsFile::read_transposed", "tensor 'b'", "F32", "must be one of",
      [](auto& f) {
-       f.floats->read_transposed(f.other([](auto& t) { t.name = "b"; }), view(f.turned));
+       f.floats->read_transposed(f.other([](auto& t) { t.name = "b"; }), rows_of(f.turned));
      }},
     {"SafetensorsFile::read_transposed", "tensor 'a'", "[2, 3]", "must be [3, 2]",
-     [](auto& f) { f.floats->read_transposed(f.tensor(), view(f.out)); }},
+     [](auto& f) { f.floats->read_transposed(f.tensor(), rows_of(f.out)); }},
     {"SafetensorsFile::read_transposed", "out", "[-3, -2]", "must have sizes from 0",
      [](auto& f) {
        f.floats->read_transposed(f.tensor(), MatrixView<float>(f.turned.data(), -3, -2));
@@ -582,15 +582,15 @@ const Refusal<Io> files[] = {
        const FileSizeLimit limit(1);
        write_file_atomically(f.folder / "file", "new");
      }},
-    {"MappedFile", "cannot read ''", "the name is", "empty", [](auto&) { MappedFile(""); }},
+    {"MappedFile", "cannot read ''", "the name is", "empty", [](auto&) { detail::MappedFile(""); }},
     {"MappedFile", "cannot read", "file'", "goes on behind a zero byte",
-     [](auto& f) { MappedFile(f.folder / behind_zero); }},
+     [](auto& f) { detail::MappedFile(f.folder / behind_zero); }},
     {"MappedFile", "cannot read", "folder'", "Is a directory",
-     [](auto& f) { MappedFile(f.folder / "folder"); }},
+     [](auto& f) { detail::MappedFile(f.folder / "folder"); }},
     {"MappedFile", "cannot read", "/dev/null'", "is not a regular file",
-     [](auto&) { MappedFile("/dev/null"); }},
+     [](auto&) { detail::MappedFile("/dev/null"); }},
     {"MappedFile", "cannot read", "none'", "No such file or directory",
-     [](auto& f) { MappedFile(f.folder / "none"); }},
+     [](auto& f) { detail::MappedFile(f.folder / "none"); }},
 
     {"parse_json_object", "thing", "has 2 bytes", "must have at most 1",
      [](auto&) { parse_json_object("thing", "{}", 1); }},

@@ -91,7 +91,7 @@ std::map<std::string, std::string> tensors_of(const fs::path& path) {
   std::map<std::string, std::string> tensors;
   for (const StoredTensor& tensor : file.tensors()) {
     const auto bytes = file.bytes(tensor);
-    tensors[tensor.name] = shape_text(tensor.shape) +
+    tensors[tensor.name] = detail::shape_text(tensor.shape) +
                            std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   }
   return tensors;
@@ -248,8 +248,8 @@ TEST(LoadHuggingFace, PrefersTheBiasOfTheDecoder) {
   auto model = HuggingFaceModel<float>::load(data / "lsh_factorized");
   const SafetensorsFile file(data / "lsh_factorized/model.safetensors");
   Matrix<float> bias(1, 50), zeros(1, 50);
-  file.read(*file.find("lm_head.decoder.bias"), view(bias));
-  file.read(*file.find("lm_head.bias"), view(zeros));
+  file.read(*file.find("lm_head.decoder.bias"), rows_of(bias));
+  file.read(*file.find("lm_head.bias"), rows_of(zeros));
   ASSERT_TRUE((zeros.array() == 0).all() && (bias.array() != 0).any());
   bool found = false;
   model.model().for_each_parameter([&](const Parameter<float>& p) {
@@ -278,7 +278,7 @@ class Folder : public testing::Test {
 
   void write() {
     for (std::size_t i = 0; i < outgoing.size(); ++i) {
-      outgoing[i].values = view(std::as_const(matrices[i]));
+      outgoing[i].values = rows_of(std::as_const(matrices[i]));
     }
     write_safetensors(folder / "model.safetensors", outgoing);
     write_file(folder / "config.json", config.dump());
@@ -491,7 +491,7 @@ TEST_F(Folder, DtypesAreConvertedOrNamed) {
 
 TEST_F(Folder, ShardsAreLoaded) {
   for (std::size_t i = 0; i < outgoing.size(); ++i) {
-    outgoing[i].values = view(std::as_const(matrices[i]));
+    outgoing[i].values = rows_of(std::as_const(matrices[i]));
   }
   Json map;
   const auto half = static_cast<std::ptrdiff_t>(outgoing.size() / 2);

@@ -63,8 +63,8 @@ class Comparison {
   /// Values of a tensor that must have this shape.
   Values values(const StoredTensor& tensor, const std::vector<Index>& shape) {
     if (tensor.shape != shape) {
-      fail("tensor '", tensor.name, "' is ", shape_text(tensor.shape), ", must be ",
-           shape_text(shape));
+      fail("tensor '", tensor.name, "' is ", detail::shape_text(tensor.shape), ", must be ",
+           detail::shape_text(shape));
     }
     Values result(static_cast<std::size_t>(tensor.size()));
     file_.read(tensor, MatrixView<double>(result.data(), 1, tensor.size()));
@@ -145,7 +145,7 @@ class Comparison {
       std::vector<Index> place(shape.size());
       for (std::size_t i = shape.size(); i-- > 0; index /= shape[i]) place[i] = index % shape[i];
       d.largest = difference;
-      d.where = name + shape_text(place);
+      d.where = name + detail::shape_text(place);
       std::ostringstream text;
       text.precision(9);
       text << is << ", expected " << expected;
@@ -203,7 +203,8 @@ class Comparison {
       const std::vector<Index> shape = {B_, hf_.config().model.num_heads, lsh->num_hashes,
                                         padded_length()};
       if (stored->shape != shape) {
-        fail("tensor '", name, "' is ", shape_text(stored->shape), ", must be ", shape_text(shape));
+        fail("tensor '", name, "' is ", detail::shape_text(stored->shape), ", must be ",
+             detail::shape_text(shape));
       }
       // The padding bucket counts as soon as there is padding anywhere in the batch.
       const Index in_round =

@@ -235,9 +235,9 @@ TEST(SafetensorsFile, ConvertsAtAnyAlignment) {
     const Index columns = static_cast<Index>(stored.size()) / 2;
     Matrix<double> plain(2, columns), turned(columns, 2);
     Matrix<float> single(2, columns);
-    file.read(*tensor, view(plain));
-    file.read(*tensor, view(single));
-    file.read_transposed(*tensor, view(turned));
+    file.read(*tensor, rows_of(plain));
+    file.read(*tensor, rows_of(single));
+    file.read_transposed(*tensor, rows_of(turned));
     for (Index i = 0; i < 2; ++i) {
       for (Index j = 0; j < columns; ++j) {
         const double e = expected[static_cast<std::size_t>(i * columns + j)];
@@ -283,10 +283,10 @@ TEST(WriteSafetensors, ComesBackBitForBit) {
   b(0, 1) = std::numeric_limits<float>::quiet_NaN();
   const auto write = [&](const std::filesystem::path& path) {
     write_safetensors<float>(path,
-                             {{"turned", {70, 300}, view(std::as_const(a)), true},
-                              {"empty", {0, 4}, view(std::as_const(empty))},
-                              {"b", {1, 3, 1}, view(std::as_const(b))},
-                              {"a", {300, 70}, view(std::as_const(a))}},
+                             {{"turned", {70, 300}, rows_of(std::as_const(a)), true},
+                              {"empty", {0, 4}, rows_of(std::as_const(empty))},
+                              {"b", {1, 3, 1}, rows_of(std::as_const(b))},
+                              {"a", {300, 70}, rows_of(std::as_const(a))}},
                              {{"format", "pt"}});
   };
   write(folder / "f");
@@ -301,9 +301,9 @@ TEST(WriteSafetensors, ComesBackBitForBit) {
   EXPECT_EQ(file.metadata().at("format"), "pt");
   EXPECT_EQ(file.find("b")->shape, (std::vector<Index>{1, 3, 1}));
   Matrix<float> back(300, 70), turned(300, 70), row(1, 3);
-  file.read(*file.find("a"), view(back));
-  file.read_transposed(*file.find("turned"), view(turned));
-  file.read(*file.find("b"), view(row));
+  file.read(*file.find("a"), rows_of(back));
+  file.read_transposed(*file.find("turned"), rows_of(turned));
+  file.read(*file.find("b"), rows_of(row));
   EXPECT_EQ(std::memcmp(back.data(), a.data(), sizeof(float) * 21000), 0);
   EXPECT_EQ(std::memcmp(turned.data(), a.data(), sizeof(float) * 21000), 0);
   EXPECT_EQ(std::memcmp(row.data(), b.data(), sizeof(float) * 3), 0);
@@ -325,16 +325,16 @@ TEST(WriteSafetensors, RefusesWhatCannotBeReadBack) {
     EXPECT_TRUE(folder.names().empty());
     return text;
   };
-  EXPECT_TRUE(contains(message({{"a", {2, 3}, view(x)}, {"a", {2, 3}, view(x)}}),
+  EXPECT_TRUE(contains(message({{"a", {2, 3}, rows_of(x)}, {"a", {2, 3}, rows_of(x)}}),
                        "two tensors have the name 'a'"));
-  EXPECT_TRUE(contains(message({{"a", {3, 3}, view(x)}}),
+  EXPECT_TRUE(contains(message({{"a", {3, 3}, rows_of(x)}}),
                        "tensor 'a' has the shape [3, 3], must be one of its 6 elements"));
-  EXPECT_TRUE(contains(message({{"__metadata__", {2, 3}, view(x)}}), "__metadata__"));
-  EXPECT_TRUE(contains(message({{"\xff", {2, 3}, view(x)}}), "is not UTF-8"));
+  EXPECT_TRUE(contains(message({{"__metadata__", {2, 3}, rows_of(x)}}), "__metadata__"));
+  EXPECT_TRUE(contains(message({{"\xff", {2, 3}, rows_of(x)}}), "is not UTF-8"));
   // Products of six, or none, that no reader takes
-  EXPECT_TRUE(contains(message({{"a", {-2, -3}, view(x)}}),
+  EXPECT_TRUE(contains(message({{"a", {-2, -3}, rows_of(x)}}),
                        "tensor 'a' has the shape [-2, -3], must be one of its 6 elements"));
-  EXPECT_TRUE(contains(message({{"a", {Index{1} << 62, 4, 6}, view(x)}}),
+  EXPECT_TRUE(contains(message({{"a", {Index{1} << 62, 4, 6}, rows_of(x)}}),
                        "], must be one of its 6 elements"));
   const MatrixView<const double> none(x.data(), 0, 3), negative(x.data(), -2, -3),
       huge(x.data(), Index{1} << 32, Index{1} << 32),
@@ -361,7 +361,7 @@ TEST(WriteSafetensors, LeavesTheOldFileWhenTheDiskIsFull) {
   {
     const FileSizeLimit limit(5000);
     message = message_of<std::runtime_error>([&] {
-      write_safetensors<float>(folder / "f", {{"a", {100, 100}, view(x)}});
+      write_safetensors<float>(folder / "f", {{"a", {100, 100}, rows_of(x)}});
     });
   }
   EXPECT_TRUE(contains(message, "f': File too large; the previous file is unchanged"));
@@ -372,12 +372,12 @@ TEST(WriteSafetensors, LeavesTheOldFileWhenTheDiskIsFull) {
 TEST(SafetensorsFile, TransposesOnlyWhatHasTheShape) {
   const TemporaryFolder folder;
   const Matrix<float> x = Matrix<float>::Zero(2, 3);
-  write_safetensors<float>(folder / "f", {{"a", {2, 3}, view(x)}});
+  write_safetensors<float>(folder / "f", {{"a", {2, 3}, rows_of(x)}});
   const SafetensorsFile file(folder / "f");
   Matrix<float> same(2, 3), turned(3, 2);
-  EXPECT_TRUE(contains(message_of([&] { file.read_transposed(*file.find("a"), view(same)); }),
+  EXPECT_TRUE(contains(message_of([&] { file.read_transposed(*file.find("a"), rows_of(same)); }),
                        "read_transposed: tensor 'a' is [2, 3], must be [3, 2]"));
-  file.read_transposed(*file.find("a"), view(turned));
+  file.read_transposed(*file.find("a"), rows_of(turned));
   EXPECT_EQ(turned, x.transpose());
 }
 
@@ -387,8 +387,8 @@ class Sharded : public testing::Test {
   Sharded() {
     const Matrix<float> x = Matrix<float>::Constant(1, 2, 3.f);
     write_safetensors<float>(folder / "one.safetensors",
-                             {{"a", {2}, view(x)}, {"b", {2}, view(x)}});
-    write_safetensors<float>(folder / "two.safetensors", {{"c", {2}, view(x)}});
+                             {{"a", {2}, rows_of(x)}, {"b", {2}, rows_of(x)}});
+    write_safetensors<float>(folder / "two.safetensors", {{"c", {2}, rows_of(x)}});
   }
 
   std::string message(const std::string& index) {
@@ -411,7 +411,7 @@ TEST_F(Sharded, Loads) {
   const auto c = model.find("c");
   ASSERT_TRUE(c);
   Matrix<float> x(1, 2);
-  c->file->read(*c->tensor, view(x));
+  c->file->read(*c->tensor, rows_of(x));
   EXPECT_EQ(x(0, 1), 3.f);
   EXPECT_FALSE(model.find("d"));
 }

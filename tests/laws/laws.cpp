@@ -385,7 +385,7 @@ class Trial {
       auto dx1 = test::random_matrix<Scalar>(pass.rows(), draw_.config.width, draw_.values);
       auto dx2 = test::random_matrix<Scalar>(pass.rows(), draw_.config.width, draw_.values + 1);
       model_.zero_gradients();
-      stack.reverse(halves, {view(dx1), view(dx2)}, saved, stored, pass);
+      stack.reverse(halves, {rows_of(dx1), rows_of(dx2)}, saved, stored, pass);
       Results results;
       add_halves("the bottom", halves, results);
       for (const Matrix<Scalar>* dx : {&dx1, &dx2}) {

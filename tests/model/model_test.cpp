@@ -83,8 +83,8 @@ TEST(Model, IsEmbeddingPositionsReversibleLayersAndHead) {
         p.value = parameter(model, "ngrams." + std::to_string(i) + ".weight").value;
       });
       for (Index row = 0; row < x1.rows(); ++row) {
-        ngram.add_row(recent_tokens(tokens, pass, row, config.ngrams[i].order), ngram.dropout(pass),
-                      row, x1.row(row).data());
+        ngram.add_row(detail::recent_tokens(tokens, pass, row, config.ngrams[i].order),
+                      ngram.dropout(pass), row, x1.row(row).data());
       }
     }
     Matrix<double> x2 = x1;

@@ -51,9 +51,9 @@ void fix_rotations(Model<Scalar>& model, std::uint64_t seed) {
     for (const HeadKind& kind : attention.kinds()) {
       const auto* lsh = std::get_if<LshPattern>(&kind.pattern);
       if (lsh == nullptr) continue;
-      const auto drawn =
-          random_rotations<double>(kind.num_heads, attention.config().head_width, lsh->num_hashes,
-                                   lsh->num_buckets, RandomKey{seed}.at_layer(i));
+      const auto drawn = detail::random_rotations<double>(
+          kind.num_heads, attention.config().head_width, lsh->num_hashes, lsh->num_buckets,
+          RandomKey{seed}.at_layer(i));
       attention.set_rotations(Tensor<Scalar, 4>(drawn.template cast<Scalar>()));
     }
   }

@@ -23,7 +23,7 @@ TYPED_TEST(Bias, IsAddedToEveryRowOfATile) {
     const auto bias = random_matrix<TypeParam>(1, columns, 2);
     Matrix<TypeParam> expected = x;
     for (Index i = 0; i < 4; ++i) expected.block(i, 1, 1, columns) += bias;
-    add_bias(view(x).middle_columns(1, columns), bias.data());
+    add_bias(rows_of(x).middle_columns(1, columns), bias.data());
     EXPECT_TRUE(same_bits(x, expected));
   }
 }
@@ -39,7 +39,7 @@ TYPED_TEST(Bias, GradientIsAddedWithTheSameBitsForAnyThreads) {
       for (const int threads : thread_counts) {
         Workspace workspace(threads);
         Matrix<TypeParam> gradient = before;
-        accumulate_bias_gradient(workspace, view(dy), gradient.data());
+        accumulate_bias_gradient(workspace, rows_of(dy), gradient.data());
         EXPECT_TRUE(close(gradient, expected)) << rows << " rows, " << columns << " columns";
         if (threads == 1) first = gradient;
         EXPECT_TRUE(same_bits(gradient, first)) << threads << " threads";
@@ -57,7 +57,7 @@ TEST(BiasGradient, InFloatAgreesWithDoubleOverAMillionRows) {
     Matrix<float> dy = random_matrix<float>(panel, columns, static_cast<std::uint64_t>(p));
     dy.array() += 1;  // gradients of one sign are the worst
     expected += dy.cast<double>().colwise().sum();
-    accumulate_bias_gradient<float>(workspace, view(std::as_const(dy)), sum.data());
+    accumulate_bias_gradient<float>(workspace, rows_of(std::as_const(dy)), sum.data());
   }
   for (Index j = 0; j < columns; ++j) {
     EXPECT_NEAR(sum(0, j) / expected(0, j), 1, 2e-6) << "column " << j;

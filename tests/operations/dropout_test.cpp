@@ -37,7 +37,7 @@ TYPED_TEST(DropoutTest, ProbabilityZeroDoesNothing) {
   auto x = random_matrix<TypeParam>(5, 13, 1);
   const auto before = x;
   dropout.apply(0, x.size(), x.data());
-  dropout.apply_tile(view(x), 0, 0, 13);
+  dropout.apply_tile(rows_of(x), 0, 0, 13);
   EXPECT_TRUE(same_bits(x, before));
 }
 
@@ -127,13 +127,13 @@ TYPED_TEST(DropoutTest, TilesOfAnArrayGetTheMaskOfTheWhole) {
     constexpr Index rows = 9;
     const auto x = random_matrix<TypeParam>(rows, width, 1);
     Matrix<TypeParam> whole = x;
-    dropout.apply_tile(view(whole), 0, 0, width);
+    dropout.apply_tile(rows_of(whole), 0, 0, width);
     EXPECT_FALSE(same_bits(whole, x));
     for (const Index row : {0, 4}) {
       for (Index column = 0; column < width; column += 8) {
         for (const Index columns : {std::min<Index>(8, width - column), width - column}) {
           Matrix<TypeParam> part = x;
-          dropout.apply_tile(view(part).middle_rows(row, 3).middle_columns(column, columns), row,
+          dropout.apply_tile(rows_of(part).middle_rows(row, 3).middle_columns(column, columns), row,
                              column, width);
           Matrix<TypeParam> expected = x;
           expected.block(row, column, 3, columns) = whole.block(row, column, 3, columns);
@@ -151,7 +151,7 @@ TYPED_TEST(DropoutTest, RowsHaveMasksOfTheirOwn) {
   constexpr Index rows = 200;
   for (const Index width : {5, 61, 64}) {
     Matrix<TypeParam> ones = Matrix<TypeParam>::Ones(rows, width);
-    Dropout<TypeParam>(0.5, {11}, Purpose::hidden_dropout).apply_tile(view(ones), 0, 0, width);
+    Dropout<TypeParam>(0.5, {11}, Purpose::hidden_dropout).apply_tile(rows_of(ones), 0, 0, width);
     const Index n = std::min<Index>(width, 5);
     for (Index shift = 0; shift + n <= width; ++shift) {
       const double equal =

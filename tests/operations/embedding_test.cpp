@@ -45,7 +45,7 @@ TEST(Embedding, BackwardAgreesWithFiniteDifferences) {
   reset_gradients(embedding);
   const Tokens tokens = random_tokens(2, 5, 4, 2);  // ten tokens of four: some occur again
   const auto dout = random_matrix<double>(10, 3, 3);
-  embedding.backward(tokens, view(dout), {workspace, 2, 5});
+  embedding.backward(tokens, rows_of(dout), {workspace, 2, 5});
   check_parameter_gradients("Embedding", embedding,
                             [&] { return weighted_sum(dout, forward(embedding, tokens, 3)); });
 }
@@ -59,7 +59,7 @@ TEST(Embedding, BackwardAddsWithTheSameBitsForAnyThreads) {
       Workspace workspace(threads);
       Embedding<float> embedding("embedding", 11, width);
       reset_gradients(embedding, 0.5);
-      embedding.backward(tokens, view(dx), {workspace, 3, 40});
+      embedding.backward(tokens, rows_of(dx), {workspace, 3, 40});
       Matrix<double> expected = Matrix<double>::Constant(11, width, 0.5);
       for (Index i = 0; i < 120; ++i) {
         expected.row(tokens.data()[i]) += dx.row(i).cast<double>();
@@ -83,7 +83,7 @@ TEST(Embedding, BackwardDoesNotLoseAMillionSmallGradients) {
     Workspace workspace(2);
     Embedding<float> embedding("embedding", 4, width);
     reset_gradients(embedding);
-    embedding.backward(tokens, view(std::as_const(dx)), {workspace, 1, rows});
+    embedding.backward(tokens, rows_of(std::as_const(dx)), {workspace, 1, rows});
     Matrix<double> expected = Matrix<double>::Zero(4, width), absolute = expected;
     for (Index i = 0; i < rows; ++i) {
       expected.row(tokens(0, i)) += dx.row(i).cast<double>();
@@ -105,7 +105,7 @@ TEST(Embedding, BackwardChecksBeforeItWrites) {
   const Tokens tokens = random_tokens(2, 3, 5, 1);
   const Matrix<float> dx = Matrix<float>::Ones(6, 2), narrow = Matrix<float>::Ones(6, 1);
   const auto message = [&](const Tokens& ids, const Matrix<float>& gradient) {
-    return message_of([&] { embedding.backward(ids, view(gradient), {workspace, 2, 3}); });
+    return message_of([&] { embedding.backward(ids, rows_of(gradient), {workspace, 2, 3}); });
   };
   EXPECT_TRUE(contains(message(tokens, dx), "gradient of embedding.weight is not allocated"));
   reset_gradients(embedding, 7);

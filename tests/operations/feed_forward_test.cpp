@@ -65,7 +65,7 @@ struct Example {
         Matrix<Scalar>::Constant(x_values.rows(), x_values.cols(), static_cast<Scalar>(dx_before));
     Pass part = pass;
     part.length = x_values.rows();
-    branch.reverse(x_half, y_half, view(dy_values), view(dx), {}, part);
+    branch.reverse(x_half, y_half, rows_of(dy_values), rows_of(dx), {}, part);
     EXPECT_TRUE(same_bits(matrix_of(x_half), x_values)) << "x must not change";
     EXPECT_EQ(workspace.bytes_in_use(), 0U);
     return {matrix_of(y_half), dx};
@@ -76,7 +76,7 @@ struct Example {
     if (!pass.training) return {};
     Matrix<double> ones = Matrix<double>::Ones(x.rows(), columns);
     Dropout<double>(branch.config().dropout, pass.key, purpose)
-        .apply_tile(view(ones), 0, 0, columns);
+        .apply_tile(rows_of(ones), 0, 0, columns);
     return ones;
   }
 
@@ -386,7 +386,7 @@ TYPED_TEST(FeedForwardTest, StoredInnerValuesGiveTheBitsOfComputedOnes) {
         Matrix<TypeParam> dx = Matrix<TypeParam>::Zero(rows, width);
         reset_gradients(example.branch);
         example.branch.forward(x, y, saved, example.pass);
-        example.branch.reverse(x, y, view(example.dy), view(dx), saved, example.pass);
+        example.branch.reverse(x, y, rows_of(example.dy), rows_of(dx), saved, example.pass);
         std::vector<Matrix<TypeParam>> results{matrix_of(y), dx};
         example.branch.for_each_parameter(
             [&](const Parameter<TypeParam>& p) { results.push_back(p.gradient); });
@@ -470,7 +470,7 @@ TYPED_TEST(FeedForwardTest, GradientsAreFiniteWhateverPaddingHolds) {
     typename Example<TypeParam>::Half y = half_of<typename Example<TypeParam>::Half>(example.y);
     const auto x = half_of<typename Example<TypeParam>::Half>(example.x);
     Matrix<TypeParam> dx = Matrix<TypeParam>::Zero(rows, 12);
-    example.branch.reverse(x, y, view(std::as_const(example.dy)), view(dx), {}, example.pass);
+    example.branch.reverse(x, y, rows_of(std::as_const(example.dy)), rows_of(dx), {}, example.pass);
     for (const Index row : {3, 70, 149}) dx.row(row).setZero();
     return std::pair(dx, gradients_of(example.branch));
   };

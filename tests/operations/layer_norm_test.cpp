@@ -192,7 +192,7 @@ TYPED_TEST(LayerNormOfHalf, ForwardGivesTheBitsOfEachRow) {
   const Layer<TypeParam> layer(this->width, 1e-5);
   Matrix<TypeParam> out(this->count, this->width);
   Workspace workspace(1);
-  layer.norm.forward(this->x, this->first, view(out), {workspace, 1, this->rows});
+  layer.norm.forward(this->x, this->first, rows_of(out), {workspace, 1, this->rows});
   const Matrix<TypeParam> expected =
       layer.forward(this->values).middleRows(this->first, this->count);
   EXPECT_TRUE(same_bits(out, expected));
@@ -212,7 +212,7 @@ TYPED_TEST(LayerNormOfHalf, BackwardAddsToEverythingItIsGiven) {
   Workspace workspace(2);
   reset_gradients(layer.norm, 0.25);
   Matrix<TypeParam> dx = this->dx_before, dout = this->upstream;
-  layer.norm.backward(this->x, this->first, view(dout), view(dx), {workspace, 1, this->rows});
+  layer.norm.backward(this->x, this->first, rows_of(dout), rows_of(dx), {workspace, 1, this->rows});
   EXPECT_TRUE(same_bits(dx, expected_dx)) << "rows outside of the range must stay";
   dscale.array() += TypeParam(0.25);
   dbias.array() += TypeParam(0.25);
@@ -228,7 +228,8 @@ TYPED_TEST(LayerNormOfHalf, BackwardGivesTheSameBitsForAnyThreads) {
     Workspace workspace(threads);
     Layer<TypeParam> layer(this->width, 1e-5);
     Matrix<TypeParam> dx = this->dx_before, dout = this->upstream;
-    layer.norm.backward(this->x, this->first, view(dout), view(dx), {workspace, 1, this->rows});
+    layer.norm.backward(this->x, this->first, rows_of(dout), rows_of(dx),
+                        {workspace, 1, this->rows});
     if (threads == 1) {
       first_dx = dx;
       first_gradients = gradients_of(layer.norm);
@@ -245,11 +246,11 @@ TEST(LayerNormGradient, OfAHalfAgreesWithFiniteDifferences) {
   const auto dout = random_matrix<double>(rows, width, 2);
   Workspace workspace(2);
   Matrix<double> dx = Matrix<double>::Zero(rows, width), destroyed = dout;
-  layer.norm.backward(half_of<FloatingHalf<double>>(x), 0, view(destroyed), view(dx),
+  layer.norm.backward(half_of<FloatingHalf<double>>(x), 0, rows_of(destroyed), rows_of(dx),
                       {workspace, 1, rows});
   const auto objective = [&] {
     Matrix<double> out(rows, width);
-    layer.norm.forward(half_of<FloatingHalf<double>>(x), 0, view(out), {workspace, 1, x.rows()});
+    layer.norm.forward(half_of<FloatingHalf<double>>(x), 0, rows_of(out), {workspace, 1, x.rows()});
     return weighted_sum(dout, out);
   };
   check_gradient("LayerNorm of a half", "x", objective, x, dx, {.step = 0x1p-12});

@@ -28,7 +28,7 @@ Matrix<Scalar> forward(const NgramEmbedding<Scalar>& embedding, const Tokens& to
                        const Pass& pass, Index width) {
   Matrix<Scalar> x = Matrix<Scalar>::Zero(tokens.size(), width);
   for (Index i = 0; i < tokens.size(); ++i) {
-    embedding.add_row(recent_tokens(tokens, pass, i, 16), embedding.dropout(pass), i,
+    embedding.add_row(detail::recent_tokens(tokens, pass, i, 16), embedding.dropout(pass), i,
                       x.row(i).data());
   }
   return x;
@@ -105,7 +105,7 @@ TEST(NgramEmbedding, BackwardAgreesWithFiniteDifferences) {
   const Pass pass{.workspace = workspace, .batch = 2, .length = 6, .is_real = is_real};
   auto dout = random_matrix<double>(12, width, 3);
   for (const Index row : {2, 11}) dout.row(row).setZero();  // padding has no gradient
-  embedding.backward(tokens, view(std::as_const(dout)), pass);
+  embedding.backward(tokens, rows_of(std::as_const(dout)), pass);
   check_parameter_gradients("NgramEmbedding", embedding, [&] {
     return weighted_sum(dout, forward(embedding, tokens, pass, width));
   });
@@ -149,7 +149,7 @@ TEST(NgramEmbedding, BackwardWithDropoutAgreesWithFiniteDifferences) {
   const Pass pass{
       .workspace = workspace, .batch = 2, .length = 20, .key = {3, 4}, .training = true};
   const auto dout = random_matrix<double>(40, width, 3);
-  embedding.backward(tokens, view(dout), pass);
+  embedding.backward(tokens, rows_of(dout), pass);
   check_parameter_gradients("NgramEmbedding", embedding, [&] {
     return weighted_sum(dout, forward(embedding, tokens, pass, width));
   });
@@ -168,7 +168,7 @@ TEST(NgramEmbedding, KnowsWhichRowsHaveAGradient) {
     for (const std::uint64_t seed : {1U, 2U}) {              // gradients add up, and so do rows
       const Tokens tokens = random_tokens(1, 20, 11, seed);  // most 2-grams stand once
       const auto dx = random_matrix<float>(20, width, seed + 10);
-      embedding.backward(tokens, view(dx), {workspace, 1, 20});
+      embedding.backward(tokens, rows_of(dx), {workspace, 1, 20});
     }
     std::set<Index> reached(table.reached->list().begin(), table.reached->list().end());
     EXPECT_EQ(reached.size(), table.reached->list().size()) << "a row is there twice";
@@ -193,7 +193,7 @@ TEST(NgramEmbedding, ChecksBeforeItWrites) {
   const Tokens tokens = random_tokens(1, 4, 3, 1);
   const Matrix<float> dx = Matrix<float>::Ones(4, width), narrow = Matrix<float>::Ones(4, 1);
   const auto message = [&](const Matrix<float>& gradient) {
-    return message_of([&] { embedding.backward(tokens, view(gradient), {workspace, 1, 4}); });
+    return message_of([&] { embedding.backward(tokens, rows_of(gradient), {workspace, 1, 4}); });
   };
   EXPECT_TRUE(contains(message(dx), "gradient of n.0.weight is not allocated"));
   table_of(embedding).zero_gradient();

@@ -104,7 +104,7 @@ TEST(Positions, BackwardAgreesWithFiniteDifferences) {
     randomize_parameters(positions, 1);
     reset_gradients(positions);
     const auto dout = random_matrix<double>(2 * 10, 7, 3);  // not all positions are used
-    positions.backward(view(dout), {workspace, 2, 10});
+    positions.backward(rows_of(dout), {workspace, 2, 10});
     check_parameter_gradients("Positions", positions,
                               [&] { return weighted_sum(dout, forward(positions, 2, 10, 7)); });
   }
@@ -118,10 +118,10 @@ TEST(Positions, BackwardAddsWithTheSameBitsForAnyThreads) {
       Workspace workspace(threads);
       Positions<float> positions("positions", config, 53);
       reset_gradients(positions);
-      positions.backward(view(dx), {workspace, 3, 14});
+      positions.backward(rows_of(dx), {workspace, 3, 14});
       if (threads == 1) zero_based = gradients_of(positions);
       reset_gradients(positions, 0.5);
-      positions.backward(view(dx), {workspace, 3, 14});
+      positions.backward(rows_of(dx), {workspace, 3, 14});
       if (threads == 1) first = gradients_of(positions);
       EXPECT_TRUE(same_bits(gradients_of(positions), first)) << threads << " threads";
     }
@@ -141,7 +141,7 @@ TEST(Positions, BackwardDoesNotLoseAMillionSmallGradients) {
       Workspace workspace(2);
       Positions<float> positions("positions", AxialPositions{shape, {2, 2}}, width);
       reset_gradients(positions);
-      positions.backward(view(std::as_const(dx)), {workspace, 1, T});
+      positions.backward(rows_of(std::as_const(dx)), {workspace, 1, T});
       const auto tables = tables_of(positions);
       for (std::size_t i = 0; i < 2; ++i) {
         const Matrix<float>& gradient = tables[i]->gradient;
@@ -168,7 +168,7 @@ TEST(Positions, BackwardOfManyRowsAndColumnsIsTheSumOverPositions) {
     Positions<double> positions("positions", AxialPositions{shape, {33, 47}}, 80);
     Workspace workspace(2);
     reset_gradients(positions);
-    positions.backward(view(dx), {workspace, 2, length});
+    positions.backward(rows_of(dx), {workspace, 2, length});
     const auto tables = tables_of(positions);
     Matrix<double> first = Matrix<double>::Zero(70, 33), second = Matrix<double>::Zero(150, 47);
     for (Index row = 0; row < 2 * length; ++row) {
@@ -186,7 +186,7 @@ TEST(Positions, BackwardChecksBeforeItWrites) {
   Positions<float> positions("positions", LearnedPositions{4}, 2);
   const Matrix<float> dx = Matrix<float>::Ones(6, 2), narrow = Matrix<float>::Ones(6, 1);
   const auto message = [&](const Matrix<float>& gradient, Index batch, Index length) {
-    return message_of([&] { positions.backward(view(gradient), {workspace, batch, length}); });
+    return message_of([&] { positions.backward(rows_of(gradient), {workspace, batch, length}); });
   };
   EXPECT_TRUE(contains(message(dx, 2, 3), "gradient of positions.weight is not allocated"));
   reset_gradients(positions, 7);
@@ -242,19 +242,19 @@ TEST(Positions, CheckTheirConfiguration) {
 TEST(Positions, CheckTheLength) {
   const PositionConfig axial = AxialPositions{{4, 5}, {3, 5}};
   EXPECT_EQ(max_length(axial), 20);
-  EXPECT_NO_THROW(check_length("f", axial, 20));
-  EXPECT_EQ(message_of([&] { check_length("f", axial, 21); }),
+  EXPECT_NO_THROW(detail::check_length("f", axial, 20));
+  EXPECT_EQ(message_of([&] { detail::check_length("f", axial, 21); }),
             "reformer::f: length is 21, must be at most 20, the number of positions: the "
             "product of "
             "AxialPositions::shape");
   const PositionConfig learned = LearnedPositions{7};
   EXPECT_EQ(max_length(learned), 7);
-  EXPECT_NO_THROW(check_length("f", learned, 7));
-  EXPECT_EQ(message_of([&] { check_length("f", learned, 8); }),
+  EXPECT_NO_THROW(detail::check_length("f", learned, 7));
+  EXPECT_EQ(message_of([&] { detail::check_length("f", learned, 8); }),
             "reformer::f: length is 8, must be at most 7, the number of positions: "
             "LearnedPositions::max_length");
   EXPECT_FALSE(max_length(SinusoidalPositions{}).has_value());
-  EXPECT_NO_THROW(check_length("f", SinusoidalPositions{}, Index{1} << 40));
+  EXPECT_NO_THROW(detail::check_length("f", SinusoidalPositions{}, Index{1} << 40));
 }
 
 }  // namespace

@@ -52,10 +52,10 @@ TEST(Bfloat16, IsTheNearestNumberWithTiesToEven) {
   std::mt19937 random(1);
   for (int i = 0; i < 200000; ++i) {
     const float x = any_float(random);
-    ASSERT_EQ(bfloat16_bits(x), nearest(x)) << x;
+    ASSERT_EQ(detail::bfloat16_bits(x), nearest(x)) << x;
     // ties
     const float tie = as_float((bits_of(x) & 0xFFFF0000u) | 0x8000u);
-    ASSERT_EQ(bfloat16_bits(tie), nearest(tie)) << tie;
+    ASSERT_EQ(detail::bfloat16_bits(tie), nearest(tie)) << tie;
   }
   const float cases[] = {0.0F,
                          -0.0F,
@@ -69,15 +69,15 @@ TEST(Bfloat16, IsTheNearestNumberWithTiesToEven) {
                          std::numeric_limits<float>::quiet_NaN(),
                          as_float(0x7F800001u),
                          as_float(0xFF800001u)};
-  for (const float x : cases) EXPECT_EQ(bfloat16_bits(x), nearest(x)) << x;
-  EXPECT_EQ(as_float(bfloat16_bits(std::numeric_limits<float>::max())), infinity);
+  for (const float x : cases) EXPECT_EQ(detail::bfloat16_bits(x), nearest(x)) << x;
+  EXPECT_EQ(as_float(detail::bfloat16_bits(std::numeric_limits<float>::max())), infinity);
 }
 
 TEST(Bfloat16, TwoPartsHoldSixteenBits) {
   std::mt19937 random(2);
   for (int i = 0; i < 100000; ++i) {
     const float x = any_float(random);
-    const auto [high, low] = bfloat16_parts(x);
+    const auto [high, low] = detail::bfloat16_parts(x);
     ASSERT_EQ(high, nearest(x));
     if (!std::isfinite(as_float(high))) {
       ASSERT_TRUE(std::isnan(as_float(low))) << x;
@@ -86,7 +86,7 @@ TEST(Bfloat16, TwoPartsHoldSixteenBits) {
     const double rest = static_cast<double>(x) - as_float(high) - as_float(low);
     ASSERT_LE(std::abs(rest), std::max(0x1p-17 * std::abs(static_cast<double>(x)), 0x1p-126)) << x;
   }
-  EXPECT_EQ(bfloat16_parts(1 + 0x1p-9F + 0x1p-12F).low, bits_of(0x1p-9F + 0x1p-12F));
+  EXPECT_EQ(detail::bfloat16_parts(1 + 0x1p-9F + 0x1p-12F).low, bits_of(0x1p-9F + 0x1p-12F));
 }
 
 /// a b + c rounded once to 24 bits whatever the exponent, and zero where that is denormal: in whole
@@ -161,9 +161,9 @@ struct RandomTile {
   }
   void fill(std::mt19937& random, int kind) {
     const auto pair = [&](bool is_last) {
-      const std::uint32_t even = bfloat16_bits(any_operand(random, kind));
+      const std::uint32_t even = detail::bfloat16_bits(any_operand(random, kind));
       return detail::bfloat16_pair(
-          even, is_last && depth % 2 == 1 ? 0 : bfloat16_bits(any_operand(random, kind)));
+          even, is_last && depth % 2 == 1 ? 0 : detail::bfloat16_bits(any_operand(random, kind)));
     };
     for (Index part = 0; part < parts; ++part) {
       for (Index p = 0; 2 * p < depth; ++p) {

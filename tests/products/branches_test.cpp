@@ -46,7 +46,7 @@ Results results_of(Branch branch) {
   branch.forward(x, y, saved, pass);
   results.sum = matrix_of(y);
   results.dx = Matrix<double>::Zero(pass.rows(), width);
-  branch.reverse(x, y, view(dy), view(results.dx), saved, pass);
+  branch.reverse(x, y, rows_of(dy), rows_of(results.dx), saved, pass);
   EXPECT_TRUE(same_bits(matrix_of(y), exact)) << "reversal is not exact";
   results.gradients = gradients_of(branch);
   results.peak_bytes = workspace.peak_bytes();
@@ -113,8 +113,8 @@ Results head_results() {
   for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<std::int32_t>(i % 45);
   Results results;
   results.dx.resize(pass.rows(), 2 * width);
-  const HalfGradients<double> dx{view(results.dx).middle_columns(0, width),
-                                 view(results.dx).middle_columns(width, width)};
+  const HalfGradients<double> dx{rows_of(results.dx).middle_columns(0, width),
+                                 rows_of(results.dx).middle_columns(width, width)};
   results.sum.setConstant(1, 1, head.loss_and_gradients(x, labels, 0.5, dx, pass).sum);
   results.gradients = gradients_of(head);
   results.peak_bytes = workspace.peak_bytes();
@@ -136,12 +136,14 @@ TEST(BranchesWithNaiveKernel, Hashing) {
   const auto rotations = random_matrix<double>(heads * width, rounds * 5, 2);
   const auto size = static_cast<std::size_t>(batch * heads * rounds * length);
   std::vector<Bucket> naive(size), usual(size, Bucket{1});
-  hash_heads<double, Naive>(workspace, view(x), batch, heads, {}, view(rotations), factors,
-                            naive.data());
+  detail::hash_heads<double, Naive>(workspace, rows_of(x), batch, heads, {}, rows_of(rotations),
+                                    factors, naive.data());
   ScratchPlan plan(threads);
-  hash_heads<double, Naive>(plan, view(x), batch, heads, {}, view(rotations), factors, nullptr);
+  detail::hash_heads<double, Naive>(plan, rows_of(x), batch, heads, {}, rows_of(rotations), factors,
+                                    nullptr);
   EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes());
-  hash_heads<double>(workspace, view(x), batch, heads, {}, view(rotations), factors, usual.data());
+  detail::hash_heads<double>(workspace, rows_of(x), batch, heads, {}, rows_of(rotations), factors,
+                             usual.data());
   EXPECT_EQ(naive, usual);
 }
 

@@ -44,15 +44,16 @@ class Operands {
     rights_[1] = memory_of(kernel.right_size(transposed, depth, columns));
     for (auto& memory : weights_) memory = memory_of(kernel.weight_size(depth, columns));
     for (Index panel = 0; panel * K::tile_columns < columns; ++panel) {
-      kernel.pack_weight(view(std::as_const(b)), natural, panel, weights_[0].data());
-      kernel.pack_weight(view(std::as_const(b_transposed_)), transposed, panel, weights_[1].data());
+      kernel.pack_weight(rows_of(std::as_const(b)), natural, panel, weights_[0].data());
+      kernel.pack_weight(rows_of(std::as_const(b_transposed_)), transposed, panel,
+                         weights_[1].data());
     }
   }
 
   typename K::Left left(Orientation orientation) {
     return orientation == natural
-               ? kernel.left(view(std::as_const(a)), orientation, lefts_[0].data())
-               : kernel.left(view(std::as_const(a_transposed_)), orientation, lefts_[1].data());
+               ? kernel.left(rows_of(std::as_const(a)), orientation, lefts_[0].data())
+               : kernel.left(rows_of(std::as_const(a_transposed_)), orientation, lefts_[1].data());
   }
   typename K::Right right(Right kind) {
     switch (kind) {
@@ -60,7 +61,7 @@ class Operands {
         return kernel.right({rows_.data(), b.rows(), b.cols(), stride_}, natural,
                             rights_[0].data());
       case Right::turned:
-        return kernel.right(view(std::as_const(b_transposed_)), transposed, rights_[1].data());
+        return kernel.right(rows_of(std::as_const(b_transposed_)), transposed, rights_[1].data());
       case Right::weight:
         return kernel.weight(weights_[0].data(), b.rows());
       default:
@@ -95,7 +96,7 @@ Matrix<typename K::Scalar> product(const typename K::Left& a, const typename K::
   using Scalar = typename K::Scalar;
   Matrix<Scalar> frame = Matrix<Scalar>::Constant(rows + 2, columns + 3, Scalar(-5));
   if (accumulate != nullptr) frame.block(1, 1, rows, columns) = *accumulate;
-  K().multiply(a, b, depth, view(frame).middle_rows(1, rows).middle_columns(1, columns),
+  K().multiply(a, b, depth, rows_of(frame).middle_rows(1, rows).middle_columns(1, columns),
                accumulate != nullptr ? Write::accumulate : Write::assign);
   const Matrix<Scalar> result = frame.block(1, 1, rows, columns);
   frame.block(1, 1, rows, columns).setConstant(Scalar(-5));
@@ -234,10 +235,10 @@ TYPED_TEST(Kernel, GradientsAreAddedAndNothingBesideThem) {
     std::vector<typename TypeParam::Packed> memory(
         static_cast<std::size_t>(kernel.left_size(70, 90)));
     for (const auto& [first, count] : {std::pair<Index, Index>{0, 64}, {64, 6}}) {
-      kernel.left(view(x).middle_columns(first, count), transposed,
+      kernel.left(rows_of(x).middle_columns(first, count), transposed,
                   memory.data() + kernel.left_size(first, 90));
     }
-    const auto a = kernel.left(view(x).middle_columns(0, 0), transposed, memory.data());
+    const auto a = kernel.left(rows_of(x).middle_columns(0, 0), transposed, memory.data());
     const auto b = operands.right(Right::weight);
     EXPECT_TRUE(same_bits(product<TypeParam>(a, b, 70, 40, 90),
                           product<TypeParam>(operands.left(natural), b, 70, 40, 90)));
@@ -253,8 +254,9 @@ TYPED_TEST(Kernel, GradientsAreAddedAndNothingBesideThem) {
       Matrix<double> expected = frame.template cast<double>();
       expected.block(1, 1, 19, columns) +=
           naive::multiply(x.transpose().template cast<double>(), dy.template cast<double>());
-      kernel.add_gradient(view(x), view(dy),
-                          view(frame).middle_rows(1, 19).middle_columns(1, columns), memory.data());
+      kernel.add_gradient(rows_of(x), rows_of(dy),
+                          rows_of(frame).middle_rows(1, 19).middle_columns(1, columns),
+                          memory.data());
       EXPECT_TRUE(close(frame, expected)) << rows << " rows, " << columns << " columns";
     }
   }
@@ -308,16 +310,16 @@ TYPED_TEST(FloatKernelOf, EachElementIsOneChainInBlocksOf512) {
 
 // Whole vectors are read: what stands beyond the last column must be finite.
 TYPED_TEST(FloatKernelOf, PackingFillsThePanelWithZeros) {
-  constexpr Index w = panel_width<TypeParam>;
+  constexpr Index w = detail::panel_width<TypeParam>;
   for (const Index columns : {Index{1}, w - 1, w, w + 1, 3 * w + 2}) {
     for (const Index depth : {1, 15, 16, 17, 40}) {
       const auto b = random_matrix<TypeParam>(depth, columns, 1);
       const Matrix<TypeParam> b_transposed = b.transpose();
-      const auto size = static_cast<std::size_t>(packed_size<TypeParam>(depth, columns));
+      const auto size = static_cast<std::size_t>(detail::packed_size<TypeParam>(depth, columns));
       std::vector<TypeParam> packed(size, TypeParam(99)), turned = packed, expected = packed;
       for (Index panel = 0; panel * w < columns; ++panel) {
-        pack_panel(view(b), panel, packed.data());
-        pack_transposed_panel(view(b_transposed), panel, turned.data());
+        detail::pack_panel(rows_of(b), panel, packed.data());
+        detail::pack_transposed_panel(rows_of(b_transposed), panel, turned.data());
         for (Index p = 0; p < depth; ++p) {
           for (Index j = 0; j < w; ++j) {
             const Index column = panel * w + j;

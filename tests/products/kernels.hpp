@@ -31,7 +31,7 @@ void round_operand(Matrix<typename K::Scalar>& matrix) {
   if constexpr (std::is_base_of_v<PrecisionKernel, K>) {
     for (Index i = 0; i < matrix.size(); ++i) {
       float& x = matrix.data()[i];
-      const auto [high, low] = bfloat16_parts(x);
+      const auto [high, low] = detail::bfloat16_parts(x);
       if (std::is_same_v<K, Bfloat16Kernel>) x = std::bit_cast<float>(high);
       if (std::is_same_v<K, Bfloat16x3Kernel>) {
         x = std::bit_cast<float>(high) + std::bit_cast<float>(low);

@@ -30,9 +30,9 @@ TYPED_TEST(Product, PackedWeightServesBothOrientations) {
       const auto weight = random_operand<TypeParam>(in, out, 1);
       const auto x = random_operand<TypeParam>(3, in, 2), dy = random_operand<TypeParam>(3, out, 3);
       Scratch scratch(workspace);
-      const PackedWeight<TypeParam> natural(scratch, workspace, view(weight), Orientation::natural,
-                                            TypeParam());
-      const PackedWeight<TypeParam> transposed(scratch, workspace, view(weight),
+      const PackedWeight<TypeParam> natural(scratch, workspace, rows_of(weight),
+                                            Orientation::natural, TypeParam());
+      const PackedWeight<TypeParam> transposed(scratch, workspace, rows_of(weight),
                                                Orientation::transposed, TypeParam());
       EXPECT_EQ(natural.depth(), in);
       EXPECT_EQ(natural.columns(), out);
@@ -43,7 +43,8 @@ TYPED_TEST(Product, PackedWeightServesBothOrientations) {
       const Matrix<double> dx = naive::multiply(dy.template cast<double>(), wide.transpose());
       const auto by = [&](const Matrix<Scalar>& a, const WeightBlock<TypeParam>& block) {
         Matrix<Scalar> c(a.rows(), block.columns);
-        weight_product(workspace, view(a), block, view(c), Write::assign, [](const auto&...) {});
+        weight_product(workspace, rows_of(a), block, rows_of(c), Write::assign,
+                       [](const auto&...) {});
         return c;
       };
       EXPECT_TRUE(close(by(x, natural.whole()), y));
@@ -68,12 +69,12 @@ TYPED_TEST(Product, WeightProductFinishesEachTileOnceWithTheSameBits) {
       for (const int threads : thread_counts) {
         Workspace workspace(threads);
         Scratch scratch(workspace);
-        const PackedWeight<TypeParam> packed(scratch, workspace, view(weight), Orientation::natural,
-                                             TypeParam());
+        const PackedWeight<TypeParam> packed(scratch, workspace, rows_of(weight),
+                                             Orientation::natural, TypeParam());
         Matrix<Scalar> y = Matrix<Scalar>::Zero(rows, columns);
         Matrix<double> finished = Matrix<double>::Zero(rows, columns);
-        weight_product(workspace, view(std::as_const(a)), packed.whole(), view(y), Write::assign,
-                       [&](const MatrixView<Scalar>& tile, Index i, Index j) {
+        weight_product(workspace, rows_of(std::as_const(a)), packed.whole(), rows_of(y),
+                       Write::assign, [&](const MatrixView<Scalar>& tile, Index i, Index j) {
                          EXPECT_EQ(tile.data, &y(i, j));
                          finished.block(i, j, tile.rows, tile.columns).array() += 1;
                        });
@@ -86,8 +87,8 @@ TYPED_TEST(Product, WeightProductFinishesEachTileOnceWithTheSameBits) {
         Matrix<Scalar> sum = Matrix<Scalar>::Ones(rows, columns);
         constexpr Index cut = round_up(20, TypeParam::tile_depth);
         for (const auto& [from, depth] : {std::pair<Index, Index>{0, cut}, {cut, 33 - cut}}) {
-          const auto part = view(std::as_const(a)).middle_columns(from, depth);
-          weight_product(workspace, part, packed.middle_depth(from, depth), view(sum),
+          const auto part = rows_of(std::as_const(a)).middle_columns(from, depth);
+          weight_product(workspace, part, packed.middle_depth(from, depth), rows_of(sum),
                          Write::accumulate, [](const auto&...) {});
         }
         EXPECT_TRUE(close(sum, Matrix<double>(expected.array() + 1)));
@@ -110,8 +111,9 @@ TYPED_TEST(Product, WeightGradientIsAddedWithTheSameBitsForAnyThreads) {
     const auto x = random_operand<TypeParam>(rows + 1, in + 2, 1);
     const auto dy = random_operand<TypeParam>(rows + 1, out + 1, 2);
     const auto before = random_operand<TypeParam>(in, out, 3);
-    const MatrixView<const Scalar> x_part = view(x).middle_rows(0, rows).middle_columns(1, in);
-    const MatrixView<const Scalar> dy_part = view(dy).middle_rows(0, rows).middle_columns(1, out);
+    const MatrixView<const Scalar> x_part = rows_of(x).middle_rows(0, rows).middle_columns(1, in);
+    const MatrixView<const Scalar> dy_part =
+        rows_of(dy).middle_rows(0, rows).middle_columns(1, out);
     const Matrix<double> expected =
         before.template cast<double>() +
         naive::multiply(x.block(0, 1, rows, in).transpose().template cast<double>(),
@@ -121,7 +123,7 @@ TYPED_TEST(Product, WeightGradientIsAddedWithTheSameBitsForAnyThreads) {
       Workspace workspace(threads);
       Matrix<Scalar> gradient = before;
       accumulate_weight_gradient<TypeParam>(workspace, TypeParam(), x_part, dy_part,
-                                            view(gradient));
+                                            rows_of(gradient));
       EXPECT_TRUE(close(gradient, expected)) << "[" << rows << ", " << in << ", " << out << "]";
       if (threads == 1) first = gradient;
       EXPECT_TRUE(same_bits(gradient, first)) << threads << " threads";
@@ -141,15 +143,15 @@ TYPED_TEST(Product, TilesThatAreNotKeptAreThoseOfTheProduct) {
       for (const int threads : thread_counts) {
         Workspace workspace(threads);
         Scratch scratch(workspace);
-        const PackedWeight<TypeParam> packed(scratch, workspace, view(weight), Orientation::natural,
-                                             TypeParam());
+        const PackedWeight<TypeParam> packed(scratch, workspace, rows_of(weight),
+                                             Orientation::natural, TypeParam());
         Matrix<Scalar> kept(rows, columns), y = Matrix<Scalar>::Constant(rows, columns, 99);
-        weight_product(workspace, view(std::as_const(a)), packed.whole(), view(kept), Write::assign,
-                       [](const auto&...) {});
+        weight_product(workspace, rows_of(std::as_const(a)), packed.whole(), rows_of(kept),
+                       Write::assign, [](const auto&...) {});
         workspace.reset_peak();
         const std::size_t before = workspace.bytes_in_use();
         std::atomic<int> tiles = 0;
-        weight_product_tiles(workspace, view(std::as_const(a)), packed.whole(), grain,
+        weight_product_tiles(workspace, rows_of(std::as_const(a)), packed.whole(), grain,
                              [&](const MatrixView<Scalar>& tile, Index i, Index j) {
                                EXPECT_TRUE(j % grain == 0 && tile.columns % grain == 0);
                                ++tiles;
@@ -162,7 +164,7 @@ TYPED_TEST(Product, TilesThatAreNotKeptAreThoseOfTheProduct) {
         }
         EXPECT_TRUE(same_bits(y, kept)) << "[" << rows << ", " << columns << "] " << threads;
         ScratchPlan plan(threads);
-        weight_product_tiles<TypeParam>(plan, view(a), packed.whole(), grain,
+        weight_product_tiles<TypeParam>(plan, rows_of(a), packed.whole(), grain,
                                         [](const auto&...) {});
         EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);
       }
@@ -180,16 +182,16 @@ TYPED_TEST(Product, SeveralProductsShareRowsThatAreMadeOnce) {
     for (const int threads : thread_counts) {
       Workspace workspace(threads);
       Scratch scratch(workspace);
-      const PackedWeight<TypeParam> to_first(scratch, workspace, view(first), Orientation::natural,
-                                             TypeParam());
-      const PackedWeight<TypeParam> to_second(scratch, workspace, view(second),
+      const PackedWeight<TypeParam> to_first(scratch, workspace, rows_of(first),
+                                             Orientation::natural, TypeParam());
+      const PackedWeight<TypeParam> to_second(scratch, workspace, rows_of(second),
                                               Orientation::natural, TypeParam());
       Matrix<Scalar> expected_first(rows, 520), expected_second(rows, 70);
       const auto nothing = [](const auto&...) {};
-      weight_product(workspace, view(a), to_first.whole(), view(expected_first), Write::assign,
-                     nothing);
-      weight_product(workspace, view(a), to_second.whole(), view(expected_second), Write::assign,
-                     nothing);
+      weight_product(workspace, rows_of(a), to_first.whole(), rows_of(expected_first),
+                     Write::assign, nothing);
+      weight_product(workspace, rows_of(a), to_second.whole(), rows_of(expected_second),
+                     Write::assign, nothing);
       workspace.reset_peak();
       const std::size_t before = workspace.bytes_in_use();
       Matrix<Scalar> y_first = Matrix<Scalar>::Constant(rows, 520, 99);
@@ -203,13 +205,13 @@ TYPED_TEST(Product, SeveralProductsShareRowsThatAreMadeOnce) {
               std::copy_n(a.row(row + i).data(), depth, tile.row(i));
             }
           },
-          {{to_first.whole(), view(y_first)}, {to_second.whole(), view(y_second)}});
+          {{to_first.whole(), rows_of(y_first)}, {to_second.whole(), rows_of(y_second)}});
       EXPECT_TRUE(same_bits(y_first, expected_first)) << rows << " rows, " << threads;
       EXPECT_TRUE(same_bits(y_second, expected_second)) << rows << " rows, " << threads;
       EXPECT_EQ(made, std::vector<int>(static_cast<std::size_t>(rows), 1));
       ScratchPlan plan(threads);
       weight_products<TypeParam>(plan, rows, depth, nothing,
-                                 {{to_first.whole(), view(y_first)}, {to_second.whole(), {}}});
+                                 {{to_first.whole(), rows_of(y_first)}, {to_second.whole(), {}}});
       EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);
     }
   }
@@ -222,22 +224,23 @@ TYPED_TEST(Product, TermsAreAddedInTheirOrder) {
   const auto a = random_operand<TypeParam>(70, 40, 1), b = random_operand<TypeParam>(70, 530, 2);
   const auto from_a = random_operand<TypeParam>(40, 90, 3),
              from_b = random_operand<TypeParam>(530, 90, 4);
-  const PackedWeight<TypeParam> by_a(scratch, workspace, view(from_a), Orientation::natural,
+  const PackedWeight<TypeParam> by_a(scratch, workspace, rows_of(from_a), Orientation::natural,
                                      TypeParam());
-  const PackedWeight<TypeParam> by_b(scratch, workspace, view(from_b), Orientation::natural,
+  const PackedWeight<TypeParam> by_b(scratch, workspace, rows_of(from_b), Orientation::natural,
                                      TypeParam());
   const auto nothing = [](const auto&...) {};
   Matrix<Scalar> expected(70, 90), y = Matrix<Scalar>::Constant(70, 90, 99);
-  weight_product(workspace, view(a), by_a.whole(), view(expected), Write::assign, nothing);
-  weight_product(workspace, view(b), by_b.whole(), view(expected), Write::accumulate, nothing);
+  weight_product(workspace, rows_of(a), by_a.whole(), rows_of(expected), Write::assign, nothing);
+  weight_product(workspace, rows_of(b), by_b.whole(), rows_of(expected), Write::accumulate,
+                 nothing);
   workspace.reset_peak();
   const std::size_t before = workspace.bytes_in_use();
-  weight_product<TypeParam>(workspace, {{view(a), by_a.whole()}, {view(b), by_b.whole()}}, view(y),
-                            Write::assign, nothing);
+  weight_product<TypeParam>(workspace, {{rows_of(a), by_a.whole()}, {rows_of(b), by_b.whole()}},
+                            rows_of(y), Write::assign, nothing);
   EXPECT_TRUE(same_bits(y, expected));
   ScratchPlan plan(2);
-  weight_product<TypeParam>(plan, {{view(a), by_a.whole()}, {view(b), by_b.whole()}}, view(y),
-                            Write::assign, nothing);
+  weight_product<TypeParam>(plan, {{rows_of(a), by_a.whole()}, {rows_of(b), by_b.whole()}},
+                            rows_of(y), Write::assign, nothing);
   EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);
 }
 
@@ -250,13 +253,13 @@ TYPED_TEST(Product, BlockOperandsAreMultipliedInParts) {
   std::vector<typename TypeParam::Packed> memory(
       static_cast<std::size_t>(BlockOperands<TypeParam>::size(queries, keys, width, 2)));
   BlockOperands<TypeParam> operands(memory.data(), queries, keys, width, 2);
-  operands.turn(0, view(q));
-  operands.turn(1, view(std::as_const(k)).middle_rows(0, queries));
+  operands.turn(0, rows_of(q));
+  operands.turn(1, rows_of(std::as_const(k)).middle_rows(0, queries));
   const Index stride = round_up(queries, simd::width<Scalar>);
   Matrix<Scalar> scores = Matrix<Scalar>::Zero(keys, stride);
   operands.multiply(
-      operands.left(view(k), Orientation::natural).from(5, 0), operands.turned(0).from(0, 0), width,
-      view(scores).middle_rows(5, keys - 5).middle_columns(0, queries), Write::assign);
+      operands.left(rows_of(k), Orientation::natural).from(5, 0), operands.turned(0).from(0, 0),
+      width, rows_of(scores).middle_rows(5, keys - 5).middle_columns(0, queries), Write::assign);
   Matrix<double> expected = Matrix<double>::Zero(keys, stride);
   const Matrix<double> kd = k.template cast<double>(), qd = q.template cast<double>();
   expected.block(5, 0, keys - 5, queries) =
@@ -271,7 +274,7 @@ TYPED_TEST(Product, BlockOperandsAreMultipliedInParts) {
   Matrix<Scalar> sum(13, width);
   operands.multiply(
       operands.left({scores.data(), keys, queries, stride}, Orientation::transposed).from(8, first),
-      operands.right(view(k)).from(first, 0), count, view(sum), Write::assign);
+      operands.right(rows_of(k)).from(first, 0), count, rows_of(sum), Write::assign);
   const Matrix<double> weights = scores.block(first, 8, count, 13).template cast<double>();
   EXPECT_TRUE(close(sum, naive::multiply(weights.transpose(), kd.middleRows(first, count))));
 }

@@ -39,7 +39,7 @@ bool is_exact_in(Branch& branch, Index batch, Index length, Index width, int thr
   branch.forward(x, y, saved, pass);
   const Matrix<float> dy = Matrix<float>::Constant(rows, width, 0.5F);
   Matrix<float> dx = Matrix<float>::Zero(rows, width);
-  branch.reverse(x, y, view(dy), view(dx), saved, pass);
+  branch.reverse(x, y, rows_of(dy), rows_of(dx), saved, pass);
   bool is_same = true;
   for (Index row = 0; row < rows; ++row) {
     y.read(row, 0, width, numbers.data());

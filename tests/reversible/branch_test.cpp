@@ -180,7 +180,7 @@ TEST_F(TwoBranches, RunOnceEachWay) {
   reset_gradients(stack);
   stack.forward(x, saved, pass());
   auto dy1 = random_matrix<double>(10, 3, 4), dy2 = random_matrix<double>(10, 3, 5);
-  stack.reverse(x, {view(dy1), view(dy2)}, saved, pass());
+  stack.reverse(x, {rows_of(dy1), rows_of(dy2)}, saved, pass());
 
   std::vector<std::string> names;
   for (const auto& call : calls) names.push_back(call.what);
@@ -201,7 +201,7 @@ TEST_F(TwoBranches, RestoreTheInputAndDifferentiate) {
   reset_gradients(stack, 1);
   stack.forward(x, saved, pass());
   Matrix<double> dx1 = dy1, dx2 = dy2;
-  stack.reverse(x, {view(dx1), view(dx2)}, saved, pass());
+  stack.reverse(x, {rows_of(dx1), rows_of(dx2)}, saved, pass());
   EXPECT_TRUE(close(matrix_of(x.first), x1));
   EXPECT_TRUE(close(matrix_of(x.second), x2));
 
@@ -274,7 +274,7 @@ TEST(AnyBranch, RefusesWhatAnotherBranchHasSaved) {
   const std::string message = "AnyBranch: saved is that of another branch, must be that of shift";
   EXPECT_TRUE(contains(message_of([&] { stack.forward(x, saved, pass); }), message));
   EXPECT_TRUE(contains(message_of([&] {
-                         stack.reverse(x, {view(dx1), view(dx2)}, saved, pass);
+                         stack.reverse(x, {rows_of(dx1), rows_of(dx2)}, saved, pass);
                        }),
                        message));
   EXPECT_TRUE(calls.empty());

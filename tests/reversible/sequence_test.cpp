@@ -102,7 +102,7 @@ double reversal_error(Index depth, double dropout) {
   reset_gradients(stack);
   auto dy1 = random_matrix<Scalar>(pass.rows(), shape.width, 3);
   auto dy2 = random_matrix<Scalar>(pass.rows(), shape.width, 4);
-  stack.reverse(x, {view(dy1), view(dy2)}, saved, pass);
+  stack.reverse(x, {rows_of(dy1), rows_of(dy2)}, saved, pass);
   return static_cast<double>(std::max((matrix_of(x.first) - x1).cwiseAbs().maxCoeff(),
                                       (matrix_of(x.second) - x2).cwiseAbs().maxCoeff()) /
                              std::max(x1.cwiseAbs().maxCoeff(), x2.cwiseAbs().maxCoeff()));
@@ -181,7 +181,7 @@ Walk<Scalar> walk(Stack<Scalar>& stack, const Shape& shape, WalkOptions<Scalar> 
   reset_gradients(stack);
   auto dy1 = random_matrix<Scalar>(rows, shape.width, 3);
   auto dy2 = random_matrix<Scalar>(rows, shape.width, 4);
-  stack.reverse(x, {view(dy1), view(dy2)}, saved, options.stored,
+  stack.reverse(x, {rows_of(dy1), rows_of(dy2)}, saved, options.stored,
                 Pass{reverse_workspace, pass.batch, pass.length, pass.key, pass.training, is_real});
   Walk<Scalar> result{matrix_of(x.first), matrix_of(x.second), dy1, dy2, gradients_of(stack), {}};
   for (const auto& branch : saved) {
@@ -341,7 +341,7 @@ TEST(ReversibleSequence, StoredInputsServeSeveralStepsWithHalvesInScratch) {
     stack.forward(x, saved, stored, pass);
     auto dy1 = random_matrix<float>(pass.rows(), shape.width, 3);
     auto dy2 = random_matrix<float>(pass.rows(), shape.width, 4);
-    stack.reverse(x, {view(dy1), view(dy2)}, saved, stored, pass);
+    stack.reverse(x, {rows_of(dy1), rows_of(dy2)}, saved, stored, pass);
     EXPECT_TRUE(same_bits(matrix_of(x.first), x1)) << "step " << step;
     EXPECT_TRUE(same_bits(matrix_of(x.second), x2)) << "step " << step;
   }
@@ -381,7 +381,7 @@ TEST(ReversibleSequence, GradientsByReversalAreTheGradients) {
     ASSERT_FALSE(buckets.empty());
     Matrix<double> dx1 = dy1, dx2 = dy2;
     reset_gradients(stack);
-    stack.reverse(y, {view(dx1), view(dx2)}, saved, pass);
+    stack.reverse(y, {rows_of(dx1), rows_of(dx2)}, saved, pass);
 
     bool flipped = false;
     const auto objective = [&] {
@@ -435,7 +435,7 @@ TEST(ReversibleSequence, GivesEveryBranchAStreamOfItsOwn) {
   EXPECT_EQ(matrix_of(x.first)(0, 0), 3);
   EXPECT_EQ(matrix_of(x.second)(0, 0), 2);
   Matrix<float> dy1 = Matrix<float>::Zero(1, 1), dy2 = dy1;
-  stack.reverse(x, {view(dy1), view(dy2)}, saved, pass);
+  stack.reverse(x, {rows_of(dy1), rows_of(dy2)}, saved, pass);
   EXPECT_EQ(matrix_of(x.first)(0, 0), 0);
   EXPECT_EQ(matrix_of(x.second)(0, 0), 0);
 
@@ -468,7 +468,7 @@ TEST(ReversibleSequence, UsesScratchThatDoesNotGrowWithDepth) {
       auto dy1 = random_matrix<float>(pass.rows(), shape.width, 3);
       auto dy2 = random_matrix<float>(pass.rows(), shape.width, 4);
       stack.forward(x, saved, pass);
-      stack.reverse(x, {view(dy1), view(dy2)}, saved, pass);
+      stack.reverse(x, {rows_of(dy1), rows_of(dy2)}, saved, pass);
       EXPECT_EQ(workspace.bytes_in_use(), 0u);
       peaks.push_back(workspace.peak_bytes());
       ScratchPlan plan(2);
@@ -545,7 +545,7 @@ TEST(ReversibleSequence, RejectsWhatAnotherStackSaved) {
   using Half = HalfOf<float>;
   Halves<Half> x{Half(48, 8), Half(48, 8)};
   Matrix<float> dy1 = Matrix<float>::Zero(48, 8), dy2 = dy1;
-  const HalfGradients<float> dy{view(dy1), view(dy2)};
+  const HalfGradients<float> dy{rows_of(dy1), rows_of(dy2)};
   Stack<float>::Saved saved(5);
   EXPECT_TRUE(contains(message_of([&] { stack.reverse(x, dy, saved, pass); }),
                        "reverse: saved is 5, must equal branches = 4"));

@@ -33,6 +33,8 @@ REFORMER_TEST_TEMPLATE AttentionGradients<double> attention_backward(
     const Tensor<Bucket, 4>&);
 
 // Below the branches, which tests use by themselves.
+namespace detail {
+
 REFORMER_TEST_TEMPLATE void attend(Workspace&, const MultiHead<float>&, const Dropout<float>&);
 REFORMER_TEST_TEMPLATE void attend(Workspace&, const MultiHead<double>&, const Dropout<double>&);
 REFORMER_TEST_TEMPLATE void attend_backward(Workspace&, const MultiHead<float>&,
@@ -52,7 +54,6 @@ REFORMER_TEST_TEMPLATE void hash_heads(Workspace&, const MatrixView<const double
                                        const MatrixView<const double>&, std::span<const Index>,
                                        Bucket*);
 
-namespace detail {
 REFORMER_TEST_TEMPLATE std::vector<double> block_squares(Workspace&, const Parameter<double>&,
                                                          const Slice&);
 REFORMER_TEST_TEMPLATE void multiply_panel<float, 1>(TileOperands<float>, Index, Index);

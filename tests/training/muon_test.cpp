@@ -33,7 +33,7 @@ TEST(Orthogonalize, IsTheIteration) {
     const auto g = random_matrix<double>(rows, columns, 3, 1e-6);
     Matrix<double> x = g;
     Workspace workspace(1);
-    orthogonalize(workspace, view(x));
+    detail::orthogonalize(workspace, rows_of(x));
     EXPECT_LT((x - naive_orthogonalized(g)).cwiseAbs().maxCoeff(), 1e-12)
         << rows << " x " << columns;
     EXPECT_EQ(workspace.bytes_in_use(), 0u);
@@ -46,17 +46,17 @@ TEST(Orthogonalize, IsTheIteration) {
 TEST(Orthogonalize, LeavesZeroAndDoesNotHideWhatIsNotFinite) {
   Workspace workspace(1);
   Matrix<float> x = Matrix<float>::Zero(5, 3);
-  orthogonalize(workspace, view(x));
+  detail::orthogonalize(workspace, rows_of(x));
   EXPECT_EQ(x, (Matrix<float>::Zero(5, 3)));
   for (const float bad : {INFINITY, NAN}) {
     x = Matrix<float>::Ones(5, 3);
     x(1, 1) = bad;
-    orthogonalize(workspace, view(x));
+    detail::orthogonalize(workspace, rows_of(x));
     EXPECT_FALSE(x.allFinite()) << bad;
   }
   // Squares that float cannot hold.
   x = Matrix<float>::Constant(5, 3, 1e30F);
-  orthogonalize(workspace, view(x));
+  detail::orthogonalize(workspace, rows_of(x));
   EXPECT_TRUE(x.allFinite());
 }
 

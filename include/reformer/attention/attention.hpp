@@ -55,7 +55,7 @@ Tensor<Bucket, 4> lsh_buckets(Workspace& workspace, const Tensor<Scalar, 4>& x,
                               std::span<const std::uint8_t> is_real = {}) {
   constexpr auto function = "lsh_buckets";
   const Index B = x.dimension(0), T = x.dimension(1), H = x.dimension(2), K = x.dimension(3);
-  check_pattern(function, pattern);
+  detail::check_pattern(function, pattern);
   check_pass(function, Pass{workspace, B, T, {}, false, is_real});
   check_at_least(function, "heads", H, 1);
   check_at_least(function, "head width", K, 1);
@@ -64,9 +64,10 @@ Tensor<Bucket, 4> lsh_buckets(Workspace& workspace, const Tensor<Scalar, 4>& x,
               {"heads", "head width", "num_hashes", "half the sum of num_buckets"},
               {H, K, pattern.num_hashes, rotation_columns(factors)});
   Tensor<Bucket, 4> buckets(B, H, pattern.num_hashes, T);
-  hash_heads<Scalar>(workspace, {x.data(), B * T, H * K}, B, H, is_real,
-                     {rotations.data(), H * K, pattern.num_hashes * rotation_columns(factors)},
-                     factors, buckets.data());
+  detail::hash_heads<Scalar>(
+      workspace, {x.data(), B * T, H * K}, B, H, is_real,
+      {rotations.data(), H * K, pattern.num_hashes * rotation_columns(factors)}, factors,
+      buckets.data());
   return buckets;
 }
 
@@ -255,18 +256,18 @@ AttentionOutput<Scalar> attention(Workspace& workspace, const Tensor<Scalar, 4>&
                                   const Tensor<Scalar, 4>& key, const Tensor<Scalar, 4>& value,
                                   const AttentionOptions& options,
                                   const Tensor<Bucket, 4>& buckets = {}) {
-  const AttentionLayout layout =
+  const detail::AttentionLayout layout =
       detail::checked_layout("attention", workspace, query, key, value, options, buckets);
   const Index B = query.dimension(0), T = query.dimension(1), H = query.dimension(2),
               K = query.dimension(3);
   AttentionOutput<Scalar> output{Tensor<Scalar, 4>(query.dimensions()), Tensor<Scalar, 3>(B, H, T),
                                  Tensor<Scalar, 3>(B, H, T), Tensor<Scalar, 3>(B, H, T)};
   const Dropout<Scalar> dropout(options.dropout, options.key, Purpose::attention_dropout);
-  for_each_head_group<Scalar>(B, T, H, K, [&](const HeadGroup& heads) {
+  detail::for_each_head_group<Scalar>(B, T, H, K, [&](const detail::HeadGroup& heads) {
     detail::TensorGroup<Scalar> group(workspace, heads, K);
     auto arrays = group.heads(query, key, value, layout, options.is_real, buckets, output);
     arrays.out = group.output(output.out);
-    attend(workspace, arrays, dropout);
+    detail::attend(workspace, arrays, dropout);
     group.store(arrays.out, output.out);
   });
   return output;
@@ -284,7 +285,7 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
                                               const AttentionOutput<Scalar>& output,
                                               const Tensor<Scalar, 4>& dout,
                                               const Tensor<Bucket, 4>& buckets = {}) {
-  const AttentionLayout layout =
+  const detail::AttentionLayout layout =
       detail::checked_layout("attention_backward", workspace, query, key, value, options, buckets);
   detail::check_like_query("attention_backward", "dout", dout, query);
   detail::check_output("attention_backward", query, output);
@@ -297,7 +298,7 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
               K = query.dimension(3);
   // A group can be written to, but the backward pass only reads output and statistics.
   auto& readable = const_cast<AttentionOutput<Scalar>&>(output);
-  for_each_head_group<Scalar>(B, T, H, K, [&](const HeadGroup& heads) {
+  detail::for_each_head_group<Scalar>(B, T, H, K, [&](const detail::HeadGroup& heads) {
     detail::TensorGroup<Scalar> group(workspace, heads, K);
     auto arrays = group.heads(query, key, value, layout, options.is_real, buckets, readable);
     arrays.out = group.part(detail::side_by_side(readable.out));
@@ -306,8 +307,8 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
     const auto dquery = group.output(gradients.dquery);
     const auto dkey = shared ? dquery : group.output(gradients.dkey);
     const auto dvalues = group.carried_output(gradients.dvalue, layout);
-    attend_backward<Scalar>(workspace, arrays, dropout, dout_part, delta, dquery, dkey,
-                            dvalues.of_keys());
+    detail::attend_backward<Scalar>(workspace, arrays, dropout, dout_part, delta, dquery, dkey,
+                                    dvalues.of_keys());
     dvalues.carry_back(workspace, arrays);
     group.store(dquery, gradients.dquery);
     if (!shared) group.store(dkey, gradients.dkey);

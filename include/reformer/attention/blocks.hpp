@@ -22,7 +22,7 @@
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Queries `[query_begin, query_begin + num_queries)` see keys `[key_begin, key_begin + num_keys)`,
 /// in slots. Key slots are taken modulo the number of slots, so `key_begin` may be negative.
@@ -49,8 +49,6 @@ concept BlockList = requires(const List& list, Index i) {
   { list.block(i) } -> std::same_as<Block>;
 };
 
-namespace detail {
-
 /// How a row of chunks is cut into ranges: every one may go at the same time, or every second one
 /// when neighbours share keys.
 struct RangesOfChunks {
@@ -73,8 +71,6 @@ struct RangesOfChunks {
     return {first, std::min(length, chunks - first)};
   }
 };
-
-}  // namespace detail
 
 /// Chunks of fixed length, the last one of a round ragged; each sees its neighbours (paper, Eq.
 /// (5)).
@@ -146,7 +142,7 @@ class ChunkedBlocks {
   Index slots_, rounds_;
   Window window_;
   Index chunks_;  // of a round
-  detail::RangesOfChunks ranges_;
+  RangesOfChunks ranges_;
   Index crossing_ = 0;     // chunks that are phases of their own: the first ones and the last ones
   Index first_inner_ = 0;  // how many of them are at the beginning
   Index crossing_phases_ = 0;  // the same for every number of slots
@@ -203,12 +199,12 @@ class BucketBlocks {
 
   Index num_ranges(Index phase) const {
     const Index chunks = chunks_of(phase / turns());
-    return detail::RangesOfChunks(chunks, window_, disjoint_).number(chunks, phase % turns());
+    return RangesOfChunks(chunks, window_, disjoint_).number(chunks, phase % turns());
   }
 
   BlockRange range(Index phase, Index i) const {
     const Index round = phase / turns(), chunks = chunks_of(round);
-    const detail::RangesOfChunks ranges(chunks, window_, disjoint_);
+    const RangesOfChunks ranges(chunks, window_, disjoint_);
     const BlockRange range = ranges.range(chunks, phase % turns(), i);
     return {round * max_chunks_ + range.first, range.count};
   }
@@ -228,7 +224,7 @@ class BucketBlocks {
  private:
   const std::int32_t* table(Index round) const { return tables_ + round * table_size(max_chunks_); }
   Index slots() const { return tables_[1]; }
-  Index turns() const { return detail::RangesOfChunks(1, window_, disjoint_).turns; }
+  Index turns() const { return RangesOfChunks(1, window_, disjoint_).turns; }
 
   const std::int32_t* tables_;
   Index max_chunks_, rounds_;
@@ -299,4 +295,4 @@ class TiledBlocks {
   Disjoint disjoint_;
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

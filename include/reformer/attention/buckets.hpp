@@ -52,6 +52,7 @@ inline Index rotation_columns(std::span<const Index> factors) {
   return std::accumulate(factors.begin(), factors.end(), Index{0}) / 2;
 }
 
+namespace detail {
 /// Throws `std::invalid_argument` unless the factors are even and their product is at most
 /// `max_buckets`.
 inline void check_buckets(std::string_view function, std::span<const Index> factors) {
@@ -68,6 +69,7 @@ inline void check_buckets(std::string_view function, std::span<const Index> fact
     product *= n;
   }
 }
+}  // namespace detail
 
 /// Most hash rounds.
 inline constexpr Index max_hashes = 65535;

@@ -23,6 +23,7 @@ struct SelfAttentionConfig {
   double layer_norm_epsilon = 1e-12;
 };
 
+namespace detail {
 /// Throws `std::invalid_argument` for sizes out of range, an impossible pattern or a list of them
 /// that heads cannot share, more rotated columns than a head has, a dropout outside [0, 1) or an
 /// epsilon out of range.
@@ -36,5 +37,6 @@ inline void check_config(std::string_view function, const SelfAttentionConfig& c
   check_rotary_width(function, config.pattern, config.head_width);
   check_layer_norm_epsilon(function, config.layer_norm_epsilon);
 }
+}  // namespace detail
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -29,7 +29,7 @@
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Scales queries and keys so that the kernel's scores are cosines times a temperature, which is
 /// the parameter, `[1, H]`. Columns of heads whose scores are no cosines are not read.
@@ -115,7 +115,7 @@ class CosineScores {
       for (Index row = first; row < last; ++row) {
         for (Index h = 0; h < x.columns / head_width_; ++h) {
           const Scalar* from = x.row(row) + h * head_width_;
-          const auto factor = simd::set(length_of(h) * detail::key_scale_of(head_width_, from));
+          const auto factor = simd::set(length_of(h) * key_scale_of(head_width_, from));
           simd::map(head_width_, from, scaled.row(row) + h * head_width_,
                     [&](const auto& v) { return simd::packet::pmul(factor, v); });
         }
@@ -126,7 +126,7 @@ class CosineScores {
   /// g becomes length c (g - c^2 <x, g> x).
   /// @return c <x, g>
   Scalar backward_row(Scalar length, const Scalar* x, Scalar* g) const {
-    const Scalar c = detail::key_scale_of(head_width_, x);
+    const Scalar c = key_scale_of(head_width_, x);
     const Scalar along = c * simd::dot(head_width_, x, g);
     simd::combine(head_width_, length * c, g, -length * c * c * along, x, g);
     return along;
@@ -136,4 +136,4 @@ class CosineScores {
   Parameter<Scalar> temperature_;
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

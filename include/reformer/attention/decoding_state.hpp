@@ -30,7 +30,7 @@
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/foundation/abi.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Throws `std::invalid_argument` unless attention by the pattern can go on token by token.
 inline void check_decodable(std::string_view function, const AttentionPattern& pattern) {
@@ -229,7 +229,7 @@ class DecodingState {
         rows,
         place_rounds,
         scratch.per_thread<Scalar>(2 * rows +
-                                   detail::BlockTiles<Scalar>::size(1, rows, width_, place_rounds)),
+                                   BlockTiles<Scalar>::size(1, rows, width_, place_rounds)),
         scratch.per_thread<typename Kernel::Packed>(
             BlockOperands<Kernel>::size(1, rows, width_, 1)),
         scratch.per_thread<std::int32_t>(rows + place_rounds * rows + 2 * (chunks_kept() + 1)),
@@ -243,7 +243,7 @@ class DecodingState {
       Query query{part(group.query).data, part(group.out).data,
                   std::numeric_limits<Scalar>::lowest(), 0};
       const Scalar *key = part(group.key).data, *value = part(group.value).data;
-      const Scalar scale = layout_.shared ? detail::key_scale_of(width_, key) : Scalar(0);
+      const Scalar scale = layout_.shared ? key_scale_of(width_, key) : Scalar(0);
       std::fill_n(query.out, width_, Scalar(0));
       if (is_exact()) {
         put_newest_value(head, value);
@@ -253,7 +253,7 @@ class DecodingState {
         attend_rings(tiles, thread, head, buckets != nullptr ? buckets + task * rounds() : nullptr,
                      query, key, value, scale);
       }
-      detail::finish_row(width_, query.out, query.normaliser);
+      finish_row(width_, query.out, query.normaliser);
     });
   }
 
@@ -388,10 +388,10 @@ class DecodingState {
     const Index row = head.position(own);
     head.maximum[row] = query.maximum;
     head.normaliser[row] = query.normaliser;
-    detail::BlockTiles<Scalar> block_tiles(memory + 2 * tiles.rows, 1, tiles.rows, width_,
-                                           tiles.place_rounds);
+    BlockTiles<Scalar> block_tiles(memory + 2 * tiles.rows, 1, tiles.rows, width_,
+                                   tiles.place_rounds);
     BlockOperands<Kernel> operands(tiles.packed[thread], 1, tiles.rows, width_, 1);
-    detail::attend_block(head, Block{0, own, 1, 0, count}, tiles.no_dropout, block_tiles, operands);
+    attend_block(head, Block{0, own, 1, 0, count}, tiles.no_dropout, block_tiles, operands);
     query.maximum = head.maximum[row];
     query.normaliser = head.normaliser[row];
   }
@@ -485,4 +485,4 @@ class DecodingState {
   std::vector<Scalar> unmixed_;  // [B, H, width]: value of the newest token, where they are mixed
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -24,7 +24,7 @@
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/foundation/abi.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Rows of values, or of their gradients, of a group of heads: as tokens have them, `[B*T, H*K]`,
 /// and as keys carry them. With `Values::own` these are the same.
@@ -97,4 +97,4 @@ class CarriedValues {
   MatrixView<Scalar> memory_;
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

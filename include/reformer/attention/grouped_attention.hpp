@@ -37,7 +37,7 @@
 #include "reformer/operations/dropout.hpp"
 #include "reformer/products/kernels.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Memory for what the forward pass of a branch leaves for its backward pass: of its kinds of
 /// heads, one behind the other. What is empty is not kept; without any, no backward pass follows.
@@ -334,4 +334,4 @@ class GroupedAttention {
   std::vector<Rotary<Scalar>> rotaries_;         // one for each width
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -31,7 +31,7 @@
 #include "reformer/products/block_product.hpp"
 #include "reformer/products/kernels.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Draws rotations `[H, K, R, columns]` with standard normal entries.
 /// @param first  number in the key's stream that they begin at, even: behind those of other heads
@@ -53,8 +53,6 @@ Tensor<Scalar, 4> random_rotations(Index heads, Index head_width, Index num_hash
               first);
   return rotations;
 }
-
-namespace detail {
 
 inline constexpr Index hash_rows = 64;  // tokens hashed at a time
 
@@ -120,8 +118,6 @@ void hash_rows_of_head(const MatrixView<const Scalar>& x, const std::uint8_t* is
   }
 }
 
-}  // namespace detail
-
 /// Bucket ids of a group of heads.
 /// @param x          `[B*T, H*K]`: vectors to hash, heads side by side
 /// @param is_real    `[B*T]` or empty
@@ -136,23 +132,21 @@ void hash_heads(Source& workspace, const MatrixView<const Scalar>& x, Index batc
   const Index rounds = rotations.columns / rotation_columns(factors);
   ScratchOf<Source> scratch(workspace);
   const auto memory = scratch.template per_thread<Scalar>(
-      detail::hash_rows * (round_up(K, simd::width<Scalar>) + 1 + rotations.columns));
+      hash_rows * (round_up(K, simd::width<Scalar>) + 1 + rotations.columns));
   const auto packed = scratch.template per_thread<typename Kernel::Packed>(
-      BlockOperands<Kernel>::size(detail::hash_rows, rotations.columns, K, 1));
-  const Index tiles = ceil_div(T, detail::hash_rows);
+      BlockOperands<Kernel>::size(hash_rows, rotations.columns, K, 1));
+  const Index tiles = ceil_div(T, hash_rows);
   parallel_for(workspace, batch * heads * tiles, [&](Index task, int thread) {
-    const Index first = task % tiles * detail::hash_rows;
+    const Index first = task % tiles * hash_rows;
     const Index h = task / tiles % heads, b = task / tiles / heads;
-    detail::hash_rows_of_head<Scalar, Kernel>(
-        x.middle_rows(b * T, T).middle_columns(h * K, K),
-        is_real.empty() ? nullptr : is_real.data() + b * T, rotations.middle_rows(h * K, K),
-        factors, first, std::min(detail::hash_rows, T - first), memory[thread],
-        {packed[thread], detail::hash_rows, rotations.columns, K, 1},
-        buckets + (b * heads + h) * rounds * T);
+    hash_rows_of_head<Scalar, Kernel>(x.middle_rows(b * T, T).middle_columns(h * K, K),
+                                      is_real.empty() ? nullptr : is_real.data() + b * T,
+                                      rotations.middle_rows(h * K, K), factors, first,
+                                      std::min(hash_rows, T - first), memory[thread],
+                                      {packed[thread], hash_rows, rotations.columns, K, 1},
+                                      buckets + (b * heads + h) * rounds * T);
   });
 }
-
-namespace detail {
 
 /// Throws for a bucket id that is none, or that is not the padding bucket for padding.
 /// @param most   number of buckets, which is the id of the padding bucket
@@ -196,8 +190,6 @@ void for_each_slot(std::span<const Bucket> buckets, Index num_buckets, std::int3
   }
 }
 
-}  // namespace detail
-
 /// Stable counting sort: positions ordered by (bucket, position), without those in bucket
 /// `num_buckets`, which is the padding's when there are N.
 /// @param buckets  `[T]`, at most `num_buckets`
@@ -205,8 +197,8 @@ void for_each_slot(std::span<const Bucket> buckets, Index num_buckets, std::int3
 /// @param order    written; as long as there are tokens in the other buckets
 inline void sort_by_bucket(std::span<const Bucket> buckets, Index num_buckets, std::int32_t* counts,
                            std::int32_t* order) {
-  detail::for_each_slot(buckets, num_buckets, counts,
-                        [&](std::int32_t t, std::int32_t slot) { order[slot] = t; });
+  for_each_slot(buckets, num_buckets, counts,
+                [&](std::int32_t t, std::int32_t slot) { order[slot] = t; });
 }
 
 /// The same order cut into chunks, each of them in order of positions. Attention depends on which
@@ -218,10 +210,10 @@ inline void sort_into_chunks(std::span<const Bucket> buckets, Index num_buckets,
   std::int32_t* in_chunk = counts + num_buckets + 1;
   const auto length = static_cast<std::uint32_t>(chunk_length);
   std::fill_n(in_chunk, ceil_div(static_cast<Index>(buckets.size()), chunk_length), 0);
-  detail::for_each_slot(buckets, num_buckets, counts, [&](std::int32_t t, std::int32_t slot) {
+  for_each_slot(buckets, num_buckets, counts, [&](std::int32_t t, std::int32_t slot) {
     const std::uint32_t chunk = static_cast<std::uint32_t>(slot) / length;
     order[chunk * length + static_cast<std::uint32_t>(in_chunk[chunk]++)] = t;
   });
 }
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

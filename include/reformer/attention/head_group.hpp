@@ -12,7 +12,7 @@
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Heads of one kind and sequences that are worked on at a time, out of arrays `[B*T, H*K]`.
 struct HeadGroup {
@@ -94,4 +94,4 @@ MultiHead<Scalar> without_arrays(const HeadGroup& group, const AttentionLayout& 
   return result;
 }
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

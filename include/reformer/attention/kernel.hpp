@@ -41,7 +41,7 @@
 #include "reformer/operations/dropout.hpp"
 #include "reformer/products/block_product.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Score of a token with itself when queries and keys are shared: below every real score, above
 /// exclusion, and the value that Google's weights were trained with.
@@ -49,8 +49,6 @@ inline constexpr double self_score = -1e5;
 
 /// Keeps the length of a zero key positive.
 inline constexpr double key_epsilon = 1e-6;
-
-namespace detail {
 
 /// In how many rounds a vector of queries, from lane i on, sees key j.
 template <typename Scalar>
@@ -415,21 +413,18 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
   }
 }
 
-}  // namespace detail
-
 /// Merges a range of blocks, one after another, into the running softmax of their queries.
 template <typename Scalar, BlockList List, ProductKernel Kernel>
 void attend_range(const AttentionHead<Scalar>& head, const List& list, const BlockRange& range,
-                  const Dropout<Scalar>& dropout, detail::BlockTiles<Scalar>& tiles,
+                  const Dropout<Scalar>& dropout, BlockTiles<Scalar>& tiles,
                   BlockOperands<Kernel>& operands) {
   for (Index i = 0; i < range.count; ++i) {
     const Block block = list.block(range.first + i);
     tiles.ahead = {};
     if (i + 1 < range.count) {
-      tiles.ahead =
-          detail::rows_ahead<Scalar>(head, block, list.block(range.first + i + 1), head.out);
+      tiles.ahead = rows_ahead<Scalar>(head, block, list.block(range.first + i + 1), head.out);
     }
-    detail::attend_block(head, block, dropout, tiles, operands);
+    attend_block(head, block, dropout, tiles, operands);
   }
 }
 
@@ -438,21 +433,21 @@ template <typename Scalar, BlockList List, ProductKernel Kernel>
 void attend_range_backward(const AttentionHead<Scalar>& head,
                            const AttentionHeadGradient<Scalar>& gradient, const List& list,
                            const BlockRange& range, const Dropout<Scalar>& dropout,
-                           detail::BlockTiles<Scalar>& tiles, BlockOperands<Kernel>& operands) {
+                           BlockTiles<Scalar>& tiles, BlockOperands<Kernel>& operands) {
   for (Index i = 0; i < range.count; ++i) {
     const Block block = list.block(range.first + i);
     tiles.ahead = {};
     if (i + 1 < range.count) {
       const Block next = list.block(range.first + i + 1);
-      tiles.ahead = detail::rows_ahead<Scalar>(head, block, next, gradient.dout);
+      tiles.ahead = rows_ahead<Scalar>(head, block, next, gradient.dout);
       // Keys that leave the window go to their rows.
       const Index last = std::min(next.key_begin, block.key_begin + block.num_keys);
       tiles.ahead.add(gradient.dkey, block.key_begin, last);
       tiles.ahead.add(gradient.dvalue, block.key_begin, last);
     }
-    detail::attend_block_backward(head, gradient, block, dropout, tiles, operands);
+    attend_block_backward(head, gradient, block, dropout, tiles, operands);
   }
-  detail::store_key_gradients(head, gradient, tiles.num_keys, tiles);
+  store_key_gradients(head, gradient, tiles.num_keys, tiles);
 }
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

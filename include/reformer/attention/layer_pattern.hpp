@@ -106,6 +106,7 @@ inline void set_num_buckets(LayerPattern& pattern, const std::vector<Index>& fac
   }
 }
 
+namespace detail {
 /// Throws `std::invalid_argument` unless the patterns can be shared between the heads and each of
 /// them makes sense.
 inline void check_pattern(std::string_view function, const LayerPattern& pattern, Index num_heads,
@@ -128,5 +129,6 @@ inline void check_rotary_width(std::string_view function, const LayerPattern& pa
     check_between(function, "rotary_width", rotary_width_of(of_head), 0, head_width);
   }
 }
+}  // namespace detail
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -16,7 +16,7 @@
 #include "reformer/attention/pattern.hpp"
 #include "reformer/foundation/abi.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// The list of a head's blocks.
 enum class BlockKind {
@@ -136,4 +136,4 @@ struct AttentionLayout {
   std::vector<Index> slots_;  // of each sequence; empty: all tokens
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -11,9 +11,7 @@
 #include "reformer/foundation/abi.hpp"
 #include "reformer/products/kernels.hpp"
 
-namespace reformer::inline REFORMER_ABI {
-
-namespace detail {
+namespace reformer::inline REFORMER_ABI::detail {
 
 template <typename Scalar>
 AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index b, Index h) {
@@ -139,8 +137,6 @@ class ThreadTiles {
   PerThread<typename Kernel::Packed> packed_;
 };
 
-}  // namespace detail
-
 /// Positions sorted by bucket, for every head and round of the group, and the tables of bucket
 /// chunks.
 /// @param buckets  `[B, H, R, T]`
@@ -175,8 +171,6 @@ void order_by_bucket(Source& workspace, const MultiHead<Scalar>& group, const Bu
   });
 }
 
-namespace detail {
-
 /// c of a shared key; decoding computes it too.
 template <typename Scalar>
 REFORMER_COMPILED_ONCE Scalar key_scale_of(Index width, const Scalar* key) {
@@ -192,8 +186,6 @@ void finish_row(Index width, Scalar* out, Scalar& normaliser) {
   simd::map(width, out, out, [&](const auto& o) { return Eigen::internal::pmul(o, inverse); });
 }
 
-}  // namespace detail
-
 /// Attention of the group, softmax over everything a query sees, in all rounds. Writes `out`,
 /// `maximum`, `normaliser` and `key_scale`. A query that sees nothing gets zero.
 /// @tparam Kernel  of the products
@@ -201,7 +193,7 @@ template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>, Scratch
 void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Scalar>& dropout) {
   const Index T = group.length(), K = group.head_width, H = group.heads;
   const bool shared = group.layout->shared;
-  const Index rows_per_task = detail::tile_rows;
+  const Index rows_per_task = tile_rows;
   const Index row_tiles = ceil_div(group.batch * T, rows_per_task);
   const auto for_each_row = [&](const auto& body) {
     parallel_for(workspace, row_tiles, [&](Index task, int) {
@@ -218,21 +210,21 @@ void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Sca
     std::fill_n(out, K, Scalar(0));
     group.maximum[statistic] = std::numeric_limits<Scalar>::lowest();
     group.normaliser[statistic] = 0;
-    if (shared) group.key_scale[statistic] = detail::key_scale_of(K, key);
+    if (shared) group.key_scale[statistic] = key_scale_of(K, key);
   });
   {
     ScratchOf<Source> scratch(workspace);
-    const detail::ThreadTiles<Scalar, Kernel> tiles(scratch, group);
-    detail::for_each_range(workspace, group, Disjoint::queries,
-                           [&](const AttentionHead<Scalar>& head, Index, Index, const auto& list,
-                               const BlockRange& range, int thread) {
-                             auto mine = tiles[thread];
-                             auto operands = tiles.operands(thread);
-                             attend_range(head, list, range, dropout, mine, operands);
-                           });
+    const ThreadTiles<Scalar, Kernel> tiles(scratch, group);
+    for_each_range(workspace, group, Disjoint::queries,
+                   [&](const AttentionHead<Scalar>& head, Index, Index, const auto& list,
+                       const BlockRange& range, int thread) {
+                     auto mine = tiles[thread];
+                     auto operands = tiles.operands(thread);
+                     attend_range(head, list, range, dropout, mine, operands);
+                   });
   }
   for_each_row([&](Scalar* out, const Scalar*, Index statistic) {
-    detail::finish_row(K, out, group.normaliser[statistic]);
+    finish_row(K, out, group.normaliser[statistic]);
   });
 }
 
@@ -246,27 +238,26 @@ void attend_backward(Source& workspace, const MultiHead<Scalar>& group,
                      const Scalar* delta, const MatrixView<Scalar>& dquery,
                      const MatrixView<Scalar>& dkey, const MatrixView<Scalar>& dvalue) {
   for (const auto& gradient : {dquery, dkey, dvalue}) {
-    parallel_for(workspace, ceil_div(gradient.rows, detail::tile_rows), [&](Index task, int) {
-      const Index first = task * detail::tile_rows;
-      const Index last = std::min(first + detail::tile_rows, gradient.rows);
+    parallel_for(workspace, ceil_div(gradient.rows, tile_rows), [&](Index task, int) {
+      const Index first = task * tile_rows;
+      const Index last = std::min(first + tile_rows, gradient.rows);
       for (Index i = first; i < last; ++i) {
         std::fill_n(gradient.row(i), gradient.columns, Scalar(0));
       }
     });
   }
   ScratchOf<Source> scratch(workspace);
-  const detail::ThreadTiles<Scalar, Kernel> tiles(scratch, group);
-  detail::for_each_range(
-      workspace, group, Disjoint::queries_and_keys,
-      [&](const AttentionHead<Scalar>& head, Index b, Index h, const auto& list,
-          const BlockRange& range, int thread) {
-        const AttentionHeadGradient<Scalar> gradient{
-            group.part(dout, b, h), delta + (b * group.heads + h) * group.length(),
-            group.part(dquery, b, h), group.part(dkey, b, h), group.part(dvalue, b, h)};
-        auto mine = tiles[thread];
-        auto operands = tiles.operands(thread);
-        attend_range_backward(head, gradient, list, range, dropout, mine, operands);
-      });
+  const ThreadTiles<Scalar, Kernel> tiles(scratch, group);
+  for_each_range(workspace, group, Disjoint::queries_and_keys,
+                 [&](const AttentionHead<Scalar>& head, Index b, Index h, const auto& list,
+                     const BlockRange& range, int thread) {
+                   const AttentionHeadGradient<Scalar> gradient{
+                       group.part(dout, b, h), delta + (b * group.heads + h) * group.length(),
+                       group.part(dquery, b, h), group.part(dkey, b, h), group.part(dvalue, b, h)};
+                   auto mine = tiles[thread];
+                   auto operands = tiles.operands(thread);
+                   attend_range_backward(head, gradient, list, range, dropout, mine, operands);
+                 });
 }
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -178,6 +178,7 @@ Window window_of(const Pattern& pattern, Index length) {
   return window_of(pattern).within(length);
 }
 
+namespace detail {
 /// Throws `std::invalid_argument` if the pattern makes no sense.
 inline void check_pattern(std::string_view function, const AttentionPattern& pattern,
                           bool causal = true) {
@@ -214,5 +215,6 @@ inline void check_pattern(std::string_view function, const AttentionPattern& pat
     check_window(function, window_of(*local));
   }
 }
+}  // namespace detail
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -36,7 +36,7 @@
 #include "reformer/products/weight_gradient.hpp"
 #include "reformer/products/weight_product.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Queries, keys and values of a group, `[rows, G*K]` each.
 template <typename Scalar>
@@ -273,11 +273,11 @@ class AttentionProjections {
   }
   MatrixView<const Scalar> columns_of(const Parameter<Scalar>& weight,
                                       const HeadGroup& group) const {
-    return view(weight.value)
+    return rows_of(weight.value)
         .middle_columns(first_column(weight, group), group.heads * head_width_);
   }
   MatrixView<const Scalar> output_rows(const HeadGroup& group) const {
-    return view(output_.value)
+    return rows_of(output_.value)
         .middle_rows(group.first_head * head_width_, group.heads * head_width_);
   }
 
@@ -289,4 +289,4 @@ class AttentionProjections {
   Parameter<Scalar> query_, key_, value_, output_;
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -26,7 +26,7 @@
 #include "reformer/foundation/tensor.hpp"
 #include "reformer/foundation/workspace.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 enum class Rotation { forward, back };
 
@@ -119,4 +119,4 @@ inline void count_positions(Index rows, Index length, std::span<const std::uint8
   }
 }
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -53,12 +53,12 @@ class SelfAttention {
   using Scalar = Scalar_;
   static constexpr std::string_view label = "attention";
   /// Memory for what `forward` leaves: see `saved_in`.
-  using Saved = SavedAttention<Scalar>;
+  using Saved = detail::SavedAttention<Scalar>;
   /// What `prefill` and `decode` need; the weights are copied.
   struct Decoding {
     /// Of heads of one kind.
     struct Heads {
-      DecodingState<Scalar, Kernel> state;
+      detail::DecodingState<Scalar, Kernel> state;
       std::optional<Tensor<Scalar, 4>> rotations;
       KeptWeight<Kernel> output;
     };
@@ -84,7 +84,7 @@ class SelfAttention {
 
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
   SelfAttention(const std::string& name, const SelfAttentionConfig& config)
-      : config_((check_config("SelfAttention", config), config)),
+      : config_((detail::check_config("SelfAttention", config), config)),
         kinds_(head_kinds(config.pattern, config.num_heads)),
         heads_(name, config) {}
 
@@ -124,7 +124,7 @@ class SelfAttention {
     constexpr auto function = "SelfAttention::set_num_buckets";
     check(has_buckets(config_.pattern), function,
           "num_buckets is given to a layer that does not hash");
-    check_buckets(function, factors);
+    detail::check_buckets(function, factors);
     reformer::set_num_buckets(config_.pattern, factors);
     kinds_ = head_kinds(config_.pattern, config_.num_heads);
   }
@@ -136,9 +136,10 @@ class SelfAttention {
     const Layouts layouts = layouts_at(pass.length, pass.num_hashes);
     Saved saved{{}, {}, pass.batch, pass.length};
     if (!pass.is_exact || context) {
-      saved.buckets = take_span<Bucket>(memory, num_bucket_ids(layouts, pass.batch));
+      saved.buckets = detail::take_span<Bucket>(memory, num_bucket_ids(layouts, pass.batch));
     }
-    if (context) saved.context = take_span<Scalar>(memory, context_size(layouts, pass.batch));
+    if (context)
+      saved.context = detail::take_span<Scalar>(memory, context_size(layouts, pass.batch));
     return saved;
   }
 
@@ -173,7 +174,7 @@ class SelfAttention {
     saved.batch = pass.batch;
     saved.length = pass.length;
     const Rotations rotations = rotations_for(layouts, pass);
-    for_each_walk(layouts, saved, [&](std::size_t i, AttentionWalk<Scalar>& walk) {
+    for_each_walk(layouts, saved, [&](std::size_t i, detail::AttentionWalk<Scalar>& walk) {
       walk.rotations = matrix_of(rotations[i]);
       heads_.forward(x, y, walk, pass);
     });
@@ -184,7 +185,7 @@ class SelfAttention {
   Decoding decoding(const Pass& pass) const {
     constexpr auto function = "SelfAttention::decoding";
     check_pass(function, pass);
-    check_precision<Scalar>(function, pass.precision);
+    detail::check_precision<Scalar>(function, pass.precision);
     check(config_.causal, function, "attention is not causal");
     const Layouts layouts = layouts_of(pass);
     check_rotations(function, layouts);
@@ -193,15 +194,15 @@ class SelfAttention {
       return KeptWeight<Kernel>(pass.workspace, weight, Orientation::natural, pass.precision);
     };
     Decoding decoding{
-        {}, kept(view(projections.query().value)), kept(view(projections.value().value)), {}};
-    if (projections.has_keys()) decoding.key.emplace(kept(view(projections.key().value)));
+        {}, kept(rows_of(projections.query().value)), kept(rows_of(projections.value().value)), {}};
+    if (projections.has_keys()) decoding.key.emplace(kept(rows_of(projections.key().value)));
     auto rotations = rotations_for(layouts, pass);
     for (std::size_t i = 0; i < kinds_.size(); ++i) {
       const auto& [pattern, first, heads] = kinds_[i];
       decoding.kinds.push_back(
           {{with_rounds(pattern, pass.num_hashes), pass.batch, heads, K(), first},
            std::move(rotations[i]),
-           kept(view(projections.output().value).middle_rows(first * K(), heads * K()))});
+           kept(rows_of(projections.output().value).middle_rows(first * K(), heads * K()))});
     }
     return decoding;
   }
@@ -225,7 +226,7 @@ class SelfAttention {
     for (const auto& kind : decoding.kinds) {
       layouts.emplace_back(kind.state.pattern(), config_.causal, pass.length, pass.is_real);
     }
-    for_each_walk(layouts, {}, [&](std::size_t i, AttentionWalk<Scalar>& walk) {
+    for_each_walk(layouts, {}, [&](std::size_t i, detail::AttentionWalk<Scalar>& walk) {
       auto& state = decoding.kinds[i].state;
       walk.rotations = matrix_of(decoding.kinds[i].rotations);
       heads_.forward(x, y, walk, pass, [&](const auto& group, const Bucket* buckets) {
@@ -255,7 +256,7 @@ class SelfAttention {
   void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     check_decode(x, y, decoding, pass);
     const auto& projections = heads_.projections();
-    const HeadGroup all{1, 0, pass.batch, 0, config_.num_heads};
+    const detail::HeadGroup all{1, 0, pass.batch, 0, config_.num_heads};
     Scratch scratch(pass.workspace);
     const auto array = [&](Index columns) { return scratch.matrix<Scalar>(pass.batch, columns); };
     const auto query = array(all_width()), value = array(all_width());
@@ -288,7 +289,7 @@ class SelfAttention {
     const Layouts layouts = checked_reverse(x, y, dy, dx, saved, pass);
     const Rotations rotations =
         saved.buckets.empty() ? rotations_for(layouts, pass) : Rotations(layouts.size());
-    for_each_walk(layouts, saved, [&](std::size_t i, AttentionWalk<Scalar>& walk) {
+    for_each_walk(layouts, saved, [&](std::size_t i, detail::AttentionWalk<Scalar>& walk) {
       walk.rotations = matrix_of(rotations[i]);
       heads_.reverse(x, y, dy, dx, walk, pass);
     });
@@ -305,10 +306,10 @@ class SelfAttention {
     constexpr double speed = 0.6;
     double work = 0;
     for (const HeadKind& kind : kinds_) {
-      const AttentionLayout layout(kind.pattern, config_.causal, length);
+      const detail::AttentionLayout layout(kind.pattern, config_.causal, length);
       const Window& window = layout.window;
       const Index keys =
-          layout.blocks == BlockKind::tiles
+          layout.blocks == detail::BlockKind::tiles
               ? (config_.causal ? length / 2 : length)
               : layout.rounds * std::min(window.max_keys(), round_up(length, window.chunk_length));
       work += 2 * static_cast<double>(keys) * static_cast<double>(kind.num_heads * K());
@@ -326,8 +327,8 @@ class SelfAttention {
     const Layouts layouts = layouts_at(sizes.length, sizes.num_hashes);
     FloatingHalf<Scalar> half;
     // A plan changes nothing, but what is reversed does.
-    auto& heads = const_cast<GroupedAttention<Scalar, Kernel>&>(heads_);
-    for_each_walk(layouts, {}, [&](std::size_t, AttentionWalk<Scalar>& walk) {
+    auto& heads = const_cast<detail::GroupedAttention<Scalar, Kernel>&>(heads_);
+    for_each_walk(layouts, {}, [&](std::size_t, detail::AttentionWalk<Scalar>& walk) {
       walk.rotations.emplace(nullptr, walk.num_heads * K(), walk.layout.rotation_columns(), 0);
       walk.keeps_buckets = !sizes.is_exact || stored.context;
       heads.forward(half, half, walk, pass);
@@ -348,7 +349,7 @@ class SelfAttention {
   Index K() const { return config_.head_width; }
   Index all_width() const { return config_.num_heads * config_.head_width; }
 
-  using Layouts = std::vector<AttentionLayout>;  // of each kind of heads
+  using Layouts = std::vector<detail::AttentionLayout>;  // of each kind of heads
   using Rotations = std::vector<std::optional<Tensor<Scalar, 4>>>;
 
   /// Calls `body(i, walk)` for the kinds of heads, one after another, each with its part of what is
@@ -356,7 +357,7 @@ class SelfAttention {
   template <typename Body>
   void for_each_walk(const Layouts& layouts, Saved saved, const Body& body) const {
     Index most_blocks = 0;
-    for (const AttentionLayout& layout : layouts) {
+    for (const detail::AttentionLayout& layout : layouts) {
       most_blocks = std::max(most_blocks, layout.max_blocks);
     }
     const auto take = [](auto& all, Index count) {
@@ -365,16 +366,17 @@ class SelfAttention {
       return part;
     };
     for (std::size_t i = 0; i < kinds_.size(); ++i) {
-      const AttentionLayout& layout = layouts[i];
+      const detail::AttentionLayout& layout = layouts[i];
       const auto& [pattern, first, heads] = kinds_[i];
-      AttentionWalk<Scalar> walk{layout,
-                                 first,
-                                 heads,
-                                 most_blocks,
-                                 {},
-                                 {take(saved.buckets, num_bucket_ids(layout, heads, saved.batch)),
-                                  take(saved.context, context_size(layout, heads, saved.batch)),
-                                  saved.batch, saved.length}};
+      detail::AttentionWalk<Scalar> walk{
+          layout,
+          first,
+          heads,
+          most_blocks,
+          {},
+          {take(saved.buckets, num_bucket_ids(layout, heads, saved.batch)),
+           take(saved.context, context_size(layout, heads, saved.batch)), saved.batch,
+           saved.length}};
       body(i, walk);
     }
   }
@@ -382,13 +384,14 @@ class SelfAttention {
   /// `decode` of heads of one kind, by the queries, keys and values `[B, columns]` of the layer.
   template <ResidualHalf Half>
   void decode_heads(const HeadKind& kind, typename Decoding::Heads& decoding,
-                    const QueryKeyValue<Scalar>& projected, Half& y, const Pass& pass) const {
+                    const detail::QueryKeyValue<Scalar>& projected, Half& y,
+                    const Pass& pass) const {
     const auto& projections = heads_.projections();
     const Index first = kind.first_head * K(), width = kind.num_heads * K();
-    const HeadGroup group{1, 0, pass.batch, kind.first_head, kind.num_heads};
-    const AttentionLayout layout(decoding.state.pattern(), config_.causal, 1);
+    const detail::HeadGroup group{1, 0, pass.batch, kind.first_head, kind.num_heads};
+    const detail::AttentionLayout layout(decoding.state.pattern(), config_.causal, 1);
     Scratch scratch(pass.workspace);
-    auto heads = without_arrays<Scalar>(group, layout, config_.num_heads, K(), {});
+    auto heads = detail::without_arrays<Scalar>(group, layout, config_.num_heads, K(), {});
     const auto value = projected.value.middle_columns(first, width);
     auto query = projected.query.middle_columns(first, width);
     auto key = layout.shared ? query
@@ -420,8 +423,8 @@ class SelfAttention {
       for (Index b = 0; b < pass.batch; ++b) {
         positions[b] = static_cast<std::int32_t>(decoding.state.num_tokens(b));
       }
-      rotary->rotate(pass.workspace, positions, Rotation::forward, query);
-      if (!layout.shared) rotary->rotate(pass.workspace, positions, Rotation::forward, key);
+      rotary->rotate(pass.workspace, positions, detail::Rotation::forward, query);
+      if (!layout.shared) rotary->rotate(pass.workspace, positions, detail::Rotation::forward, key);
     }
     if (const auto* mixture = heads_.mixture_of(layout)) {
       const auto mixed = scratch.matrix<Scalar>(pass.batch, width);
@@ -458,7 +461,7 @@ class SelfAttention {
   template <typename Half>
   void check_rows(std::string_view function, const Half& x, const Half& y, const Pass& pass) const {
     check_pass(function, pass);
-    check_precision<Scalar>(function, pass.precision);
+    detail::check_precision<Scalar>(function, pass.precision);
     check_between(function, "num_hashes", pass.num_hashes, 0, max_hashes);
     check(pass.length < (Index{1} << 24), function, "length is ", pass.length,
           ", must be less than 2^24");
@@ -499,13 +502,13 @@ class SelfAttention {
     }
     Layouts layouts = layouts_of(pass);
     check_saved(function, layouts, saved, pass);
-    check_gradients(function, *this);
+    detail::check_gradients(function, *this);
     if (num_bucket_ids(layouts, pass.batch) == 0) return layouts;
     check(is_exact(y) || !saved.buckets.empty(), function,
           "saved.buckets is empty, must have the bucket ids of the forward pass where halves are "
           "not exact");
     if (saved.buckets.empty()) check_rotations(function, layouts);
-    for_each_walk(layouts, saved, [&](std::size_t, const AttentionWalk<Scalar>& walk) {
+    for_each_walk(layouts, saved, [&](std::size_t, const detail::AttentionWalk<Scalar>& walk) {
       if (walk.saved.buckets.empty()) return;
       detail::check_bucket_ids(function, pass.workspace, pass.batch, pass.length,
                                num_buckets(walk.layout.bucket_factors), pass.is_real,
@@ -517,7 +520,7 @@ class SelfAttention {
 
   /// Throws unless rotations that were set, if any, are those of the layout that hashes.
   void check_rotations(std::string_view function, const Layouts& layouts) const {
-    for (const AttentionLayout& layout : layouts) {
+    for (const detail::AttentionLayout& layout : layouts) {
       if (!layout.is_hashed || !rotations_) continue;
       check_equal(function, "rotations dimension 2", rotations_->dimension(2), "num_hashes",
                   layout.rounds);
@@ -540,10 +543,10 @@ class SelfAttention {
   }
 
   /// Bucket ids of heads of one kind.
-  static Index num_bucket_ids(const AttentionLayout& layout, Index heads, Index batch) {
+  static Index num_bucket_ids(const detail::AttentionLayout& layout, Index heads, Index batch) {
     return batch * layout.length * heads * layout.hash_rounds();
   }
-  Index context_size(const AttentionLayout& layout, Index heads, Index batch) const {
+  Index context_size(const detail::AttentionLayout& layout, Index heads, Index batch) const {
     return batch * layout.length * heads * (K() + layout.num_statistics());
   }
   /// The same of all heads.
@@ -587,11 +590,12 @@ class SelfAttention {
     Rotations rotations(layouts.size());
     Index first = 0;
     for (std::size_t i = 0; i < layouts.size(); ++i) {
-      const AttentionLayout& layout = layouts[i];
+      const detail::AttentionLayout& layout = layouts[i];
       if (!layout.is_hashed) continue;
-      rotations[i] = rotations_ ? *rotations_
-                                : random_rotations<Scalar>(kinds_[i].num_heads, K(), layout.rounds,
-                                                           layout.bucket_factors, pass.key, first);
+      rotations[i] = rotations_
+                         ? *rotations_
+                         : detail::random_rotations<Scalar>(kinds_[i].num_heads, K(), layout.rounds,
+                                                            layout.bucket_factors, pass.key, first);
       first += round_up(rotations[i]->size(), 2);
     }
     return rotations;
@@ -608,7 +612,7 @@ class SelfAttention {
 
   SelfAttentionConfig config_;
   std::vector<HeadKind> kinds_;  // of its pattern
-  GroupedAttention<Scalar, Kernel> heads_;
+  detail::GroupedAttention<Scalar, Kernel> heads_;
   std::optional<Tensor<Scalar, 4>> rotations_;
 };
 

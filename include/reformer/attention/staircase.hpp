@@ -19,7 +19,7 @@
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/simd.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// The strips of a block's queries, and what they see of each run of its keys.
 class Staircase {
@@ -116,4 +116,4 @@ class Staircase {
   Index earlier_[max_runs][max_strips] = {};
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

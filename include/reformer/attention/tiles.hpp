@@ -18,7 +18,7 @@
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/products/block_product.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Where the tokens of a head are in the chunks of all rounds, to count how many rounds show a
 /// query a key.
@@ -69,8 +69,6 @@ struct AttentionHeadGradient {
   const Scalar* delta;                      // [T]: <do, o>
   MatrixView<Scalar> dquery, dkey, dvalue;  // [T, K], accumulated; dkey is dquery when shared
 };
-
-namespace detail {
 
 /// Rows that the next block of a range will gather or add to, fetched a few at a time between the
 /// products of the block before. In the order of buckets they are anywhere in arrays that no cache
@@ -309,6 +307,4 @@ RowsAhead<Scalar> rows_ahead(const AttentionHead<Scalar>& head, const Block& blo
   return ahead;
 }
 
-}  // namespace detail
-
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -26,7 +26,7 @@
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// The mixture of the heads of a layer: a in the first row of the parameter, b in the second,
 /// `[2, H]`. Columns of heads whose values are not mixed are not read.
@@ -166,4 +166,4 @@ class ValueMixture {
   Parameter<Scalar> weight_;
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -41,6 +41,7 @@ struct Window {
 /// twice is seen twice, and its scratch grows with it.
 inline constexpr Index max_circular_neighbours = 256;
 
+namespace detail {
 inline void check_window(std::string_view function, const Window& window) {
   check_between(function, "chunk_length", window.chunk_length, 1, max_size);
   check_between(function, "chunks_before", window.chunks_before, 0, max_size);
@@ -50,5 +51,6 @@ inline void check_window(std::string_view function, const Window& window) {
         "chunks_before + chunks_after is ", neighbours, ", must be at most ",
         max_circular_neighbours, " in a circular window, as of sorted_chunks");
 }
+}  // namespace detail
 
 }  // namespace reformer::inline REFORMER_ABI

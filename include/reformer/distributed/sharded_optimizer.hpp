@@ -84,7 +84,7 @@ class ShardedOptimizer {
   /// squares are summed over blocks, and blocks in the order of the model.
   double gradient_norm(Workspace& workspace, const RowExchange<Scalar>& rows,
                        detail::WaitingTime& waiting) const {
-    check_gradients("ShardedOptimizer::gradient_norm", model_);
+    detail::check_gradients("ShardedOptimizer::gradient_norm", model_);
     const auto ranks = static_cast<std::size_t>(communicator_.size());
     const auto own_rank = static_cast<std::size_t>(communicator_.rank());
     // Blocks of each parameter and rank.

@@ -101,6 +101,7 @@ struct Parameter {
   }
 };
 
+namespace detail {
 /// Throws `std::invalid_argument` unless every parameter of the model has a gradient.
 template <typename Model>
 void check_gradients(std::string_view function, Model& model) {
@@ -108,5 +109,6 @@ void check_gradients(std::string_view function, Model& model) {
     check(p.has_gradient(), function, p.name, " has no gradient, call zero_gradients first");
   });
 }
+}  // namespace detail
 
 }  // namespace reformer::inline REFORMER_ABI

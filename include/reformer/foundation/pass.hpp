@@ -79,11 +79,12 @@ inline void check_pass(std::string_view function, const Pass& pass) {
   check(pass.batch <= std::numeric_limits<Index>::max() / pass.length, function, "batch is ",
         pass.batch, ", must be at most ", std::numeric_limits<Index>::max() / pass.length,
         " for length ", pass.length);
-  check_key(function, pass.key);
+  detail::check_key(function, pass.key);
   check(pass.is_real.empty() || static_cast<Index>(pass.is_real.size()) == pass.rows(), function,
         "is_real has ", pass.is_real.size(), " elements, must have B*T = ", pass.rows());
 }
 
+namespace detail {
 /// Throws `std::invalid_argument` unless products of these scalars have this precision: those of
 /// doubles are in double.
 template <typename Scalar>
@@ -94,5 +95,6 @@ void check_precision(std::string_view function, Precision precision) {
   check(precision == Precision::float32 || std::is_same_v<Scalar, float>, function, "precision is ",
         name_of(precision), ", must be float32 for other scalars than float");
 }
+}  // namespace detail
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -34,6 +34,7 @@ enum class Purpose : std::uint32_t {
   ngram_dropout = 9,
 };
 
+namespace detail {
 /// Ten rounds of Philox 4x32: 128 random bits from a 128-bit counter and a 64-bit key.
 inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
                                            std::array<std::uint32_t, 2> key) {
@@ -48,6 +49,7 @@ inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
   }
   return counter;
 }
+}  // namespace detail
 
 /// Names a family of streams: one per purpose.
 struct RandomKey {
@@ -65,10 +67,12 @@ struct RandomKey {
   }
 };
 
+namespace detail {
 /// Throws `std::invalid_argument` for a layer that a key cannot tell from others.
 inline void check_key(std::string_view function, const RandomKey& key) {
   check_between(function, "key.layer", key.layer, 0, RandomKey::num_layers - 1);
 }
+}  // namespace detail
 
 /// One stream of random numbers. Keys are not checked here, where loops in parallel make them.
 class RandomStream {
@@ -80,7 +84,7 @@ class RandomStream {
 
   /// Block `i` of the stream: four independent 32-bit numbers.
   std::array<std::uint32_t, 4> bits(std::uint64_t i) const {
-    return philox(
+    return detail::philox(
         {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(i >> 32), step_, layer_purpose_},
         key_);
   }

@@ -56,7 +56,7 @@ class HalfValues {
   HalfValues() = default;
   /// Zeros.
   HalfValues(Index rows, Index columns)
-      : own_(Matrix<T>::Zero(rows, columns)), values_(view(own_)) {}
+      : own_(Matrix<T>::Zero(rows, columns)), values_(rows_of(own_)) {}
   /// Elements are undefined.
   template <ScratchMemory Memory>
   HalfValues(Memory& memory, Index rows, Index columns)
@@ -68,7 +68,7 @@ class HalfValues {
     if (this == &other) return *this;
     if (rows() != other.rows() || columns() != other.columns()) {
       own_.resize(other.rows(), other.columns());
-      values_ = view(own_);
+      values_ = rows_of(own_);
     }
     std::copy_n(other.values_.data, other.rows() * other.columns(), values_.data);
     return *this;
@@ -151,6 +151,7 @@ std::optional<ResidualOverflow> overflow_of(const Half& half) {
   }
 }
 
+namespace detail {
 /// @param where   what was added, such as "layer 3, attention"
 /// @param length  T
 /// @throw std::overflow_error if an element has left the range of the half
@@ -164,6 +165,7 @@ void check_range(std::string_view where, const Half& half, Index length) {
         "), the range of the fixed-point halves"));
   }
 }
+}  // namespace detail
 
 /// A half held as plain floating point. Reversal, `(x + f) - f`, gives x back up to rounding.
 template <typename Scalar_>

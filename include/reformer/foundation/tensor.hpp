@@ -78,11 +78,11 @@ struct MatrixView {
 
 /// A whole matrix as a view.
 template <typename Scalar>
-MatrixView<Scalar> view(Matrix<Scalar>& matrix) {
+MatrixView<Scalar> rows_of(Matrix<Scalar>& matrix) {
   return {matrix.data(), matrix.rows(), matrix.cols()};
 }
 template <typename Scalar>
-MatrixView<const Scalar> view(const Matrix<Scalar>& matrix) {
+MatrixView<const Scalar> rows_of(const Matrix<Scalar>& matrix) {
   return {matrix.data(), matrix.rows(), matrix.cols()};
 }
 

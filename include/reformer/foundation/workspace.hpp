@@ -333,6 +333,7 @@ void for_each_row_tile(Source& workspace, Index rows, const Body& body) {
   if constexpr (!only_plans<Source>) for_each_row_tile(workspace.threads(), rows, body);
 }
 
+namespace detail {
 /// Calls `body(first, count)` for panels of at most `panel` of the rows, one after another; for a
 /// plan only the first, which is the largest.
 template <ScratchSource Source, typename Body>
@@ -349,5 +350,6 @@ std::span<T> take_span(Memory& memory, Index count) {
   T* data = memory.template take<T>(count);
   return data == nullptr ? std::span<T>() : std::span<T>(data, static_cast<std::size_t>(count));
 }
+}  // namespace detail
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -81,7 +81,7 @@ inline std::string huggingface_name(const std::string& parameter) {
 /// All parameters of a model, in the order of `Model::for_each_parameter`, none of which is
 /// allocated. @throw std::invalid_argument for a configuration that no model can have
 inline std::vector<HuggingFaceTensor> huggingface_tensors(const ModelConfig& config) {
-  check_config("huggingface_tensors", config);
+  detail::check_config("huggingface_tensors", config);
   std::vector<HuggingFaceTensor> tensors;
   for (const ParameterShape& p : parameter_shapes(config)) {
     std::vector<Index> shape = {p.rows, p.columns};
@@ -158,14 +158,14 @@ class HuggingFaceWeights {
       const auto* place = find(tensor.name);
       if (place == nullptr) {
         if (must_fit(tensor)) {
-          lines.push_back(detail::join("'", tensor.name, "' ", shape_text(tensor.shape),
+          lines.push_back(detail::join("'", tensor.name, "' ", detail::shape_text(tensor.shape),
                                        " is missing in the file"));
         }
       } else if (place->tensor->shape != tensor.shape) {
         if (must_fit(tensor)) {
-          lines.push_back(detail::join("'", tensor.name, "' is ", shape_text(place->tensor->shape),
-                                       " in the file and ", shape_text(tensor.shape),
-                                       " in the model"));
+          lines.push_back(
+              detail::join("'", tensor.name, "' is ", detail::shape_text(place->tensor->shape),
+                           " in the file and ", detail::shape_text(tensor.shape), " in the model"));
         }
       } else {
         place->file->check_is_float(*place->tensor);
@@ -173,7 +173,8 @@ class HuggingFaceWeights {
     }
     for (const auto& [name, place] : places_) {
       if (!known.contains(name) || unknown_.contains(name)) {
-        lines.push_back(detail::join(detail::in_quotes(name), " ", shape_text(place.tensor->shape),
+        lines.push_back(detail::join(detail::in_quotes(name), " ",
+                                     detail::shape_text(place.tensor->shape),
                                      " is unknown to the model"));
       }
     }
@@ -218,7 +219,7 @@ inline void check_huggingface_weights(
     const HuggingFaceWeights& weights, const ModelConfig& config,
     const std::function<bool(std::string_view)>& may_differ = {}) {
   constexpr std::size_t shown = 50;
-  check_config("check_huggingface_weights", config);
+  detail::check_config("check_huggingface_weights", config);
   const auto wanted = huggingface_tensors(config);
   if (!weights.has_any(wanted)) {
     throw std::runtime_error(detail::join("'", weights.folder().string(),
@@ -285,9 +286,9 @@ std::vector<std::string> load_huggingface_weights(
     if (place == nullptr || place->tensor->shape != tensor.shape) {
       left.push_back(p.name);
     } else if (tensor.transposed) {
-      place->file->read_transposed(*place->tensor, view(p.value));
+      place->file->read_transposed(*place->tensor, rows_of(p.value));
     } else {
-      place->file->read(*place->tensor, view(p.value));
+      place->file->read(*place->tensor, rows_of(p.value));
     }
   });
   return left;
@@ -298,7 +299,7 @@ std::vector<std::string> load_huggingface_weights(
 inline HuggingFaceConfig load_huggingface_config(const std::filesystem::path& folder) {
   detail::check_file_name("read", folder);  // an empty one would be the current folder
   const auto path = folder / "config.json";
-  const MappedFile file(path);
+  const detail::MappedFile file(path);
   try {
     return parse_huggingface_config(
         {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});
@@ -349,7 +350,7 @@ void save_huggingface(const std::filesystem::path& folder, const Model<Scalar>& 
     const bool prefixed =
         config.kind != HuggingFaceClass::base && !tensors[i].name.starts_with("lm_head.");
     outgoing.push_back({(prefixed ? "reformer." : "") + tensors[i].name, tensors[i].shape,
-                        view(p.value), tensors[i].transposed});
+                        rows_of(p.value), tensors[i].transposed});
   });
   detail::check_file_name("write", folder);
   std::error_code error;
@@ -559,8 +560,8 @@ class HuggingFaceModel {
  private:
   void check_labels(std::string_view function, const Tokens& tokens, const Tokens& labels) const {
     check_shape(function, "labels", labels, {"batch", "length"}, tokens.dimensions());
-    check_label_range(function, {labels.data(), static_cast<std::size_t>(labels.size())},
-                      config_.model.vocabulary);
+    detail::check_label_range(function, {labels.data(), static_cast<std::size_t>(labels.size())},
+                              config_.model.vocabulary);
   }
 
   void check_head(std::string_view function) const {

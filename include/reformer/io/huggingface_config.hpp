@@ -493,7 +493,7 @@ inline HuggingFaceConfig parse_huggingface_config(std::string_view text) {
 ///   that differ
 inline HuggingFaceConfig huggingface_config(const ModelConfig& model) {
   constexpr auto function = "huggingface_config";
-  check_config(function, model);
+  detail::check_config(function, model);
   HuggingFaceConfig config;
   config.model = model;
   config.kind = !model.language_head ? HuggingFaceClass::base

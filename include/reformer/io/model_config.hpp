@@ -346,7 +346,7 @@ inline constexpr std::size_t max_model_config = std::size_t{1} << 22;
 /// @throw std::invalid_argument naming the first impossible field, or for too many layers
 inline std::string model_config_text(const ModelConfig& config) {
   constexpr auto function = "model_config_text";
-  check_config(function, config);
+  detail::check_config(function, config);
   std::string text = detail::fields_to_json(config).dump();
   check(text.size() <= max_model_config, function, "the configuration has ", text.size(),
         " bytes as JSON, must have at most ", max_model_config);
@@ -362,7 +362,7 @@ inline ModelConfig parse_model_config(std::string_view text) {
   detail::visit_fields(fields, config);
   fields.check_known();
   try {
-    check_config("config", config);
+    detail::check_config("config", config);
   } catch (const std::invalid_argument& error) {
     throw std::runtime_error(detail::join("config is of no possible model: ", error.what()));
   }

@@ -225,7 +225,7 @@ class ModelFile {
     }
     check_tensors<Scalar>(false, expected);
     try {
-      check_residual<Scalar>("config", config().residual);
+      detail::check_residual<Scalar>("config", config().residual);
     } catch (const std::invalid_argument& error) {
       fail("': config is of no possible model: ", error.what());
     }
@@ -346,7 +346,7 @@ class ModelFile {
       }
     };
     const auto text = [](std::string_view dtype, std::span<const Index> shape) {
-      return detail::join(dtype, " ", shape_text(shape));
+      return detail::join(dtype, " ", detail::shape_text(shape));
     };
     std::set<std::string_view> names;
     for (const Expected& wanted : expected) {
@@ -372,7 +372,7 @@ class ModelFile {
   /// A tensor that was checked.
   template <typename Scalar>
   void read(const std::string& name, Matrix<Scalar>& out) const {
-    file_.read(*file_.find(name), view(out));
+    file_.read(*file_.find(name), rows_of(out));
     file_.release();
   }
   template <typename AnyModel>
@@ -414,7 +414,7 @@ struct OutgoingModel {
   }
 
   void add(std::string name, const Matrix<Scalar>& matrix) {
-    tensors.push_back({std::move(name), {matrix.rows(), matrix.cols()}, view(matrix)});
+    tensors.push_back({std::move(name), {matrix.rows(), matrix.cols()}, rows_of(matrix)});
   }
 
   void write(const std::filesystem::path& path) {

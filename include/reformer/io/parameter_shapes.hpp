@@ -25,7 +25,7 @@ struct ParameterShape {
 /// All parameters of a model, in the order of `Model::for_each_parameter`.
 /// @throw std::invalid_argument for a configuration that no model can have
 inline std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
-  check_config("parameter_shapes", config);
+  detail::check_config("parameter_shapes", config);
   const Index D = config.width, F = config.feed_forward_width, V = config.vocabulary;
   const Index all_heads = config.num_heads * config.head_width;
   std::vector<ParameterShape> shapes;

@@ -42,6 +42,7 @@ namespace reformer::inline REFORMER_ABI {
 static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
 static_assert(std::numeric_limits<float>::is_iec559 && std::numeric_limits<double>::is_iec559);
 
+namespace detail {
 /// "[2, 3]"
 inline std::string shape_text(std::span<const Index> shape) {
   std::string text = "[";
@@ -57,6 +58,7 @@ inline std::optional<Index> element_count(std::span<const Index> shape) {
   }
   return product;
 }
+}  // namespace detail
 
 /// A tensor in a safetensors file.
 struct StoredTensor {
@@ -67,8 +69,8 @@ struct StoredTensor {
 
   /// Elements. @throw std::invalid_argument for a shape that no file can have
   Index size() const {
-    const auto count = element_count(shape);
-    check(count.has_value(), "StoredTensor::size", "shape is ", shape_text(shape),
+    const auto count = detail::element_count(shape);
+    check(count.has_value(), "StoredTensor::size", "shape is ", detail::shape_text(shape),
           ", must have sizes from 0 and a product that fits 63 bits");
     return *count;
   }
@@ -412,7 +414,7 @@ class SafetensorsFile {
     check_is_own(function, tensor);
     detail::checked_size(function, "out", out);
     check(tensor.shape == std::vector<Index>{out.columns, out.rows}, function, "tensor ",
-          detail::in_quotes(tensor.name), " is ", shape_text(tensor.shape), ", must be [",
+          detail::in_quotes(tensor.name), " is ", detail::shape_text(tensor.shape), ", must be [",
           out.columns, ", ", out.rows, "]");
     constexpr Index block = 32;  // so that lines of cache are used on both sides
     const std::byte* data = bytes(tensor).data();
@@ -469,8 +471,8 @@ class SafetensorsFile {
   void check_is_own(std::string_view function, const StoredTensor& tensor) const {
     const StoredTensor* own = find(tensor.name);
     check(own != nullptr && *own == tensor, function, "tensor ", detail::in_quotes(tensor.name),
-          " is ", tensor.dtype, " ", shape_text(tensor.shape), " at bytes [", tensor.begin, ", ",
-          tensor.end, "], must be one of the tensors of the file");
+          " is ", tensor.dtype, " ", detail::shape_text(tensor.shape), " at bytes [", tensor.begin,
+          ", ", tensor.end, "], must be one of the tensors of the file");
   }
   void check_is_float(const StoredTensor& tensor, bool is) const {
     if (!is) refuse_dtype(tensor, "F32, F64, F16 or BF16");
@@ -482,7 +484,7 @@ class SafetensorsFile {
   }
 
   std::filesystem::path path_;
-  MappedFile file_;
+  detail::MappedFile file_;
   SafetensorsHeader header_;
   std::map<std::string, std::size_t, std::less<>> places_;
 };
@@ -527,12 +529,14 @@ void write_safetensors(AtomicFile& file, std::vector<OutgoingTensor<Scalar>> ten
           ", must have different ones");
     const Index size = detail::checked_size(
         function, "values of tensor " + detail::in_quotes(tensor.name), tensor.values);
-    check(element_count(tensor.shape) == size, function, "tensor ", detail::in_quotes(tensor.name),
-          " has the shape ", shape_text(tensor.shape), ", must be one of its ", size, " elements");
+    check(detail::element_count(tensor.shape) == size, function, "tensor ",
+          detail::in_quotes(tensor.name), " has the shape ", detail::shape_text(tensor.shape),
+          ", must be one of its ", size, " elements");
     const std::uint64_t begin = end;
     check(!__builtin_mul_overflow(static_cast<std::uint64_t>(size), sizeof(Scalar), &end) &&
               !__builtin_add_overflow(begin, end, &end),
-          function, "tensor ", detail::in_quotes(tensor.name), " ", shape_text(tensor.shape),
+          function, "tensor ", detail::in_quotes(tensor.name), " ",
+          detail::shape_text(tensor.shape),
           " ends at a byte whose number must, and does not, fit 64 bits");
     header[tensor.name] = {{"dtype", sizeof(Scalar) == 4 ? "F32" : "F64"},
                            {"shape", tensor.shape},
@@ -688,7 +692,7 @@ class SafetensorsFolder {
   }
 
   static std::map<std::string, std::string> parse_index(const std::filesystem::path& index) {
-    const MappedFile file(index);
+    const detail::MappedFile file(index);
     const auto bytes = file.bytes();
     try {
       return parse_safetensors_index({reinterpret_cast<const char*>(bytes.data()), bytes.size()});

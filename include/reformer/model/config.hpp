@@ -14,6 +14,7 @@
 
 namespace reformer::inline REFORMER_ABI {
 
+namespace detail {
 /// Local and LSH attention in turn, four layers. Causal models have the form that learns best:
 /// values of what followed, scores that are cosines, rotary positions in local layers, strictly
 /// causal chunks within buckets, and many small buckets, so that what a token looks for is not
@@ -29,6 +30,7 @@ inline std::vector<LayerPattern> default_layers(bool causal, Index head_width) {
                        .scores = Scores::cosine};
   return {local, far, local, far};
 }
+}  // namespace detail
 
 /// A Reformer language model. Written with designated initialisers; sizes default to a small byte
 /// model.
@@ -48,7 +50,7 @@ struct ModelConfig {
   /// What each layer attends to, all its heads or shares of them; its size is the number of layers.
   /// (A function, because gcc 12 cannot compile a braced list here where a template writes the
   /// configuration.)
-  std::vector<LayerPattern> layers = default_layers(causal, head_width);
+  std::vector<LayerPattern> layers = detail::default_layers(causal, head_width);
   double dropout = 0;            ///< of embeddings, branch outputs, hidden arrays and head input
   double attention_dropout = 0;  ///< of attention weights
   double layer_norm_epsilon = 1e-12;
@@ -56,6 +58,7 @@ struct ModelConfig {
   ResidualConfig residual = FloatResidual{};
 };
 
+namespace detail {
 inline SelfAttentionConfig attention_config(const ModelConfig& config, Index layer) {
   return {.width = config.width,
           .num_heads = config.num_heads,
@@ -114,5 +117,6 @@ void check_residual(std::string_view function, const ResidualConfig& config) {
         "residual: fraction_bits is ", fixed == nullptr ? 0 : fixed->fraction_bits,
         ", must be in [0, ", most, "]");
 }
+}  // namespace detail
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -135,9 +135,9 @@ class Decoder {
   static void check_arguments(const Model<Scalar>& model, Index batch, const RandomKey& key,
                               Precision precision) {
     constexpr auto function = "Decoder";
-    check_precision<Scalar>(function, precision);
+    detail::check_precision<Scalar>(function, precision);
     const ModelConfig& config = model.config();
-    check_key(function, key);
+    detail::check_key(function, key);
     check_between(function, "batch", batch, 1, max_size);
     check_elements(function, "batch * vocabulary", batch, config.vocabulary);
     check(config.causal, function, "the model is not causal");
@@ -217,9 +217,10 @@ class Decoder {
     bool is_one_group = true;
     for_each_attention([&](const SelfAttention<Scalar>& attention) {
       for (const HeadKind& kind : attention.kinds()) {
-        is_one_group = is_one_group && head_group_size<Scalar>(1, length_of_pass, kind.num_heads,
-                                                               attention.config().head_width)
-                                               .second == kind.num_heads;
+        is_one_group =
+            is_one_group && detail::head_group_size<Scalar>(1, length_of_pass, kind.num_heads,
+                                                            attention.config().head_width)
+                                    .second == kind.num_heads;
       }
     });
     return length == length_of_pass || is_one_group;
@@ -391,7 +392,7 @@ const Matrix<Scalar>& Decoder<Scalar>::step(Workspace& workspace, std::span<cons
   });
   model_->stack_.decode(halves, states_, pass);
   rows_.resize(count, vocabulary());
-  model_->head_.logits(halves, 0, head_->packed(), view(rows_), pass);
+  model_->head_.logits(halves, 0, head_->packed(), rows_of(rows_), pass);
   for (Index row = 0; row < count; ++row) {
     logits_.row(sequences[index(row)]) = rows_.row(row);
     sequences_[index(sequences[index(row)])].is_broken = false;

@@ -53,7 +53,7 @@ std::vector<std::vector<std::int32_t>> generate(
     check(token >= 0 && static_cast<std::size_t>(token) < vocabulary, function, what..., " is ",
           token, ", must be in [0, ", vocabulary, ")");
   };
-  check_config(function, options.sampling);
+  detail::check_config(function, options.sampling);
   check_at_least(function, "max_tokens", options.max_tokens, 0);
   check_between(function, "max_context", options.max_context, 0, decoder.max_length());
   for (std::size_t i = 0; i < options.stop_tokens.size(); ++i) {

@@ -391,7 +391,7 @@ class Model {
     pass.num_hashes = options.num_hashes;
     pass.precision = options.precision;
     check_pass(function, pass);
-    check_precision<Scalar>(function, pass.precision);
+    detail::check_precision<Scalar>(function, pass.precision);
     check_between(function, "num_hashes", options.num_hashes, 0, max_hashes);
     check_length_of_pass(function, pass.length);
     if (input.vectors() != nullptr) {
@@ -411,7 +411,7 @@ class Model {
 
   void check_length_of_pass(std::string_view function, Index length) const {
     check_at_least(function, "length", length, 1);
-    check_length(function, config_.positions, length);
+    detail::check_length(function, config_.positions, length);
     check(length < (Index{1} << 24), function, "length is ", length, ", must be less than 2^24");
   }
 
@@ -441,16 +441,16 @@ class Model {
   void check_labels(std::string_view function, const Input& input, const Tokens& labels) const {
     check_equal(function, "labels dimension 0", labels.dimension(0), "batch", input.batch());
     check_equal(function, "labels dimension 1", labels.dimension(1), "length", input.length());
-    check_label_range(function, span_of(labels), config_.vocabulary);
+    detail::check_label_range(function, span_of(labels), config_.vocabulary);
   }
 
   /// Everything that may be stored.
-  std::vector<StorageItem> storage_items(Index batch, Index length) const {
+  std::vector<detail::StorageItem> storage_items(Index batch, Index length) const {
     const SavedPass pass{batch, length, residual_is_exact()};
     const Index rows = batch * length;
     ScratchPlan half(1);
     half.take<Scalar>(rows * config_.width);
-    std::vector<StorageItem> items;
+    std::vector<detail::StorageItem> items;
     for (Index i = 0; i < stack_.size(); ++i) {
       const Branch& branch = stack_[i];
       const auto add = [&](bool BranchStorage::*what, std::size_t bytes, double work) {
@@ -474,8 +474,8 @@ class Model {
 
   StoragePlan storage_plan(Index batch, Index length, std::size_t budget) const {
     if (budget == 0) return {};
-    return choose_storage(static_cast<std::size_t>(stack_.size()), storage_items(batch, length),
-                          budget);
+    return detail::choose_storage(static_cast<std::size_t>(stack_.size()),
+                                  storage_items(batch, length), budget);
   }
 
   bool residual_is_exact() const { return std::holds_alternative<FixedResidual>(config_.residual); }
@@ -560,7 +560,8 @@ class Model {
     const Index most = longest_ngram();
     embed(input, pass, halves, [&](Index row) {
       std::span<const std::int32_t> recent;
-      if (input.tokens() != nullptr) recent = recent_tokens(*input.tokens(), pass, row, most);
+      if (input.tokens() != nullptr)
+        recent = detail::recent_tokens(*input.tokens(), pass, row, most);
       return std::pair(row % pass.length, recent);
     });
   }
@@ -578,7 +579,7 @@ class Model {
                         for (Index row = first; row < first + count; ++row) {
                           std::copy_n(vector_of(input, row), D, x.data);
                           if (input.vectors() != nullptr) {
-                            clear_unusable_padding(pass, row, D, x.data);
+                            detail::clear_unusable_padding(pass, row, D, x.data);
                           }
                           const auto [position, recent] = place(row);
                           for (std::size_t i = 0; i < ngrams_.size(); ++i) {
@@ -590,7 +591,7 @@ class Model {
                           halves.second.write(row, 0, D, x.data);
                         }
                       });
-    check_range("the embedding", halves.first, pass.length);
+    detail::check_range("the embedding", halves.first, pass.length);
   }
 
   /// `[D]`, before its position is added.
@@ -620,7 +621,7 @@ class Model {
     dvectors->resize(pass.batch, pass.length, dx.columns);
     for (Index row = 0; row < dx.rows; ++row) {
       Scalar* out = dvectors->data() + row * dx.columns;
-      if (is_usable(pass, row, dx.columns, vector_of(input, row))) {
+      if (detail::is_usable(pass, row, dx.columns, vector_of(input, row))) {
         std::copy_n(dx.row(row), dx.columns, out);
       } else {
         std::fill_n(out, dx.columns, Scalar(0));
@@ -677,8 +678,8 @@ class Model {
 
 template <typename Scalar>
 Model<Scalar>::Model(const ModelConfig& config, const LayerChange& change)
-    : config_((check_config("Model", config), check_residual<Scalar>("Model", config.residual),
-               config)),
+    : config_((detail::check_config("Model", config),
+               detail::check_residual<Scalar>("Model", config.residual), config)),
       embedding_("embedding", config.vocabulary, config.width),
       positions_("positions", config.positions, config.width),
       ngrams_(ngrams_of(config)),
@@ -689,8 +690,8 @@ Model<Scalar>::Model(const ModelConfig& config, const LayerChange& change)
   for (Index i = 0; i < static_cast<Index>(config.layers.size()); ++i) {
     const std::string name = "layers." + std::to_string(i);
     std::vector<Branch> own;
-    own.push_back(SelfAttention<Scalar>(name + ".attention", attention_config(config, i)));
-    own.push_back(FeedForward<Scalar>(name + ".feed_forward", feed_forward_config(config)));
+    own.push_back(SelfAttention<Scalar>(name + ".attention", detail::attention_config(config, i)));
+    own.push_back(FeedForward<Scalar>(name + ".feed_forward", detail::feed_forward_config(config)));
     if (change) change(i, own);
     check(!own.empty(), "Model", "layer ", i, " has no branch, must have at least one");
     first_branch_.push_back(static_cast<Index>(branches.size()));
@@ -705,7 +706,7 @@ Model<Scalar>::Model(const ModelConfig& config, const LayerChange& change)
 
 template <typename Scalar>
 void Model<Scalar>::set_num_buckets(const std::vector<Index>& factors) {
-  check_buckets("Model::set_num_buckets", factors);
+  detail::check_buckets("Model::set_num_buckets", factors);
   for (LayerPattern& layer : config_.layers) reformer::set_num_buckets(layer, factors);
   for (Index i = 0; i < stack_.size(); ++i) {
     auto* attention = stack_[i].template get_if<SelfAttention<Scalar>>();
@@ -918,7 +919,7 @@ template <typename Scalar>
 MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int threads,
                                   std::size_t memory_budget, Precision precision) const {
   constexpr auto function = "Model::plan";
-  check_precision<Scalar>(function, precision);
+  detail::check_precision<Scalar>(function, precision);
   check_between(function, "batch", batch, 1, max_size);
   check_length_of_pass(function, length);
   check_between(function, "threads", threads, 1, 1 << 20);
@@ -930,7 +931,7 @@ MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int t
         ", which is more than any machine can hold of this model");
   MemoryPlan plan;
   plan.storage = storage_plan(batch, length, memory_budget);
-  for (const StorageItem& item : storage_items(batch, length)) {
+  for (const detail::StorageItem& item : storage_items(batch, length)) {
     if (plan.storage.empty() || !(plan.storage[item.branch].*item.what)) continue;
     plan.stored += item.bytes;
   }

@@ -70,7 +70,7 @@ class OutputHead {
     check_input(function, x, pass);
     check_matrix(function, "dout", dout, "2 * width", 2 * width_, pass);
     check_output(function, dx, pass);
-    check_gradients(function, norm_);
+    detail::check_gradients(function, norm_);
     encode_rows_backward(x, dout, dx, pass);
   }
 
@@ -80,7 +80,7 @@ class OutputHead {
               const Pass& pass) const {
     check_vocabulary("OutputHead::logits");
     Scratch scratch(pass.workspace);
-    const PackedWeight<Kernel> weight(scratch, pass.workspace, view(weight_.value),
+    const PackedWeight<Kernel> weight(scratch, pass.workspace, rows_of(weight_.value),
                                       Orientation::natural, pass.precision);
     logits(x, first, weight, out, pass);
   }
@@ -107,7 +107,7 @@ class OutputHead {
   }
 
   KeptWeight<Kernel> kept_weight(Workspace& workspace, Precision precision) const {
-    return {workspace, view(weight_.value), Orientation::natural, precision};
+    return {workspace, rows_of(weight_.value), Orientation::natural, precision};
   }
 
   /// Sum of losses over labels `[B*T]` that are not `ignored_label`.
@@ -136,7 +136,7 @@ class OutputHead {
     check(std::abs(scale) <= std::numeric_limits<Scalar>::max(), function, "scale is ", scale,
           ", must be finite");
     check_output(function, dx, pass);
-    check_gradients(function, *this);
+    detail::check_gradients(function, *this);
     return sum_losses<true>(this, x, labels.data(), scale, dx, pass, nullptr);
   }
 
@@ -178,7 +178,7 @@ class OutputHead {
   template <typename Half>
   void check_input(std::string_view function, const Halves<Half>& x, const Pass& pass) const {
     check_pass(function, pass);
-    check_precision<Scalar>(function, pass.precision);
+    detail::check_precision<Scalar>(function, pass.precision);
     for (const auto& [name, half] :
          {std::pair("first", &x.first), std::pair("second", &x.second)}) {
       check_equal(function, detail::join("rows of x.", name), half->rows(), "B*T", pass.rows());
@@ -204,7 +204,7 @@ class OutputHead {
     check_vocabulary(function);
     check_equal(function, "number of labels", static_cast<Index>(labels.size()), "B*T",
                 pass.rows());
-    check_label_range(function, labels, vocabulary());
+    detail::check_label_range(function, labels, vocabulary());
   }
 
   Index panel_rows() const {
@@ -232,7 +232,7 @@ class OutputHead {
       for (Index i = row; i < row + count; ++i) {
         read_row(x, first + i, z.row(i));
         norm_.forward_row(z.row(i), z.row(i));
-        clear_unusable_padding(pass, first + i, 2 * width_, z.row(i));
+        detail::clear_unusable_padding(pass, first + i, 2 * width_, z.row(i));
       }
       dropout.apply_tile(z.middle_rows(row, count), first + row, 0, 2 * width_);
     });
@@ -251,8 +251,8 @@ class OutputHead {
     for_each_row_tile(pass.workspace, dnorm.rows, [&](Index row, Index count, int thread) {
       for (Index i = row; i < row + count; ++i) {
         read_row(x, first + i, row_of_x[thread]);
-        if (!is_usable(pass, first + i, 2 * width_, row_of_x[thread]) ||
-            !is_usable(pass, first + i, 2 * width_, dnorm.row(i))) {
+        if (!detail::is_usable(pass, first + i, 2 * width_, row_of_x[thread]) ||
+            !detail::is_usable(pass, first + i, 2 * width_, dnorm.row(i))) {
           std::fill_n(&dx.first(first + i, 0), width_, Scalar(0));
           std::fill_n(&dx.second(first + i, 0), width_, Scalar(0));
           continue;
@@ -298,7 +298,7 @@ class OutputHead {
     auto& workspace = pass.workspace;
     ScratchOf<Source> scratch(workspace);
     const Index V = vocabulary(), D2 = 2 * width_;
-    const auto weight_value = view(std::as_const(weight_.value));
+    const auto weight_value = rows_of(std::as_const(weight_.value));
     const PackedWeight<Kernel> weight(scratch, workspace, weight_value, Orientation::natural,
                                       pass.precision);
     std::optional<PackedWeight<Kernel>> weight_transposed;
@@ -314,7 +314,7 @@ class OutputHead {
     const auto dropout = dropout_of(pass);
 
     Loss total;
-    for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
+    detail::for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
       const auto normed = normed_panel.middle_rows(0, rows);
       const auto logits = logits_panel.middle_rows(0, rows);
       panel_logits(x, first, weight, normed, logits, pass);

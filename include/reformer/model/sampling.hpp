@@ -26,6 +26,7 @@ struct SamplingOptions {
   double repetition_penalty = 1;
 };
 
+namespace detail {
 /// Throws `std::invalid_argument` for a value that is not possible.
 inline void check_config(std::string_view function, const SamplingOptions& options) {
   check(std::isfinite(options.temperature) && options.temperature >= 0, function, "temperature is ",
@@ -36,6 +37,7 @@ inline void check_config(std::string_view function, const SamplingOptions& optio
   check(std::isfinite(options.repetition_penalty) && options.repetition_penalty > 0, function,
         "repetition_penalty is ", options.repetition_penalty, ", must be more than 0");
 }
+}  // namespace detail
 
 /// Draws an index of `logits`. The penalty comes first, then temperature, top-k, and top-p of what
 /// is left; among equal logits the lower index comes first. A function of its arguments alone.
@@ -48,7 +50,7 @@ template <typename Scalar>
 std::int32_t sample_token(std::span<const Scalar> logits, const SamplingOptions& options,
                           double uniform, std::span<const std::uint8_t> occurred = {}) {
   constexpr auto function = "sample_token";
-  check_config(function, options);
+  detail::check_config(function, options);
   check(!logits.empty(), function, "there are no logits to choose from");
   check(occurred.empty() || occurred.size() == logits.size(), function, "occurred has ",
         occurred.size(), " elements, must have as many as logits, ", logits.size());

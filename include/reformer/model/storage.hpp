@@ -31,6 +31,7 @@ namespace reformer::inline REFORMER_ABI {
 /// The choice for all branches of a stack; empty: nothing is stored.
 using StoragePlan = std::vector<BranchStorage>;
 
+namespace detail {
 /// Something that can be stored, its price and its worth.
 struct StorageItem {
   std::size_t branch = 0;
@@ -66,5 +67,6 @@ inline StoragePlan choose_storage(std::size_t num_branches, std::vector<StorageI
   }
   return plan;
 }
+}  // namespace detail
 
 }  // namespace reformer::inline REFORMER_ABI

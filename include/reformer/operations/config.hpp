@@ -18,6 +18,7 @@ namespace reformer::inline REFORMER_ABI {
 /// See activation.hpp.
 enum class Activation { relu, gelu, gelu_tanh };
 
+namespace detail {
 /// Throws `std::invalid_argument` for a number that is no activation.
 inline void check_activation(std::string_view function, Activation f) {
   check(f == Activation::relu || f == Activation::gelu || f == Activation::gelu_tanh, function,
@@ -29,6 +30,7 @@ inline void check_layer_norm_epsilon(std::string_view function, double epsilon) 
   check(epsilon >= 1e-37 && epsilon <= 1e37, function, "layer_norm_epsilon is ", epsilon,
         ", must be in [1e-37, 1e37]");
 }
+}  // namespace detail
 
 struct FeedForwardConfig {
   Index width = 256;          ///< D
@@ -38,6 +40,7 @@ struct FeedForwardConfig {
   double layer_norm_epsilon = 1e-12;
 };
 
+namespace detail {
 /// Throws `std::invalid_argument` for sizes out of range, an activation that is none, a dropout
 /// outside [0, 1) or an epsilon out of range.
 inline void check_config(std::string_view function, const FeedForwardConfig& config) {
@@ -47,6 +50,7 @@ inline void check_config(std::string_view function, const FeedForwardConfig& con
   check_dropout(function, "dropout", config.dropout);
   check_layer_norm_epsilon(function, config.layer_norm_epsilon);
 }
+}  // namespace detail
 
 // Positions: see positions.hpp.
 
@@ -79,6 +83,7 @@ inline std::optional<Index> max_length(const PositionConfig& config) {
   return {};
 }
 
+namespace detail {
 inline void check_config(std::string_view function, const PositionConfig& config, Index width) {
   if (const auto* axial = std::get_if<AxialPositions>(&config)) {
     check_at_least(function, "the width of a model with axial positions", width, 2);
@@ -105,6 +110,7 @@ inline void check_length(std::string_view function, const PositionConfig& config
         std::holds_alternative<AxialPositions>(config) ? "the product of AxialPositions::shape"
                                                        : "LearnedPositions::max_length");
 }
+}  // namespace detail
 
 /// A table for the last `order` tokens.
 struct NgramTable {
@@ -115,11 +121,13 @@ struct NgramTable {
   double dropout = 0;
 };
 
+namespace detail {
 /// Throws `std::invalid_argument` naming the first field that is not possible.
 inline void check_config(std::string_view function, const NgramTable& config) {
   check_between(function, "order", config.order, 2, 16);
   check_between(function, "rows", config.rows, 1, max_size);
   check_dropout(function, "dropout", config.dropout);
 }
+}  // namespace detail
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -21,6 +21,7 @@ namespace reformer::inline REFORMER_ABI {
 /// Label of a position that counts neither in the sum nor in the number of losses.
 inline constexpr std::int32_t ignored_label = -100;
 
+namespace detail {
 /// Throws `std::invalid_argument` unless every label is a token or ignored.
 inline void check_label_range(std::string_view function, std::span<const std::int32_t> labels,
                               Index vocabulary) {
@@ -29,6 +30,7 @@ inline void check_label_range(std::string_view function, std::span<const std::in
           "label ", i, " is ", labels[i], ", must be in [0, ", vocabulary, ") or ", ignored_label);
   }
 }
+}  // namespace detail
 
 /// Sum of losses in nats, and how many positions it is the sum of.
 struct Loss {

@@ -26,9 +26,9 @@ class Dropout {
   /// @param probability  of dropping an element, in [0, 1); 0 does nothing
   /// @throw std::invalid_argument for another probability, or a layer that the key cannot tell
   Dropout(double probability, const RandomKey& key, Purpose purpose)
-      : stream_(
-            (check_dropout("Dropout", "probability", probability), check_key("Dropout", key), key),
-            purpose),
+      : stream_((check_dropout("Dropout", "probability", probability),
+                 detail::check_key("Dropout", key), key),
+                purpose),
         threshold_(static_cast<std::uint32_t>(std::min(std::lround(probability * 65536), 65535L))),
         scale_(static_cast<Scalar>(65536.0 / (65536.0 - threshold_))) {}
 

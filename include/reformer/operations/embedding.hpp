@@ -38,7 +38,7 @@ void accumulate_rows(Workspace& workspace, Parameter<Scalar>& table,
                      const MatrixView<const Scalar>& dx, const RowOf& row_of, Scalar scale = 1) {
   constexpr Index block = 32;
   constexpr Index ahead = 8;  // pieces of rows that lie anywhere
-  const auto gradient = view(table.gradient);
+  const auto gradient = rows_of(table.gradient);
   Scratch scratch(workspace);
   auto* pairs = row_pairs_in(scratch, dx.rows);
   for (Index i = 0; i < dx.rows; ++i) pairs[i] = {static_cast<Index>(row_of(i)), i};
@@ -95,7 +95,7 @@ class Embedding {
   }
 
   /// The vector `[D]` of a token.
-  const Scalar* row(std::int32_t token) const { return view(table_.value).row(token); }
+  const Scalar* row(std::int32_t token) const { return rows_of(table_.value).row(token); }
 
   /// Table gradient += dx `[B*T, D]` at the tokens of the rows.
   /// @throw std::invalid_argument for tokens out of range, another shape of dx, or no gradient

@@ -54,7 +54,7 @@ class FeedForward {
 
   /// Parameters are named `<name>.layer_norm.weight` and so on; weights are zero until initialised.
   FeedForward(const std::string& name, const FeedForwardConfig& config)
-      : config_((check_config("FeedForward", config), config)),
+      : config_((detail::check_config("FeedForward", config), config)),
         norm_(name + ".layer_norm", config.width, config.layer_norm_epsilon),
         weight_in_(name + ".dense.weight", Role::weight, config.width, config.hidden_width),
         bias_in_(name + ".dense.bias", Role::bias, 1, config.hidden_width),
@@ -88,8 +88,8 @@ class FeedForward {
   }
 
   Decoding decoding(const Pass& pass) const {
-    return {{pass.workspace, view(weight_in_.value), natural, pass.precision},
-            {pass.workspace, view(weight_out_.value), natural, pass.precision}};
+    return {{pass.workspace, rows_of(weight_in_.value), natural, pass.precision},
+            {pass.workspace, rows_of(weight_out_.value), natural, pass.precision}};
   }
 
   /// Throws `std::invalid_argument` unless `decode` can take these arguments.
@@ -133,7 +133,7 @@ class FeedForward {
     check_equal(function, "columns of dy", dy.columns, "width", config_.width);
     check_equal(function, "rows of dx", dx.rows, "B*T", pass.rows());
     check_equal(function, "columns of dx", dx.columns, "width", config_.width);
-    check_gradients(function, *this);
+    detail::check_gradients(function, *this);
   }
 
   /// y -= f(x) (unless the pass says that it need not), dx += (df/dx)^T dy, parameter gradients +=
@@ -215,7 +215,7 @@ class FeedForward {
   template <typename Half>
   void check_rows(std::string_view function, const Half& x, const Half& y, const Pass& pass) const {
     check_pass(function, pass);
-    check_precision<Scalar>(function, pass.precision);
+    detail::check_precision<Scalar>(function, pass.precision);
     check_equal(function, "rows of x", x.rows(), "B*T", pass.rows());
     check_equal(function, "rows of y", y.rows(), "B*T", pass.rows());
     check_equal(function, "columns of x", x.columns(), "width", config_.width);
@@ -251,7 +251,7 @@ class FeedForward {
   template <ScratchSource Source, typename Body>
   void for_each_block(Source& workspace, Index columns, const Body& body) const {
     const Index F = config_.hidden_width;
-    for_each_panel(workspace, F, columns, [&](Index first, Index count) {
+    detail::for_each_panel(workspace, F, columns, [&](Index first, Index count) {
       body(HiddenBlock{first, count, first == 0 ? Write::assign : Write::accumulate,
                        first + count == F});
     });
@@ -261,9 +261,9 @@ class FeedForward {
   template <typename Half, ScratchSource Source>
   void add_rows(const Half& x, Half& y, const Saved& saved, const BasicPass<Source>& pass) const {
     ScratchOf<Source> scratch(pass.workspace);
-    const PackedWeight<Kernel> in(scratch, pass.workspace, view(weight_in_.value), natural,
+    const PackedWeight<Kernel> in(scratch, pass.workspace, rows_of(weight_in_.value), natural,
                                   pass.precision);
-    const PackedWeight<Kernel> out(scratch, pass.workspace, view(weight_out_.value), natural,
+    const PackedWeight<Kernel> out(scratch, pass.workspace, rows_of(weight_out_.value), natural,
                                    pass.precision);
     add_rows(x, y, in, out, saved, pass);
   }
@@ -278,7 +278,7 @@ class FeedForward {
     const auto normed_panel = scratch.template matrix<Scalar>(panel, config_.width);
     const auto sum_panel = scratch.template matrix<Scalar>(panel, config_.width);
     const auto hidden_panel = scratch.template matrix<Scalar>(panel, forward_columns(panel));
-    for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
+    detail::for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
       const auto normed = normed_panel.middle_rows(0, rows), sum = sum_panel.middle_rows(0, rows);
       normalise(x, first, normed, pass);
       for_each_block(workspace, hidden_panel.columns, [&](const HiddenBlock& block) {
@@ -329,7 +329,7 @@ class FeedForward {
     const Index D = config_.width, panel = std::min(reverse_panel_rows, pass.rows());
     const ReversePanel whole(scratch, panel, D, block_columns(), pass.subtract,
                              output_dropout.active());
-    for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
+    detail::for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
       const ReversePanel arrays = whole.first_rows(rows);
       normalise(x, first, arrays.normed, pass);
       // f = dropout(h W_2 + b_2); without dropout the gradient is read where it is
@@ -362,8 +362,10 @@ class FeedForward {
     auto& workspace = pass.workspace;
     const auto hidden = arrays.hidden.middle_columns(0, block.count);
     const auto slope = arrays.slope.middle_columns(0, block.count);
-    const auto in = view(std::as_const(weight_in_.value)).middle_columns(block.first, block.count);
-    const auto out = view(std::as_const(weight_out_.value)).middle_rows(block.first, block.count);
+    const auto in =
+        rows_of(std::as_const(weight_in_.value)).middle_columns(block.first, block.count);
+    const auto out =
+        rows_of(std::as_const(weight_out_.value)).middle_rows(block.first, block.count);
 
     // The forward pass: the hidden values serve both to subtract and to differentiate.
     if (saved.inner.rows > 0) {

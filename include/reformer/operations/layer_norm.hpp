@@ -28,6 +28,7 @@
 
 namespace reformer::inline REFORMER_ABI {
 
+namespace detail {
 /// Whether a row takes part in sums over rows. What padding holds may be anything, and a gradient
 /// of zero does not hide a NaN: rows of padding that are not finite are left out.
 template <typename Scalar, ScratchSource Source>
@@ -47,8 +48,6 @@ struct RowMoments {
   Scalar mean;
   Scalar inverse_deviation;
 };
-
-namespace detail {
 
 /// Gradients of scale and bias from tiles of rows that run in parallel: a partial sum for each
 /// tile. These are added up in order before they are added to what is there, whose error would else
@@ -96,7 +95,7 @@ class LayerNorm {
         scale_((check_between("LayerNorm", "width", width, 1, max_size), name + ".weight"),
                Role::gain, 1, width),
         bias_(name + ".bias", Role::bias, 1, width) {
-    check_layer_norm_epsilon("LayerNorm", epsilon);
+    detail::check_layer_norm_epsilon("LayerNorm", epsilon);
     scale_.value.setOnes();
   }
 
@@ -168,7 +167,7 @@ class LayerNorm {
     for (Index i = 0; i < out.rows; ++i) {
       x.read(first + i, 0, width(), out.row(i));
       forward_row(out.row(i), out.row(i));
-      clear_unusable_padding(pass, first + i, width(), out.row(i));
+      detail::clear_unusable_padding(pass, first + i, width(), out.row(i));
     }
   }
 
@@ -186,8 +185,8 @@ class LayerNorm {
     for_each_row_tile(pass.workspace, dout.rows, [&](Index row, Index count, int thread) {
       for (Index i = row; i < row + count; ++i) {
         x.read(first + i, 0, width(), rows_of_x[thread]);
-        if (!is_usable(pass, first + i, width(), rows_of_x[thread]) ||
-            !is_usable(pass, first + i, width(), dout.row(i))) {
+        if (!detail::is_usable(pass, first + i, width(), rows_of_x[thread]) ||
+            !detail::is_usable(pass, first + i, width(), dout.row(i))) {
           continue;
         }
         backward_row(rows_of_x[thread], dout.row(i), partial.scale(row), partial.bias(row));
@@ -223,7 +222,7 @@ class LayerNorm {
     check_equal(function, "columns of dx", dx.columns, "width", width());
     check_equal(function, "rows of dx", dx.rows, "rows of x", x.rows());
     check_between(function, "first", first, 0, x.rows() - dout.rows);
-    check_gradients(function, *this);
+    detail::check_gradients(function, *this);
   }
 
   template <typename Self, typename F>
@@ -232,7 +231,7 @@ class LayerNorm {
     f(self.bias_);
   }
 
-  RowMoments<Scalar> moments(const Scalar* x) const {
+  detail::RowMoments<Scalar> moments(const Scalar* x) const {
     namespace e = Eigen::internal;
     const Index n = width();
     const auto count = static_cast<Scalar>(n);

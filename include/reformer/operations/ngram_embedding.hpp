@@ -27,6 +27,7 @@
 
 namespace reformer::inline REFORMER_ABI {
 
+namespace detail {
 /// The last real tokens at row `b*T + t` of `tokens` `[B, T]`, the newest last: at most `most`, and
 /// none from before the sequence or from before padding. A row of padding has none.
 inline std::span<const std::int32_t> recent_tokens(const Tokens& tokens, const Pass& pass,
@@ -36,6 +37,7 @@ inline std::span<const std::int32_t> recent_tokens(const Tokens& tokens, const P
   while (first > begin && !pass.is_padding(first - 1)) --first;
   return {tokens.data() + first, static_cast<std::size_t>(row + 1 - first)};
 }
+}  // namespace detail
 
 /// One table of n-grams, parameter `<name>.<number>.weight` `[rows, D]`, of which a step reaches
 /// few rows.
@@ -47,7 +49,7 @@ class NgramEmbedding {
   NgramEmbedding(const std::string& name, Index number, const NgramTable& config, Index width)
       : number_(number),
         config_((check_between("NgramEmbedding", "number", number, 0, RandomKey::num_layers - 1),
-                 check_config("NgramEmbedding", config),
+                 detail::check_config("NgramEmbedding", config),
                  check_between("NgramEmbedding", "width", width, 1, max_size),
                  check_elements("NgramEmbedding", "rows * width", config.rows, width), config)),
         table_(name + "." + std::to_string(number) + ".weight", Role::ngram_table, config.rows,
@@ -84,7 +86,7 @@ class NgramEmbedding {
     const auto row_dropout = dropout(pass);
     const auto table_row_of = [&](Index row) {
       const bool is_kept = row_dropout.keeps(static_cast<std::uint64_t>(row));
-      return is_kept ? index_of(recent_tokens(tokens, pass, row, config_.order)) : -1;
+      return is_kept ? index_of(detail::recent_tokens(tokens, pass, row, config_.order)) : -1;
     };
     detail::accumulate_rows(pass.workspace, table_, dx, table_row_of, row_dropout.scale());
   }
@@ -105,7 +107,7 @@ class NgramEmbedding {
 
  private:
   const Scalar* table_row(std::span<const std::int32_t> recent) const {
-    return view(table_.value).row(index_of(recent));
+    return rows_of(table_.value).row(index_of(recent));
   }
 
   /// Each token is mixed into the hash as splitmix64 mixes its counter (Steele et al., 2014). The

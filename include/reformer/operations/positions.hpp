@@ -34,7 +34,7 @@ class Positions {
  public:
   Positions(const std::string& name, const PositionConfig& config, Index width)
       : config_((check_between("Positions", "width", width, 1, max_size),
-                 check_config("Positions", config, width), config)),
+                 detail::check_config("Positions", config, width), config)),
         width_(width) {
     if (auto* axial = std::get_if<AxialPositions>(&config_)) {
       axial->widths = axial_widths(*axial, width);
@@ -65,7 +65,7 @@ class Positions {
       return;
     }
     for (std::size_t i = 0; i < tables_.size(); ++i) {
-      const auto table = view(tables_[i].value);
+      const auto table = rows_of(tables_[i].value);
       simd::add(table.columns, table.row(row_of(i, t)), x);
       x += table.columns;
     }
@@ -78,7 +78,7 @@ class Positions {
   void backward(const MatrixView<const Scalar>& dx, const Pass& pass) {
     constexpr auto function = "Positions::backward";
     check_pass(function, pass);
-    check_length(function, config_, pass.length);
+    detail::check_length(function, config_, pass.length);
     check_equal(function, "rows of dx", dx.rows, "B*T", pass.rows());
     check_equal(function, "columns of dx", dx.columns, "width", width_);
     for (const auto& table : tables_) {
@@ -89,7 +89,7 @@ class Positions {
     const Index inner = tables_.size() < 2 ? 1 : tables_[1].value.rows();  // n_1
     Index first_column = 0;
     for (std::size_t i = 0; i < tables_.size(); ++i) {
-      const auto gradient = view(tables_[i].gradient);
+      const auto gradient = rows_of(tables_[i].gradient);
       const Index column_blocks = ceil_div(gradient.columns, block);
       const Index tasks = ceil_div(gradient.rows, most_rows) * column_blocks;
       parallel_for(pass.workspace.threads(), tasks, [&](Index task, int) {

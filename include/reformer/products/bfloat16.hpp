@@ -16,7 +16,7 @@
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/index.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// The bfloat16 number nearest to x, as the bits of a float: the lower half is zero. A denormal is
 /// zero of its sign, and NaN is quiet.
@@ -37,8 +37,6 @@ inline Bfloat16Parts bfloat16_parts(float x) {
   const std::uint32_t high = bfloat16_bits(x);
   return {high, bfloat16_bits(x - std::bit_cast<float>(high))};
 }
-
-namespace detail {
 
 /// Two numbers in the memory of a float, which is never read as one: of the even depth in the lower
 /// half, of the odd depth in the upper.
@@ -79,6 +77,4 @@ inline float add_flushed(float a, float b) {
   return rounded_and_flushed(static_cast<double>(a) + static_cast<double>(b));
 }
 
-}  // namespace detail
-
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -14,7 +14,7 @@
 #include "reformer/products/bfloat16_tiles.hpp"
 #include "reformer/products/float_operands.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// A `[m, k]`, row after row.
 struct Bfloat16Left {
@@ -35,12 +35,10 @@ struct Bfloat16Right {
   /// @param p  a multiple of `bfloat16_depth`
   /// @param j  a multiple of `bfloat16_panel`
   Bfloat16Right from(Index p, Index j) const {
-    constexpr Index w = detail::bfloat16_panel;
+    constexpr Index w = bfloat16_panel;
     return {data + j / w * panel_stride + p / 2 * w, panel_stride, low};
   }
 };
-
-namespace detail {
 
 inline Index bfloat16_pairs(Index depth) {
   return round_up(depth, bfloat16_depth) / 2;
@@ -161,6 +159,4 @@ REFORMER_COMPILED_ONCE void pack_bfloat16_panel(const MatrixView<const float>& x
   }
 }
 
-}  // namespace detail
-
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -163,11 +163,11 @@ template <typename Scalar_>
 struct FloatKernel {
   using Scalar = Scalar_;
   using Packed = Scalar;
-  using Left = LeftOperand<Scalar>;
-  using Right = RightOperand<Scalar>;
+  using Left = detail::LeftOperand<Scalar>;
+  using Right = detail::RightOperand<Scalar>;
   using View = MatrixView<const Scalar>;
   static constexpr Index tile_rows = detail::register_rows<Scalar>;
-  static constexpr Index tile_columns = panel_width<Scalar>;
+  static constexpr Index tile_columns = detail::panel_width<Scalar>;
   static constexpr Index tile_depth = 1;
 
   FloatKernel(Precision = Precision::float32) {}  // NOLINT: it has one
@@ -178,40 +178,42 @@ struct FloatKernel {
   }
 
   static Index weight_size(Index depth, Index columns) {
-    return packed_size<Scalar>(depth, columns);
+    return detail::packed_size<Scalar>(depth, columns);
   }
   static void pack_weight(const View& weight, Orientation orientation, Index panel,
                           Packed* packed) {
     if (orientation == Orientation::natural) {
-      pack_panel(weight, panel, packed);
+      detail::pack_panel(weight, panel, packed);
     } else {
-      pack_transposed_panel(weight, panel, packed);
+      detail::pack_transposed_panel(weight, panel, packed);
     }
   }
-  static Right weight(const Packed* packed, Index depth) { return packed_as_right(packed, depth); }
+  static Right weight(const Packed* packed, Index depth) {
+    return detail::packed_as_right(packed, depth);
+  }
 
   static Index right_size(Orientation orientation, Index depth, Index columns) {
     return orientation == Orientation::natural ? 0 : depth * turned_stride(columns);
   }
   static Right right(const View& x, Orientation orientation, Packed* memory) {
-    if (orientation == Orientation::natural) return rows_as_right(x.data, x.stride);
-    transpose(x, memory, turned_stride(x.rows));
-    return rows_as_right(memory, turned_stride(x.rows));
+    if (orientation == Orientation::natural) return detail::rows_as_right(x.data, x.stride);
+    detail::transpose(x, memory, turned_stride(x.rows));
+    return detail::rows_as_right(memory, turned_stride(x.rows));
   }
 
   static Index block_columns() { return tile_columns; }
   static bool packs_gradients() { return false; }
-  static Index gradient_size(Index depth, Index) { return packed_size<Scalar>(depth, 1); }
+  static Index gradient_size(Index depth, Index) { return detail::packed_size<Scalar>(depth, 1); }
   /// Rows of dy are read where they are, but for a last panel that vectors would read beyond.
   static void add_gradient(const View& x, const View& dy, const MatrixView<Scalar>& c,
                            Packed* memory) {
     const Index whole = dy.columns / simd::width<Scalar> * simd::width<Scalar>;
     const Left a = left(x, Orientation::transposed, nullptr);
-    multiply(a, rows_as_right(dy.data, dy.stride), x.rows, c.middle_columns(0, whole),
+    multiply(a, detail::rows_as_right(dy.data, dy.stride), x.rows, c.middle_columns(0, whole),
              Write::accumulate);
     if (whole == dy.columns) return;
-    pack_panel(dy.middle_columns(whole, dy.columns - whole), 0, memory);
-    multiply(a, packed_as_right<Scalar>(memory, x.rows), x.rows,
+    detail::pack_panel(dy.middle_columns(whole, dy.columns - whole), 0, memory);
+    multiply(a, detail::packed_as_right<Scalar>(memory, x.rows), x.rows,
              c.middle_columns(whole, dy.columns - whole), Write::accumulate);
   }
 

@@ -13,7 +13,7 @@
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/tensor.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Columns of B that the register kernel handles at a time.
 template <typename Scalar>
@@ -127,4 +127,4 @@ void pack_transposed_panel(const MatrixView<const Scalar>& b, Index panel, Scala
   transpose(b.middle_rows(first, count), out, w);
 }
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

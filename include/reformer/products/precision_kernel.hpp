@@ -36,17 +36,19 @@ class PrecisionKernel {
 
   /// A side as either kind of kernel reads it.
   struct Left {
-    std::variant<LeftOperand<float>, Bfloat16Left> side;
+    std::variant<detail::LeftOperand<float>, detail::Bfloat16Left> side;
     Left from(Index i, Index p) const {
-      if (const auto* packed = std::get_if<Bfloat16Left>(&side)) return {packed->from(i, p)};
-      return {std::get_if<LeftOperand<float>>(&side)->from(i, p)};
+      if (const auto* packed = std::get_if<detail::Bfloat16Left>(&side))
+        return {packed->from(i, p)};
+      return {std::get_if<detail::LeftOperand<float>>(&side)->from(i, p)};
     }
   };
   struct Right {
-    std::variant<RightOperand<float>, Bfloat16Right> side;
+    std::variant<detail::RightOperand<float>, detail::Bfloat16Right> side;
     Right from(Index p, Index j) const {
-      if (const auto* packed = std::get_if<Bfloat16Right>(&side)) return {packed->from(p, j)};
-      return {std::get_if<RightOperand<float>>(&side)->from(p, j)};
+      if (const auto* packed = std::get_if<detail::Bfloat16Right>(&side))
+        return {packed->from(p, j)};
+      return {std::get_if<detail::RightOperand<float>>(&side)->from(p, j)};
     }
   };
 
@@ -91,7 +93,8 @@ class PrecisionKernel {
   }
   Right weight(const Packed* packed, Index depth) const {
     if (in_floats()) return {Floats::weight(packed, depth)};
-    return {Bfloat16Right{packed, panel_size(depth), has_low() ? panel_size(depth) / 2 : 0}};
+    return {
+        detail::Bfloat16Right{packed, panel_size(depth), has_low() ? panel_size(depth) / 2 : 0}};
   }
 
   Index right_size(Orientation orientation, Index depth, Index columns) const {
@@ -120,12 +123,12 @@ class PrecisionKernel {
   REFORMER_COMPILED_ONCE void multiply(const Left& a, const Right& b, Index depth,
                                        const MatrixView<float>& c, Write write) const {
     if (in_floats()) {
-      Floats::multiply(*std::get_if<LeftOperand<float>>(&a.side),
-                       *std::get_if<RightOperand<float>>(&b.side), depth, c, write);
+      Floats::multiply(*std::get_if<detail::LeftOperand<float>>(&a.side),
+                       *std::get_if<detail::RightOperand<float>>(&b.side), depth, c, write);
       return;
     }
-    const auto& left = *std::get_if<Bfloat16Left>(&a.side);
-    const auto& right = *std::get_if<Bfloat16Right>(&b.side);
+    const auto& left = *std::get_if<detail::Bfloat16Left>(&a.side);
+    const auto& right = *std::get_if<detail::Bfloat16Right>(&b.side);
     for (Index p = 0; p == 0 || p < depth; p += detail::depth_block) {
       const Index count = std::min(detail::depth_block, depth - p);
       unit_->multiply({left.from(0, p).data, left.stride, left.low, right.from(p, 0).data,
@@ -142,8 +145,8 @@ class PrecisionKernel {
   REFORMER_COMPILED_ONCE Left packed_left(const View& x, Orientation orientation,
                                           Packed* memory) const {
     const Index depth = orientation == Orientation::natural ? x.columns : x.rows;
-    const Bfloat16Left packed{memory, left_stride(depth),
-                              has_low() ? detail::bfloat16_pairs(depth) : 0};
+    const detail::Bfloat16Left packed{memory, left_stride(depth),
+                                      has_low() ? detail::bfloat16_pairs(depth) : 0};
     if (has_low()) {
       detail::pack_bfloat16_left<true>(x, orientation, memory, packed.stride, packed.low);
     } else {

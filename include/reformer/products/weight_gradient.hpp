@@ -26,7 +26,7 @@ MatrixView<Scalar> gradient_in(const Source&, Parameter<Scalar>& parameter) {
   if constexpr (only_plans<Source>) {
     return {nullptr, parameter.value.rows(), parameter.value.cols()};
   }
-  return view(parameter.gradient);
+  return rows_of(parameter.gradient);
 }
 
 /// Weight gradient: dW `[in, out]` += x^T dy, with x `[rows, in]` and dy `[rows, out]`.
@@ -72,7 +72,7 @@ void accumulate_weight_gradient(Source& workspace, const std::type_identity_t<K>
       scratch.template take<typename K::Packed>(kernel.weight_size(depth, dweight.columns));
   const Index left_tiles = ceil_div(dweight.rows, detail::tile_rows);
   const Index panels = ceil_div(dweight.columns, K::tile_columns);
-  for_each_panel(workspace, x.rows, depth, [&](Index row, Index rows) {
+  detail::for_each_panel(workspace, x.rows, depth, [&](Index row, Index rows) {
     const auto x_rows = x.middle_rows(row, rows), dy_rows = dy.middle_rows(row, rows);
     parallel_for(workspace, left_tiles + panels, [&](Index task, int) {
       if (task >= left_tiles) {

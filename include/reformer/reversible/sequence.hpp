@@ -290,7 +290,7 @@ class ReversibleSequence {
 
   void check_half(Index i, const Half& half, const Pass& pass) const {
     if (overflow_of(half)) [[unlikely]]
-      check_range(where(i), half, pass.length);
+      detail::check_range(where(i), half, pass.length);
   }
 
   void check_saved(std::string_view function, const Saved& saved) const {

@@ -66,7 +66,7 @@ extern template REFORMER_EXPORT std::vector<double> block_squares<float>(Workspa
 /// @throw std::invalid_argument if a parameter has no gradient
 template <typename Model>
 double global_gradient_norm(Workspace& workspace, Model& model) {
-  check_gradients("global_gradient_norm", model);
+  detail::check_gradients("global_gradient_norm", model);
   double total = 0;
   model.for_each_parameter([&](const auto& p) {
     if (p.is_frozen) return;

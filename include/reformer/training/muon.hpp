@@ -108,7 +108,7 @@ void Muon<Scalar>::update_hidden(Workspace& workspace, Parameter<Scalar>& p,
       simd::combine(columns, mu, m, scale, &p.gradient(i, 0), u);
     }
   });
-  orthogonalize(workspace, direction);
+  detail::orthogonalize(workspace, direction);
   const auto size = static_cast<double>(std::max(rows, columns));
   const auto step = static_cast<Scalar>(-0.2 * rate * std::sqrt(size));
   const auto keep = static_cast<Scalar>(1 - rate * config_.adam.weight_decay);

@@ -16,7 +16,7 @@
 #include "reformer/products/weight_gradient.hpp"
 #include "reformer/products/weight_product.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Newton-Schulz iteration of Muon (Jordan et al., 2024): X = G / |G|, then five times
 ///
@@ -74,4 +74,4 @@ void orthogonalize(Workspace& workspace, const MatrixView<Scalar>& g) {
   }
 }
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail
