@@ -23,9 +23,10 @@ if (($# == 0)) || [[ $1 == -* ]]; then
   sed -n '3,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 fi
-# Without the io floor, whose headers need another package, the rest is tried.
+# Without the io floor and that of MPI, whose headers need other packages, the rest is tried.
 mapfile -t headers < <(cd "$include" &&
-  find reformer -name '*.hpp' ${REFORMER_WITHOUT_IO:+-not -path 'reformer/io/*'} | LC_ALL=C sort)
+  find reformer -name '*.hpp' ${REFORMER_WITHOUT_IO:+-not -path 'reformer/io/*'} \
+    ${REFORMER_WITHOUT_MPI:+-not -path 'reformer/mpi/*'} | LC_ALL=C sort)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -80,7 +81,7 @@ done < <(cd "$include" && grep -l REFORMER_ABI "${headers[@]}")
 
 # What comes from elsewhere is read once; that each header includes what it needs is seen where each
 # is compiled alone.
-(cd "$include" && cat "${headers[@]}") | grep -E '^#include <(Eigen|nlohmann|[a-z_]+>)' |
+(cd "$include" && cat "${headers[@]}") | grep -E '^#include <(Eigen|nlohmann|mpi[.]h|[a-z_]+>)' |
   grep -v '<omp.h>' | sort -u >"$work/prefix.hpp"
 compiler=("$@")
 precompile() {

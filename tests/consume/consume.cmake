@@ -106,7 +106,7 @@ if(NOT way STREQUAL "subdirectory")
 endif()
 run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${work_dir}/build ${options} ${prefix}
     -D way=${way} -D reformer_source_dir=${reformer_source_dir}
-    -D reformer_version=${reformer_version}
+    -D reformer_version=${reformer_version} -D with_mpi=${with_mpi}
     # A user who stops at the first warning, whatever the library does.
     "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wconversion -Wshadow -Werror")
 if(way STREQUAL "compiled")

@@ -2,8 +2,11 @@
 /// Ranks that share the micro-batches of a step: the bits of one rank, whatever their number.
 #include <gtest/gtest.h>
 
-#include <mutex>
+#include <algorithm>
+#include <cstdint>
 #include <optional>
+#include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,6 +54,173 @@ TYPED_TEST(DataParallelOf, GivesTheBitsOfOneRank) {
       }
     }
   }
+}
+
+TYPED_TEST(DataParallelOf, OfOneMicroBatchIsAnOrdinaryStep) {
+  const SharedRun run{.micro_batches = 1};
+  Workspace workspace(1);
+  Model<float> model(divided_config());
+  model.initialize(1, {.axial_positions = 0.1});
+  TypeParam optimizer;
+  SharedResult expected;
+  for (std::uint32_t step = 0; step < 3; ++step) {
+    const Tokens tokens = random_tokens(1, 32, model.config().vocabulary, 100 + step);
+    model.zero_gradients();
+    const Loss loss = model.loss_and_gradients(workspace, tokens, next_token_labels(tokens),
+                                               1.0F / 31, {.key = {3, step}, .training = true});
+    expected.losses.push_back(loss.sum);
+    expected.norms.push_back(global_gradient_norm(workspace, model));
+    EXPECT_GT(expected.norms.back(), run.max_norm);  // gradients are clipped
+    optimizer.step(workspace, model, 1e-2, clipping_scale(expected.norms.back(), run.max_norm));
+  }
+  expected.parameters = values_of(model);
+  EXPECT_EQ(first_difference(this->alone(run), expected, false), "");
+  EXPECT_EQ(first_difference(this->shared(3, run)[2], expected, false), "");
+}
+
+TYPED_TEST(DataParallelOf, IsSavedByTwoRanksAndResumedByAnyNumber) {
+  const SharedRun run{.steps = 4};
+  const SharedResult expected = this->alone(run);
+  const int half = 2;
+  std::vector<double> parameters;
+  TypeParam saved;
+  run_on_threads(2, [&](Communicator& communicator) {
+    SharedTraining<TypeParam> training(communicator, run);
+    for (int step = 0; step < half; ++step) training.take_step(step);
+    training.training().wait();
+    training.training().visit_whole_optimizer([&](const TypeParam& whole) { saved = whole; });
+    if (communicator.rank() == 0) parameters = values_of(training.model());
+  });
+  for (const int ranks : {1, 3}) {
+    std::optional<SharedResult> result;
+    run_on_threads(ranks, [&](Communicator& communicator) {
+      SharedTraining<TypeParam> training(communicator, run);
+      if (communicator.rank() == 0) {
+        std::size_t i = 0;
+        training.model().for_each_parameter([&](Parameter<float>& p) {
+          for (Index k = 0; k < p.size(); ++k) {
+            p.value.data()[k] = static_cast<float>(parameters[i++]);
+          }
+        });
+      }
+      training.training().broadcast_parameters();
+      training.training().set_whole_optimizer([&](TypeParam& whole) { whole = saved; });
+      for (int step = half; step < run.steps; ++step) training.take_step(step);
+      const SharedResult own = training.result();
+      if (communicator.rank() == 0) result = own;
+    });
+    EXPECT_TRUE(same_bits(result->parameters, expected.parameters)) << ranks << " ranks";
+    EXPECT_TRUE(same_bits(result->state, expected.state)) << ranks << " ranks";
+  }
+}
+
+class DataParallelTest : public DataParallelOf<Adam<float>> {};
+
+TEST_F(DataParallelTest, AddsInAnOrderThatMatters) {
+  const SharedResult forwards = alone({.steps = 1}),
+                     backwards = alone({.steps = 1, .is_backwards = true});
+  EXPECT_EQ(first_difference({{}, {}, backwards.parameters, {}, 0, {}},
+                             {{}, {}, forwards.parameters, {}, 0, {}}, false),
+            "parameters");
+}
+
+TEST_F(DataParallelTest, WithHalfTheBytesGivesOtherBitsThatDoNotDependOnTheRanksEither) {
+  const SharedRun run{.wire = Wire::bfloat16};
+  const SharedResult expected = alone(run);
+  EXPECT_EQ(first_difference(expected, alone({}), false), "losses");  // from the second step on
+  for (const int ranks : {2, 3}) {
+    const auto results = shared(ranks, run);
+    for (std::size_t r = 0; r < results.size(); ++r) {
+      EXPECT_EQ(first_difference(results[r], expected, r == 0), "") << r << " of " << ranks;
+    }
+  }
+  SingleProcess single;
+  Model<double> model(tiny_config());
+  EXPECT_TRUE(contains(message_of([&] {
+                         DataParallel<Model<double>, Adam<double>> training(
+                             single, model, {.wire = Wire::bfloat16});
+                       }),
+                       "wire is bfloat16, must be exact for a model that is not of floats"));
+  EXPECT_TRUE(contains(message_of([&] {
+                         DataParallel<Model<double>, Adam<double>> training(single, model,
+                                                                            {.micro_batches = 0});
+                       }),
+                       "micro_batches is 0, must be at least 1"));
+}
+
+TEST_F(DataParallelTest, DividesWeightsAndTables) {
+  const auto results = shared(3, {.steps = 1});
+  std::size_t divided = 0;
+  for (std::size_t i = 0; i < results[0].slices.size(); ++i) {
+    Index end = 0;
+    for (const SharedResult& result : results) {
+      const Slice& slice = result.slices[i];
+      if (slice.size() == 0) continue;
+      EXPECT_EQ(slice.begin, end);
+      divided += slice.begin > 0;
+      end = slice.end;
+    }
+  }
+  EXPECT_GE(divided, 4U);
+}
+
+TEST_F(DataParallelTest, ASilentPassIsRefused) {
+  SingleProcess single;
+  Workspace workspace(1);
+  Model<float> model(divided_config());
+  model.initialize(1);
+  DataParallel<Model<float>, Adam<float>> training(single, model, {});
+  const Tokens tokens = random_tokens(1, 32, model.config().vocabulary, 1);
+  EXPECT_TRUE(contains(message_of([&] {
+                         training.accumulate(workspace, [&](Index, PassObserver&) {
+                           return model.loss_and_gradients(workspace, tokens, tokens, 1, {});
+                         });
+                       }),
+                       "the pass has not told its observer of 4 parts, must tell of all"));
+}
+
+/// The paper's optimiser and both of ours, of a model that is worth dividing: what its ranks keep.
+TEST(Ownership, DividesStateEvenly) {
+  ModelConfig config = tiny_config();
+  config.vocabulary = 256;
+  config.width = 512;
+  config.num_heads = 8;
+  config.head_width = 64;
+  config.feed_forward_width = 2048;
+  config.positions = SinusoidalPositions{};
+  config.ngrams = {{3, 65536}};
+  config.layers.assign(6, LocalPattern{64, 1, 0, true});
+  const Model<float> model(config);
+  const auto expect_even = [&](const auto& of, int most, double slack) {
+    for (int ranks = 1; ranks <= most; ++ranks) {
+      const Ownership ownership = of(ranks);
+      Index total = 0, largest = 0;
+      for (int r = 0; r < ranks; ++r) {
+        total += ownership.state_elements(r);
+        largest = std::max(largest, ownership.state_elements(r));
+      }
+      EXPECT_LE(static_cast<double>(largest) * ranks, (1 + slack) * static_cast<double>(total))
+          << ranks << " ranks";
+    }
+  };
+  expect_even([&](int ranks) { return Ownership::of<Adam<float>>(model, ranks); }, 16, 0.02);
+  expect_even([&](int ranks) { return Ownership::of<Muon<float>>(model, ranks); }, 8, 0.02);
+}
+
+TEST(RunOnThreads, EndsAllRanksWhenOneFails) {
+  const auto failing = [](Communicator& communicator) {
+    if (communicator.rank() == 1) throw std::logic_error("no luck");
+    communicator.barrier();
+  };
+  EXPECT_EQ(message_of<std::logic_error>([&] { run_on_threads(3, failing); }), "no luck");
+  EXPECT_EQ(message_of<std::runtime_error>([&] {
+              run_on_threads(2, [](Communicator& communicator) {
+                std::vector<char> data(communicator.rank() == 0 ? 2 : 3);
+                communicator.broadcast(std::span(data), 0);
+              });
+            }),
+            "rank 0 has sent 2 bytes, where rank 1 expected 3");
+  EXPECT_TRUE(contains(message_of([&] { run_on_threads(0, failing); }), "ranks is 0"));
 }
 
 }  // namespace

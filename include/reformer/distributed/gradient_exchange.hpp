@@ -111,7 +111,8 @@ class GradientExchange {
 
   /// Ends a round: all contributions have been added. After the last round, gradients are sums.
   void end() {
-    check_equal("GradientExchange::end", "parts that are missing", next_ + 1, "none", 0);
+    check(next_ < 0, "GradientExchange::end", "the pass has not told its observer of ", next_ + 1,
+          " parts, must tell of all");
     progress(true);
     rows_.add_up(round_ == 0, num_contributors(), waiting_);
     if (round_ + 1 == num_rounds()) rows_.finish(waiting_);
