@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// The program `enwik8`: signals and arguments; the rest is in trainer.cpp.
+/// The program `enwik8`: signals, arguments and processes; the rest is in trainer.cpp.
+#include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdint>
+#include <cstdlib>
 #include <string_view>
 
+#include "launcher.hpp"
+#include "reformer/distributed/single_process.hpp"
 #include "trainer.hpp"
+
+#ifdef ENWIK8_MPI
+#include "reformer/mpi/communicator.hpp"
+#endif
 
 namespace {
 
@@ -23,6 +31,37 @@ extern "C" void ask_to_stop(int) {
   [[maybe_unused]] const auto ignored = ::write(STDERR_FILENO, text.data(), text.size());
 }
 
+int run(int argc, char** argv, const enwik8::Console& console,
+        reformer::Communicator& communicator) {
+  return enwik8::run_trainer(
+      {argv + (argc > 0 ? 1 : 0), argv + argc}, console, [](std::int64_t) { return stop != 0; },
+      communicator);
+}
+
+int run_ranks(int argc, char** argv, const enwik8::Console& console) {
+#ifdef ENWIK8_MPI
+  int provided = 0;
+  MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+  int code = 0;
+  {
+    reformer::MpiCommunicator communicator(MPI_COMM_WORLD);
+    code = run(argc, argv, console, communicator);
+  }
+  // Others may wait for this rank. Wrong options are the same for all, and none waits.
+  if (code == enwik8::exit_failure) {
+    MPI_Abort(MPI_COMM_WORLD, code);
+  }
+  MPI_Finalize();
+  return code;
+#else
+  (void)argc, (void)argv;
+  fmt::print(console.error,
+             "enwik8: was started as one of several processes, but built without MPI: each would "
+             "train for itself; build it with -DREFORMER_BUILD_MPI=ON\n");
+  return enwik8::exit_usage;
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -35,6 +74,7 @@ int main(int argc, char** argv) {
   ::signal(SIGXFSZ, SIG_IGN);
   enwik8::Console console;
   if (argc > 0) console.program = argv[0];
-  return enwik8::run_trainer({argv + (argc > 0 ? 1 : 0), argv + argc}, console,
-                             [](std::int64_t) { return stop != 0; });
+  if (enwik8::is_one_of_several()) return run_ranks(argc, argv, console);
+  reformer::SingleProcess alone;
+  return run(argc, argv, console, alone);
 }

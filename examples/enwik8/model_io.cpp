@@ -10,9 +10,12 @@
 #include <optional>
 #include <set>
 #include <stdexcept>
+#include <type_traits>
 #include <variant>
 
 #include "progress.hpp"
+#include "reformer/distributed/data_parallel.hpp"
+#include "reformer/distributed/single_process.hpp"
 #include "reformer/io/huggingface.hpp"
 #include "reformer/io/model_file.hpp"
 #include "reformer/reformer.hpp"
@@ -126,20 +129,27 @@ reformer::ModelConfig config_of(const Options& options) {
   return config;
 }
 
-using Optimizer = std::variant<Adam, Adafactor, Muon>;
+template <typename Optimizer>
+using Training = reformer::DataParallel<Model, Optimizer>;
+/// Nothing for a model that is not trained.
+using AnyTraining =
+    std::variant<std::monostate, Training<Adam>, Training<Adafactor>, Training<Muon>>;
 
-Optimizer optimizer_of(const Options& options) {
-  if (options.optimizer == "adafactor") {
-    return Adafactor();
-  }
+void begin_training(AnyTraining& training, reformer::Communicator& communicator, Model& model,
+                    const Options& options) {
+  const reformer::DataParallelConfig shared{.micro_batches = options.accumulate};
   const reformer::AdamConfig adam{.beta1 = options.beta1,
                                   .beta2 = options.beta2,
                                   .epsilon = options.epsilon,
                                   .weight_decay = options.weight_decay};
-  if (options.optimizer == "muon") {
-    return Muon({.adam = adam});
+  if (options.optimizer == "adafactor") {
+    training.emplace<Training<Adafactor>>(communicator, model, shared);
+  } else if (options.optimizer == "muon") {
+    training.emplace<Training<Muon>>(communicator, model, shared,
+                                     reformer::MuonConfig{.adam = adam});
+  } else {
+    training.emplace<Training<Adam>>(communicator, model, shared, adam);
   }
-  return Adam(adam);
 }
 
 reformer::Precision precision_of(const Options& options) {
@@ -176,24 +186,44 @@ std::string MemoryForecast::text() const {
 
 struct ByteModel::Parts {
   Options options;
-  Use use;
   std::optional<reformer::HuggingFaceConfig> huggingface;
   Model model;
-  Optimizer optimizer;
+  reformer::SingleProcess alone;
+  AnyTraining training;
   reformer::Workspace workspace;
 
-  Parts(const Options& given, Use given_use)
+  Parts(const Options& given, Use use, reformer::Communicator* communicator)
       : options(given),
-        use(given_use),
         huggingface(huggingface_of(given)),
         model(config_of(given)),
-        optimizer(optimizer_of(given)),
         workspace(static_cast<int>(given.threads)) {
     if (use == Use::training) {
-      std::visit([&](auto& any) { any.allocate(model); }, optimizer);
+      begin_training(training, communicator != nullptr ? *communicator : alone, model, options);
       // In one piece and in use from the start: grown bit by bit, it would take more than foreseen.
       reformer::Scratch(workspace).take<std::byte>(static_cast<Index>(plan().workspace()));
     }
+  }
+
+  /// Calls `f` with the training of a model that is trained; `otherwise` is the result of others.
+  template <typename F, typename Result>
+  Result in_training(const F& f, Result otherwise) {
+    return std::visit(
+        [&](auto& any) {
+          if constexpr (!std::is_same_v<decltype(any), std::monostate&>) {
+            otherwise = f(any);
+          }
+          return otherwise;
+        },
+        training);
+  }
+  template <typename F>
+  void in_training(const F& f) {
+    in_training(
+        [&](auto& any) {
+          f(any);
+          return true;
+        },
+        false);
   }
 
   /// The token of byte 0.
@@ -222,7 +252,7 @@ struct ByteModel::Parts {
   reformer::RunOptions evaluation() const {
     return {.key = {options.seed, 0}, .precision = precision_of(options)};
   }
-  reformer::RunOptions training(std::int64_t pass) const {
+  reformer::RunOptions training_options(std::int64_t pass) const {
     return {.key = {options.seed, static_cast<std::uint32_t>(pass)},
             .training = true,
             .memory_budget = memory_budget(),
@@ -230,8 +260,8 @@ struct ByteModel::Parts {
   }
 };
 
-ByteModel::ByteModel(const Options& options, Use use)
-    : parts_(std::make_unique<Parts>(options, use)) {}
+ByteModel::ByteModel(const Options& options, Use use, reformer::Communicator* communicator)
+    : parts_(std::make_unique<Parts>(options, use, communicator)) {}
 ByteModel::~ByteModel() = default;
 
 void ByteModel::initialize() {
@@ -284,18 +314,12 @@ std::int64_t ByteModel::num_parameters() const {
 
 MemoryForecast ByteModel::memory_forecast() const {
   const reformer::MemoryPlan plan = parts_->plan();
-  std::size_t optimizer = 0;
-  std::visit(
-      [&](auto& any) {
-        any.for_each_state(parts_->model,
-                           [&](const std::string&, const reformer::Matrix<float>& state) {
-                             optimizer += static_cast<std::size_t>(state.size()) * sizeof(float);
-                           });
-      },
-      parts_->optimizer);
+  const auto training = parts_->in_training([](const auto& any) { return any.memory(); },
+                                            reformer::DataParallelMemory());
   return {{{"parameters", plan.parameters},
            {"gradients", plan.gradients},
-           {"optimizer", optimizer},
+           {"optimizer", training.optimizer},
+           {"exchange", training.exchange},
            {"residual halves", plan.residual_halves},
            {"bucket ids", plan.saved},
            {"scratch", plan.scratch},
@@ -363,25 +387,48 @@ std::vector<std::vector<reformer::Tensor<reformer::Bucket, 4>>> ByteModel::bucke
                                parts_->evaluation());
 }
 
-LossSum ByteModel::add_gradients(const Windows& windows, double scale, std::int64_t pass) {
-  const reformer::Loss loss = parts_->model.loss_and_gradients(
-      parts_->workspace, parts_->tokens_of(windows, windows.inputs),
-      parts_->tokens_of(windows, windows.labels), static_cast<float>(scale),
-      parts_->training(pass));
-  return {loss.sum, loss.count};
+std::vector<LossSum> ByteModel::accumulate(
+    const std::function<Windows(std::int64_t i)>& windows_of_pass, double scale,
+    std::int64_t step) {
+  return parts_->in_training(
+      [&](auto& training) {
+        return training.accumulate(
+            parts_->workspace, [&](Index i, reformer::PassObserver& observer) {
+              const Windows windows = windows_of_pass(i);
+              const reformer::Loss loss = parts_->model.loss_and_gradients(
+                  parts_->workspace, parts_->tokens_of(windows, windows.inputs),
+                  parts_->tokens_of(windows, windows.labels), static_cast<float>(scale),
+                  parts_->training_options(pass_number(step, i)), nullptr, &observer);
+              return LossSum{loss.sum, loss.count};
+            });
+      },
+      std::vector<LossSum>());
+}
+
+std::int64_t ByteModel::pass_number(std::int64_t step, std::int64_t i) const {
+  return step * parts_->options.accumulate + i;
 }
 
 double ByteModel::gradient_norm() {
-  return reformer::global_gradient_norm(parts_->workspace, parts_->model);
+  return parts_->in_training(
+      [&](auto& training) { return training.gradient_norm(parts_->workspace); }, 0.0);
 }
 
 void ByteModel::step(double rate, double gradient_scale) {
-  std::visit([&](auto& any) { any.step(parts_->workspace, parts_->model, rate, gradient_scale); },
-             parts_->optimizer);
+  parts_->in_training(
+      [&](auto& training) { training.step(parts_->workspace, rate, gradient_scale); });
 }
 
-void ByteModel::zero_gradients() {
-  parts_->model.zero_gradients();
+void ByteModel::share_parameters() {
+  parts_->in_training([](auto& training) { training.broadcast_parameters(); });
+}
+
+void ByteModel::wait_for_parameters() {
+  parts_->in_training([](auto& training) { training.wait(); });
+}
+
+double ByteModel::exposed_seconds() const {
+  return parts_->in_training([](auto& training) { return training.exposed_seconds(); }, 0.0);
 }
 
 std::vector<float> ByteModel::next_byte_logits(std::span<const std::uint8_t> context) {
@@ -434,7 +481,7 @@ void ByteModel::write_text(std::span<const std::uint8_t> prompt, std::int64_t le
 std::string ByteModel::first_not_finite(const Windows& windows, std::int64_t pass) {
   const std::optional<Index> layer = parts_->model.first_non_finite_layer(
       parts_->workspace, parts_->tokens_of(windows, windows.inputs),
-      pass > 0 ? parts_->training(pass) : parts_->evaluation());
+      pass > 0 ? parts_->training_options(pass) : parts_->evaluation());
   if (layer && *layer < 0) {
     return "in the embedding";
   }
@@ -463,28 +510,29 @@ std::optional<std::string> ByteModel::not_finite_tensor() const {
   model.for_each_parameter([&](const reformer::Parameter<float>& parameter) {
     look_at(parameter.name, parameter.value);
   });
-  std::visit([&](const auto& any) { any.for_each_state(model, look_at); },
-             std::as_const(parts_->optimizer));
+  parts_->in_training([&](const auto& training) { training.for_each_own_state(look_at); });
   return found;
 }
 
 void ByteModel::save(const std::filesystem::path& path, std::int64_t step,
-                     const nlohmann::json& state) const {
+                     const nlohmann::json& state) {
   // Names of files need not be UTF-8.
   const std::string text = state.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  std::visit(
-      [&](const auto& any) {
-        reformer::save_model(path, parts_->model, any, step, {{state_key, text}});
-      },
-      parts_->optimizer);
+  parts_->in_training([&](auto& training) {
+    training.wait();
+    training.visit_whole_optimizer([&](const auto& optimizer) {
+      reformer::save_model(path, parts_->model, optimizer, step, {{state_key, text}});
+    });
+  });
 }
 
 void ByteModel::load(const Checkpoint& checkpoint) {
+  parts_->in_training([](auto& training) { training.wait(); });
   checkpoint.file().read_parameters(parts_->model);
-  if (parts_->use == Use::training) {
-    std::visit([&](auto& any) { checkpoint.file().read_optimizer(parts_->model, any); },
-               parts_->optimizer);
-  }
+  parts_->in_training([&](auto& training) {
+    training.set_whole_optimizer(
+        [&](auto& optimizer) { checkpoint.file().read_optimizer(parts_->model, optimizer); });
+  });
 }
 
 std::vector<NamedValues> ByteModel::parameters() {

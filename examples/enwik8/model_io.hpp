@@ -21,6 +21,7 @@
 #include "loss_sum.hpp"
 #include "options.hpp"
 #include "reformer/attention/pattern.hpp"
+#include "reformer/distributed/communicator.hpp"
 #include "reformer/foundation/tensor.hpp"
 #include "reformer/model/sampling.hpp"
 #include "windows.hpp"
@@ -49,8 +50,9 @@ class ByteModel {
 
   /// The parameters are zero.
   /// @param options  complete
+  /// @param communicator  of those who train it together; null: this process alone
   /// @throw std::invalid_argument for a configuration that is not possible
-  ByteModel(const Options& options, Use use);
+  ByteModel(const Options& options, Use use, reformer::Communicator* communicator = nullptr);
   ~ByteModel();
   ByteModel(const ByteModel&) = delete;
   ByteModel& operator=(const ByteModel&) = delete;
@@ -84,16 +86,28 @@ class ByteModel {
   /// @param each  receives the loss of each label, in nats; may be null
   LossSum evaluate(const Windows& windows, std::vector<double>* each = nullptr);
 
-  /// Adds the gradients of `scale` times the loss.
-  /// @param pass  number of the pass in the whole run, from 1: its dropout and rotations
-  LossSum add_gradients(const Windows& windows, double scale, std::int64_t pass);
+  /// The gradients of `scale` times the losses of the passes of a step, which ranks share: those
+  /// from before are lost. All ranks call it.
+  /// @param windows_of_pass  the windows of pass i of the step
+  /// @return the losses of all passes, in their order
+  std::vector<LossSum> accumulate(const std::function<Windows(std::int64_t i)>& windows_of_pass,
+                                  double scale, std::int64_t step);
+  /// Number of pass i of a step in the whole run, from 1: of its dropout and rotations.
+  std::int64_t pass_number(std::int64_t step, std::int64_t i) const;
 
+  /// Of the gradients of all passes. All ranks call it.
   double gradient_norm();
 
-  /// Changes the parameters by their gradients times `gradient_scale`.
+  /// Changes the parameters by their gradients times `gradient_scale`. All ranks call it, and
+  /// before anything but `accumulate` reads parameters, `wait_for_parameters`.
   void step(double rate, double gradient_scale);
+  void wait_for_parameters();
 
-  void zero_gradients();
+  /// Gives all ranks the parameters of the first.
+  void share_parameters();
+
+  /// Seconds in which this rank did nothing but wait for others.
+  double exposed_seconds() const;
 
   /// Logits of the byte after `context`, which has at least one byte; bytes further back than the
   /// length of the options are not looked at.
@@ -114,19 +128,19 @@ class ByteModel {
   std::vector<std::vector<reformer::Tensor<reformer::Bucket, 4>>> buckets(const Windows& windows);
 
   /// Where a pass ceases to be finite, such as "in layer 2 (lsh)".
-  /// @param pass  as for `add_gradients`, or 0 for an evaluation
+  /// @param pass  number of the pass, or 0 for an evaluation
   std::string first_not_finite(const Windows& windows, std::int64_t pass);
 
-  /// The name of the first value that is saved and not finite.
+  /// The name of the first value that this rank has, that is saved, and that is not finite.
   std::optional<std::string> not_finite_tensor() const;
 
-  /// Writes a checkpoint in one step: whatever goes wrong, the previous one stays.
+  /// Writes a checkpoint in one step: whatever goes wrong, the previous one stays. All ranks call
+  /// it, and the first one writes.
   /// @param state  numbers in it come back bit for bit, NaN and infinity excepted
   /// @throw std::runtime_error when it cannot be written
-  void save(const std::filesystem::path& path, std::int64_t step,
-            const nlohmann::json& state) const;
+  void save(const std::filesystem::path& path, std::int64_t step, const nlohmann::json& state);
 
-  /// Fills the parameters and, for training, the optimizer.
+  /// Fills the parameters and, for training, the optimizer. All ranks call it.
   /// @throw std::runtime_error, before anything is filled, that names the tensors which are
   /// missing,
   ///   unknown or of another shape

@@ -29,6 +29,8 @@
 #include "output_folder.hpp"
 #include "pace.hpp"
 #include "progress.hpp"
+#include "ranks.hpp"
+#include "reformer/distributed/single_process.hpp"
 #include "reformer/foundation/container.hpp"
 #include "reformer/training/clipping.hpp"
 #include "reformer/version.hpp"
@@ -110,14 +112,18 @@ struct Running {
 
 class Trainer {
  public:
-  Trainer(const Options& options, const Console& console, const StopRequested& stop_requested)
+  Trainer(const Options& options, const Console& console, const StopRequested& stop_requested,
+          const Ranks& ranks)
       : options_(options),
         console_(console),
         stop_requested_(stop_requested),
+        ranks_(ranks),
         progress_(console.out, console.terminal) {}
 
   int run() {
-    prepare();
+    std::optional<Checkpoint> checkpoint;
+    ranks_.together([&] { prepare(checkpoint); });
+    begin(checkpoint);
     try {
       for (;;) {
         if (validation_is_due()) {
@@ -127,10 +133,10 @@ class Trainer {
         if (is_last_step()) {
           break;
         }
-        if (stop_requested_(step_)) {
+        if (ranks_.agree(stop_requested_(step_))) {
           throw Interrupted();
         }
-        if (since_save_.seconds() >= 60 * options_.save_minutes) {
+        if (ranks_.agree(since_save_.seconds() >= 60 * options_.save_minutes)) {
           save();
         }
         train_step();
@@ -173,8 +179,8 @@ class Trainer {
 
   // ---- before the first step
 
-  void prepare() {
-    std::optional<Checkpoint> checkpoint;
+  /// What each rank does for itself.
+  void prepare(std::optional<Checkpoint>& checkpoint) {
     if (options_.resume) {
       folder_ = options_.out;
       checkpoint.emplace(folder_ / checkpoint_name);
@@ -192,42 +198,76 @@ class Trainer {
         }
       }
     }
+    divide_over_ranks(options_, ranks_.size(), !options_.resume);
     if (!options_.resume && !options_.init.empty()) {
       begin_with_model(options_);
     }
     load_data();
     resident_before_model_ = std::max(resident_memory(), corpus_.bytes.size());
-    model_ = std::make_unique<ByteModel>(options_, ByteModel::Use::training);
+    model_ =
+        std::make_unique<ByteModel>(options_, ByteModel::Use::training, &ranks_.communicator());
     if (!options_.export_folder.empty()) {
       check_export();
     }
-    announce();
     if (checkpoint) {
       restore(*checkpoint);
-      prepare_output_folder(folder_);
-      metrics_.emplace(MetricsWriter::resume(folder_ / metrics_name, header(), step_));
-      progress_.message(fmt::format("continuing '{}' after step {}", folder_.string(), step_));
-    } else {
-      model_->initialize();
-      if (!options_.init.empty()) {
-        const std::vector<std::string> left = model_->load_huggingface(options_.init);
-        progress_.message(
-            fmt::format("beginning with the model in {}; {}", options_.init,
-                        left.empty() ? "nothing is initialised anew"
-                                     : fmt::format("initialised anew: {}", fmt::join(left, ", "))));
+      return;
+    }
+    model_->initialize();
+    if (!options_.init.empty()) {
+      not_loaded_ = model_->load_huggingface(options_.init);
+    }
+  }
+
+  /// What one rank does for all: the first output.
+  void begin(const std::optional<Checkpoint>& checkpoint) {
+    if (checkpoint) {
+      model_->load(*checkpoint);
+    }
+    model_->share_parameters();
+    announce();
+    if (!checkpoint && !options_.init.empty()) {
+      progress_.message(fmt::format(
+          "beginning with the model in {}; {}", options_.init,
+          not_loaded_.empty() ? "nothing is initialised anew"
+                              : fmt::format("initialised anew: {}", fmt::join(not_loaded_, ", "))));
+    }
+    ranks_.together([&] {
+      if (!ranks_.is_first()) {
+        return;
       }
-      if (options_.out.empty()) {
+      if (!checkpoint && options_.out.empty()) {
         folder_ = new_run_folder(options_.preset);
       } else {
         folder_ = options_.out;
         prepare_output_folder(folder_);
       }
+    });
+    folder_ = ranks_.agree(folder_.string());
+    const json first_record = header();
+    if (checkpoint) {
+      ranks_.together([&] {
+        if (ranks_.is_first()) {
+          metrics_.emplace(MetricsWriter::resume(folder_ / metrics_name, first_record, step_));
+        }
+      });
+      progress_.message(fmt::format("continuing '{}' after step {}", folder_.string(), step_));
+    } else {
       progress_.message(fmt::format("output: {}", folder_.string()));
       // At once, so that a disk that cannot take it is found out now and not after hours.
       save();
-      metrics_.emplace(MetricsWriter::start(folder_ / metrics_name, header()));
+      if (ranks_.is_first()) {
+        metrics_.emplace(MetricsWriter::start(folder_ / metrics_name, first_record));
+      }
     }
     since_save_ = Stopwatch();
+  }
+
+  /// Only one rank has a file to write to.
+  void write(const json& record) {
+    if (metrics_) {
+      metrics_->write(record);
+    }
   }
 
   void check_export() const {
@@ -237,7 +277,9 @@ class Trainer {
       throw OptionError(fmt::format("--export is '{}', but this model cannot be exported: {}",
                                     options_.export_folder, error.what()));
     }
-    prepare_output_folder(options_.export_folder);
+    if (ranks_.is_first()) {
+      prepare_output_folder(options_.export_folder);
+    }
   }
 
   void load_data() {
@@ -280,7 +322,27 @@ class Trainer {
                                       : fmt::format("{} steps", grouped(options_.steps)),
                                   grouped(bytes_per_step()), options_.optimizer, model_->threads(),
                                   model_->threads() == 1 ? "" : "s", options_.seed));
+    announce_ranks();
     progress_.message(fmt::format("evaluation: {}", context_rule(options_.length)));
+  }
+
+  void announce_ranks() {
+    const int here = ranks_.on_this_machine();
+    if (ranks_.size() == 1) {
+      return;
+    }
+    progress_.message(fmt::format(
+        "ranks: {}, of which {} on this machine; a step has {} passes of {} window{} of {} bytes",
+        ranks_.size(), here, options_.accumulate, options_.batch, options_.batch == 1 ? "" : "s",
+        options_.length));
+    const long processors = ::sysconf(_SC_NPROCESSORS_ONLN);
+    if (here * model_->threads() > processors) {
+      progress_.message(fmt::format(
+          "note: {} ranks of {} thread{} here are more than its {} processors; --threads {} would "
+          "be as many",
+          here, model_->threads(), model_->threads() == 1 ? "" : "s", processors,
+          std::max(processors / here, 1L)));
+    }
   }
 
   MemoryForecast memory_forecast() const {
@@ -305,6 +367,8 @@ class Trainer {
             {"simd", instruction_sets()},
             {"bfloat16", bfloat16_instructions()},
             {"threads", model_->threads()},
+            {"ranks", ranks_.size()},
+            {"processors_allowed", ranks_.gather(allowed_processors())},
             {"data", data_description()},
             {"train_bytes", split_.train.size()},
             {"validation_bytes", split_.validation.size()},
@@ -331,11 +395,14 @@ class Trainer {
     costs_.save = watch.seconds();
   }
 
-  void save_as(const char* name) const {
-    if (const auto tensor = model_->not_finite_tensor()) {
-      throw std::runtime_error(
-          fmt::format("step {}: {} is no longer finite{}", step_, *tensor, what_is_kept()));
-    }
+  void save_as(const char* name) {
+    model_->wait_for_parameters();
+    ranks_.together([&] {
+      if (const auto tensor = model_->not_finite_tensor()) {
+        throw std::runtime_error(
+            fmt::format("step {}: {} is no longer finite{}", step_, *tensor, what_is_kept()));
+      }
+    });
     json state{{"options", options_to_json(options_)}, {"data", data_description()},
                {"validated_step", validated_step_},    {"running", running_.to_json()},
                {"elapsed_seconds", elapsed()},         {"ending", nullptr}};
@@ -383,7 +450,6 @@ class Trainer {
           fmt::format("'{}': is not a checkpoint of this trainer: its state is not readable",
                       checkpoint.path().string()));
     }
-    model_->load(checkpoint);
   }
 
   /// Ends the sentence of an error.
@@ -395,34 +461,46 @@ class Trainer {
 
   // ---- training
 
+  /// Calls `action`, and names the step if halves in fixed point overflow in it.
+  template <typename Action>
+  auto within_range(const std::string& where, const Action& action) const {
+    try {
+      return action();
+    } catch (const std::overflow_error& error) {
+      throw std::runtime_error(
+          fmt::format("{}: {}{}; a lower --learning-rate or --residual float may help", where,
+                      error.what(), what_is_kept()));
+    }
+  }
+
   void train_step() {
     const Stopwatch watch;
     const std::int64_t step = step_ + 1;
     const double rate = learning_rate(options_, ending_, step);
     const double scale = 1.0 / static_cast<double>(bytes_per_step());
-    model_->zero_gradients();
+    const auto windows_of_pass = [&](std::int64_t i) {
+      return training_windows(split_.train, options_.batch, options_.length, options_.seed, step,
+                              i * options_.batch);
+    };
+    const std::vector<LossSum> losses = within_range(fmt::format("step {}", step), [&] {
+      return model_->accumulate(windows_of_pass, scale, step);
+    });
     LossSum loss;
     for (std::int64_t i = 0; i < options_.accumulate; ++i) {
-      const Windows windows = training_windows(split_.train, options_.batch, options_.length,
-                                               options_.seed, step, i * options_.batch);
-      const std::int64_t pass = step * options_.accumulate + i;
-      const LossSum part = within_range(fmt::format("step {}", step), [&] {
-        return model_->add_gradients(windows, scale, pass);
-      });
-      if (!std::isfinite(part.nats)) {
-        fail_not_finite(fmt::format("step {}: the loss", step), part.nats, windows, pass);
+      const LossSum& of_pass = losses[static_cast<std::size_t>(i)];
+      if (!std::isfinite(of_pass.nats)) {
+        fail_not_finite(fmt::format("step {}: the loss", step), of_pass.nats, windows_of_pass(i),
+                        model_->pass_number(step, i));
       }
-      loss += part;
-      if (i + 1 == options_.accumulate) {
-        const double norm = model_->gradient_norm();
-        if (!std::isfinite(norm)) {
-          fail_not_finite(fmt::format("step {}: the norm of the gradient", step), norm, windows,
-                          pass);
-        }
-        model_->step(rate, reformer::clipping_scale(norm, options_.clip));
-        running_.gradient_norms += norm;
-      }
+      loss += of_pass;
     }
+    const double norm = model_->gradient_norm();
+    if (!std::isfinite(norm)) {
+      fail_not_finite(fmt::format("step {}: the norm of the gradient", step), norm,
+                      windows_of_pass(0), model_->pass_number(step, 0));
+    }
+    model_->step(rate, reformer::clipping_scale(norm, options_.clip));
+    running_.gradient_norms += norm;
     step_ = step;
     running_.loss += loss;
     ++running_.steps;
@@ -438,21 +516,13 @@ class Trainer {
     show_progress();
   }
 
-  /// Calls `action`, and names the step if halves in fixed point overflow in it.
-  template <typename Action>
-  LossSum within_range(const std::string& where, const Action& action) const {
-    try {
-      return action();
-    } catch (const std::overflow_error& error) {
-      throw std::runtime_error(
-          fmt::format("{}: {}{}; a lower --learning-rate or --residual float may help", where,
-                      error.what(), what_is_kept()));
-    }
-  }
-
+  /// Is called on every rank.
   /// @param pass  of the training step, or 0 for an evaluation
   [[noreturn]] void fail_not_finite(const std::string& where, double value, const Windows& windows,
                                     std::int64_t pass) {
+    if (!ranks_.is_first()) {
+      throw FailedElsewhere{exit_failure};
+    }
     throw std::runtime_error(
         fmt::format("{} is {}: first not finite {}{}; a lower --learning-rate may help", where,
                     std::isnan(value) ? "not a number" : "infinite",
@@ -486,16 +556,16 @@ class Trainer {
   }
 
   void write_train_record() {
-    metrics_->write(
-        {{"type", "train"},
-         {"step", step_},
-         {"bpb", running_.loss.bits_per_byte()},
-         {"learning_rate", learning_rate(options_, ending_, step_)},
-         {"gradient_norm", running_.gradient_norms / static_cast<double>(running_.steps)},
-         {"tokens", step_ * bytes_per_step()},
-         {"tokens_per_second", tokens_per_second()},
-         {"memory_bytes", resident_memory()},
-         {"seconds", elapsed()}});
+    write({{"type", "train"},
+           {"step", step_},
+           {"bpb", running_.loss.bits_per_byte()},
+           {"learning_rate", learning_rate(options_, ending_, step_)},
+           {"gradient_norm", running_.gradient_norms / static_cast<double>(running_.steps)},
+           {"exposed_seconds", model_->exposed_seconds()},
+           {"tokens", step_ * bytes_per_step()},
+           {"tokens_per_second", tokens_per_second()},
+           {"memory_bytes", resident_memory()},
+           {"seconds", elapsed()}});
     running_ = Running();
   }
 
@@ -509,12 +579,14 @@ class Trainer {
     }
     // The first evaluation of a process takes longer, too, so the first steps go by. They may be
     // all there is time for.
-    const bool is_over = elapsed() >= limit_seconds();
+    const bool is_over = ranks_.agree(elapsed() >= limit_seconds());
     if (cost_samples_ == 0 && steps_here_ >= 2 && !is_over) {
       measure_costs();
     }
     costs_.step = step_seconds_.value();
-    const auto is_time = [&] { return is_time_for_ending(elapsed(), limit_seconds(), costs_); };
+    const auto is_time = [&] {
+      return ranks_.agree(is_time_for_ending(elapsed(), limit_seconds(), costs_));
+    };
     if (!is_over && (cost_samples_ == 0 || !is_time())) {
       return;
     }
@@ -525,8 +597,8 @@ class Trainer {
         return;
       }
     }
-    ending_ =
-        Ending{step_, step_ + steps_that_fit(elapsed(), limit_seconds(), costs_, options_, step_)};
+    ending_ = ranks_.agree(
+        Ending{step_, step_ + steps_that_fit(elapsed(), limit_seconds(), costs_, options_, step_)});
     if (ending_->end == step_) {
       show_progress();
     }
@@ -541,7 +613,9 @@ class Trainer {
         std::min(std::ssize(split_.validation), prompt_bytes + options_.sample_bytes / 2)));
     const Stopwatch watch;
     constexpr int bytes = 8 * repetitions;
-    model_->write_text(text, bytes, {}, options_.seed, [](std::uint8_t) { return true; });
+    if (ranks_.is_first()) {
+      model_->write_text(text, bytes, {}, options_.seed, [](std::uint8_t) { return true; });
+    }
     sample_seconds_ = watch.seconds() / bytes * static_cast<double>(options_.sample_bytes);
     update_costs();
     if (cost_samples_++ == 0 && costs_.final > limit_seconds() / 3) {
@@ -592,41 +666,78 @@ class Trainer {
     if (options_.by_distance) {
       evaluation.by_distance.emplace(local_reach(options_), options_.length);
     }
-    std::vector<double> losses;
+    model_->wait_for_parameters();
     EvaluationWindows all(part, options_.batch, options_.length, limit, overlap);
-    for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
-      if (stop_requested_(step_)) {
+    for (;;) {
+      std::vector<Windows> round;  // one for each rank, while there are any
+      while (std::ssize(round) < ranks_.size()) {
+        Windows windows = all.next();
+        if (windows.count == 0) {
+          break;
+        }
+        round.push_back(std::move(windows));
+      }
+      if (round.empty()) {
+        break;
+      }
+      if (ranks_.agree(stop_requested_(step_))) {
         throw Interrupted();
       }
-      const Stopwatch batch_watch;
-      const LossSum loss = within_range(fmt::format("{} after step {}", name, step_),
-                                        [&] { return model_->evaluate(windows, &losses); });
-      if (!std::isfinite(loss.nats)) {
-        fail_not_finite(fmt::format("{} after step {}: the loss", name, step_), loss.nats, windows,
-                        0);
-      }
-      evaluation.loss += loss;
-      if (evaluation.by_distance) {
-        evaluation.by_distance->add(windows, losses);
-      }
-      evaluation_seconds_per_byte_.add(batch_watch.seconds() / static_cast<double>(loss.bytes));
+      evaluate_round(name, round, evaluation);
     }
     evaluation.seconds = watch.seconds();
     return evaluation;
+  }
+
+  /// Adds the losses of some windows, which ranks compute side by side, in their order.
+  void evaluate_round(const std::string& name, const std::vector<Windows>& round,
+                      Evaluation& evaluation) {
+    const Stopwatch watch;
+    const auto own = static_cast<std::size_t>(ranks_.rank());
+    std::vector<double> losses;
+    LossSum loss;
+    if (own < round.size()) {
+      loss = within_range(fmt::format("{} after step {}", name, step_),
+                          [&] { return model_->evaluate(round[own], &losses); });
+    }
+    const std::vector<LossSum> sums = ranks_.gather(loss);
+    std::vector<double> of_all;  // of each rank as many as of the longest windows
+    std::int64_t longest = 0;
+    if (evaluation.by_distance) {
+      for (const Windows& windows : round) {
+        longest = std::max(longest, windows.bytes());
+      }
+      losses.resize(static_cast<std::size_t>(longest));
+      of_all = ranks_.communicator().all_gather(std::span<const double>(losses));
+    }
+    std::int64_t bytes = 0;
+    for (std::size_t r = 0; r < round.size(); ++r) {
+      if (!std::isfinite(sums[r].nats)) {
+        fail_not_finite(fmt::format("{} after step {}: the loss", name, step_), sums[r].nats,
+                        round[r], 0);
+      }
+      evaluation.loss += sums[r];
+      bytes += sums[r].bytes;
+      if (evaluation.by_distance) {
+        const auto begin = of_all.begin() + static_cast<std::int64_t>(r) * longest;
+        evaluation.by_distance->add(round[r], {begin, begin + round[r].bytes()});
+      }
+    }
+    evaluation_seconds_per_byte_.add(watch.seconds() / static_cast<double>(bytes));
   }
 
   void validate() {
     const Evaluation result = evaluate("validation", split_.validation, options_.eval_bytes);
     update_costs();
     validated_step_ = step_;
-    metrics_->write({{"type", "validation"},
-                     {"step", step_},
-                     {"validation_bpb", result.loss.bits_per_byte()},
-                     {"bytes", result.loss.bytes},
-                     {"whole_split", is_whole(result, split_.validation)},
-                     {"by_distance", by_distance(result)},
-                     {"evaluation_seconds", result.seconds},
-                     {"seconds", elapsed()}});
+    write({{"type", "validation"},
+           {"step", step_},
+           {"validation_bpb", result.loss.bits_per_byte()},
+           {"bytes", result.loss.bytes},
+           {"whole_split", is_whole(result, split_.validation)},
+           {"by_distance", by_distance(result)},
+           {"evaluation_seconds", result.seconds},
+           {"seconds", elapsed()}});
     progress_.message(fmt::format("step {}: validation {:.4f} bits per byte on {}", step_,
                                   result.loss.bits_per_byte(),
                                   extent(result, split_.validation, "validation")));
@@ -688,22 +799,23 @@ class Trainer {
     if (options_.keep_best > 0) {
       return_to_best();
     }
-    if (!options_.export_folder.empty()) {
+    model_->wait_for_parameters();
+    if (!options_.export_folder.empty() && ranks_.is_first()) {
       model_->save_huggingface(options_.export_folder);
       progress_.message(fmt::format(
           "written for HuggingFace: {}, byte b is token {}", options_.export_folder,
           model_->first_byte() == 0 ? "b" : fmt::format("b + {}", model_->first_byte())));
     }
     const Evaluation validation = evaluate("validation", split_.validation, options_.final_bytes);
-    metrics_->write({{"type", "validation"},
-                     {"final", true},
-                     {"step", step_},
-                     {"validation_bpb", validation.loss.bits_per_byte()},
-                     {"bytes", validation.loss.bytes},
-                     {"whole_split", is_whole(validation, split_.validation)},
-                     {"by_distance", by_distance(validation)},
-                     {"evaluation_seconds", validation.seconds},
-                     {"seconds", elapsed()}});
+    write({{"type", "validation"},
+           {"final", true},
+           {"step", step_},
+           {"validation_bpb", validation.loss.bits_per_byte()},
+           {"bytes", validation.loss.bytes},
+           {"whole_split", is_whole(validation, split_.validation)},
+           {"by_distance", by_distance(validation)},
+           {"evaluation_seconds", validation.seconds},
+           {"seconds", elapsed()}});
     progress_.message(fmt::format("validation bits per byte: {:.4f}, {}",
                                   validation.loss.bits_per_byte(),
                                   extent(validation, split_.validation, "validation")));
@@ -713,19 +825,19 @@ class Trainer {
       evaluate_overlapping();
     }
     write_sample();
-    metrics_->write({{"type", "test"},
-                     {"final", true},
-                     {"step", step_},
-                     {"test_bpb", test.loss.bits_per_byte()},
-                     {"validation_bpb", validation.loss.bits_per_byte()},
-                     {"bytes", test.loss.bytes},
-                     {"whole_split", is_whole(test, split_.test)},
-                     {"by_distance", by_distance(test)},
-                     {"context_rule", context_rule(options_.length)},
-                     {"tokens", step_ * bytes_per_step()},
-                     {"peak_memory_bytes", peak_resident_memory()},
-                     {"evaluation_seconds", test.seconds},
-                     {"seconds", elapsed()}});
+    write({{"type", "test"},
+           {"final", true},
+           {"step", step_},
+           {"test_bpb", test.loss.bits_per_byte()},
+           {"validation_bpb", validation.loss.bits_per_byte()},
+           {"bytes", test.loss.bytes},
+           {"whole_split", is_whole(test, split_.test)},
+           {"by_distance", by_distance(test)},
+           {"context_rule", context_rule(options_.length)},
+           {"tokens", step_ * bytes_per_step()},
+           {"peak_memory_bytes", peak_resident_memory()},
+           {"evaluation_seconds", test.seconds},
+           {"seconds", elapsed()}});
     progress_.message(fmt::format("{} steps, {} bytes read, {} in all, peak memory {}; run in {}",
                                   grouped(step_), grouped(step_ * bytes_per_step()),
                                   format_duration(elapsed()), format_bytes(peak_resident_memory()),
@@ -742,22 +854,22 @@ class Trainer {
     const Evaluation test =
         evaluate("test", split_.test, options_.final_bytes, options_.eval_overlap);
     const std::string rule = context_rule(options_.length, options_.eval_overlap);
-    metrics_->write({{"type", "test_overlapping"},
-                     {"final", true},
-                     {"step", step_},
-                     {"test_bpb", test.loss.bits_per_byte()},
-                     {"bytes", test.loss.bytes},
-                     {"whole_split", is_whole(test, split_.test)},
-                     {"by_distance", by_distance(test)},
-                     {"context_rule", rule},
-                     {"evaluation_seconds", test.seconds},
-                     {"seconds", elapsed()}});
+    write({{"type", "test_overlapping"},
+           {"final", true},
+           {"step", step_},
+           {"test_bpb", test.loss.bits_per_byte()},
+           {"bytes", test.loss.bytes},
+           {"whole_split", is_whole(test, split_.test)},
+           {"by_distance", by_distance(test)},
+           {"context_rule", rule},
+           {"evaluation_seconds", test.seconds},
+           {"seconds", elapsed()}});
     progress_.message(
         fmt::format("test with {}: {:.4f} bits per byte", rule, test.loss.bits_per_byte()));
   }
 
   void write_sample() {
-    if (options_.sample_bytes == 0) {
+    if (options_.sample_bytes == 0 || !ranks_.is_first()) {
       return;
     }
     const auto prompt = split_.validation.first(
@@ -771,12 +883,12 @@ class Trainer {
                          text.push_back(byte);
                          return true;
                        });
-    metrics_->write({{"type", "sample"},
-                     {"final", true},
-                     {"step", step_},
-                     {"temperature", options_.sample_temperature},
-                     {"prompt", printable(prompt)},
-                     {"text", printable(text)}});
+    write({{"type", "sample"},
+           {"final", true},
+           {"step", step_},
+           {"temperature", options_.sample_temperature},
+           {"prompt", printable(prompt)},
+           {"text", printable(text)}});
     progress_.message("--- prompt, from the validation split");
     progress_.message(printable(prompt));
     progress_.message(
@@ -788,12 +900,14 @@ class Trainer {
   Options options_;
   Console console_;
   const StopRequested& stop_requested_;
+  const Ranks& ranks_;
   Progress progress_;
   fs::path folder_;
   Corpus corpus_;
   Split split_;
   std::uint32_t checksum_ = 0;
   std::size_t resident_before_model_ = 0;
+  std::vector<std::string> not_loaded_;  // parameters that --init has none for
   std::unique_ptr<ByteModel> model_;
   std::optional<MetricsWriter> metrics_;
 
@@ -818,18 +932,46 @@ class Trainer {
   int cost_samples_ = 0;
 };
 
+int run_on_rank(const std::vector<std::string>& arguments, const Console& console,
+                const StopRequested& stop_requested, const Ranks& ranks) {
+  const std::string name =
+      ranks.is_first() ? "enwik8" : fmt::format("enwik8: rank {}", ranks.rank());
+  return with_errors_reported(name, console, [&] {
+    Parsed<Options> parsed;
+    try {
+      ranks.together([&] { parsed = parse_options(arguments); });
+      if (!parsed.help.empty()) {
+        fmt::print(console.out, "{}", parsed.help);
+        return exit_success;
+      }
+      return Trainer(parsed.options, console, stop_requested, ranks).run();
+    } catch (const FailedElsewhere& failure) {
+      return failure.exit_code;
+    }
+  });
+}
+
 }  // namespace
 
 int run_trainer(const std::vector<std::string>& arguments, const Console& console,
+                const StopRequested& stop_requested, reformer::Communicator& communicator) {
+  const Ranks ranks(communicator);
+  if (ranks.is_first()) {
+    return run_on_rank(arguments, console, stop_requested, ranks);
+  }
+  // One rank speaks for all, and the others when something is wrong with them alone.
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> nowhere(std::fopen("/dev/null", "w"),
+                                                                &std::fclose);
+  Console silent = console;
+  silent.out = nowhere.get();
+  silent.terminal = false;
+  return run_on_rank(arguments, silent, stop_requested, ranks);
+}
+
+int run_trainer(const std::vector<std::string>& arguments, const Console& console,
                 const StopRequested& stop_requested) {
-  return with_errors_reported("enwik8", console, [&] {
-    const Parsed<Options> parsed = parse_options(arguments);
-    if (!parsed.help.empty()) {
-      fmt::print(console.out, "{}", parsed.help);
-      return exit_success;
-    }
-    return Trainer(parsed.options, console, stop_requested).run();
-  });
+  reformer::SingleProcess alone;
+  return run_trainer(arguments, console, stop_requested, alone);
 }
 
 }  // namespace enwik8

@@ -10,15 +10,21 @@
 #include <vector>
 
 #include "console.hpp"
+#include "reformer/distributed/communicator.hpp"
 
 namespace enwik8 {
 
 /// Asked after each step, with the number of steps done, and between the parts of an evaluation.
 using StopRequested = std::function<bool(std::int64_t step)>;
 
-/// Trains as the command line asks for. Whatever goes wrong becomes one line on `console.error`.
+/// Trains as the command line asks for, together with the other ranks of `communicator`, each of
+/// which calls it with the same arguments. Whatever goes wrong becomes one line on `console.error`.
+/// Only the first rank writes anything else.
 /// @param arguments  without the name of the program
-/// @return exit code
+/// @return exit code. If it is one of an error, other ranks may wait for this one: end them
+int run_trainer(const std::vector<std::string>& arguments, const Console& console,
+                const StopRequested& stop_requested, reformer::Communicator& communicator);
+/// The same for a process that trains alone.
 int run_trainer(const std::vector<std::string>& arguments, const Console& console,
                 const StopRequested& stop_requested);
 

@@ -44,9 +44,9 @@ TEST(ByteModel, StartsNearEightBitsAndLearns) {
     const double before = model.evaluate(windows).bits_per_byte();
     EXPECT_NEAR(before, 8, 0.2);
     for (std::int64_t step = 1; step <= 10; ++step) {
-      model.zero_gradients();
-      const LossSum loss = model.add_gradients(windows, 1.0 / 64, step);
-      EXPECT_EQ(loss.bytes, 64);
+      const auto losses = model.accumulate([&](std::int64_t) { return windows; }, 1.0 / 64, step);
+      ASSERT_EQ(losses.size(), 1u);
+      EXPECT_EQ(losses[0].bytes, 64);
       EXPECT_GT(model.gradient_norm(), 0);
       model.step(0.01, 1);
     }
@@ -155,8 +155,8 @@ TEST(ByteModel, NamesWhereItCeasesToBeFinite) {
         std::fill(parameter.values.begin(), parameter.values.end(),
                   std::numeric_limits<float>::quiet_NaN());
         EXPECT_EQ(model.not_finite_tensor(), name);
-        model.zero_gradients();
-        EXPECT_FALSE(std::isfinite(model.add_gradients(windows, 1, 1).nats));
+        const auto losses = model.accumulate([&](std::int64_t) { return windows; }, 1, 1);
+        EXPECT_FALSE(std::isfinite(losses.at(0).nats));
         return model.first_not_finite(windows, 1);
       }
     }

@@ -117,7 +117,7 @@ inline std::vector<nlohmann::json> records_of(const std::filesystem::path& folde
   for (const std::string& line : lines_of(read_file(folder / "metrics.jsonl"))) {
     nlohmann::json record = nlohmann::json::parse(line);
     for (const char* name : {"seconds", "evaluation_seconds", "tokens_per_second", "memory_bytes",
-                             "peak_memory_bytes"}) {
+                             "peak_memory_bytes", "exposed_seconds"}) {
       record.erase(name);
     }
     records.push_back(std::move(record));

@@ -146,6 +146,11 @@ class DataParallel {
   void set_config(const Config& config) { optimizer_.set_config(config); }
   /// The optimiser of this rank's slices.
   const Optimizer& own_optimizer() const { return optimizer_.own(); }
+  /// Calls `f(name, state)` for the state of this rank's slices.
+  template <typename F>
+  void for_each_own_state(const F& f) const {
+    optimizer_.for_each_own_state(f);
+  }
 
   /// Seconds, since it was made, in which this rank only waited for others: what was not hidden
   /// behind a pass.

@@ -71,6 +71,10 @@ class ShardedOptimizer {
   /// With the state of this rank's slices, as rows; of a parameter that one rank owns, in its
   /// shape.
   const Optimizer& own() const { return optimizer_; }
+  template <typename F>
+  void for_each_own_state(const F& f) const {
+    optimizer_.for_each_state(shard_, f);
+  }
   /// On every rank.
   void set_config(const Config& config) { optimizer_.set_config(config); }
 

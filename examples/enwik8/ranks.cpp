@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+#include "ranks.hpp"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <exception>
+#include <string_view>
+
+#include "console.hpp"
+#include "options.hpp"
+
+namespace enwik8 {
+
+void Ranks::together(const std::function<void()>& action) const {
+  std::exception_ptr own;
+  int code = exit_success;
+  try {
+    action();
+  } catch (const OptionError&) {
+    own = std::current_exception();
+    code = exit_usage;
+  } catch (...) {
+    own = std::current_exception();
+    code = exit_failure;
+  }
+  const std::vector<int> codes = gather(code);
+  const auto failed =
+      std::find_if(codes.begin(), codes.end(), [](int c) { return c != exit_success; });
+  if (failed == codes.end()) {
+    return;
+  }
+  if (failed - codes.begin() == rank()) {
+    std::rethrow_exception(own);
+  }
+  throw FailedElsewhere{*failed};
+}
+
+int Ranks::on_this_machine() const {
+  std::array<char, 256> own{};
+  ::gethostname(own.data(), own.size() - 1);
+  const auto names = gather(own);
+  return static_cast<int>(std::count(names.begin(), names.end(), own));
+}
+
+void divide_over_ranks(Options& options, int ranks, bool is_new) {
+  if (is_new && ranks > 1 && !options.given.contains("accumulate")) {
+    if (options.batch % ranks == 0) {
+      options.batch /= ranks;
+    }
+    options.accumulate = ranks;
+  }
+  if (options.accumulate < ranks) {
+    throw OptionError(fmt::format(
+        "--accumulate is {}, but there are {} ranks, each of which needs a pass of its own in "
+        "every "
+        "step; allowed: {} and more{}",
+        options.accumulate, ranks, ranks,
+        is_new ? ""
+               : fmt::format(", or at most {} ranks to continue this run", options.accumulate)));
+  }
+}
+
+int allowed_processors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return ::sched_getaffinity(0, sizeof set, &set) == 0
+             ? CPU_COUNT(&set)
+             : std::max(static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN)), 1);
+}
+
+}  // namespace enwik8
