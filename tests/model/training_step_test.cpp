@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -119,6 +120,81 @@ TEST(TrainingStep, InFixedPointNeitherThreadsNorMemoryChangeABit) {
     expect_same(train(workspace, other, 2, 150, 2, budget), expected,
                 reformer::detail::join(threads, " threads, budget ", budget));
     expect_same(train(workspace, other, 2, 150, 2), expected, "and without a budget again");
+  }
+}
+
+/// Gives a part its weights when they are asked for, and takes its gradients when they are said to
+/// be complete; both are spoiled before and after.
+class Courier : public PassObserver {
+ public:
+  explicit Courier(Model<float>& model) : model_(model) {
+    for (Index part = 0; part < model.num_parts(); ++part) {
+      parts_.emplace_back();
+      model.for_each_parameter_of(part, [&](Parameter<float>& p) {
+        parts_.back().push_back(&p);
+        weights_[&p] = p.value;
+        if (part > 0) p.value.setConstant(std::nanf(""));
+      });
+    }
+  }
+
+  void before_forward(Index part) override {
+    EXPECT_EQ(part, next_forward_++);
+    for (auto* p : parts_.at(static_cast<std::size_t>(part))) p->value = weights_.at(p);
+  }
+  void after_backward(Index part) override {
+    EXPECT_EQ(part, next_forward_ - ++backward_);
+    for (auto* p : parts_.at(static_cast<std::size_t>(part))) {
+      gradients_[p] = p->gradient;
+      p->gradient.setConstant(std::nanf(""));
+      p->value.setConstant(std::nanf(""));
+    }
+  }
+  /// All of the pass, in the order of the model's parameters.
+  std::vector<double> gradients() const {
+    EXPECT_EQ(next_forward_, model_.num_parts());
+    EXPECT_EQ(backward_, model_.num_parts());
+    std::vector<double> all;
+    model_.for_each_parameter([&](const Parameter<float>& p) {
+      const Matrix<float>& gradient = gradients_.at(&p);
+      all.insert(all.end(), gradient.data(), gradient.data() + gradient.size());
+    });
+    return all;
+  }
+
+ private:
+  Model<float>& model_;
+  std::vector<std::vector<Parameter<float>*>> parts_;
+  std::map<const Parameter<float>*, Matrix<float>> weights_, gradients_;
+  Index next_forward_ = 0, backward_ = 0;
+};
+
+TEST(TrainingStep, TellsWhichWeightsItNeedsAndWhichGradientsAreComplete) {
+  const Tokens tokens = random_tokens(2, 44, 11, 5);
+  const RunOptions options{.key = {3}, .training = true};
+  for (const int branches : {1, 2, 3}) {
+    for (const bool encodes : {false, true}) {
+      const auto pass = [&](Model<float>& model, PassObserver* observer) {
+        Workspace workspace(2);
+        if (encodes) {
+          model.encode_and_gradients(
+              workspace, tokens, options, [](const auto& z) { return z; }, nullptr, observer);
+        } else {
+          model.loss_and_gradients(workspace, tokens, next_token_labels(tokens), 1, options,
+                                   nullptr, observer);
+        }
+      };
+      const ModelConfig config = tiny_config();
+      Model<float> model(config, layers_of<float>(branches, config.width));
+      model.initialize(1);
+      model.zero_gradients();
+      pass(model, nullptr);
+      const std::vector<double> expected = gradients_of(model);
+      model.zero_gradients();
+      Courier courier(model);
+      pass(model, &courier);
+      EXPECT_TRUE(same_bits(courier.gradients(), expected)) << branches << " branches";
+    }
   }
 }
 
