@@ -314,7 +314,8 @@ std::int64_t ByteModel::num_parameters() const {
 
 MemoryForecast ByteModel::memory_forecast() const {
   const reformer::MemoryPlan plan = parts_->plan();
-  const auto training = parts_->in_training([](const auto& any) { return any.memory(); },
+  const Index tokens = parts_->options.batch * parts_->options.length;
+  const auto training = parts_->in_training([&](const auto& any) { return any.plan(tokens); },
                                             reformer::DataParallelMemory());
   return {{{"parameters", plan.parameters},
            {"gradients", plan.gradients},

@@ -48,7 +48,7 @@ struct SharedRun {
 struct SharedResult {
   std::vector<double> losses, norms, parameters;
   std::vector<double> state;  // of the optimiser, whole, on rank 0
-  std::size_t state_bytes = 0;
+  DataParallelMemory memory, plan;
   std::vector<Slice> slices;  // of this rank
 };
 
@@ -91,7 +91,8 @@ class SharedTraining {
         result_.state.insert(result_.state.end(), state.data(), state.data() + state.size());
       });
     });
-    result_.state_bytes = training_.memory().optimizer;
+    result_.memory = training_.memory();
+    result_.plan = training_.plan(32);
     std::size_t index = 0;
     model_.for_each_parameter([&](const Parameter<float>&) {
       result_.slices.push_back(training_.ownership().slice(index++, rank_));

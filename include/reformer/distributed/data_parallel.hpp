@@ -40,7 +40,7 @@ struct DataParallelConfig {
   Wire wire = Wire::exact;  ///< of gradients
 };
 
-/// What a rank holds beside the model and its gradients.
+/// Bytes that a rank holds beside the model and its gradients.
 struct DataParallelMemory {
   std::size_t optimizer = 0;  ///< state of its slices
   std::size_t exchange = 0;   ///< sums over rounds, and messages
@@ -143,9 +143,6 @@ class DataParallel {
   void set_whole_optimizer(const F& f) {
     optimizer_.set_whole(f);
   }
-  void set_config(const Config& config) { optimizer_.set_config(config); }
-  /// The optimiser of this rank's slices.
-  const Optimizer& own_optimizer() const { return optimizer_.own(); }
   /// Calls `f(name, state)` for the state of this rank's slices.
   template <typename F>
   void for_each_own_state(const F& f) const {
@@ -158,8 +155,16 @@ class DataParallel {
     return gradients_.exposed_seconds() + weights_.exposed_seconds() + waiting_.seconds();
   }
 
+  /// What this rank holds now.
   DataParallelMemory memory() const {
     return {optimizer_.state_bytes(), gradients_.bytes() + weights_.bytes()};
+  }
+  /// What it holds at most, of micro-batches of so many tokens. Beside that, rank 0 holds all state
+  /// while it is visited or set.
+  DataParallelMemory plan(Index tokens) const {
+    return {optimizer_.state_bytes(),
+            gradients_.planned_bytes(tokens) +
+                weights_.planned_bytes(tokens, gradients_.micro_batches())};
   }
 
  private:

@@ -124,12 +124,30 @@ class GradientExchange {
   /// Time in which this rank did nothing but wait, since it was made.
   double exposed_seconds() const { return waiting_.seconds(); }
 
-  /// Bytes of sums over rounds and of messages.
+  /// Bytes of sums over rounds and of messages, between steps.
   std::size_t bytes() const {
-    std::size_t bytes = 0;
+    std::size_t bytes = rows_.bytes();
     for (const Part& part : parts_) bytes += sizeof(Scalar) * part.sum.size();
     for (const auto& buffers : free_) bytes += buffers->bytes();
-    return bytes + rows_.bytes();
+    return bytes;
+  }
+  /// What they are at most, of micro-batches of so many tokens.
+  std::size_t planned_bytes(Index tokens) const {
+    std::size_t bytes = rows_.planned_bytes(tokens, micro_batches_);
+    for (const Part& part : parts_) bytes += sizeof(Scalar) * part.sum.size();
+    const auto has_micro_batch = [&](std::size_t r) {
+      return static_cast<Index>(r) < micro_batches_;
+    };
+    for (std::size_t r = 0; r < ranks(); ++r) {
+      if (r == own_rank()) continue;
+      Index most_sent = 0, most_received = 0;
+      for (const Part& part : parts_) {
+        if (has_micro_batch(own_rank())) most_sent = std::max(most_sent, part.elements[r]);
+        if (has_micro_batch(r)) most_received = std::max(most_received, part.elements[own_rank()]);
+      }
+      bytes += most_pending * detail::wire_bytes<Scalar>(wire_, most_sent + most_received);
+    }
+    return bytes;
   }
 
  private:

@@ -143,6 +143,27 @@ class RowExchange {
     return bytes;
   }
 
+  /// What `bytes` is at most, of so many micro-batches of so many tokens.
+  std::size_t planned_bytes(Index tokens, Index micro_batches) const {
+    std::size_t bytes = 0;
+    for (const Table& table : tables_) {
+      const auto rows_of = [&](std::size_t r, Index n) {
+        return std::min(table.rows[r].size(), n);
+      };
+      const Index own = rows_of(own_rank(), micro_batches * tokens);
+      // Sums grow as they are found, to twice what they need.
+      bytes +=
+          sizeof(std::int32_t) * table.place.size() + 2 * message_bytes(Wire::exact, table, own);
+      for (std::size_t r = 0; r < ranks(); ++r) {
+        if (r == own_rank()) continue;
+        bytes += message_bytes(wire_, table, rows_of(r, tokens) + rows_of(own_rank(), tokens));
+      }
+    }
+    return bytes;
+  }
+  /// Of a table, the rows of a rank's slice.
+  const Slice& rows(std::size_t table, std::size_t rank) const { return tables_[table].rows[rank]; }
+
  private:
   struct Table {
     Parameter<Scalar>* parameter;

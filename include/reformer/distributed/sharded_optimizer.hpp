@@ -68,15 +68,12 @@ class ShardedOptimizer {
   ShardedOptimizer(const ShardedOptimizer&) = delete;
   ShardedOptimizer& operator=(const ShardedOptimizer&) = delete;
 
-  /// With the state of this rank's slices, as rows; of a parameter that one rank owns, in its
-  /// shape.
-  const Optimizer& own() const { return optimizer_; }
+  /// Calls `f(name, state)` for the state of this rank's slices, in one row each; that of a
+  /// parameter that this rank owns as a whole has its shape.
   template <typename F>
   void for_each_own_state(const F& f) const {
     optimizer_.for_each_state(shard_, f);
   }
-  /// On every rank.
-  void set_config(const Config& config) { optimizer_.set_config(config); }
 
   /// Steps this rank's slices by their gradients.
   /// @throw std::invalid_argument as `Optimizer::step`

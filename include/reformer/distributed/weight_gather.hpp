@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -58,24 +59,40 @@ class WeightGather {
       Pending& pending = pending_[done_ % pending_.size()];
       waiting_.wait(*pending.request);
       pending.request.reset();
-      read(done_, pending.buffers);
+      read(done_, pending.received);
       ++done_;
       start_more();
     }
   }
   void wait_for_all() { wait_for(static_cast<Index>(parts_.size())); }
-  bool is_done() const { return done_ == parts_.size(); }
 
   double exposed_seconds() const { return waiting_.seconds(); }
   std::size_t bytes() const {
     std::size_t bytes = 0;
-    for (const Pending& pending : pending_) bytes += pending.buffers.bytes();
+    for (const Pending& pending : pending_) {
+      bytes += pending.sent.capacity() + pending.received.bytes();
+    }
+    return bytes;
+  }
+  /// What they are at most, of so many micro-batches of so many tokens.
+  std::size_t planned_bytes(Index tokens, Index micro_batches) const {
+    std::size_t bytes = 0;
+    for (std::size_t r = 0; ranks() > 1 && r < ranks(); ++r) {
+      std::size_t most = 0;
+      for (std::size_t part = 0; part < parts_.size(); ++part) {
+        most = std::max(most, bytes_of(part, r, [&](std::size_t table) {
+                          return std::min(rows_.rows(table, r).size(), micro_batches * tokens);
+                        }));
+      }
+      bytes += pending_.size() * most;
+    }
     return bytes;
   }
 
  private:
   struct Pending {
-    detail::MessageBuffers buffers;
+    detail::MessageBuffer sent;
+    detail::MessageBuffers received;
     std::unique_ptr<Communicator::Request> request;  // ends before its buffers
   };
 
@@ -90,17 +107,25 @@ class WeightGather {
   }
 
   void start(std::size_t part, Pending& pending) {
-    std::vector<std::size_t> sends(ranks(), bytes_of(part, own_rank())), receives(ranks());
-    for (std::size_t r = 0; r < ranks(); ++r) receives[r] = bytes_of(part, r);
-    sends[own_rank()] = receives[own_rank()] = 0;
-    pending.buffers.resize(sends, receives);
+    const auto bytes = [&](std::size_t r) {
+      return bytes_of(part, r, [&](std::size_t table) { return rows_.num_rows(table, r); });
+    };
+    std::vector<std::size_t> sizes(ranks(), 0);
     for (std::size_t r = 0; r < ranks(); ++r) {
-      if (sends[r] > 0) write(part, pending.buffers.send(r));
+      if (r != own_rank()) sizes[r] = bytes(r);
     }
-    pending.request = pending.buffers.start(communicator_);
+    pending.received.resize(std::vector<std::size_t>(ranks(), 0), sizes);
+    if (ranks() > 1) {
+      pending.sent.resize(bytes(own_rank()));
+      write(part, pending.sent.data());
+    }
+    const std::vector<std::span<const std::byte>> sends(ranks(), pending.sent.all());
+    pending.request = pending.received.start(communicator_, sends);
   }
 
-  std::size_t bytes_of(std::size_t part, std::size_t rank) const {
+  /// @param num_rows  of a table
+  template <typename NumRows>
+  std::size_t bytes_of(std::size_t part, std::size_t rank, const NumRows& num_rows) const {
     std::size_t bytes = 0;
     for (const auto& [p, i] : parts_[part]) {
       bytes += sizeof(Scalar) *
@@ -109,8 +134,7 @@ class WeightGather {
     if (part > 0) return bytes;
     for (std::size_t t = 0; t < rows_.num_tables(); ++t) {
       const auto columns = static_cast<std::size_t>(rows_.parameter(t).value.cols());
-      bytes += static_cast<std::size_t>(rows_.num_rows(t, rank)) *
-               (sizeof(Index) + sizeof(Scalar) * columns);
+      bytes += static_cast<std::size_t>(num_rows(t)) * (sizeof(Index) + sizeof(Scalar) * columns);
     }
     return bytes;
   }
