@@ -42,7 +42,7 @@ TYPED_TEST_SUITE(DataParallelOf, Optimizers);
 
 TYPED_TEST(DataParallelOf, GivesTheBitsOfOneRank) {
   for (const Precision precision : {Precision::float32, Precision::bfloat16}) {
-    SharedRun run{.precision = precision};
+    SharedRun run{.precision = precision, .freezes = precision == Precision::bfloat16};
     const SharedResult expected = this->alone(run);
     ASSERT_NE(expected.parameters, this->alone({.steps = 1}).parameters);
     for (const int ranks : {2, 3, 4, 5}) {
@@ -222,6 +222,15 @@ TEST(RunOnThreads, EndsAllRanksWhenOneFails) {
             }),
             "rank 0 has sent 2 bytes, where rank 1 expected 3");
   EXPECT_TRUE(contains(message_of([&] { run_on_threads(0, failing); }), "ranks is 0"));
+}
+
+TEST(Communicator, RefusesRanksThatAreNotThere) {
+  SingleProcess single;
+  std::vector<char> data(1);
+  EXPECT_EQ(message_of([&] { single.broadcast(std::span(data), 1); }),
+            "reformer::Communicator::broadcast: root is 1, must be at most 0");
+  EXPECT_EQ(message_of([&] { single.start_exchange({}, {}); }),
+            "reformer::Communicator::start_exchange: sends is 0, must equal size = 1");
 }
 
 }  // namespace

@@ -41,6 +41,7 @@ struct SharedRun {
   Precision precision = Precision::float32;
   Wire wire = Wire::exact;
   double max_norm = 0.05;
+  bool freezes = false;       ///< an embedding and a weight are not trained
   bool is_backwards = false;  ///< micro-batches change places: another order of additions
 };
 
@@ -64,6 +65,9 @@ class SharedTraining {
         training_(communicator, model_, {run.micro_batches, run.wire}) {
     if (rank_ == 0) model_.initialize(1, {.axial_positions = 0.1});
     training_.broadcast_parameters();
+    for (const char* name : {"embedding.weight", "layers.1.feed_forward.dense.weight"}) {
+      parameter(model_, name).is_frozen = run_.freezes;
+    }
   }
 
   Model<float>& model() { return model_; }

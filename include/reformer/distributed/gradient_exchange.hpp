@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "reformer/distributed/communicator.hpp"
+#include "reformer/distributed/messages.hpp"
 #include "reformer/distributed/ownership.hpp"
 #include "reformer/distributed/row_exchange.hpp"
 #include "reformer/distributed/wire.hpp"

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "reformer/distributed/communicator.hpp"
+#include "reformer/distributed/messages.hpp"
 #include "reformer/distributed/ownership.hpp"
 #include "reformer/distributed/wire.hpp"
 #include "reformer/foundation/abi.hpp"

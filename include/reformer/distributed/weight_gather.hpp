@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "reformer/distributed/communicator.hpp"
+#include "reformer/distributed/messages.hpp"
 #include "reformer/distributed/ownership.hpp"
 #include "reformer/distributed/row_exchange.hpp"
-#include "reformer/distributed/wire.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parameter.hpp"
 
