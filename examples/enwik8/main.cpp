@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "launcher.hpp"
+#include "ranks.hpp"
 #include "reformer/distributed/single_process.hpp"
 #include "trainer.hpp"
 
@@ -21,12 +22,14 @@
 namespace {
 
 volatile std::sig_atomic_t stop = 0;
+volatile std::sig_atomic_t says_so = 1;
 
 /// The first signal asks for a good end; the next one ends the program at once.
 extern "C" void ask_to_stop(int) {
   stop = 1;
   ::signal(SIGINT, SIG_DFL);
   ::signal(SIGTERM, SIG_DFL);
+  if (says_so == 0) return;
   constexpr std::string_view text = "\nfinishing this step; once more to stop at once\n";
   [[maybe_unused]] const auto ignored = ::write(STDERR_FILENO, text.data(), text.size());
 }
@@ -38,13 +41,18 @@ int run(int argc, char** argv, const enwik8::Console& console,
       communicator);
 }
 
-int run_ranks(int argc, char** argv, const enwik8::Console& console) {
+int run_ranks(int argc, char** argv, enwik8::Console console) {
 #ifdef ENWIK8_MPI
+  // Open MPI lets every rank believe that it writes to a terminal.
+  console.terminal = false;
   int provided = 0;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
   int code = 0;
   {
-    reformer::MpiCommunicator communicator(MPI_COMM_WORLD);
+    enwik8::Peers peers;
+    reformer::MpiCommunicator communicator(MPI_COMM_WORLD, [&] { peers.check(); });
+    peers.meet(enwik8::Ranks(communicator));
+    says_so = communicator.rank() == 0 ? 1 : 0;
     code = run(argc, argv, console, communicator);
   }
   // Others may wait for this rank. Wrong options are the same for all, and none waits.
@@ -70,6 +78,8 @@ int main(int argc, char** argv) {
   action.sa_flags = SA_RESTART;
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
+  // What mpirun passes on to all ranks, while it ends them a second after Ctrl-C.
+  if (enwik8::is_one_of_several()) ::sigaction(SIGUSR1, &action, nullptr);
   // A file that reaches a limit on its size is an error of its write, not the end of the program.
   ::signal(SIGXFSZ, SIG_IGN);
   enwik8::Console console;

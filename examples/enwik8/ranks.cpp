@@ -3,17 +3,31 @@
 
 #include <fmt/format.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <exception>
-#include <string_view>
+#include <stdexcept>
 
 #include "console.hpp"
 #include "options.hpp"
 
 namespace enwik8 {
+namespace {
+
+using HostName = std::array<char, 256>;
+
+HostName host_name() {
+  HostName name{};
+  ::gethostname(name.data(), name.size() - 1);
+  return name;
+}
+
+}  // namespace
 
 void Ranks::together(const std::function<void()>& action) const {
   std::exception_ptr own;
@@ -40,10 +54,43 @@ void Ranks::together(const std::function<void()>& action) const {
 }
 
 int Ranks::on_this_machine() const {
-  std::array<char, 256> own{};
-  ::gethostname(own.data(), own.size() - 1);
-  const auto names = gather(own);
+  const HostName own = host_name();
+  const std::vector<HostName> names = gather(own);
   return static_cast<int>(std::count(names.begin(), names.end(), own));
+}
+
+void Peers::meet(const Ranks& ranks) {
+  const HostName own = host_name();
+  const std::vector<HostName> names = ranks.gather(own);
+  const std::vector<std::int64_t> processes = ranks.gather(std::int64_t{::getpid()});
+  own_ = ranks.rank();
+  for (int rank = 0; rank < ranks.size(); ++rank) {
+    const auto r = static_cast<std::size_t>(rank);
+    if (rank != own_ && names[r] == own) {
+      others_.push_back({rank, processes[r]});
+    }
+  }
+}
+
+void Peers::check() const {
+  int first = own_;  // of those who are there
+  const Peer* lost = nullptr;
+  for (const Peer& peer : others_) {
+    if (::kill(static_cast<pid_t>(peer.process), 0) != 0 && errno == ESRCH) {
+      lost = &peer;
+    } else {
+      first = std::min(first, peer.rank);
+    }
+  }
+  if (lost == nullptr) {
+    return;
+  }
+  if (first != own_) {
+    throw FailedElsewhere{exit_failure};
+  }
+  throw std::runtime_error(
+      fmt::format("rank {} has ended (process {}); to continue from the last checkpoint: --resume",
+                  lost->rank, lost->process));
 }
 
 void divide_over_ranks(Options& options, int ranks, bool is_new) {

@@ -60,6 +60,25 @@ class Ranks {
   reformer::Communicator& communicator_;
 };
 
+/// Looks whether the ranks of this machine are still there. What has started them notices it if one
+/// is not, too, and asks the others to end, which they cannot while they wait for it.
+class Peers {
+ public:
+  /// Learns who they are. Called by all ranks.
+  void meet(const Ranks& ranks);
+  /// @throw std::runtime_error, or `FailedElsewhere` where another rank is there to say it, if one
+  ///   has ended
+  void check() const;
+
+ private:
+  struct Peer {
+    int rank;
+    std::int64_t process;
+  };
+  int own_ = 0;
+  std::vector<Peer> others_;  // in the order of ranks
+};
+
 /// Divides the passes of a step over ranks. Of a new run whose --accumulate was not given, the
 /// windows of a pass are divided if they can be, or else each rank gets a pass.
 /// @param is_new  not the continuation of another run

@@ -6,10 +6,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <sstream>
 #include <string>
 #include <thread>
 
@@ -56,6 +58,7 @@ class Process {
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
 
+  pid_t id() const { return pid_; }
   void send(int signal) const { ::kill(pid_, signal); }
 
   /// As `waitpid` tells.
@@ -161,6 +164,122 @@ TEST_F(Program, KilledAtAnyMomentItEndsWithTheSameBits) {
   std::printf("%d kills in %d runs, %d of them while a checkpoint was written\n", killed, runs,
               while_writing);
 }
+
+#ifdef MPIEXEC
+/// Ranks as processes.
+class RankedProgram : public Program {
+ protected:
+  void SetUp() override {
+    Program::SetUp();
+    // Also in a container, as root, and with more ranks than processors.
+    for (const char* name : {"OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM",
+                             "OMPI_MCA_rmaps_base_oversubscribe"}) {
+      ::setenv(name, "1", 0);
+    }
+    ::setenv("OMPI_MCA_hwloc_base_binding_policy", "none", 0);
+  }
+
+  static Strings ranks(int count, const Strings& arguments) {
+    return Strings{"-n", std::to_string(count), program("enwik8").string()} + arguments;
+  }
+  Strings start(const std::string& run) const {
+    return tiny(folder_ / "text") + Strings{"--width",        "128",
+                                            "--steps",        "10",
+                                            "--accumulate",   "4",
+                                            "--dropout",      "0.1",
+                                            "--save-minutes", "1e-9",
+                                            "--final-bytes",  "50",
+                                            "--out",          (folder_ / run).string()};
+  }
+  int train_alone(const std::string& run) {
+    return Process(program("enwik8"), start(run), out_, error_).wait();
+  }
+};
+
+/// The processes that a process has started.
+std::vector<pid_t> children_of(pid_t parent) {
+  const std::string id = std::to_string(parent);
+  std::istringstream stream(read_file("/proc/" + id + "/task/" + id + "/children"));
+  std::vector<pid_t> children;
+  for (pid_t child = 0; stream >> child;) {
+    children.push_back(child);
+  }
+  return children;
+}
+
+TEST_F(RankedProgram, GivesTheBitsOfOneProcess) {
+  ASSERT_EQ(train_alone("alone"), 0);
+  for (const int count : {2, 3}) {
+    const std::string run = std::to_string(count);
+    ASSERT_EQ(Process(MPIEXEC, ranks(count, start(run)), out_, error_).wait(), 0)
+        << read_file(error_);
+    EXPECT_EQ(snapshot_of(folder_ / run), snapshot_of(folder_ / "alone")) << count << " ranks";
+    auto records = records_of(folder_ / run), expected = records_of(folder_ / "alone");
+    EXPECT_EQ(records[0].at("ranks"), count);
+    records[0] = expected[0] = {};
+    EXPECT_EQ(records, expected) << count << " ranks";
+  }
+}
+
+TEST_F(RankedProgram, AnErrorOfOneRankEndsAll) {
+  ASSERT_EQ(train_alone("alone"), 0);
+  // The first rank cannot write its checkpoint where a folder of that name stands.
+  fs::create_directories(folder_ / "run" / "checkpoint.safetensors.tmp" / "x");
+  const auto clock = std::chrono::steady_clock::now();
+  EXPECT_NE(Process(MPIEXEC, ranks(2, start("run")), out_, error_).wait(), 0);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - clock;
+  EXPECT_LT(seconds.count(), 10);
+  EXPECT_TRUE(contains(read_file(error_), "enwik8: "));
+}
+
+/// scripts/kill_ranks.sh kills more often.
+TEST_F(RankedProgram, AKilledRankEndsAllAndTheLastCheckpointGoesOn) {
+  const int kills = number_of("REFORMER_KILLS", 2);
+  std::mt19937 random(static_cast<unsigned>(number_of("REFORMER_KILL_SEED", 1)));
+  const auto clock = [] { return std::chrono::steady_clock::now(); };
+  auto begin = clock();
+  ASSERT_EQ(Process(MPIEXEC, ranks(2, start("straight")), out_, error_).wait(), 0)
+      << read_file(error_);
+  std::uniform_real_distribution<double> moment(
+      0, std::chrono::duration<double>(clock() - begin).count());
+  const Snapshot expected = snapshot_of(folder_ / "straight");
+  int killed = 0, runs = 0;
+  double slowest = 0;
+  for (const fs::path run = folder_ / "run"; killed < kills; ++runs) {
+    fs::remove_all(run);
+    int status = -1;
+    for (int begun = 0; status != 0; ++begun) {
+      ASSERT_LT(begun, 100 + kills) << read_file(error_);
+      const int count = 1 + static_cast<int>(random() % 3);  // what was saved by two goes on by any
+      const bool is_resumed = fs::exists(run / checkpoint_name);
+      Process process(
+          MPIEXEC,
+          ranks(count, is_resumed ? Strings{"--resume", "--out", run.string()} : start("run")),
+          out_, error_);
+      bool has_killed = false;
+      if (killed < kills) {
+        std::this_thread::sleep_for(std::chrono::duration<double>(moment(random)));
+        if (const auto children = children_of(process.id()); !children.empty()) {
+          has_killed = ::kill(children[random() % children.size()], SIGKILL) == 0;
+        }
+      }
+      begin = clock();
+      status = process.wait();
+      if (has_killed && status != 0) {
+        ++killed;
+        const double seconds = std::chrono::duration<double>(clock() - begin).count();
+        slowest = std::max(slowest, seconds);
+        EXPECT_LT(seconds, 10) << "until the others had ended";
+        EXPECT_NE(read_file(error_), "") << "nothing says what has happened";
+      } else {
+        ASSERT_EQ(status, 0) << read_file(error_);
+      }
+    }
+    ASSERT_EQ(snapshot_of(run), expected) << "after " << killed << " kills";
+  }
+  std::printf("%d kills in %d runs; all ranks had ended within %.1f s\n", killed, runs, slowest);
+}
+#endif
 
 TEST_F(Program, ASecondSignalEndsItAtOnce) {
   const fs::path run = folder_ / "run";

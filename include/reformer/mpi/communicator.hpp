@@ -17,12 +17,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "reformer/distributed/communicator.hpp"
@@ -39,9 +41,13 @@ class MpiCommunicator final : public Communicator {
  public:
   /// Called by all ranks of `parent`. MPI is initialised before, by the caller, and finalised after
   /// this has ended.
+  /// @param while_waiting  is called about twice a second while this rank waits for others, which
+  /// MPI
+  ///   does for ever if one has died: what it throws ends the wait; or none
   /// @throw std::invalid_argument if MPI is not initialised, or allows no thread but one:
   ///   `MPI_THREAD_FUNNELED` is the least
-  explicit MpiCommunicator(MPI_Comm parent) {
+  explicit MpiCommunicator(MPI_Comm parent, std::function<void()> while_waiting = {})
+      : while_waiting_(std::move(while_waiting)) {
     constexpr auto function = "MpiCommunicator";
     int is_initialized = 0, is_finalized = 0;
     MPI_Initialized(&is_initialized);
@@ -80,7 +86,9 @@ class MpiCommunicator final : public Communicator {
   class Messages final : public Request {
    public:
     Messages(MPI_Comm comm, int rank, std::span<const std::span<const std::byte>> sends,
-             std::span<const std::span<std::byte>> receives) {
+             std::span<const std::span<std::byte>> receives,
+             const std::function<void()>& while_waiting)
+        : while_waiting_(while_waiting) {
       try {
         for (int peer = 0; peer < static_cast<int>(receives.size()); ++peer) {
           if (peer == rank) continue;
@@ -124,11 +132,17 @@ class MpiCommunicator final : public Communicator {
     void wait() override {
       using Clock = std::chrono::steady_clock;
       const auto start = Clock::now();
+      auto called = start;
       while (!test()) {
-        if (Clock::now() - start < std::chrono::milliseconds(1)) {
+        const auto now = Clock::now();
+        if (now - start < std::chrono::milliseconds(1)) {
           std::this_thread::yield();
         } else {
           std::this_thread::sleep_for(std::chrono::microseconds(100));
+        }
+        if (while_waiting_ && now - called >= std::chrono::milliseconds(500)) {
+          while_waiting_();
+          called = now;
         }
       }
     }
@@ -156,13 +170,15 @@ class MpiCommunicator final : public Communicator {
     }
 
     std::vector<MPI_Request> requests_;
+    const std::function<void()>& while_waiting_;
   };
 
   std::unique_ptr<Request> start(std::span<const std::span<const std::byte>> sends,
                                  std::span<const std::span<std::byte>> receives) override {
-    return std::make_unique<Messages>(comm_, rank_, sends, receives);
+    return std::make_unique<Messages>(comm_, rank_, sends, receives, while_waiting_);
   }
 
+  std::function<void()> while_waiting_;
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 1;
 };
