@@ -55,7 +55,7 @@ template <typename Model, typename Optimizer>
 class DataParallel {
  public:
   using Scalar = typename Model::Scalar;
-  using Config = typename ShardedOptimizer<Model, Optimizer>::Config;
+  using Config = typename detail::ShardedOptimizer<Model, Optimizer>::Config;
 
   /// @throw std::invalid_argument for a configuration out of range
   DataParallel(Communicator& communicator, Model& model, const DataParallelConfig& config,
@@ -82,10 +82,10 @@ class DataParallel {
 
   /// The first half of a step: gradients of all micro-batches, summed, each element by its owner.
   /// What gradients held before is lost.
-  /// @param pass  `pass(micro_batch, observer)` is called for the micro-batches of this rank; it
-  /// adds
-  ///   the gradients of one to those of the model, by one pass that it gives the observer, such as
-  ///   `Model::loss_and_gradients`, and returns something that is copied as bytes, such as `Loss`
+  /// @param pass  `pass(micro_batch, observer)` is called for the micro-batches of this rank. By
+  /// one
+  ///   pass that it gives the observer, such as `Model::loss_and_gradients`, it adds the gradients
+  ///   of one to those of the model; it returns what is copied as bytes, such as `Loss`
   /// @return what it has returned for all micro-batches, in their order, on every rank
   /// @throw std::invalid_argument for a pass without the observer; whatever `pass` throws
   template <typename Pass>
@@ -134,16 +134,21 @@ class DataParallel {
   /// Waits until this rank has all parameters. Until then only `accumulate` may read them.
   void wait() { weights_.wait_for_all(); }
 
-  /// The optimiser's state, whole on rank 0, to be saved or filled: see `ShardedOptimizer`.
+  /// Calls `f(optimizer)` on rank 0 with the state of all ranks, such as for `save_model`: a
+  /// checkpoint does not know how many there are. Of more than one rank, rank 0 holds all state
+  /// until `f` returns.
   template <typename F>
   void visit_whole_optimizer(const F& f) const {
     optimizer_.visit_whole(f);
   }
+  /// Calls `f(optimizer)` on rank 0, which fills it, as `ModelFile::read_optimizer` does; then each
+  /// rank has its part of the state, the configuration and the number of steps.
   template <typename F>
   void set_whole_optimizer(const F& f) {
     optimizer_.set_whole(f);
   }
-  /// Calls `f(name, state)` for the state of this rank's slices.
+  /// Calls `f(name, state)` for the state of this rank's slices, in one row each; that of a
+  /// parameter that this rank owns as a whole has its shape.
   template <typename F>
   void for_each_own_state(const F& f) const {
     optimizer_.for_each_own_state(f);
@@ -181,9 +186,9 @@ class DataParallel {
   Communicator& communicator_;
   Model& model_;
   Ownership ownership_;
-  GradientExchange<Scalar> gradients_;
-  ShardedOptimizer<Model, Optimizer> optimizer_;
-  WeightGather<Scalar> weights_;
+  detail::GradientExchange<Scalar> gradients_;
+  detail::ShardedOptimizer<Model, Optimizer> optimizer_;
+  detail::WeightGather<Scalar> weights_;
   Observer observer_;
   detail::WaitingTime waiting_;
 };

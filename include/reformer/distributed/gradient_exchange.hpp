@@ -31,7 +31,7 @@
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/simd.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// After the rounds of a step, the gradient of each slice that this rank owns is the sum, and
 /// `reached` is the rows of its slice that any micro-batch has reached, in ascending order. What
@@ -53,7 +53,7 @@ class GradientExchange {
         parts_(static_cast<std::size_t>(model.num_parts())),
         rows_(communicator, wire) {
     check_at_least("GradientExchange", "micro_batches", micro_batches, 1);
-    detail::check_wire<Scalar>("GradientExchange", wire);
+    check_wire<Scalar>("GradientExchange", wire);
     std::size_t index = 0;
     for (std::size_t part = 0; part < parts_.size(); ++part) {
       model.for_each_parameter_of(static_cast<Index>(part), [&](Parameter<Scalar>& p) {
@@ -103,7 +103,7 @@ class GradientExchange {
       progress(false);
       start(part);
     } else if (!is_sum_already()) {
-      add_up(part, detail::MessageBuffers());
+      add_up(part, MessageBuffers());
     }
     if (part == 0) {
       rows_.contribute(contributes(own_rank()), num_contributors(), waiting_);
@@ -146,7 +146,7 @@ class GradientExchange {
         if (has_micro_batch(own_rank())) most_sent = std::max(most_sent, part.elements[r]);
         if (has_micro_batch(r)) most_received = std::max(most_received, part.elements[own_rank()]);
       }
-      bytes += most_pending * detail::wire_bytes<Scalar>(wire_, most_sent + most_received);
+      bytes += most_pending * wire_bytes<Scalar>(wire_, most_sent + most_received);
     }
     return bytes;
   }
@@ -159,7 +159,7 @@ class GradientExchange {
   };
   struct Pending {
     Index part;
-    std::unique_ptr<detail::MessageBuffers> buffers;
+    std::unique_ptr<MessageBuffers> buffers;
     std::unique_ptr<Communicator::Request> request;  // ends before its buffers
   };
 
@@ -186,17 +186,17 @@ class GradientExchange {
   void start(Index part) {
     const Part& own = parts_[static_cast<std::size_t>(part)];
     if (pending_.size() == most_pending) finish_first();
-    if (free_.empty()) free_.push_back(std::make_unique<detail::MessageBuffers>());
-    std::unique_ptr<detail::MessageBuffers> buffers = std::move(free_.back());
+    if (free_.empty()) free_.push_back(std::make_unique<MessageBuffers>());
+    std::unique_ptr<MessageBuffers> buffers = std::move(free_.back());
     free_.pop_back();
     std::vector<std::size_t> sends(ranks(), 0), receives(ranks(), 0);
     for (std::size_t r = 0; r < ranks(); ++r) {
       if (r == own_rank()) continue;
       if (contributes(own_rank())) {
-        sends[r] = detail::wire_bytes<Scalar>(wire_, own.elements[r]);
+        sends[r] = wire_bytes<Scalar>(wire_, own.elements[r]);
       }
       if (contributes(r)) {
-        receives[r] = detail::wire_bytes<Scalar>(wire_, own.elements[own_rank()]);
+        receives[r] = wire_bytes<Scalar>(wire_, own.elements[own_rank()]);
       }
     }
     buffers->resize(sends, receives);
@@ -205,7 +205,7 @@ class GradientExchange {
       std::byte* to = buffers->send(r);
       for (const auto& [p, i] : own.parameters) {
         const Slice& s = slice(i, r);
-        to = detail::write_wire(wire_, s.size(), p->gradient.data() + s.begin, to);
+        to = write_wire(wire_, s.size(), p->gradient.data() + s.begin, to);
       }
     }
     auto request = buffers->start(communicator_);
@@ -225,16 +225,16 @@ class GradientExchange {
   }
 
   /// Adds up a part's contributions, for this rank's slices.
-  void add_up(Index part, const detail::MessageBuffers& buffers) {
+  void add_up(Index part, const MessageBuffers& buffers) {
     Part& own = parts_[static_cast<std::size_t>(part)];
     Index offset = 0;  // in the slices of the part
     for (const auto& [p, i] : own.parameters) {
       const Slice& s = slice(i, own_rank());
       Scalar* gradient = p->gradient.data() + s.begin;
-      parallel_for(threads_, ceil_div(s.size(), detail::optimizer_block),
+      parallel_for(threads_, ceil_div(s.size(), optimizer_block),
                    [&, gradient, offset](Index task, int) {
-                     const Index begin = task * detail::optimizer_block;
-                     const Index end = std::min(begin + detail::optimizer_block, s.size());
+                     const Index begin = task * optimizer_block;
+                     const Index end = std::min(begin + optimizer_block, s.size());
                      for (Index at = begin; at < end; at += run) {
                        add_run(own, buffers, offset + at, std::min(run, end - at), gradient + at);
                      }
@@ -246,7 +246,7 @@ class GradientExchange {
   /// sum = sum of the rounds before + contributions in the order of ranks, of n <= `run` elements.
   /// @param offset    of the elements in the slices of the part
   /// @param gradient  this rank's contribution, and after the last round the sum
-  void add_run(Part& own, const detail::MessageBuffers& buffers, Index offset, Index n,
+  void add_run(Part& own, const MessageBuffers& buffers, Index offset, Index n,
                Scalar* gradient) const {
     Scalar sum[run], next[run];
     Scalar* kept = own.sum.empty() ? nullptr : own.sum.data() + offset;
@@ -255,10 +255,9 @@ class GradientExchange {
     for (std::size_t r = 0; r < num_contributors(); ++r) {
       Scalar* to = is_first ? sum : next;
       if (r == own_rank()) {
-        detail::round_as_wire(wire_, n, gradient, to);
+        round_as_wire(wire_, n, gradient, to);
       } else {
-        detail::read_wire(wire_, n, buffers.received(r) + detail::wire_bytes<Scalar>(wire_, offset),
-                          to);
+        read_wire(wire_, n, buffers.received(r) + wire_bytes<Scalar>(wire_, offset), to);
       }
       if (!is_first) simd::add(n, next, sum);
       is_first = false;
@@ -274,9 +273,9 @@ class GradientExchange {
   RowExchange<Scalar> rows_;
   Index round_ = 0, next_ = -1;
   int threads_ = 1;
-  std::vector<std::unique_ptr<detail::MessageBuffers>> free_;
+  std::vector<std::unique_ptr<MessageBuffers>> free_;
   std::deque<Pending> pending_;
-  detail::WaitingTime waiting_;
+  WaitingTime waiting_;
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -24,7 +24,7 @@
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/simd.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// All tables of a model; a part of `GradientExchange`.
 template <typename Scalar>
@@ -48,7 +48,7 @@ class RowExchange {
   /// rows.
   /// @param is_contributor  whether this rank has a micro-batch in this round
   /// @param contributors    ranks 0 ... contributors - 1 have one
-  void contribute(bool is_contributor, std::size_t contributors, detail::WaitingTime& waiting) {
+  void contribute(bool is_contributor, std::size_t contributors, WaitingTime& waiting) {
     if (tables_.empty() || ranks() == 1) return;
     const std::size_t n = tables_.size();
     std::vector<std::vector<Index>> sent(ranks(), std::vector<Index>(n, 0));
@@ -82,7 +82,7 @@ class RowExchange {
   }
 
   /// Adds all contributions of a round.
-  void add_up(bool is_first_round, std::size_t contributors, detail::WaitingTime& waiting) {
+  void add_up(bool is_first_round, std::size_t contributors, WaitingTime& waiting) {
     if (tables_.empty()) return;
     if (request_) {
       waiting.wait(*request_);
@@ -102,7 +102,7 @@ class RowExchange {
   }
 
   /// Puts the sums into the gradients, and tells all ranks how many rows each owner has.
-  void finish(detail::WaitingTime& waiting) {
+  void finish(WaitingTime& waiting) {
     std::vector<Index> own;
     for (Table& table : tables_) {
       Parameter<Scalar>& p = *table.parameter;
@@ -115,15 +115,8 @@ class RowExchange {
       own.push_back(static_cast<Index>(table.reached.size()));
     }
     if (own.empty()) return;
-    num_rows_.resize(ranks() * own.size());
-    std::vector<std::span<const std::byte>> sends(ranks(), std::as_bytes(std::span(own)));
-    std::vector<std::span<std::byte>> receives;
-    for (std::size_t r = 0; r < ranks(); ++r) {
-      receives.push_back(
-          std::as_writable_bytes(std::span(num_rows_).subspan(r * own.size(), own.size())));
-    }
-    std::copy(own.begin(), own.end(), num_rows_.begin() + std::ssize(own) * communicator_.rank());
-    waiting.wait(*communicator_.start_exchange(sends, receives));
+    num_rows_ =
+        waiting.measure([&] { return communicator_.all_gather(std::span<const Index>(own)); });
   }
 
   std::size_t num_tables() const { return tables_.size(); }
@@ -185,7 +178,7 @@ class RowExchange {
   }
   static std::size_t message_bytes(Wire wire, const Table& table, Index rows) {
     return static_cast<std::size_t>(rows) * sizeof(Index) +
-           detail::wire_bytes<Scalar>(wire, rows * table.parameter->value.cols());
+           wire_bytes<Scalar>(wire, rows * table.parameter->value.cols());
   }
 
   /// Numbers of rows, then the rows, table by table.
@@ -203,8 +196,8 @@ class RowExchange {
         if (r == own_rank()) continue;
         std::memcpy(at[r], &row, sizeof row);
         at[r] += sizeof row;
-        values[r] = detail::write_wire(wire_, p.value.cols(),
-                                       p.gradient.data() + row * p.value.cols(), values[r]);
+        values[r] =
+            write_wire(wire_, p.value.cols(), p.gradient.data() + row * p.value.cols(), values[r]);
       }
       at = values;
     }
@@ -242,8 +235,7 @@ class RowExchange {
     const Slice& own = table.rows[own_rank()];
     for (const Index row : p.reached->list()) {
       if (row < own.begin || row >= own.end) continue;
-      detail::round_as_wire(wire_, p.value.cols(), p.gradient.data() + row * p.value.cols(),
-                            values.data());
+      round_as_wire(wire_, p.value.cols(), p.gradient.data() + row * p.value.cols(), values.data());
       add_row(table, row, values.data());
     }
   }
@@ -254,9 +246,9 @@ class RowExchange {
     for (Index i = 0; i < rows; ++i) {
       Index row;
       std::memcpy(&row, at + static_cast<std::size_t>(i) * sizeof row, sizeof row);
-      detail::read_wire(wire_, columns, value, values.data());
+      read_wire(wire_, columns, value, values.data());
       add_row(table, row, values.data());
-      value += detail::wire_bytes<Scalar>(wire_, columns);
+      value += wire_bytes<Scalar>(wire_, columns);
     }
     return value;
   }
@@ -266,8 +258,8 @@ class RowExchange {
   std::vector<Table> tables_;
   std::vector<std::vector<Index>> received_;  // rows of each rank and table
   std::vector<Index> num_rows_;               // of each owner and table, after a step
-  detail::MessageBuffers buffers_;
+  MessageBuffers buffers_;
   std::unique_ptr<Communicator::Request> request_;  // ends before its buffers
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

@@ -20,9 +20,7 @@
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/training/clipping.hpp"
 
-namespace reformer::inline REFORMER_ABI {
-
-namespace detail {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// A model, of which an optimiser steps what a rank owns: see `detail::slice_of`.
 template <typename Model>
@@ -42,8 +40,6 @@ class ModelShard {
   const Ownership& ownership_;
   int rank_;
 };
-
-}  // namespace detail
 
 /// `Adam`, `Adafactor` or `Muon` with the state of this rank's slices. A step gives the bits that
 /// one rank with all of the state gives.
@@ -84,8 +80,8 @@ class ShardedOptimizer {
   /// The bits of `global_gradient_norm` where the gradients are those of this rank's slices:
   /// squares are summed over blocks, and blocks in the order of the model.
   double gradient_norm(Workspace& workspace, const RowExchange<Scalar>& rows,
-                       detail::WaitingTime& waiting) const {
-    detail::check_gradients("ShardedOptimizer::gradient_norm", model_);
+                       WaitingTime& waiting) const {
+    check_gradients("ShardedOptimizer::gradient_norm", model_);
     const auto ranks = static_cast<std::size_t>(communicator_.size());
     const auto own_rank = static_cast<std::size_t>(communicator_.rank());
     // Blocks of each parameter and rank.
@@ -98,13 +94,12 @@ class ShardedOptimizer {
         const Slice& slice = ownership_.slice(index, static_cast<int>(r));
         const Index blocks = p.is_frozen ? 0
                              : p.reached ? rows.num_rows(table, r)
-                                         : ceil_div(slice.size(), detail::optimizer_block);
+                                         : ceil_div(slice.size(), optimizer_block);
         counts.push_back(static_cast<std::size_t>(blocks));
         sizes[r] += counts.back();
       }
       if (!p.is_frozen) {
-        const auto own =
-            detail::block_squares(workspace, p, ownership_.slice(index, communicator_.rank()));
+        const auto own = block_squares(workspace, p, ownership_.slice(index, communicator_.rank()));
         sums[own_rank].insert(sums[own_rank].end(), own.begin(), own.end());
       }
       if (p.reached) ++table;
@@ -200,14 +195,14 @@ class ShardedOptimizer {
 
   template <bool to_whole>
   void move_one(std::span<std::byte> part, std::span<std::byte> whole, std::size_t index,
-                Index size, const detail::StateShape& shape) const {
+                Index size, const StateShape& shape) const {
     const auto ranks = static_cast<std::size_t>(communicator_.size());
     const bool is_root = communicator_.rank() == 0;
     std::vector<std::span<const std::byte>> sends(ranks);
     std::vector<std::span<std::byte>> receives(ranks);
     for (std::size_t r = 0; is_root && r < ranks; ++r) {
       const Slice& slice = ownership_.slice(index, static_cast<int>(r));
-      const auto own = detail::slice_shapes({shape, shape}, size, slice)[0];
+      const auto own = slice_shapes({shape, shape}, size, slice)[0];
       const auto bytes = sizeof(Scalar) * static_cast<std::size_t>(own.rows * own.columns);
       const bool is_all = slice.size() == size;
       const auto at = is_all ? 0 : sizeof(Scalar) * static_cast<std::size_t>(slice.begin);
@@ -229,8 +224,8 @@ class ShardedOptimizer {
   Communicator& communicator_;
   Model& model_;
   const Ownership& ownership_;
-  detail::ModelShard<Model> shard_;
+  ModelShard<Model> shard_;
   Optimizer optimizer_;
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail

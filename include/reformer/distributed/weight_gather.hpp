@@ -19,7 +19,7 @@
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/parameter.hpp"
 
-namespace reformer::inline REFORMER_ABI {
+namespace reformer::inline REFORMER_ABI::detail {
 
 /// Of tables only the rows that the step has reached are sent, for others do not change.
 ///
@@ -91,8 +91,8 @@ class WeightGather {
 
  private:
   struct Pending {
-    detail::MessageBuffer sent;
-    detail::MessageBuffers received;
+    MessageBuffer sent;
+    MessageBuffers received;
     std::unique_ptr<Communicator::Request> request;  // ends before its buffers
   };
 
@@ -159,7 +159,7 @@ class WeightGather {
     }
   }
 
-  void read(std::size_t part, const detail::MessageBuffers& buffers) {
+  void read(std::size_t part, const MessageBuffers& buffers) {
     for (std::size_t r = 0; r < ranks(); ++r) {
       if (r == own_rank()) continue;
       const std::byte* from = buffers.received(r);
@@ -190,7 +190,7 @@ class WeightGather {
   std::vector<std::vector<std::pair<Parameter<Scalar>*, std::size_t>>> parts_;
   std::array<Pending, 3> pending_;  // part i in element i % 3
   std::size_t started_, done_;
-  detail::WaitingTime waiting_;
+  WaitingTime waiting_;
 };
 
-}  // namespace reformer::inline REFORMER_ABI
+}  // namespace reformer::inline REFORMER_ABI::detail
