@@ -399,7 +399,8 @@ Table<Options> make_training_table() {
            "bfloat16, which is faster where the processor has instructions for it; evaluations "
            "have it, too");
   t.whole("batch", &Options::batch, 1, "windows of --length bytes for each pass", 1 << 20);
-  t.whole("accumulate", &Options::accumulate, 1, "passes for each step", 1 << 20);
+  t.whole("accumulate", &Options::accumulate, 1, "passes for each step, of all ranks together",
+          1 << 20);
   t.choice("optimizer", &Options::optimizer, {"adam", "adafactor", "muon"},
            "optimizer; muon: Muon for the weights of the layers, Adam for the rest");
   t.real("learning-rate", &Options::learning_rate, 0, false, infinity, false,
