@@ -10,10 +10,6 @@ namespace {
 
 constexpr Index block = 16384;
 
-const char* name_of(Activation f) {
-  return f == Activation::relu ? "relu" : f == Activation::gelu ? "gelu" : "gelu_tanh";
-}
-
 Matrix<double> naive_activate(Activation f, const Matrix<float>& x) {
   return test::naive::activate(f, x.cast<double>());
 }
@@ -86,13 +82,13 @@ void dropout(Run& run, Index count) {
 const Registration registration([] {
   const auto cases = [](Selection from, Index count, bool with_naive) {
     for (const int threads : one_and_all_threads()) {
-      for (const auto f : {Activation::relu, Activation::gelu, Activation::gelu_tanh}) {
-        Case which{"activation", name_of(f), forward, {{"elements", count}}, threads};
+      for (const Activation f : activations) {
+        Case which{"activation", std::string(name_of(f)), forward, {{"elements", count}}, threads};
         add(from, which, [=](Run& run) { activation(run, f, false, count); });
         which.pass = forward_backward;
         add(from, which, [=](Run& run) { activation(run, f, true, count); });
         if (!with_naive || threads > 1) continue;
-        which.variant = std::string("naive ") + name_of(f);
+        which.variant = "naive " + std::string(name_of(f));
         which.pass = forward;
         add(from, which, [=](Run& run) { naive_activation(run, f, count); });
       }

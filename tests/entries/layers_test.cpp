@@ -209,8 +209,8 @@ const Refusal<Operations> operations[] = {
      [](auto&) {
        Dropout<float>(0.5, {0, 0, bad_layer}, Purpose::data);
      }},
-    {"f", "activation", "3", "must be relu, gelu or gelu_tanh",
-     [](auto&) { detail::check_activation("f", static_cast<Activation>(3)); }},
+    {"f", "activation", "100", "must be relu, gelu",
+     [](auto&) { detail::check_activation("f", static_cast<Activation>(100)); }},
     {"f", "label 1", "11", "must be in [0, 11) or -100",
      [](auto&) {
        const std::int32_t labels[] = {0, 11};
@@ -364,7 +364,7 @@ const BadField<FeedForwardConfig> feed_forward_fields[] = {
     {"width", "2147483648", "must be at most 2147483647", [](auto& c) { c.width = too_large; }},
     {"hidden_width", "-1", "must be at least 1", [](auto& c) { c.hidden_width = -1; }},
     {"hidden_width", "2147483648", "must be at most", [](auto& c) { c.hidden_width = too_large; }},
-    {"activation", "-1", "must be relu, gelu or gelu_tanh",
+    {"activation", "-1", "must be relu, gelu",
      [](auto& c) { c.activation = static_cast<Activation>(-1); }},
     {"dropout", "1", "must be in [0, 1)", [](auto& c) { c.dropout = 1; }},
     {"dropout", "nan", "must be in [0, 1)", [](auto& c) { c.dropout = nan; }},

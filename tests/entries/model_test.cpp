@@ -53,8 +53,8 @@ const BadField<ModelConfig> config_fields[] = {
        c.feed_forward_width = max_size;
        c.width = 1000;
      }},
-    {"activation", "3", "must be relu, gelu or gelu_tanh",
-     [](auto& c) { c.activation = static_cast<Activation>(3); }},
+    {"activation", "100", "must be relu, gelu",
+     [](auto& c) { c.activation = static_cast<Activation>(100); }},
     {"dropout", "1", "must be in [0, 1)", [](auto& c) { c.dropout = 1; }},
     {"dropout", "nan", "must be in [0, 1)", [](auto& c) { c.dropout = nan; }},
     {"attention_dropout", "-0.1", "must be in [0, 1)", [](auto& c) { c.attention_dropout = -0.1; }},

@@ -195,7 +195,8 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
   config.num_heads = dice.between(1, 3);
   config.head_width = dice.scaled(1, 20);
   config.feed_forward_width = dice.scaled(1, 70);
-  config.activation = dice.pick({Activation::relu, Activation::gelu, Activation::gelu_tanh});
+  config.activation = activations[static_cast<std::size_t>(
+      dice.between(0, static_cast<Index>(activations.size()) - 1))];
   config.positions = detail::positions(dice, config.width, draw.length + draw.appended);
   config.ngrams.clear();
   while (config.ngrams.size() < 3 && dice.chance(0.3)) {
@@ -312,9 +313,7 @@ inline std::string text_of(const Draw& draw) {
   out << (draw.in_double ? "double" : "float") << " B " << draw.batch << " T " << draw.length
       << " V " << c.vocabulary << (c.language_head ? "" : " no_head") << " D " << c.width << " H "
       << c.num_heads << " K " << c.head_width << " F " << c.feed_forward_width << ' '
-      << std::initializer_list<const char*>{"relu", "gelu", "gelu_tanh"}
-             .begin()[static_cast<int>(c.activation)]
-      << ' ';
+      << name_of(c.activation) << ' ';
   detail::write(out, c.positions);
   for (const NgramTable& table : c.ngrams)
     out << ' ' << table.order << "-grams{" << table.rows << ", dropout " << table.dropout << '}';

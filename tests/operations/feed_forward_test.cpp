@@ -18,12 +18,6 @@
 namespace reformer::test {
 namespace {
 
-constexpr auto activations = {Activation::relu, Activation::gelu, Activation::gelu_tanh};
-
-std::string name(Activation f) {
-  return f == Activation::relu ? "relu" : f == Activation::gelu ? "gelu" : "gelu_tanh";
-}
-
 /// A feed-forward branch with random parameters, its inputs, and the same branch in plain loops.
 template <typename Scalar>
 struct Example {
@@ -175,8 +169,8 @@ TYPED_TEST(FeedForwardTest, ForwardAddsWhatLoopsGive) {
         const Matrix<double> f = example.naive()(example.x.template cast<double>());
         const Matrix<double> expected = example.y.template cast<double>() + f;
         EXPECT_TRUE(close(example.forward(), expected))
-            << rows << " rows, D = " << width << ", F = " << hidden << ", " << name(activation)
-            << ", dropout " << dropout;
+            << rows << " rows, D = " << width << ", F = " << hidden << ", "
+            << std::string(name_of(activation)) << ", dropout " << dropout;
       }
     }
   }
@@ -283,7 +277,8 @@ TEST(FeedForwardGradient, AgreesWithFiniteDifferences) {
          {Shape{1, 5, 3}, Shape{5, 7, 5}, Shape{2, 17, 11}, Shape{3, 3, 19}}) {
       const FeedForwardConfig config{width, hidden, activation, 0, 1e-2};
       Example<double> example(rows, config, 1, smooth_seed(rows, config));
-      check_reverse("FeedForward with " + name(activation) + ", " + std::to_string(rows) + " rows",
+      check_reverse("FeedForward with " + std::string(name_of(activation)) + ", " +
+                        std::to_string(rows) + " rows",
                     example, {.step = 0x1p-11});
     }
   }
@@ -294,7 +289,8 @@ TEST(FeedForwardGradient, WithDropoutAgreesWithFiniteDifferences) {
     const FeedForwardConfig config{7, 9, activation, 0.4, 1e-2};
     Example<double> example(5, config, 1, smooth_seed(5, config));
     ASSERT_TRUE(example.pass.training);
-    check_reverse("FeedForward with dropout and " + name(activation), example, {.step = 0x1p-11});
+    check_reverse("FeedForward with dropout and " + std::string(name_of(activation)), example,
+                  {.step = 0x1p-11});
   }
 }
 
@@ -358,14 +354,15 @@ TYPED_TEST(FeedForwardTest, RowsAloneGiveTheBitsOfRowsTogether) {
       const Matrix<TypeParam> dy = example.dy.middleRows(first, count);
       const Matrix<TypeParam> expected = after.middleRows(first, count);
       ASSERT_TRUE(same_bits(example.forward(x, y), expected))
-          << "forward, rows " << first << " + " << count << ", " << name(activation);
+          << "forward, rows " << first << " + " << count << ", "
+          << std::string(name_of(activation));
       const auto part = example.reverse(x, expected, dy);
       const Matrix<TypeParam> expected_y = reversed.y.middleRows(first, count);
       const Matrix<TypeParam> expected_dx = reversed.dx.middleRows(first, count);
-      ASSERT_TRUE(same_bits(part.y, expected_y))
-          << "y of reverse, rows " << first << " + " << count << ", " << name(activation);
+      ASSERT_TRUE(same_bits(part.y, expected_y)) << "y of reverse, rows " << first << " + " << count
+                                                 << ", " << std::string(name_of(activation));
       ASSERT_TRUE(same_bits(part.dx, expected_dx))
-          << "dx, rows " << first << " + " << count << ", " << name(activation);
+          << "dx, rows " << first << " + " << count << ", " << std::string(name_of(activation));
     }
   }
 }
@@ -375,7 +372,7 @@ TYPED_TEST(FeedForwardTest, StoredInnerValuesGiveTheBitsOfComputedOnes) {
     for (const double dropout : {0.0, 0.3}) {
       const Index rows = 1100, width = 9, hidden = 300;  // several panels, several blocks
       Example<TypeParam> example(rows, {width, hidden, activation, dropout, 1e-5});
-      const auto what = name(activation) + ", dropout " + std::to_string(dropout);
+      const auto what = std::string(name_of(activation)) + ", dropout " + std::to_string(dropout);
       Scratch memory(example.workspace);
       const SavedPass sizes{1, rows, false};
       const auto run = [&](bool context) {
@@ -514,8 +511,9 @@ TEST(FeedForwardConfig, IsChecked) {
             "reformer::FeedForward: width is 9223372036854775807, must be at most 2147483647");
   EXPECT_EQ(message({.width = 4, .hidden_width = max_size + 1}),
             "reformer::FeedForward: hidden_width is 2147483648, must be at most 2147483647");
-  EXPECT_EQ(message({.width = 4, .hidden_width = 4, .activation = static_cast<Activation>(3)}),
-            "reformer::FeedForward: activation is number 3, must be relu, gelu or gelu_tanh");
+  EXPECT_TRUE(
+      contains(message({.width = 4, .hidden_width = 4, .activation = static_cast<Activation>(100)}),
+               "reformer::FeedForward: activation is number 100, must be relu, gelu"));
   for (const double epsilon : {0.0, -1.0, 1e-300, 1e300, std::numeric_limits<double>::infinity()}) {
     EXPECT_EQ(message({.width = 4, .hidden_width = 4, .layer_norm_epsilon = epsilon}),
               reformer::detail::join("reformer::FeedForward: layer_norm_epsilon is ", epsilon,

@@ -97,6 +97,22 @@ inline double activation(Activation f, double x) {
   return std::numeric_limits<double>::quiet_NaN();
 }
 
+inline double activation_derivative(Activation f, double x) {
+  constexpr double pi = std::numbers::pi;
+  switch (f) {
+    case Activation::relu:
+      return x > 0 ? 1 : 0;
+    case Activation::gelu:
+      return 0.5 * (1 + std::erf(x / std::numbers::sqrt2)) +
+             x * std::exp(-x * x / 2) / std::sqrt(2 * pi);
+    case Activation::gelu_tanh: {
+      const double t = std::tanh(std::sqrt(2 / pi) * (x + 0.044715 * x * x * x));
+      return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * std::sqrt(2 / pi) * (1 + 3 * 0.044715 * x * x);
+    }
+  }
+  return std::numeric_limits<double>::quiet_NaN();
+}
+
 inline Matrix<double> activate(Activation f, const Matrix<double>& x) {
   Matrix<double> y(x.rows(), x.cols());
   for (Index i = 0; i < x.rows(); ++i) {

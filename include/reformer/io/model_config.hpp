@@ -37,10 +37,12 @@ namespace detail {
 template <typename Enum>
 using EnumNames = std::pair<std::string_view, Enum>;
 
-constexpr std::array<EnumNames<Activation>, 3> names_of(Activation) {
-  return {{{"relu", Activation::relu},
-           {"gelu", Activation::gelu},
-           {"gelu_tanh", Activation::gelu_tanh}}};
+constexpr auto names_of(Activation) {
+  std::array<EnumNames<Activation>, activations.size()> names;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    names[i] = {name_of(activations[i]), activations[i]};
+  }
+  return names;
 }
 constexpr std::array<EnumNames<Chunking>, 2> names_of(Chunking) {
   return {{{"sorted_chunks", Chunking::sorted_chunks}, {"bucket_chunks", Chunking::bucket_chunks}}};

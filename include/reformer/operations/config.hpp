@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <variant>
 
@@ -18,11 +20,33 @@ namespace reformer::inline REFORMER_ABI {
 /// See activation.hpp.
 enum class Activation { relu, gelu, gelu_tanh };
 
+/// All activations; what each computes stands in activation.hpp.
+inline constexpr std::array activations = {Activation::relu, Activation::gelu,
+                                           Activation::gelu_tanh};
+
+/// What files and messages call an activation; "" for a number that is none.
+constexpr std::string_view name_of(Activation f) {
+  switch (f) {
+    case Activation::relu:
+      return "relu";
+    case Activation::gelu:
+      return "gelu";
+    case Activation::gelu_tanh:
+      return "gelu_tanh";
+  }
+  return "";
+}
+
 namespace detail {
 /// Throws `std::invalid_argument` for a number that is no activation.
 inline void check_activation(std::string_view function, Activation f) {
-  check(f == Activation::relu || f == Activation::gelu || f == Activation::gelu_tanh, function,
-        "activation is number ", static_cast<int>(f), ", must be relu, gelu or gelu_tanh");
+  if (!name_of(f).empty()) return;
+  std::string names;
+  for (std::size_t i = 0; i < activations.size(); ++i) {
+    names += i == 0 ? "" : i + 1 == activations.size() ? " or " : ", ";
+    names += name_of(activations[i]);
+  }
+  check(false, function, "activation is number ", static_cast<int>(f), ", must be ", names);
 }
 
 /// Requires an epsilon that is neither zero nor infinite in any scalar type.
