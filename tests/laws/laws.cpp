@@ -24,7 +24,10 @@
 #include <vector>
 
 #include "laws/draw.hpp"
+#include "reformer/distributed/data_parallel.hpp"
+#include "reformer/distributed/thread_communicator.hpp"
 #include "reformer/model/decoding.hpp"
+#include "reformer/training/adam.hpp"
 #include "support/random_data.hpp"
 
 #ifdef REFORMER_LAWS_SANITIZED
@@ -119,8 +122,9 @@ class Trial {
     plan_and_count();
     reversal();
     // Other tokens may leave the range of halves in fixed point.
-    for (const auto law : {&Trial::garbage_in_padding, &Trial::appended_padding, &Trial::suffixes,
-                           &Trial::decoding, &Trial::batches, &Trial::finite_differences}) {
+    for (const auto law :
+         {&Trial::garbage_in_padding, &Trial::appended_padding, &Trial::suffixes, &Trial::decoding,
+          &Trial::batches, &Trial::finite_differences, &Trial::ranks}) {
       try {
         (this->*law)();
       } catch (const std::overflow_error&) {
@@ -294,6 +298,48 @@ class Trial {
     const Results first = logits(one_);
     expect("threads", difference(logits(three_), first), ", 3 threads, forward pass");
     expect("repetition", difference(logits(one_), first), ", forward pass");
+  }
+
+  /// "Many ranks": a step has the same bits for any number of ranks that share its micro-batches.
+  void ranks() {
+    if (!draw_.config.language_head || draw_.values % 4 != 0) return;  // three trainings in all
+    const Index micro_batches = 1 + static_cast<Index>(draw_.values / 4 % 4);
+    const auto train = [&](int ranks) {
+      std::vector<Results> results(static_cast<std::size_t>(ranks));
+      run_on_threads(ranks, [&](Communicator& communicator) {
+        results[static_cast<std::size_t>(communicator.rank())] =
+            shared_step(communicator, micro_batches);
+      });
+      return results;
+    };
+    const Results alone = train(1)[0];
+    for (const int number : {2, 3}) {
+      const std::vector<Results> together = train(number);
+      for (std::size_t r = 0; r < together.size(); ++r) {
+        expect("ranks", difference(together[r], alone), join(", rank ", r, " of ", number));
+      }
+    }
+  }
+  Results shared_step(Communicator& communicator, Index micro_batches) const {
+    Model<Scalar> model = fresh_model();
+    Workspace workspace(1);
+    DataParallel<Model<Scalar>, Adam<Scalar>> training(communicator, model,
+                                                       {.micro_batches = micro_batches});
+    const Input input = drawn();
+    const auto losses = training.accumulate(workspace, [&](Index m, PassObserver& observer) {
+      RunOptions own = options(input);
+      own.key.step += static_cast<std::uint32_t>(m);
+      return model.loss_and_gradients(workspace, input.tokens, input.labels, Scalar(0.25), own,
+                                      nullptr, &observer);
+    });
+    Results results{{"losses", {}}, {"norm", {training.gradient_norm(workspace)}}};
+    for (const Loss& loss : losses) results[0].values.push_back(loss.sum);
+    training.step(workspace, 1e-2);
+    training.wait();
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      results.push_back({p.name, {p.value.data(), p.value.data() + p.size()}});
+    });
+    return results;
   }
 
   /// The first element that leaves the range is found by row and column, whichever thread met it.
