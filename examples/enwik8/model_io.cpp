@@ -317,14 +317,18 @@ MemoryForecast ByteModel::memory_forecast() const {
   const Index tokens = parts_->options.batch * parts_->options.length;
   const auto training = parts_->in_training([&](const auto& any) { return any.plan(tokens); },
                                             reformer::DataParallelMemory());
-  return {{{"parameters", plan.parameters},
-           {"gradients", plan.gradients},
-           {"optimizer", training.optimizer},
-           {"exchange", training.exchange},
-           {"residual halves", plan.residual_halves},
-           {"bucket ids", plan.saved},
-           {"scratch", plan.scratch},
-           {"stored", plan.stored}}};
+  MemoryForecast forecast{{{"parameters", plan.parameters},
+                           {"gradients", plan.gradients},
+                           {"optimizer", training.optimizer},
+                           {"exchange", training.exchange},
+                           {"residual halves", plan.residual_halves},
+                           {"bucket ids", plan.saved},
+                           {"scratch", plan.scratch},
+                           {"stored", plan.stored}}};
+  if (training.whole_optimizer > 0) {
+    forecast.parts.emplace_back("optimizer of all ranks, while saving", training.whole_optimizer);
+  }
+  return forecast;
 }
 
 std::string ByteModel::stored_text() const {

@@ -52,6 +52,8 @@ TYPED_TEST(DataParallelOf, GivesTheBitsOfOneRank) {
         EXPECT_EQ(first_difference(results[r], expected, r == 0), "")
             << "rank " << r << " of " << ranks;
         EXPECT_EQ(results[r].memory.optimizer, results[r].plan.optimizer);
+        EXPECT_EQ(results[r].plan.whole_optimizer,
+                  r == 0 ? expected.state.size() * sizeof(float) : 0);
         EXPECT_LE(results[r].memory.exchange, results[r].plan.exchange);
         EXPECT_GE(results[r].memory.exchange, results[r].plan.exchange / 4);
       }

@@ -44,6 +44,8 @@ struct DataParallelConfig {
 struct DataParallelMemory {
   std::size_t optimizer = 0;  ///< state of its slices
   std::size_t exchange = 0;   ///< sums over rounds, and messages
+  /// State of all ranks, on rank 0 of more than one, while it is visited or set for a checkpoint.
+  std::size_t whole_optimizer = 0;
 };
 
 /// All ranks make the same calls in the same order, with equal arguments. What one throws, others
@@ -162,14 +164,14 @@ class DataParallel {
 
   /// What this rank holds now.
   DataParallelMemory memory() const {
-    return {optimizer_.state_bytes(), gradients_.bytes() + weights_.bytes()};
+    return {optimizer_.state_bytes(), gradients_.bytes() + weights_.bytes(), 0};
   }
-  /// What it holds at most, of micro-batches of so many tokens. Beside that, rank 0 holds all state
-  /// while it is visited or set.
+  /// What it holds at most, of micro-batches of so many tokens.
   DataParallelMemory plan(Index tokens) const {
     return {optimizer_.state_bytes(),
             gradients_.planned_bytes(tokens) +
-                weights_.planned_bytes(tokens, gradients_.micro_batches())};
+                weights_.planned_bytes(tokens, gradients_.micro_batches()),
+            optimizer_.whole_bytes()};
   }
 
  private:

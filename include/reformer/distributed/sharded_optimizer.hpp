@@ -161,6 +161,13 @@ class ShardedOptimizer {
     move_state<false>(optimizer_, whole);
   }
 
+  /// Bytes that `visit_whole` and `set_whole` take on this rank.
+  std::size_t whole_bytes() const {
+    Index elements = 0;
+    for (int r = 0; r < ownership_.ranks(); ++r) elements += ownership_.state_elements(r);
+    const bool holds_all = communicator_.rank() == 0 && communicator_.size() > 1;
+    return holds_all ? sizeof(Scalar) * static_cast<std::size_t>(elements) : 0;
+  }
   /// Bytes of state that this rank keeps.
   std::size_t state_bytes() const {
     return sizeof(Scalar) *
