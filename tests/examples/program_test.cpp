@@ -42,6 +42,7 @@ class Process {
     pointers.push_back(nullptr);
     pid_ = ::fork();
     if (pid_ == 0) {
+      ::setsid();  // mpirun may kill its group, which would be that of the tests
       constexpr int flags = O_CREAT | O_TRUNC | O_WRONLY;
       ::dup2(::open(out.c_str(), flags, 0666), STDOUT_FILENO);
       ::dup2(::open(error.c_str(), flags, 0666), STDERR_FILENO);
@@ -276,6 +277,8 @@ TEST_F(RankedProgram, AKilledRankEndsAllAndTheLastCheckpointGoesOn) {
       }
     }
     ASSERT_EQ(snapshot_of(run), expected) << "after " << killed << " kills";
+    std::printf("%d kills in %d runs\n", killed, runs + 1);
+    std::fflush(stdout);
   }
   std::printf("%d kills in %d runs; all ranks had ended within %.1f s\n", killed, runs, slowest);
 }
