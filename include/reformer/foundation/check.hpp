@@ -77,6 +77,25 @@ std::string join(const Parts&... parts) {
   throw std::invalid_argument(join_parts(parts));
 }
 
+// What the checks that are made most say: out of line, or each caller has the code of its message.
+[[noreturn, gnu::cold, gnu::noinline]] inline void fail_least(std::string_view function,
+                                                              std::string_view name, Index value,
+                                                              Index least) {
+  fail({"reformer::", function, ": ", name, " is ", value, ", must be at least ", least});
+}
+[[noreturn, gnu::cold, gnu::noinline]] inline void fail_most(std::string_view function,
+                                                             std::string_view name, Index value,
+                                                             Index most) {
+  fail({"reformer::", function, ": ", name, " is ", value, ", must be at most ", most});
+}
+[[noreturn, gnu::cold, gnu::noinline]] inline void fail_equal(std::string_view function,
+                                                              std::string_view name, Index value,
+                                                              std::string_view expected_name,
+                                                              Index expected) {
+  fail({"reformer::", function, ": ", name, " is ", value, ", must equal ", expected_name, " = ",
+        expected});
+}
+
 }  // namespace detail
 
 /// Throws `reformer::<function>: <parts...>` unless `condition` holds.
@@ -89,14 +108,16 @@ void check(bool condition, std::string_view function, const Parts&... parts) {
 /// Requires `value >= least`.
 inline void check_at_least(std::string_view function, std::string_view name, Index value,
                            Index least) {
-  check(value >= least, function, name, " is ", value, ", must be at least ", least);
+  if (value < least) [[unlikely]]
+    detail::fail_least(function, name, value, least);
 }
 
 /// Requires `least <= value <= most`.
 inline void check_between(std::string_view function, std::string_view name, Index value,
                           Index least, Index most) {
   check_at_least(function, name, value, least);
-  check(value <= most, function, name, " is ", value, ", must be at most ", most);
+  if (value > most) [[unlikely]]
+    detail::fail_most(function, name, value, most);
 }
 
 /// Largest size of one axis, or number of one kind of thing, in a configuration: products of two
@@ -116,8 +137,8 @@ inline void check_elements(std::string_view function, std::string_view names, In
 /// Requires `value == expected`.
 inline void check_equal(std::string_view function, std::string_view name, Index value,
                         std::string_view expected_name, Index expected) {
-  check(value == expected, function, name, " is ", value, ", must equal ", expected_name, " = ",
-        expected);
+  if (value != expected) [[unlikely]]
+    detail::fail_equal(function, name, value, expected_name, expected);
 }
 
 /// Requires a probability of dropping an element, in [0, 1).
