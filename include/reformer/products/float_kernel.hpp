@@ -3,7 +3,10 @@
 /// The float kernel: vectors of fused multiply-adds.
 ///
 /// Each element of C is summed by one chain of fused multiply-adds, in ascending order within
-/// blocks of `depth_block` products.
+/// blocks of `depth_block` products. From the end of the file to its beginning:
+/// `FloatKernel::multiply` cuts the depth into these blocks and the columns into panels,
+/// `multiply_panel` cuts the rows of a panel into pieces, and `register_tiles` has a piece in
+/// registers.
 #pragma once
 
 #include <array>
