@@ -47,11 +47,12 @@ seconds() {
   done
   printf '%.1f' "$best"
 }
-printf '| compiler | reading the headers | -O3, headers alone | -O2, headers alone | -O2, compiled target |\n|---|---|---|---|---|\n'
+printf '| compiler | reading the headers | -O3 | -O3 -march=native | -O2 | -O2, compiled target |\n|---|---|---|---|---|---|\n'
 for compiler in "${compilers[@]}"; do
-  printf '| %s | %s | %s | %s | %s |\n' "$("$compiler" --version | sed 1q)" \
+  printf '| %s | %s | %s | %s | %s | %s |\n' "$("$compiler" --version | sed 1q)" \
     "$(seconds headers.cpp "$compiler" "${flags[@]}" -fsyntax-only)" \
     "$(seconds user.cpp "$compiler" "${flags[@]}" -O3)" \
+    "$(seconds user.cpp "$compiler" "${flags[@]}" -O3 -march=native)" \
     "$(seconds user.cpp "$compiler" "${flags[@]}" -O2)" \
     "$(seconds user.cpp "$compiler" "${flags[@]}" -O2 "${compiled[@]}")"
 done

@@ -27,18 +27,15 @@ int main() {
   }
   std::printf("reformer %s\n", REFORMER_VERSION_STRING);
 
+  // A row of ones, which attends to itself and to its like: compiled in half the time of a model,
+  // which readme, warnings.cpp and the compiled library have.
   using namespace reformer;
-  Model<float> model({.vocabulary = 8,
-                      .width = 4,
-                      .num_heads = 1,
-                      .head_width = 4,
-                      .feed_forward_width = 8,
-                      .positions = SinusoidalPositions{},
-                      .layers = {LshPattern{.chunk_length = 4}}});
-  model.initialize(1);
   Workspace workspace;
-  Tokens tokens(1, 11);
-  for (int t = 0; t < 11; ++t) tokens(0, t) = t % 8;
-  const double loss = model.loss(workspace, tokens, next_token_labels(tokens)).mean();
-  return std::abs(loss - std::log(8.0)) < 0.1 ? 0 : 1;  // it knows nothing yet
+  Tensor<float, 4> x(1, 11, 1, 4);
+  x.setConstant(1.0f);
+  const auto result = attention(workspace, x, x, x, {.pattern = LocalPattern{.chunk_length = 4}});
+  for (Index i = 0; i < x.size(); ++i) {
+    if (std::abs(result.out.data()[i] - 1) > 1e-6f) return 1;
+  }
+  return 0;
 }
