@@ -11,8 +11,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <numeric>
-#include <utility>
 #include <vector>
 
 #include "reformer/foundation/abi.hpp"
