@@ -842,6 +842,10 @@ class Trainer {
                                   grouped(step_), grouped(step_ * bytes_per_step()),
                                   format_duration(elapsed()), format_bytes(peak_resident_memory()),
                                   folder_.string()));
+    if (ranks_.size() > 1) {
+      progress_.message(fmt::format("in {} of this, rank 0 only waited for others",
+                                    format_duration(model_->exposed_seconds())));
+    }
     if (test.by_distance) {
       for (const std::string& line : test.by_distance->lines()) {
         progress_.message(line);

@@ -89,6 +89,7 @@ TEST_F(RanksTest, OneRankPrintsAndWritesForAll) {
                        "ranks: 3, of which 3 on this machine; a step has 3 passes "
                        "of 1 window of 32 bytes"));
   EXPECT_TRUE(contains(outcomes[0].out, "note: 3 ranks of 40 threads here are more than its "));
+  EXPECT_TRUE(contains(outcomes[0].out, "of this, rank 0 only waited for others"));
   EXPECT_TRUE(contains(outcomes[0].out, "test bits per byte: "));
   EXPECT_EQ(outcomes[1].out + outcomes[2].out, "");
   const auto header = records_of(folder_ / "run").at(0);
