@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <random>
 #include <sstream>
 #include <string>
@@ -61,6 +62,20 @@ class Process {
 
   pid_t id() const { return pid_; }
   void send(int signal) const { ::kill(pid_, signal); }
+
+  /// The same if it ends within this time.
+  std::optional<int> wait_at_most(std::chrono::duration<double> limit) {
+    const auto end = std::chrono::steady_clock::now() + limit;
+    while (std::chrono::steady_clock::now() < end) {
+      int status = 0;
+      if (::waitpid(pid_, &status, WNOHANG) == pid_) {
+        pid_ = -1;
+        return status;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return std::nullopt;
+  }
 
   /// As `waitpid` tells.
   int wait() {
@@ -244,7 +259,7 @@ TEST_F(RankedProgram, AKilledRankEndsAllAndTheLastCheckpointGoesOn) {
   std::uniform_real_distribution<double> moment(
       0, std::chrono::duration<double>(clock() - begin).count());
   const Snapshot expected = snapshot_of(folder_ / "straight");
-  int killed = 0, runs = 0;
+  int killed = 0, runs = 0, hung = 0;
   double slowest = 0;
   for (const fs::path run = folder_ / "run"; killed < kills; ++runs) {
     fs::remove_all(run);
@@ -265,12 +280,24 @@ TEST_F(RankedProgram, AKilledRankEndsAllAndTheLastCheckpointGoesOn) {
         }
       }
       begin = clock();
-      status = process.wait();
+      if (has_killed) {
+        const auto ended = process.wait_at_most(std::chrono::seconds(10));
+        ASSERT_TRUE(ended || children_of(process.id()).empty())
+            << "ranks are there still, 10 s after one was killed";
+        // Open MPI's own end may lock itself up (PMIx_server_finalize of 4.2.2) when all ranks are
+        // gone.
+        if (ended) {
+          slowest = std::max(slowest, std::chrono::duration<double>(clock() - begin).count());
+        } else {
+          ++hung;
+          process.send(SIGKILL);
+        }
+        status = ended ? *ended : process.wait();
+      } else {
+        status = process.wait();
+      }
       if (has_killed && status != 0) {
         ++killed;
-        const double seconds = std::chrono::duration<double>(clock() - begin).count();
-        slowest = std::max(slowest, seconds);
-        EXPECT_LT(seconds, 10) << "until the others had ended";
         EXPECT_NE(read_file(error_), "") << "nothing says what has happened";
       } else {
         ASSERT_EQ(status, 0) << read_file(error_);
@@ -280,7 +307,8 @@ TEST_F(RankedProgram, AKilledRankEndsAllAndTheLastCheckpointGoesOn) {
     std::printf("%d kills in %d runs\n", killed, runs + 1);
     std::fflush(stdout);
   }
-  std::printf("%d kills in %d runs; all ranks had ended within %.1f s\n", killed, runs, slowest);
+  std::printf("%d kills in %d runs; all had ended within %.1f s, but for mpirun itself %d times\n",
+              killed, runs, slowest, hung);
 }
 #endif
 
