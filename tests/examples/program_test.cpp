@@ -43,7 +43,6 @@ class Process {
     pointers.push_back(nullptr);
     pid_ = ::fork();
     if (pid_ == 0) {
-      ::setsid();  // mpirun may kill its group, which would be that of the tests
       constexpr int flags = O_CREAT | O_TRUNC | O_WRONLY;
       ::dup2(::open(out.c_str(), flags, 0666), STDOUT_FILENO);
       ::dup2(::open(error.c_str(), flags, 0666), STDERR_FILENO);
