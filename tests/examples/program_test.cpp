@@ -211,13 +211,16 @@ class RankedProgram : public Program {
   }
 };
 
-/// The processes that a process has started.
+/// The processes that a process has started and that have not ended, whether it knows or not.
 std::vector<pid_t> children_of(pid_t parent) {
   const std::string id = std::to_string(parent);
   std::istringstream stream(read_file("/proc/" + id + "/task/" + id + "/children"));
   std::vector<pid_t> children;
   for (pid_t child = 0; stream >> child;) {
-    children.push_back(child);
+    const std::string status = read_file("/proc/" + std::to_string(child) + "/status");
+    if (!status.empty() && !contains(status, "State:\tZ")) {
+      children.push_back(child);
+    }
   }
   return children;
 }
