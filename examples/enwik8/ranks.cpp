@@ -103,8 +103,7 @@ void divide_over_ranks(Options& options, int ranks, bool is_new) {
   if (options.accumulate < ranks) {
     throw OptionError(fmt::format(
         "--accumulate is {}, but there are {} ranks, each of which needs a pass of its own in "
-        "every "
-        "step; allowed: {} and more{}",
+        "every step; allowed: {} and more{}",
         options.accumulate, ranks, ranks,
         is_new ? ""
                : fmt::format(", or at most {} ranks to continue this run", options.accumulate)));
