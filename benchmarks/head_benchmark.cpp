@@ -95,8 +95,10 @@ const Registration registration([] {
     }
   };
   cases(Selection::check, {200, 40, 300});
+  cases(Selection::check, {200, 8, 4000});  // panels of 128
   cases(Selection::quick, {4096, 512, 256});
   cases(Selection::quick, {1024, 512, 32000});
+  cases(Selection::all, {1024, 512, 50257});
 });
 
 }  // namespace

@@ -97,6 +97,7 @@ const Registration registration([] {
   cases(Selection::quick, {4096, 512, 2048});
   cases(Selection::all, {64, 512, 64});
   cases(Selection::all, {2048, 2048, 2048});
+  cases(Selection::all, {16384, 1024, 4096});  // of a head, some columns of its vocabulary
 });
 
 }  // namespace

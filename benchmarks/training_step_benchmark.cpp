@@ -163,6 +163,7 @@ const Registration registration([] {
                sizes_of(s.batch, s.length, s.rounds), threads};
     which.sizes.emplace_back("depth", s.depth);
     which.sizes.emplace_back("width", s.width);
+    if (s.vocabulary != Sizes{}.vocabulary) which.sizes.emplace_back("vocabulary", s.vocabulary);
     const double seconds = work(s, what).flop / 1.5e11 / threads;
     if (seconds > 0.1) which.seconds = seconds;
     add(from, which, [=](Run& run) { training_step(run, s, what); });
@@ -220,6 +221,8 @@ const Registration registration([] {
     step(quick, {.length = length, .rounds = 0}, gradients);
   }
   step(all, {.length = 16384, .rounds = 0}, gradients);
+  // Tokens of pieces of words, GPT-2's number of them.
+  step(all, {.length = 16384, .vocabulary = 50257}, What::full);
   // In each precision of products, one after another.
   const auto in_precisions = [&](Selection from, const Sizes& of) {
     for (const Precision precision :

@@ -101,8 +101,8 @@ TEST(BranchesWithNaiveKernel, DecodingIsTheForwardPass) {
 }
 
 template <typename K>
-Results head_results() {
-  OutputHead<double, K> head(width, 45, 1e-5, 0.1);
+Results head_results(Index vocabulary) {
+  OutputHead<double, K> head(width, vocabulary, 1e-5, 0.1);
   randomize_parameters(head, 1);
   head.for_each_parameter([](auto& p) { p.allocate_gradient(); });
   Workspace workspace(threads);
@@ -110,7 +110,9 @@ Results head_results() {
   const Halves<Half> x{half_of<Half>(random_matrix<double>(pass.rows(), width, 2)),
                        half_of<Half>(random_matrix<double>(pass.rows(), width, 3))};
   std::vector<std::int32_t> labels(static_cast<std::size_t>(pass.rows()));
-  for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<std::int32_t>(i % 45);
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    labels[i] = static_cast<std::int32_t>(i * i) % static_cast<std::int32_t>(vocabulary);
+  }
   Results results;
   results.dx.resize(pass.rows(), 2 * width);
   const HalfGradients<double> dx{rows_of(results.dx).middle_columns(0, width),
@@ -125,7 +127,10 @@ Results head_results() {
 }
 
 TEST(BranchesWithNaiveKernel, Head) {
-  expect_equal(head_results<Naive>(), head_results<DefaultKernel<double>>());
+  for (const Index vocabulary : {45, 3000}) {
+    SCOPED_TRACE(vocabulary);
+    expect_equal(head_results<Naive>(vocabulary), head_results<DefaultKernel<double>>(vocabulary));
+  }
 }
 
 TEST(BranchesWithNaiveKernel, Hashing) {

@@ -207,9 +207,15 @@ class OutputHead {
     detail::check_label_range(function, labels, vocabulary());
   }
 
+  /// Positions of a panel. Their logits are to stay in cache where the vocabulary is small. Where
+  /// it is large, the weight and its gradient are walked through once for each panel, which takes
+  /// no time beside the products of two tiles of rows and more; so logits take up to 32 MB then.
   Index panel_rows() const {
-    return std::clamp<Index>((Index{1} << 18) / std::max<Index>(vocabulary(), 1), detail::tile_rows,
-                             512);
+    constexpr Index in_cache = Index{1} << 18, most = (Index{1} << 25) / Index{sizeof(Scalar)};
+    const Index columns = std::max<Index>(vocabulary(), 1);
+    const Index of_large = most / columns / detail::tile_rows * detail::tile_rows;
+    return std::clamp<Index>(in_cache / columns,
+                             std::clamp(of_large, detail::tile_rows, 2 * detail::tile_rows), 512);
   }
 
   template <typename Half>
@@ -307,6 +313,8 @@ class OutputHead {
                                 pass.precision);
     }
     const Index panel = std::min(panel_rows(), pass.rows());
+    // Positions that a thread takes at once: a few of many logits, many of few.
+    const Index group = std::clamp<Index>((Index{1} << 14) / V, 1, detail::tile_rows);
     const auto normed_panel = scratch.template matrix<Scalar>(panel, D2);
     const auto logits_panel = scratch.template matrix<Scalar>(panel, V);
     const auto row_of_x = scratch.template per_thread<Scalar>(D2);
@@ -318,8 +326,8 @@ class OutputHead {
       const auto normed = normed_panel.middle_rows(0, rows);
       const auto logits = logits_panel.middle_rows(0, rows);
       panel_logits(x, first, weight, normed, logits, pass);
-      for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
-        for (Index i = row; i < row + count; ++i) {
+      parallel_for(workspace, ceil_div(rows, group), [&](Index task, int) {
+        for (Index i = task * group; i < std::min((task + 1) * group, rows); ++i) {
           const std::int32_t label = labels[first + i];
           losses[i] = 0;
           if (label == ignored_label) {

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+// The head against its formula, for small and large vocabularies.
+#include "reformer/model/output_head.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "support/compare.hpp"
+#include "support/naive.hpp"
+#include "support/random_data.hpp"
+
+namespace reformer::test {
+namespace {
+
+using Half = FloatingHalf<double>;
+
+Parameter<double>& parameter(OutputHead<double>& head, const std::string& name) {
+  Parameter<double>* found = nullptr;
+  head.for_each_parameter([&](Parameter<double>& p) {
+    if (p.name == name) found = &p;
+  });
+  return *found;
+}
+
+constexpr int threads = 3;
+
+/// Panels are of 512 positions, of 128, and of 64, the least, whose logits are more than 2 MB.
+TEST(OutputHead, GradientsAreThoseOfTheFormulaForEachSizeOfVocabulary) {
+  constexpr Index rows = 600, width_of_half = 3, D2 = 2 * width_of_half;
+  for (const Index vocabulary : {5, 3000, 40000}) {
+    SCOPED_TRACE(vocabulary);
+    OutputHead<double> head(width_of_half, vocabulary, 1e-5, 0);
+    randomize_parameters(head, 1);
+    head.for_each_parameter([](auto& p) { p.allocate_gradient(); });
+    Workspace workspace(threads);
+    const Pass pass{workspace, 1, rows};
+    const Halves<Half> x{half_of<Half>(random_matrix<double>(rows, width_of_half, 2)),
+                         half_of<Half>(random_matrix<double>(rows, width_of_half, 3))};
+    std::vector<std::int32_t> labels(rows);
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+      labels[i] = i % 7 == 3
+                      ? ignored_label
+                      : static_cast<std::int32_t>(i * 977 % static_cast<std::size_t>(vocabulary));
+    }
+    Matrix<double> z(rows, D2), dx(rows, D2), expected_dx(rows, D2);
+    const auto halves_of = [&](Matrix<double>& both) {
+      return HalfGradients<double>{rows_of(both).middle_columns(0, width_of_half),
+                                   rows_of(both).middle_columns(width_of_half, width_of_half)};
+    };
+    const double scale = 0.25;
+    const Loss loss = head.loss_and_gradients(x, labels, scale, halves_of(dx), pass);
+    const Matrix<double> dweight = parameter(head, "head.weight").gradient;
+    const Matrix<double> dbias = parameter(head, "head.bias").gradient;
+    const Matrix<double> dnorm = parameter(head, "layer_norm.weight").gradient;
+
+    head.encode(x, rows_of(z), pass);
+    Matrix<double> logits(rows, vocabulary);
+    head.logits(x, 0, rows_of(logits), pass);
+    double sum = 0;
+    for (Index i = 0; i < rows; ++i) {
+      const auto label = labels[static_cast<std::size_t>(i)];
+      if (label == ignored_label) {
+        logits.row(i).setZero();
+        continue;
+      }
+      sum += naive::cross_entropy(logits, i, label);
+      const double highest = logits.row(i).maxCoeff();
+      logits.row(i) = (logits.row(i).array() - highest).exp().matrix();
+      logits.row(i) *= scale / logits.row(i).sum();
+      logits(i, label) -= scale;
+    }
+    EXPECT_NEAR(loss.sum, sum, 1e-9 * sum);
+    EXPECT_TRUE(close(dweight, Matrix<double>(z.transpose() * logits))) << "dW";
+    EXPECT_TRUE(close(dbias, Matrix<double>(logits.colwise().sum()))) << "db";
+    Matrix<double> dz = logits * parameter(head, "head.weight").value.transpose();
+    parameter(head, "layer_norm.weight").gradient.setZero();
+    head.encode_backward(x, rows_of(dz), halves_of(expected_dx), pass);
+    EXPECT_TRUE(close(dx, expected_dx)) << "dx";
+    EXPECT_TRUE(close(dnorm, parameter(head, "layer_norm.weight").gradient))
+        << "gradient of layer_norm.weight";
+  }
+}
+
+/// One array of logits, of a panel of positions: 50,257 of them for 128 positions are 26 MB.
+TEST(OutputHead, LogitsOfALargeVocabularyTakeNoMoreThan32Megabytes) {
+  constexpr Index width_of_half = 2;
+  for (const Index vocabulary : {1000, 50257, 130000}) {
+    const OutputHead<float> head(width_of_half, vocabulary, 1e-5, 0);
+    ScratchPlan one(1), plan(1);
+    head.plan_gradients(one, 1, Precision::float32);
+    head.plan_gradients(plan, 100000, Precision::float32);
+    const std::size_t logits = plan.peak_bytes() - one.peak_bytes();
+    EXPECT_GT(logits, std::size_t{60} * 4 * static_cast<std::size_t>(vocabulary)) << vocabulary;
+    EXPECT_LT(logits, std::size_t{34'000'000}) << vocabulary;
+  }
+}
+
+}  // namespace
+}  // namespace reformer::test
