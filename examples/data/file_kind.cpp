@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <array>
 
-#include "enwik8/words.hpp"
+#include "training/words.hpp"
 
 namespace data {
 namespace {
@@ -103,7 +103,7 @@ std::string_view FileKind::short_name() const {
 }
 
 std::string FileKind::remedy_for(const std::filesystem::path& file) const {
-  return fmt::format(fmt::runtime(remedy), enwik8::shell_word(file.string()));
+  return fmt::format(fmt::runtime(remedy), training::shell_word(file.string()));
 }
 
 const FileKind* kind_of(std::span<const std::uint8_t> content, bool is_whole) {

@@ -9,9 +9,11 @@
 #include <string_view>
 #include <unordered_map>
 
-#include "words.hpp"
+#include "training/words.hpp"
 
 namespace enwik8 {
+
+using training::grouped;
 
 std::vector<std::int64_t> repetition_distances(std::span<const std::uint8_t> text) {
   const std::string_view bytes(reinterpret_cast<const char*>(text.data()), text.size());

@@ -14,10 +14,12 @@
 #include <string>
 #include <vector>
 
-#include "loss_sum.hpp"
+#include "training/loss_sum.hpp"
 #include "windows.hpp"
 
 namespace enwik8 {
+
+using training::LossSum;
 
 /// Bytes before a byte that must be repeated as well.
 inline constexpr std::int64_t repeated_bytes = 8;

@@ -9,20 +9,26 @@
 #include <span>
 #include <stdexcept>
 
-#include "checkpoint.hpp"
 #include "corpus.hpp"
 #include "distance.hpp"
 #include "matches.hpp"
 #include "model_io.hpp"
 #include "options.hpp"
+#include "training/checkpoint.hpp"
+#include "training/words.hpp"
 #include "windows.hpp"
-#include "words.hpp"
 
 namespace enwik8 {
 namespace {
 
+using training::checkpoint_path;
+using training::exit_success;
+using training::grouped;
+using training::local_reach;
+using training::NamedValues;
+
 /// Takes the attention of the named layers out of the model: a layer's output projection is zero.
-void leave_out(ByteModel& model, const EvaluateOptions& options, const Options& saved) {
+void leave_out(TokenModel& model, const EvaluateOptions& options, const Options& saved) {
   for (const std::int64_t layer : options.without) {
     if (layer == 0) {
       continue;
@@ -68,11 +74,11 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
   const std::span<const std::uint8_t> part = options.split == "train"  ? parts.train
                                              : options.split == "test" ? parts.test
                                                                        : parts.validation;
-  ByteModel model(saved, ByteModel::Use::generation);
+  TokenModel model(saved, vocabulary, TokenModel::Use::generation);
   model.load(checkpoint);
   leave_out(model, options, saved);
 
-  LossSum loss;
+  training::LossSum loss;
   DistanceClasses classes(local_reach(saved), saved.length);
   std::optional<Matches> matches;
   if (options.matches) {
@@ -105,7 +111,7 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
 }  // namespace
 
 int run_evaluator(const std::vector<std::string>& arguments, const Console& console) {
-  return with_errors_reported("enwik8_evaluate", console, [&] {
+  return training::with_errors_reported("enwik8_evaluate", console, [&] {
     const Parsed<EvaluateOptions> parsed = parse_evaluate_options(arguments);
     if (!parsed.help.empty()) {
       fmt::print(console.out, "{}", parsed.help);

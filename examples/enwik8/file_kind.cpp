@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <array>
 
-#include "words.hpp"
+#include "training/words.hpp"
 
 namespace enwik8 {
 namespace {
@@ -88,7 +88,7 @@ bool is_safetensors(std::span<const std::uint8_t> content) {
 }  // namespace
 
 std::string FileKind::remedy_for(const std::filesystem::path& file) const {
-  return fmt::format(fmt::runtime(remedy), shell_word(file.string()));
+  return fmt::format(fmt::runtime(remedy), training::shell_word(file.string()));
 }
 
 const FileKind* kind_of(std::span<const std::uint8_t> content) {

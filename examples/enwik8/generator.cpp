@@ -10,10 +10,10 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "checkpoint.hpp"
 #include "file_kind.hpp"
 #include "model_io.hpp"
 #include "options.hpp"
+#include "training/checkpoint.hpp"
 
 namespace enwik8 {
 namespace {
@@ -43,13 +43,13 @@ int generate(const GenerateOptions& options, const Console& console) {
   if (prompt.empty()) {
     prompt = "\n";  // the model needs something to begin with
   }
-  const Checkpoint checkpoint(checkpoint_path(options.checkpoint));
+  const Checkpoint checkpoint(training::checkpoint_path(options.checkpoint));
   Options saved = saved_options(checkpoint);
   saved.threads = options.threads;
   if (options.hashes > 0) {
     saved.hashes = options.hashes;
   }
-  ByteModel model(saved, ByteModel::Use::generation);
+  TokenModel model(saved, vocabulary, TokenModel::Use::generation);
   model.load(checkpoint);
 
   const auto write_byte = [&](std::uint8_t byte) {
@@ -63,23 +63,23 @@ int generate(const GenerateOptions& options, const Console& console) {
     }
     return true;
   };
-  model.write_text(std::vector<std::uint8_t>(prompt.begin(), prompt.end()), options.length,
-                   {.temperature = options.temperature,
-                    .top_k = options.top_k,
-                    .top_p = options.top_p,
-                    .repetition_penalty = options.repetition_penalty},
-                   options.seed, write_byte);
-  return exit_success;
+  write_text(model, std::vector<std::uint8_t>(prompt.begin(), prompt.end()), options.length,
+             {.temperature = options.temperature,
+              .top_k = options.top_k,
+              .top_p = options.top_p,
+              .repetition_penalty = options.repetition_penalty},
+             options.seed, write_byte);
+  return training::exit_success;
 }
 
 }  // namespace
 
 int run_generator(const std::vector<std::string>& arguments, const Console& console) {
-  return with_errors_reported("enwik8_generate", console, [&] {
+  return training::with_errors_reported("enwik8_generate", console, [&] {
     const Parsed<GenerateOptions> parsed = parse_generate_options(arguments);
     if (!parsed.help.empty()) {
       fmt::print(console.out, "{}", parsed.help);
-      return exit_success;
+      return training::exit_success;
     }
     return generate(parsed.options, console);
   });

@@ -6,9 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "console.hpp"
+#include "training/console.hpp"
 
 namespace enwik8 {
+
+using training::Console;
 
 /// Writes the continuation of a prompt, and nothing else, to `console.out`. Whatever goes wrong
 /// becomes one line on `console.error`.

@@ -8,9 +8,11 @@
 #include <utility>
 
 #include "distance.hpp"
-#include "words.hpp"
+#include "training/words.hpp"
 
 namespace enwik8 {
+
+using training::grouped;
 
 using reformer::Bucket;
 using reformer::LshPattern;

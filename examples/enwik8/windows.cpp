@@ -19,6 +19,7 @@ void append(Windows& windows, std::span<const std::uint8_t> text, std::int64_t b
                         reformer::ignored_label);
   windows.labels.insert(windows.labels.end(), window.begin() + 1 + windows.context, window.end());
   ++windows.count;
+  windows.label_bytes += windows.length - windows.context;
 }
 
 }  // namespace

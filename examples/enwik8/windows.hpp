@@ -1,26 +1,17 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Windows: stretches of the corpus that the model sees at once, with the byte after each byte as
-/// its label.
+/// Windows of a corpus, with the byte after each byte as its label.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <string>
-#include <vector>
+
+#include "training/windows.hpp"
 
 namespace enwik8 {
 
-/// `count` windows of `length` bytes; row-major, one window after the other.
-struct Windows {
-  std::int64_t count = 0;
-  std::int64_t length = 0;
-  std::vector<std::int32_t> inputs;
-  std::vector<std::int32_t> labels;  ///< the bytes one further on, or `reformer::ignored_label`
-  std::int64_t context = 0;  ///< bytes at the beginning of each window whose labels do not count
-
-  std::int64_t bytes() const { return count * length; }
-};
+using training::Windows;
 
 /// Windows for training, each at a random place of `text`. The places are a function of the
 /// arguments alone, so there is no position in the data to be saved or restored.

@@ -14,11 +14,11 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "enwik8/options.hpp"
 #include "reformer/io/huggingface.hpp"
 #include "reformer/model/sampling.hpp"
 #include "text_stream.hpp"
 #include "tokenizer.hpp"
+#include "training/option_table.hpp"
 
 namespace huggingface {
 namespace {
@@ -77,7 +77,7 @@ std::string parse(const std::vector<std::string>& arguments, Options& options) {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
     options.sampling.top_k = top_k;
   } catch (const CLI::ParseError& error) {
-    throw enwik8::OptionError(error.what());
+    throw training::OptionError(error.what());
   }
   if (help) {
     return app.help();
@@ -85,7 +85,7 @@ std::string parse(const std::vector<std::string>& arguments, Options& options) {
   // CLI::Range takes NaN for a number in its range.
   const auto check_number = [](bool good, const char* name, double value, const char* allowed) {
     if (!good) {
-      throw enwik8::OptionError(fmt::format("--{} is '{}'; allowed: {}", name, value, allowed));
+      throw training::OptionError(fmt::format("--{} is '{}'; allowed: {}", name, value, allowed));
     }
   };
   const double temperature = options.sampling.temperature;
@@ -94,7 +94,7 @@ std::string parse(const std::vector<std::string>& arguments, Options& options) {
                "a number from 0");
   check_number(top_p > 0 && top_p <= 1, "top-p", top_p, "a number above 0 to 1");
   if (options.model.empty()) {
-    throw enwik8::OptionError("--model is missing: give a folder with config.json");
+    throw training::OptionError("--model is missing: give a folder with config.json");
   }
   return {};
 }
@@ -109,7 +109,7 @@ Index longest_context(const reformer::ModelConfig& config) {
   return longest;
 }
 
-int generate(const Options& options, const enwik8::Console& console) {
+int generate(const Options& options, const training::Console& console) {
   Model model = Model::load(options.model);
   const reformer::HuggingFaceConfig& config = model.config();
   if (config.kind != reformer::HuggingFaceClass::language_model) {
@@ -146,18 +146,18 @@ int generate(const Options& options, const enwik8::Console& console) {
     write(shown.more(text_of()));
   }
   write(shown.rest(text_of()));
-  return enwik8::exit_success;
+  return training::exit_success;
 }
 
 }  // namespace
 
-int run_generate(const std::vector<std::string>& arguments, const enwik8::Console& console) {
-  return enwik8::with_errors_reported("generate", console, [&] {
+int run_generate(const std::vector<std::string>& arguments, const training::Console& console) {
+  return training::with_errors_reported("generate", console, [&] {
     Options options;
     const std::string help = parse(arguments, options);
     if (!help.empty()) {
       fmt::print(console.out, "{}", help);
-      return enwik8::exit_success;
+      return training::exit_success;
     }
     return generate(options, console);
   });

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "enwik8/console.hpp"
+#include "training/console.hpp"
 
 namespace huggingface {
 
@@ -14,6 +14,6 @@ namespace huggingface {
 /// nothing else, to `console.out`. Whatever goes wrong becomes one line on `console.error`.
 /// @param arguments  without the name of the program
 /// @return exit code
-int run_generate(const std::vector<std::string>& arguments, const enwik8::Console& console);
+int run_generate(const std::vector<std::string>& arguments, const training::Console& console);
 
 }  // namespace huggingface

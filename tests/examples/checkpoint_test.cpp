@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "enwik8/checkpoint.hpp"
+#include "training/checkpoint.hpp"
 
 #include <gtest/gtest.h>
 
@@ -66,7 +66,7 @@ TEST(Checkpoint, ReturnsTheSameState) {
   options.width = options.heads = options.length = options.chunk_length = 4;
   complete_options(options);
   const json state{{"seed", 18446744073709551615U}, {"loss", 0.1 + 0.2}, {"nested", {{"a", {1}}}}};
-  ByteModel model(options, ByteModel::Use::training);
+  TokenModel model(options, vocabulary, TokenModel::Use::training);
   model.initialize();
   model.save(folder / "c", 12, state);
   const Checkpoint checkpoint(folder / "c");
@@ -76,7 +76,7 @@ TEST(Checkpoint, ReturnsTheSameState) {
   model.save(folder / "c", 12, {{"out", "\xff"}});  // the name of a folder may be any bytes
   EXPECT_EQ(Checkpoint(folder / "c").state().at("out"), "\xef\xbf\xbd");
   // The file that was opened is read, even if it has been replaced.
-  ByteModel other(options, ByteModel::Use::generation);
+  TokenModel other(options, vocabulary, TokenModel::Use::generation);
   other.load(checkpoint);
   EXPECT_EQ(other.not_finite_tensor(), std::nullopt);
 }

@@ -114,15 +114,16 @@ TEST_F(HuggingFaceRun, ByteBIsTokenBPlusTwo) {
   Options given =
       parse_options({"--init", path("model"), "--length", "64", "--threads", "1"}).options;
   begin_with_model(given);
-  ByteModel model(given, ByteModel::Use::generation);
+  TokenModel model(given, vocabulary, TokenModel::Use::generation);
   EXPECT_EQ(model.load_huggingface(path("model")), Strings());
-  EXPECT_EQ(model.first_byte(), 2);
+  EXPECT_EQ(model.first_token(), 2);
   HuggingFace expected = HuggingFace::load(folder_ / "model");
   reformer::Workspace workspace(1);
   const reformer::RunOptions run{.key = {given.seed, 0}};
   // At a length that is padded, too.
   for (const std::int64_t length : {32, 27, 7}) {
-    Windows windows{1, length, {}, {}};
+    Windows windows{
+        .count = 1, .length = length, .inputs = {}, .labels = {}, .label_bytes = length};
     reformer::Tokens tokens(1, length), labels(1, length);
     for (std::int32_t t = 0; t < length; ++t) {
       windows.inputs.push_back(t * 37 % 256);
@@ -136,7 +137,7 @@ TEST_F(HuggingFaceRun, ByteBIsTokenBPlusTwo) {
     const std::vector<std::uint8_t> text(windows.inputs.begin(), windows.inputs.end());
     const auto logits = expected.next_token_logits(
         workspace, {tokens.data(), static_cast<std::size_t>(length)}, run);
-    EXPECT_EQ(model.next_byte_logits(text), std::vector<float>(logits.begin() + 2, logits.end()));
+    EXPECT_EQ(next_byte_logits(model, text), std::vector<float>(logits.begin() + 2, logits.end()));
   }
 }
 
@@ -144,14 +145,14 @@ TEST_F(HuggingFaceRun, WritesTextWithAWholePassForEachByte) {
   Options given =
       parse_options({"--init", path("model"), "--length", "64", "--threads", "1"}).options;
   begin_with_model(given);
-  ByteModel model(given, ByteModel::Use::generation);
+  TokenModel model(given, vocabulary, TokenModel::Use::generation);
   model.load_huggingface(path("model"));
   for (const double penalty : {1.0, 1e6}) {
     const reformer::SamplingOptions sampling{.temperature = 0, .repetition_penalty = penalty};
     std::vector<std::uint8_t> text = {'a', 'b'};
     std::set<std::uint8_t> seen(text.begin(), text.end());
-    model.write_text(text, 20, sampling, 1, [&](std::uint8_t byte) {
-      auto logits = model.next_byte_logits(text);
+    write_text(model, text, 20, sampling, 1, [&](std::uint8_t byte) {
+      auto logits = next_byte_logits(model, text);
       for (const std::uint8_t old : seen) {
         float& logit = logits[old];
         logit = static_cast<float>(logit > 0 ? logit / penalty : logit * penalty);

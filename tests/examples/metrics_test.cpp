@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "enwik8/metrics.hpp"
+#include "training/metrics.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 
 #include "examples/support.hpp"
 
-namespace enwik8::test {
+namespace training::test {
 namespace {
 
 using nlohmann::json;
@@ -87,4 +87,4 @@ TEST(Metrics, SaysWhenTheFileCannotBeWritten) {
 }
 
 }  // namespace
-}  // namespace enwik8::test
+}  // namespace training::test

@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "enwik8/windows.hpp"
 #include "examples/run.hpp"
 
 namespace enwik8::test {
@@ -36,9 +37,10 @@ std::vector<float> values_of(const std::vector<NamedValues>& parameters) {
   return values;
 }
 
-TEST(ByteModel, StartsNearEightBitsAndLearns) {
+TEST(TokenModel, StartsNearEightBitsAndLearns) {
   for (const char* optimizer : {"adam", "adafactor"}) {
-    ByteModel model(tiny_options({"--optimizer", optimizer}), ByteModel::Use::training);
+    TokenModel model(tiny_options({"--optimizer", optimizer}), vocabulary,
+                     TokenModel::Use::training);
     model.initialize();
     const Windows windows = some_windows();
     const double before = model.evaluate(windows).bits_per_byte();
@@ -55,7 +57,7 @@ TEST(ByteModel, StartsNearEightBitsAndLearns) {
   }
 }
 
-TEST(ByteModel, FollowsEveryOptionOfItsShape) {
+TEST(TokenModel, FollowsEveryOptionOfItsShape) {
   const std::vector<std::pair<Strings, std::int64_t>> cases{
       {{}, 0},
       // 32 positions of 16 numbers instead of 4 of 4 and 8 of 12.
@@ -68,18 +70,19 @@ TEST(ByteModel, FollowsEveryOptionOfItsShape) {
       {{"--layers", "local,lsh,lsh"}, -16 * 16},
       {{"--layers", "local,lsh+local,exact"}, 16 * 8},  // keys of one of two heads
       {{"--activation", "relu", "--hashes", "3", "--buckets", "4"}, 0}};
-  const std::int64_t plain = ByteModel(tiny_options(), ByteModel::Use::training).num_parameters();
+  const std::int64_t plain =
+      TokenModel(tiny_options(), vocabulary, TokenModel::Use::training).num_parameters();
   for (const auto& [more, difference] : cases) {
-    ByteModel model(tiny_options(more), ByteModel::Use::training);
+    TokenModel model(tiny_options(more), vocabulary, TokenModel::Use::training);
     EXPECT_EQ(model.num_parameters() - plain, difference) << testing::PrintToString(more);
     model.initialize();
     EXPECT_TRUE(std::isfinite(model.evaluate(some_windows()).nats));
   }
 }
 
-TEST(ByteModel, TheSeedDecidesTheParameters) {
+TEST(TokenModel, TheSeedDecidesTheParameters) {
   const auto initial = [](const Strings& more) {
-    ByteModel model(tiny_options(more), ByteModel::Use::generation);
+    TokenModel model(tiny_options(more), vocabulary, TokenModel::Use::generation);
     model.initialize();
     return values_of(model.parameters());
   };
@@ -90,10 +93,10 @@ TEST(ByteModel, TheSeedDecidesTheParameters) {
   }
 }
 
-TEST(ByteModel, ForecastsItsMemory) {
+TEST(TokenModel, ForecastsItsMemory) {
   const auto bytes = [](const Strings& more, const std::string& purpose) {
     const MemoryForecast forecast =
-        ByteModel(tiny_options(more), ByteModel::Use::training).memory_forecast();
+        TokenModel(tiny_options(more), vocabulary, TokenModel::Use::training).memory_forecast();
     for (const auto& [name, size] : forecast.parts) {
       if (name == purpose) {
         return size;
@@ -102,7 +105,7 @@ TEST(ByteModel, ForecastsItsMemory) {
     return std::size_t{0};
   };
   const auto parameters = static_cast<std::size_t>(
-      ByteModel(tiny_options(), ByteModel::Use::training).num_parameters());
+      TokenModel(tiny_options(), vocabulary, TokenModel::Use::training).num_parameters());
   EXPECT_EQ(bytes({}, "parameters"), 4 * parameters);
   EXPECT_EQ(bytes({}, "optimizer"), 8 * parameters);
   const std::size_t by_muon = bytes({"--optimizer", "muon"}, "optimizer");
@@ -119,14 +122,14 @@ TEST(ByteModel, ForecastsItsMemory) {
   EXPECT_EQ(forecast.text(), "2.00 kB: one 1.50 kB, other 500 bytes");
 }
 
-TEST(ByteModel, LooksBackOneWindowAtMost) {
+TEST(TokenModel, LooksBackOneWindowAtMost) {
   for (const char* layers : {"local,lsh,exact", "local,bucket,exact", "local,local+bucket,exact"}) {
-    ByteModel model(tiny_options({"--layers", layers}), ByteModel::Use::generation);
+    TokenModel model(tiny_options({"--layers", layers}), vocabulary, TokenModel::Use::generation);
     model.initialize();
     std::vector<std::uint8_t> prompt(40, 'a');
     const auto written = [&] {
       std::vector<std::uint8_t> text;
-      model.write_text(prompt, 100, {.temperature = 0.02}, 1, [&](std::uint8_t byte) {
+      write_text(model, prompt, 100, {.temperature = 0.02}, 1, [&](std::uint8_t byte) {
         text.push_back(byte);
         return text.size() < 90;
       });
@@ -134,21 +137,21 @@ TEST(ByteModel, LooksBackOneWindowAtMost) {
       return text;
     };
     const auto text = written();
-    const auto logits = model.next_byte_logits(prompt);
+    const auto logits = next_byte_logits(model, prompt);
     prompt[7] = 'b';
     EXPECT_EQ(written(), text) << layers << ", 33 bytes back";
-    EXPECT_EQ(model.next_byte_logits(prompt), logits) << layers << ", 33 bytes back";
+    EXPECT_EQ(next_byte_logits(model, prompt), logits) << layers << ", 33 bytes back";
     prompt[8] = 'b';
-    EXPECT_NE(model.next_byte_logits(prompt), logits) << layers << ", 32 bytes back";
+    EXPECT_NE(next_byte_logits(model, prompt), logits) << layers << ", 32 bytes back";
     prompt[39] = 'b';  // what is further back hardly matters before training
     EXPECT_NE(written(), text) << layers << ", the last byte";
   }
 }
 
-TEST(ByteModel, NamesWhereItCeasesToBeFinite) {
+TEST(TokenModel, NamesWhereItCeasesToBeFinite) {
   const Windows windows = some_windows();
   const auto spoil = [&](const std::string& name) {
-    ByteModel model(tiny_options(), ByteModel::Use::training);
+    TokenModel model(tiny_options(), vocabulary, TokenModel::Use::training);
     model.initialize();
     for (const NamedValues& parameter : model.parameters()) {
       if (parameter.name == name) {
@@ -169,12 +172,12 @@ TEST(ByteModel, NamesWhereItCeasesToBeFinite) {
   EXPECT_TRUE(contains(spoil("head.bias"), "head"));
 }
 
-TEST(ByteModel, RefusesWhatIsNotPossible) {
+TEST(TokenModel, RefusesWhatIsNotPossible) {
   Options options = tiny_options();
   options.width = 0;
-  EXPECT_TRUE(contains(
-      message_of<std::invalid_argument>([&] { ByteModel(options, ByteModel::Use::training); }),
-      "width"));
+  EXPECT_TRUE(contains(message_of<std::invalid_argument>(
+                           [&] { TokenModel(options, vocabulary, TokenModel::Use::training); }),
+                       "width"));
 }
 
 }  // namespace

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-#include "enwik8/output_folder.hpp"
+#include "training/output_folder.hpp"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include "examples/support.hpp"
 
-namespace enwik8::test {
+namespace training::test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -43,4 +43,4 @@ TEST(PrepareOutputFolder, RefusesAFolderThatIsNotWritable) {
 }
 
 }  // namespace
-}  // namespace enwik8::test
+}  // namespace training::test

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-#include "enwik8/pace.hpp"
+#include "training/pace.hpp"
 
 #include <gtest/gtest.h>
 
 #include <optional>
 
-namespace enwik8::test {
+namespace training::test {
 namespace {
 
 Options limited_by_steps(std::int64_t steps) {
@@ -115,4 +115,4 @@ TEST(Pace, ALongRunIsNoProblem) {
 }
 
 }  // namespace
-}  // namespace enwik8::test
+}  // namespace training::test

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "enwik8/progress.hpp"
+#include "training/progress.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,14 +8,14 @@
 #include <string>
 #include <vector>
 
-namespace enwik8::test {
+namespace training::test {
 namespace {
 
 ProgressValues values_at(std::int64_t step) {
   ProgressValues values;
   values.step = step;
   values.total_steps = 1000;
-  values.bits_per_byte = 2.4314;
+  values.bits = 2.4314;
   values.tokens_per_second = 15234;
   values.learning_rate = 9.8e-4;
   values.memory_bytes = 312'400'000;
@@ -124,4 +124,4 @@ TEST(MemoryWarning, NamesTheLimitThatIsExceeded) {
 }
 
 }  // namespace
-}  // namespace enwik8::test
+}  // namespace training::test

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// Several ranks train as one: here they are threads of this process, in program_test.cpp
 /// processes.
-#include "enwik8/ranks.hpp"
+#include "training/ranks.hpp"
 
 #include <gtest/gtest.h>
 

@@ -13,7 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "enwik8/checkpoint.hpp"
 #include "enwik8/evaluator.hpp"
 #include "enwik8/generated_corpus.hpp"
 #include "enwik8/generator.hpp"
@@ -21,6 +20,7 @@
 #include "enwik8/trainer.hpp"
 #include "examples/support.hpp"
 #include "reformer/io/safetensors.hpp"
+#include "training/checkpoint.hpp"
 
 namespace enwik8::test {
 
@@ -155,7 +155,7 @@ inline Snapshot snapshot_of(const std::filesystem::path& folder) {
 template <typename Change>
 void change_state(const std::filesystem::path& folder, const Change& change) {
   const Checkpoint checkpoint(folder / checkpoint_name);
-  ByteModel model(saved_options(checkpoint), ByteModel::Use::training);
+  TokenModel model(saved_options(checkpoint), vocabulary, TokenModel::Use::training);
   model.load(checkpoint);
   nlohmann::json state = checkpoint.state();
   change(state);

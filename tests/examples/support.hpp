@@ -11,7 +11,7 @@
 #include "support/errors.hpp"
 #include "support/files.hpp"
 
-namespace enwik8::test {
+namespace training::test {
 
 using Strings = std::vector<std::string>;
 
@@ -21,5 +21,13 @@ using reformer::test::message_of;
 using reformer::test::read_file;
 using reformer::test::TemporaryFolder;
 using reformer::test::write_file;
+
+}  // namespace training::test
+
+namespace enwik8::test {
+
+// Tests of a trainer name what all trainers share.
+using namespace training;
+using namespace training::test;
 
 }  // namespace enwik8::test

@@ -68,7 +68,7 @@ TEST(Windows, EvaluationPredictsEachByteButTheFirstOnce) {
     std::int64_t ragged = 0;
     for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
       ASSERT_LE(windows.count, 3);
-      ASSERT_EQ(windows.inputs.size(), static_cast<std::size_t>(windows.bytes()));
+      ASSERT_EQ(windows.inputs.size(), static_cast<std::size_t>(windows.positions()));
       EXPECT_EQ(ragged, 0) << "the short window is the last";
       ragged += windows.length < 8 ? windows.count : 0;
       for (std::size_t i = 0; i < windows.labels.size(); ++i) {
@@ -91,10 +91,10 @@ TEST(Windows, OverlappingOnesCountEachByteButTheFirstOnce) {
       EvaluationWindows all(text, 3, 8, 0, overlap);
       std::int32_t expected = 1;  // the next label that counts
       for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
-        ASSERT_EQ(windows.labels.size(), static_cast<std::size_t>(windows.bytes()));
+        ASSERT_EQ(windows.labels.size(), static_cast<std::size_t>(windows.positions()));
         ASSERT_EQ(windows.inputs.size(), windows.labels.size());
         EXPECT_EQ(windows.context, expected == 1 ? 0 : overlap);
-        for (std::int64_t i = 0; i < windows.bytes(); ++i) {
+        for (std::int64_t i = 0; i < windows.positions(); ++i) {
           const auto at = static_cast<std::size_t>(i);
           if (i % windows.length < windows.context) {
             EXPECT_EQ(windows.labels[at], reformer::ignored_label);
@@ -113,7 +113,7 @@ TEST(Windows, EvaluationStopsAtItsLimit) {
   const auto text = counting(100);
   EvaluationWindows some(text, 4, 8, 20);
   EXPECT_EQ(some.labels(), 20);
-  EXPECT_EQ(some.next().bytes(), 16);
+  EXPECT_EQ(some.next().positions(), 16);
   const Windows last = some.next();
   EXPECT_EQ(last.count, 1);
   EXPECT_EQ(last.length, 4);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-#include "enwik8/words.hpp"
+#include "training/words.hpp"
 
 #include <gtest/gtest.h>
 
 #include <vector>
 
-namespace enwik8::test {
+namespace training::test {
 namespace {
 
 TEST(Words, GroupsDigits) {
@@ -31,4 +31,4 @@ TEST(Words, PrintsOnlyWhatATerminalCanBear) {
 }
 
 }  // namespace
-}  // namespace enwik8::test
+}  // namespace training::test

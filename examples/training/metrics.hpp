@@ -12,7 +12,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-namespace enwik8 {
+namespace training {
 
 class MetricsWriter {
  public:
@@ -42,4 +42,4 @@ class MetricsWriter {
   int descriptor_ = -1;
 };
 
-}  // namespace enwik8
+}  // namespace training

@@ -8,14 +8,14 @@
 #include <optional>
 #include <string>
 
-namespace enwik8 {
+namespace training {
 
 /// Where a program writes to.
 struct Console {
   std::FILE* out = stdout;
   std::FILE* error = stderr;
   std::optional<bool> terminal = std::nullopt;  ///< whether `out` is one; found out when not given
-  std::string program = "enwik8";               ///< how to call it again
+  std::string program = {};                     ///< how to call it again
 };
 
 inline constexpr int exit_success = 0;
@@ -27,4 +27,4 @@ inline constexpr int exit_interrupted = 130;  ///< as shells say for Ctrl-C
 int with_errors_reported(const std::string& program, const Console& console,
                          const std::function<int()>& action);
 
-}  // namespace enwik8
+}  // namespace training

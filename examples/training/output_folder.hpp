@@ -5,11 +5,11 @@
 
 #include <filesystem>
 
-namespace enwik8 {
+namespace training {
 
 /// Makes sure, before hours of work, that files can be created in `folder`: creates it with its
 /// parents if it is missing, and writes and removes a small file in it.
 /// @throw std::runtime_error with one line that says what is in the way
 void prepare_output_folder(const std::filesystem::path& folder);
 
-}  // namespace enwik8
+}  // namespace training

@@ -5,7 +5,7 @@
 
 #include <cstdlib>
 
-namespace enwik8 {
+namespace training {
 
 /// Whether Open MPI, MPICH or one of its relatives, or Slurm with either has started this process
 /// as one of several, by what they put into the environment. MPI itself would say so only after it
@@ -19,4 +19,4 @@ inline bool is_one_of_several() {
   return std::getenv("PMIX_RANK") != nullptr;  // of how many, only MPI knows
 }
 
-}  // namespace enwik8
+}  // namespace training

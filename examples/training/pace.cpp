@@ -6,7 +6,7 @@
 
 #include "reformer/training/schedule.hpp"
 
-namespace enwik8 {
+namespace training {
 namespace {
 
 constexpr double share_before_ending = 0.6;
@@ -86,4 +86,4 @@ std::int64_t steps_that_fit(double elapsed, double limit, const Costs& costs,
   return low;
 }
 
-}  // namespace enwik8
+}  // namespace training

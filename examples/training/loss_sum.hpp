@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <numbers>
 
-namespace enwik8 {
+namespace training {
 
 /// Sum of losses over bytes.
 struct LossSum {
@@ -21,4 +21,4 @@ struct LossSum {
   }
 };
 
-}  // namespace enwik8
+}  // namespace training

@@ -10,7 +10,7 @@
 #include <string>
 #include <system_error>
 
-namespace enwik8 {
+namespace training {
 
 namespace fs = std::filesystem;
 
@@ -37,4 +37,4 @@ void prepare_output_folder(const fs::path& folder) {
   ::unlink(probe.c_str());
 }
 
-}  // namespace enwik8
+}  // namespace training

@@ -12,7 +12,7 @@
 
 #include "reformer/distributed/communicator.hpp"
 
-namespace enwik8 {
+namespace training {
 
 struct Options;
 
@@ -88,4 +88,4 @@ void divide_over_ranks(Options& options, int ranks, bool is_new);
 /// Processors that this process may run on.
 int allowed_processors();
 
-}  // namespace enwik8
+}  // namespace training

@@ -8,10 +8,11 @@
 #include <stdexcept>
 #include <string>
 
-#include "file_kind.hpp"
+#include "enwik8/file_kind.hpp"
+#include "reformer/io/huggingface_config.hpp"
 #include "reformer/io/model_file.hpp"
 
-namespace enwik8 {
+namespace training {
 namespace {
 
 /// What is given for a checkpoint may be anything, and of some files the kind is known.
@@ -20,8 +21,8 @@ void check_is_safetensors(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   file.read(start.data(), static_cast<std::streamsize>(start.size()));
   start.resize(static_cast<std::size_t>(file.gcount()));
-  const FileKind* kind =
-      kind_of({reinterpret_cast<const std::uint8_t*>(start.data()), start.size()});
+  const enwik8::FileKind* kind =
+      enwik8::kind_of({reinterpret_cast<const std::uint8_t*>(start.data()), start.size()});
   const bool is_too_short = start.size() < 9;
   if (is_too_short ? kind == nullptr : start[8] == '{') {
     return;  // whatever is wrong with it is found where it is read
@@ -61,4 +62,26 @@ std::int64_t Checkpoint::step() const {
   return file_->step();
 }
 
-}  // namespace enwik8
+std::filesystem::path checkpoint_path(const std::filesystem::path& place) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(place, ignored) ? place / checkpoint_name : place;
+}
+
+const nlohmann::json& saved_options_json(const Checkpoint& checkpoint) {
+  const auto found = checkpoint.state().find("options");
+  if (found == checkpoint.state().end() || !found->is_object()) {
+    throw std::runtime_error("is not a checkpoint of this trainer: it has no options");
+  }
+  return *found;
+}
+
+std::string saved_model_config(const Checkpoint& checkpoint) {
+  const auto found = checkpoint.state().find("model_config");
+  if (found == checkpoint.state().end() || !found->is_string()) {
+    return "";
+  }
+  reformer::parse_huggingface_config(found->get<std::string>());
+  return found->get<std::string>();
+}
+
+}  // namespace training

@@ -7,7 +7,7 @@
 #include <span>
 #include <string>
 
-namespace enwik8 {
+namespace training {
 
 /// "12,345,678"
 std::string grouped(std::int64_t number);
@@ -19,4 +19,4 @@ std::string shell_word(const std::string& word);
 /// \xNN.
 std::string printable(std::span<const std::uint8_t> bytes);
 
-}  // namespace enwik8
+}  // namespace training

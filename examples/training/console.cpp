@@ -9,7 +9,7 @@
 
 #include "options.hpp"
 
-namespace enwik8 {
+namespace training {
 
 int with_errors_reported(const std::string& program, const Console& console,
                          const std::function<int()>& action) {
@@ -32,4 +32,4 @@ int with_errors_reported(const std::string& program, const Console& console,
   }
 }
 
-}  // namespace enwik8
+}  // namespace training

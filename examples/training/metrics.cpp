@@ -14,7 +14,7 @@
 
 #include "reformer/io/atomic_file.hpp"
 
-namespace enwik8 {
+namespace training {
 namespace {
 
 namespace fs = std::filesystem;
@@ -112,4 +112,4 @@ void MetricsWriter::write(const json& record) {
   }
 }
 
-}  // namespace enwik8
+}  // namespace training

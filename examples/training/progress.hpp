@@ -11,13 +11,14 @@
 #include <string>
 #include <string_view>
 
-namespace enwik8 {
+namespace training {
 
 /// One moment of a run.
 struct ProgressValues {
   std::int64_t step = 0;
   std::int64_t total_steps = 0;  ///< 0 when the run is limited by time only
-  double bits_per_byte = 0;
+  double bits = 0;               ///< for each unit
+  std::string_view unit = "bits per byte";
   double tokens_per_second = 0;
   double learning_rate = 0;
   std::size_t memory_bytes = 0;
@@ -72,4 +73,4 @@ class Progress {
   std::optional<double> last_shown_;
 };
 
-}  // namespace enwik8
+}  // namespace training

@@ -16,7 +16,7 @@
 #include "console.hpp"
 #include "options.hpp"
 
-namespace enwik8 {
+namespace training {
 namespace {
 
 using HostName = std::array<char, 256>;
@@ -118,4 +118,4 @@ int allowed_processors() {
              : std::max(static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN)), 1);
 }
 
-}  // namespace enwik8
+}  // namespace training

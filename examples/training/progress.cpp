@@ -9,7 +9,7 @@
 #include <cmath>
 #include <fstream>
 
-namespace enwik8 {
+namespace training {
 namespace {
 
 /// A figure of /proc/self/status, which Linux gives in units of 1024 bytes.
@@ -78,10 +78,10 @@ std::string format_duration(double seconds) {
 
 std::string format_progress(const ProgressValues& values) {
   const std::string total = values.total_steps > 0 ? fmt::format("/{}", values.total_steps) : "";
-  return fmt::format("step {}{} | {:.3f} bits per byte | {} tokens/s | lr {:.1e} | {} | {} left",
-                     values.step, total, values.bits_per_byte,
-                     with_prefix(values.tokens_per_second), values.learning_rate,
-                     format_bytes(values.memory_bytes), format_duration(values.seconds_left));
+  return fmt::format("step {}{} | {:.3f} {} | {} tokens/s | lr {:.1e} | {} | {} left", values.step,
+                     total, values.bits, values.unit, with_prefix(values.tokens_per_second),
+                     values.learning_rate, format_bytes(values.memory_bytes),
+                     format_duration(values.seconds_left));
 }
 
 std::size_t resident_memory() {
@@ -140,4 +140,4 @@ void Progress::erase_line() {
   }
 }
 
-}  // namespace enwik8
+}  // namespace training

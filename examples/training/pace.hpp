@@ -13,7 +13,7 @@
 
 #include "options.hpp"
 
-namespace enwik8 {
+namespace training {
 
 /// The last part of a run limited by time.
 struct Ending {
@@ -44,4 +44,4 @@ bool is_time_for_ending(double elapsed, double limit, const Costs& costs);
 std::int64_t steps_that_fit(double elapsed, double limit, const Costs& costs,
                             const Options& options, std::int64_t step);
 
-}  // namespace enwik8
+}  // namespace training

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <chrono>
 
-namespace enwik8 {
+namespace training {
 
 /// Seconds since its construction.
 class Stopwatch {
@@ -37,4 +37,4 @@ class RecentMean {
   double mean_ = 0;
 };
 
-}  // namespace enwik8
+}  // namespace training

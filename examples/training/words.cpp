@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <string_view>
 
-namespace enwik8 {
+namespace training {
 
 std::string grouped(std::int64_t number) {
   std::string digits = std::to_string(number);
@@ -42,4 +42,4 @@ std::string printable(std::span<const std::uint8_t> bytes) {
   return text;
 }
 
-}  // namespace enwik8
+}  // namespace training
