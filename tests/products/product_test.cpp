@@ -279,5 +279,34 @@ TYPED_TEST(Product, BlockOperandsAreMultipliedInParts) {
   EXPECT_TRUE(close(sum, naive::multiply(weights.transpose(), kd.middleRows(first, count))));
 }
 
+TEST(ColumnsOfTile, KeepAllThreadsAtWork) {
+  using detail::columns_of_tile;
+  EXPECT_EQ(columns_of_tile(1, 64, 192), 192);
+  EXPECT_EQ(columns_of_tile(2, 64, 768), 256) << "rows are enough for all";
+  EXPECT_EQ(columns_of_tile(2, 1, 192), 96);
+  EXPECT_EQ(columns_of_tile(2, 3, 192), 96) << "three tiles would be two after one another";
+  EXPECT_EQ(columns_of_tile(2, 1, 768), 192);
+  EXPECT_EQ(columns_of_tile(8, 1, 1024), 128);
+  EXPECT_EQ(columns_of_tile(8, 1, 40), 32) << "the least";
+  EXPECT_EQ(columns_of_tile(64, 1, 1), 32);
+  for (Index columns = 1; columns < 1200; columns += 13) {
+    for (const int threads : {1, 2, 3, 8}) {
+      for (const Index rows : {1, 2, 5, 64}) {
+        const Index width = columns_of_tile(threads, rows, columns);
+        SCOPED_TRACE(testing::Message() << columns << " columns, " << threads << " threads, "
+                                        << rows << " tiles of rows: " << width);
+        ASSERT_EQ(width % detail::least_tile_columns, 0);
+        ASSERT_GE(width, detail::least_tile_columns);
+        ASSERT_LE(width, detail::most_tile_columns);
+        // Nothing is lost beside the widest tiles.
+        const auto longest = [&](Index w) {
+          return ceil_div(rows * ceil_div(columns, w), Index{threads}) * std::min(w, columns);
+        };
+        ASSERT_LE(longest(width), longest(detail::most_tile_columns) + detail::least_tile_columns);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace reformer::test
