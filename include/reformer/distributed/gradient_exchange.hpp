@@ -104,7 +104,7 @@ class GradientExchange {
     } else if (!is_sum_already()) {
       add_up(part, MessageBuffers());
     }
-    if (part == 0) {
+    if (part == 0 && !is_alone()) {
       rows_.contribute(contributes(own_rank()), num_contributors(), waiting_);
     }
   }
@@ -113,6 +113,10 @@ class GradientExchange {
   void end() {
     check(next_ < 0, "GradientExchange::end", "the pass has not told its observer of ", next_ + 1,
           " parts, must tell of all");
+    if (is_alone()) {
+      rows_.finish_alone();
+      return;
+    }
     progress(true);
     rows_.add_up(round_ == 0, num_contributors(), waiting_);
     if (round_ + 1 == num_rounds()) rows_.finish(waiting_);
@@ -133,7 +137,7 @@ class GradientExchange {
   }
   /// What they are at most, of micro-batches of so many tokens.
   std::size_t planned_bytes(Index tokens) const {
-    std::size_t bytes = rows_.planned_bytes(tokens, micro_batches_);
+    std::size_t bytes = rows_.planned_bytes(is_alone() ? 0 : tokens, micro_batches_);
     for (const Part& part : parts_) bytes += sizeof(Scalar) * part.sum.size();
     const auto has_micro_batch = [&](std::size_t r) {
       return static_cast<Index>(r) < micro_batches_;
@@ -181,6 +185,7 @@ class GradientExchange {
   bool contributes(std::size_t rank) const { return rank < num_contributors(); }
   /// Of one micro-batch, its gradient is the sum.
   bool is_sum_already() const { return micro_batches_ == 1 && wire_ == Wire::exact; }
+  bool is_alone() const { return ranks() == 1 && is_sum_already(); }
 
   void start(Index part) {
     const Part& own = parts_[static_cast<std::size_t>(part)];

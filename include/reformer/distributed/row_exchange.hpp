@@ -118,6 +118,16 @@ class RowExchange {
         waiting.measure([&] { return communicator_.all_gather(std::span<const Index>(own)); });
   }
 
+  /// Ends the step of a rank that is alone with one micro-batch: its gradients are the sums.
+  void finish_alone() {
+    num_rows_.clear();
+    for (const Table& table : tables_) {
+      ReachedRows& reached = *table.parameter->reached;
+      reached.sort();  // as `finish` leaves them
+      num_rows_.push_back(static_cast<Index>(reached.list().size()));
+    }
+  }
+
   std::size_t num_tables() const { return tables_.size(); }
   Parameter<Scalar>& parameter(std::size_t table) const { return *tables_[table].parameter; }
   /// In the order of `for_each_parameter`.

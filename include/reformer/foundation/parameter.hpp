@@ -3,6 +3,7 @@
 /// A trainable matrix: name, role, value, gradient.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -46,8 +47,9 @@ class ReachedRows {
     for (const Index row : list_) has_[static_cast<std::size_t>(row)] = 0;
     list_.clear();
   }
-  /// In the order in which they were reached.
+  /// In the order in which they were reached, or sorted.
   const std::vector<Index>& list() const { return list_; }
+  void sort() { std::sort(list_.begin(), list_.end()); }
 
  private:
   std::vector<std::uint8_t> has_;
