@@ -1,22 +1,100 @@
 // SPDX-License-Identifier: MIT
 #include <fmt/format.h>
 
+#include <array>
 #include <stdexcept>
+#include <system_error>
 
+#include "byte_pairs.hpp"
+#include "sentencepiece.hpp"
 #include "tokenizer.hpp"
 
 namespace tokens {
+namespace {
 
-std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& place) {
+namespace fs = std::filesystem;
+using Loaded = std::unique_ptr<Tokenizer>;
+
+struct Kind {
+  const char* file;
+  const char* beside;  ///< a second file that must be there, or null
+};
+/// In the order in which a folder is looked at; the last as OpenAI's GPT-2 came.
+constexpr std::array kinds{Kind{"spiece.model", nullptr}, Kind{"tokenizer.model", nullptr},
+                           Kind{"tokenizer.json", nullptr}, Kind{"vocab.json", "merges.txt"},
+                           Kind{"encoder.json", "vocab.bpe"}};
+
+constexpr const char* allowed =
+    "the word 'bytes', a sentencepiece model (*.model), tokenizer.json, vocab.json beside "
+    "merges.txt, or a folder with one of these";
+
+bool is_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
+/// @param file  of this kind
+Loaded load_file(const fs::path& file, const Kind& kind) {
+  if (file.extension() == ".model") {
+    return load_sentencepiece(file);
+  }
+  if (kind.beside == nullptr) {
+    return load_tokenizer_json(file);
+  }
+  const fs::path beside = file.parent_path() / kind.beside;
+  if (!is_there(beside)) {
+    throw std::runtime_error(
+        fmt::format("'{}' takes '{}' beside it, which is missing", file.string(), kind.beside));
+  }
+  return load_vocabulary_and_merges(file, beside);
+}
+
+/// What a folder holds of these, or null.
+const Kind* find_in(const fs::path& folder) {
+  for (const Kind& kind : kinds) {
+    if (is_there(folder / kind.file)) {
+      return &kind;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+bool has_tokenizer(const fs::path& folder) {
+  return find_in(folder) != nullptr;
+}
+
+Loaded load_tokenizer(const fs::path& place) {
   if (place == "bytes") {
     return std::make_unique<ByteTokenizer>();
   }
-  throw std::runtime_error(
-      fmt::format("'{}' is no tokenizer; allowed: the word 'bytes'", place.string()));
-}
-
-bool has_tokenizer(const std::filesystem::path&) {
-  return false;
+  const auto fail = [&](const std::string& what) {
+    throw std::runtime_error(
+        fmt::format("'{}' {}; allowed for tokens: {}", place.string(), what, allowed));
+  };
+  std::error_code error;
+  const auto status = fs::status(place, error);
+  if (fs::is_directory(status)) {
+    const Kind* kind = find_in(place);
+    if (kind == nullptr) {
+      fail("is a folder without a tokenizer");
+    }
+    return load_file(place / kind->file, *kind);
+  }
+  if (!fs::exists(status)) {
+    fail(status.type() == fs::file_type::not_found ? "is not there" : error.message());
+  }
+  if (place.extension() == ".model") {
+    return load_sentencepiece(place);
+  }
+  for (const Kind& kind : kinds) {
+    if (place.filename() == kind.file) {
+      return load_file(place, kind);
+    }
+  }
+  fail("has the name of no tokenizer");
+  return nullptr;
 }
 
 }  // namespace tokens

@@ -4,16 +4,73 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <numeric>
+#include <random>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "support/errors.hpp"
+#include "support/files.hpp"
+#include "tokens/sentencepiece.hpp"
+
+#if __has_include(<sentencepiece_trainer.h>)
+#include <sentencepiece_trainer.h>
+#define HAS_SENTENCEPIECE
+#endif
+#if __has_include(<unicode/uchar.h>)
+#define HAS_ICU
+#endif
 
 namespace tokens {
 namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using reformer::test::contains;
+using reformer::test::message_of;
+using reformer::test::TemporaryFolder;
+using reformer::test::write_file;
+using Ids = std::vector<std::int32_t>;
+using Strings = std::vector<std::string>;
 
 std::string all_bytes() {
   std::string bytes(256, '\0');
   std::iota(bytes.begin(), bytes.end(), '\0');
   return bytes;
 }
+
+std::string joined_bytes(const Tokenizer& tokenizer, const Ids& ids) {
+  std::string text;
+  for (const std::int32_t id : ids) text += tokenizer.bytes_of(id);
+  return text;
+}
+
+Ids operator+(Ids ids, const Ids& more) {
+  ids.insert(ids.end(), more.begin(), more.end());
+  return ids;
+}
+
+/// Cut where `safe_split` says, the tokens are those of the whole, whatever follows.
+/// @return where it was cut
+std::size_t expect_safe_split(const Tokenizer& tokenizer, const std::string& text,
+                              const Strings& continuations) {
+  const std::size_t p = tokenizer.safe_split(text);
+  EXPECT_LE(p, text.size());
+  for (const std::string& more : continuations) {
+    const std::string all = text + more;
+    EXPECT_EQ(tokenizer.encode(all.substr(0, p)) + tokenizer.encode(all.substr(p)),
+              tokenizer.encode(all))
+        << "'" << text << "' cut at " << p << ", and '" << more << "'";
+  }
+  return p;
+}
+
+// ---- bytes
 
 TEST(ByteTokenizer, TakesEveryByte) {
   const ByteTokenizer bytes(2);
@@ -22,14 +79,791 @@ TEST(ByteTokenizer, TakesEveryByte) {
   EXPECT_EQ(encoded.back(), 257);
   EXPECT_EQ(bytes.vocabulary(), 258);
   EXPECT_EQ(bytes.decode(encoded), all_bytes());
-  EXPECT_EQ(bytes.decode(std::vector<std::int32_t>{-1, 0, 'a' + 2, 1, 258}), "a");
-  EXPECT_EQ(bytes.bytes_of('a' + 2), "a");
+  EXPECT_EQ(bytes.decode(Ids{-1, 0, 'a' + 2, 1, 258}), "a");
+  EXPECT_EQ(joined_bytes(bytes, encoded), all_bytes());
   EXPECT_EQ(bytes.bytes_of(1), "");
   EXPECT_EQ(bytes.safe_split("abc"), 3u);
   EXPECT_TRUE(bytes.is_lossless());
   EXPECT_NE(bytes.checksum(), ByteTokenizer().checksum());
   EXPECT_EQ(load_tokenizer("bytes")->checksum(), ByteTokenizer().checksum());
   EXPECT_EQ(load_tokenizer("bytes")->vocabulary(), 256);
+}
+
+// ---- byte-level BPE, against its definition
+
+/// What texts are made of: classes, the borders of which decide about words, and bytes that are no
+/// characters.
+enum class Kind { letter, number, space, other };
+const std::vector<std::pair<std::string, Kind>> characters = {
+    {"a", Kind::letter},
+    {"b", Kind::letter},
+    {"s", Kind::letter},
+    {"t", Kind::letter},
+    {"r", Kind::letter},
+    {"e", Kind::letter},
+    {"l", Kind::letter},
+    {"S", Kind::letter},
+    {"\xc3\xa9", Kind::letter},          // Latin
+    {"\xc2\xaa", Kind::letter},          // feminine ordinal, Lo
+    {"\xd0\x96", Kind::letter},          // Cyrillic
+    {"\xe4\xb8\xad", Kind::letter},      // Han
+    {"\xf0\x90\x90\xb7", Kind::letter},  // Deseret
+    {"0", Kind::number},
+    {"7", Kind::number},
+    {"\xd9\xa3", Kind::number},      // Arabic digit
+    {"\xc2\xbd", Kind::number},      // one half, No
+    {"\xe2\x85\xa7", Kind::number},  // Roman eight, Nl
+    {" ", Kind::space},
+    {" ", Kind::space},
+    {" ", Kind::space},
+    {"\n", Kind::space},
+    {"\t", Kind::space},
+    {"\xc2\x85", Kind::space},      // next line
+    {"\xc2\xa0", Kind::space},      // no-break space
+    {"\xe3\x80\x80", Kind::space},  // ideographic space
+    {"'", Kind::other},
+    {"'", Kind::other},
+    {".", Kind::other},
+    {"_", Kind::other},
+    {std::string(1, '\0'), Kind::other},
+    {"\xcc\x81", Kind::other},          // combining acute
+    {"\xe2\x80\x8b", Kind::other},      // zero-width space, Cf
+    {"\xef\xbb\xbf", Kind::other},      // byte order mark
+    {"\xf0\x9f\x98\x80", Kind::other},  // emoji
+    {"\xff", Kind::other},
+    {"\xc3", Kind::other},          // the first byte of a character
+    {"\xe2\x82", Kind::other},      // two of three
+    {"\x80", Kind::other},          // a byte from within
+    {"\xc0\xa0", Kind::other},      // an overlong space
+    {"\xed\xa0\x80", Kind::other},  // a surrogate
+    {"\xf4\x90\x80\x80", Kind::other},
+};
+
+using Text = std::vector<std::pair<std::string, Kind>>;
+
+std::string bytes_of(const Text& text) {
+  std::string bytes;
+  for (const auto& [character, kind] : text) bytes += character;
+  return bytes;
+}
+
+/// The words of GPT-2's pattern, tried alternative by alternative.
+Strings reference_words(const Text& text) {
+  const auto is = [&](std::size_t i, Kind kind) {
+    return i < text.size() && text[i].second == kind;
+  };
+  const auto matches = [&](std::size_t i) -> std::size_t {
+    for (const char* ending : {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"}) {
+      const std::size_t length = std::string(ending).size();
+      if (text.size() - i >= length &&
+          bytes_of({text.begin() + static_cast<std::ptrdiff_t>(i),
+                    text.begin() + static_cast<std::ptrdiff_t>(i + length)}) == ending) {
+        return length;
+      }
+    }
+    for (const Kind kind : {Kind::letter, Kind::number, Kind::other}) {
+      for (std::size_t spaces = text[i].first == " " ? 2 : 1; spaces-- > 0;) {
+        std::size_t length = spaces;
+        while (is(i + length, kind)) ++length;
+        if (length > spaces) return length;
+      }
+    }
+    std::size_t length = 0;
+    while (is(i + length, Kind::space)) ++length;
+    for (std::size_t shorter = length; shorter > 0; --shorter) {
+      if (i + shorter == text.size() || is(i + shorter, Kind::space)) return shorter;
+    }
+    return length;
+  };
+  Strings words;
+  for (std::size_t i = 0; i < text.size();) {
+    const std::size_t length = matches(i);
+    words.push_back(bytes_of({text.begin() + static_cast<std::ptrdiff_t>(i),
+                              text.begin() + static_cast<std::ptrdiff_t>(i + length)}));
+    i += length;
+  }
+  return words;
+}
+
+using Merges = std::vector<std::pair<std::string, std::string>>;
+
+using Ranks = std::map<std::pair<std::string, std::string>, std::size_t>;
+
+/// A word's parts: the first merge of the list that applies anywhere, at its leftmost place.
+Strings reference_parts(const std::string& word, const Ranks& ranks) {
+  Strings parts;
+  for (const char byte : word) parts.emplace_back(1, byte);
+  while (true) {
+    std::size_t best = ranks.size(), place = 0;
+    for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
+      const auto found = ranks.find({parts[i], parts[i + 1]});
+      if (found != ranks.end() && found->second < best) {
+        best = found->second;
+        place = i;
+      }
+    }
+    if (best == ranks.size()) return parts;
+    parts[place] += parts[place + 1];
+    parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(place) + 1);
+  }
+}
+
+Text random_text(std::mt19937& random, std::size_t size) {
+  Text text;
+  // Bytes that are no characters must not become one with what follows.
+  const auto makes_character = [](const std::string& a, const std::string& b) {
+    return static_cast<unsigned char>(a.back()) >= 0x80 && (b == "\x80" || b == "\xcc\x81") &&
+           b == "\x80" && (a == "\xc3" || a == "\xe2\x82");
+  };
+  while (text.size() < size) {
+    const auto& next = characters[random() % characters.size()];
+    // Sometimes a run of one character.
+    const std::size_t count = random() % 8 == 0 ? 1 + random() % 5 : 1;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (text.empty() || !makes_character(text.back().first, next.first)) text.push_back(next);
+    }
+  }
+  // An invalid sequence is one byte, one character.
+  Text bytes;
+  for (const auto& [character, kind] : text) {
+    const auto lead = static_cast<unsigned char>(character[0]);
+    const bool is_valid = lead < 0x80 || (character.size() == 2 && lead > 0xc1) ||
+                          (character.size() == 3 && lead != 0xed) ||
+                          (character.size() == 4 && lead != 0xf4);
+    if (is_valid && !(character == "\xe2\x82")) {
+      bytes.emplace_back(character, kind);
+      continue;
+    }
+    for (const char byte : character) bytes.emplace_back(std::string(1, byte), Kind::other);
+  }
+  return bytes;
+}
+
+/// Merges of the pairs that are most frequent in random words.
+const Merges& learned_merges() {
+  static const Merges learned = [] {
+    Merges merges;
+    std::mt19937 random(1);
+    std::map<std::string, int> counts;
+    for (int i = 0; i < 300; ++i) {
+      for (const std::string& word : reference_words(random_text(random, 40))) ++counts[word];
+    }
+    for (const char* word : {" the", " there", "re", "'re", " rest", "    ", "\n\n"}) {
+      counts[word] += 50;
+    }
+    std::vector<std::pair<Strings, int>> words;
+    for (const auto& [word, count] : counts) {
+      words.emplace_back(reference_parts(word, {}), count);
+    }
+    while (merges.size() < 150) {
+      std::map<std::pair<std::string, std::string>, int> pairs;
+      for (const auto& [parts, count] : words) {
+        for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
+          pairs[{parts[i], parts[i + 1]}] += count;
+        }
+      }
+      const auto best =
+          std::max_element(pairs.begin(), pairs.end(),
+                           [](const auto& a, const auto& b) { return a.second < b.second; });
+      merges.push_back(best->first);
+      for (auto& [parts, count] : words) {
+        for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
+          if (std::pair(parts[i], parts[i + 1]) == best->first) {
+            parts[i] += parts[i + 1];
+            parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+          }
+        }
+      }
+    }
+    return merges;
+  }();
+  return learned;
+}
+
+/// A vocabulary, and the files that hold it.
+class BytePairs : public testing::Test {
+ protected:
+  BytePairs() : merges_(learned_merges()) { write_files(); }
+
+  /// Bytes, then what merges make, then the end of a document.
+  void write_files() {
+    ids_.clear();
+    vocabulary_ = json::object();
+    const auto add = [&](const std::string& bytes) {
+      const auto id = static_cast<std::int32_t>(ids_.size());
+      if (ids_.emplace(bytes, id).second) vocabulary_[spelled(bytes)] = id;
+    };
+    for (const char byte : all_bytes()) add(std::string(1, byte));
+    std::string lines = "#version: 0.2\n";
+    Strings pairs;
+    for (const auto& [left, right] : merges_) {
+      add(left + right);
+      pairs.push_back(spelled(left) + " " + spelled(right));
+      lines += pairs.back() + "\n";
+    }
+    end_ = static_cast<std::int32_t>(ids_.size());
+    file_ = {{"version", "1.0"},
+             {"truncation", nullptr},
+             {"added_tokens", {added("<|endoftext|>", end_)}},
+             {"normalizer", nullptr},
+             {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}},
+             {"post_processor", {{"type", "ByteLevel"}}},
+             {"decoder", {{"type", "ByteLevel"}}},
+             {"model",
+              {{"type", "BPE"}, {"dropout", nullptr}, {"vocab", vocabulary_}, {"merges", pairs}}}};
+    json with_end = vocabulary_;
+    with_end["<|endoftext|>"] = end_;
+    fs::create_directories(folder_ / "two");
+    write_file(folder_ / "two/vocab.json", with_end.dump());
+    write_file(folder_ / "two/merges.txt", lines);
+    write_file(folder_ / "tokenizer.json", file_.dump());
+  }
+
+  static json added(const std::string& content, std::int32_t id, bool special = true) {
+    return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
+            {"rstrip", false}, {"normalized", false}, {"special", special}};
+  }
+
+  /// As the files spell bytes.
+  static std::string spelled(const std::string& bytes) {
+    std::string text;
+    for (const char c : bytes) {
+      const int byte = static_cast<unsigned char>(c);
+      const auto is_plain = [](int b) {
+        return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
+      };
+      int code = byte;
+      if (!is_plain(byte)) {
+        code = 256;
+        for (int b = 0; b < byte; ++b) code += is_plain(b) ? 0 : 1;
+      }
+      if (code < 128) {
+        text += static_cast<char>(code);
+      } else {
+        text += static_cast<char>(0xc0 | code >> 6);
+        text += static_cast<char>(0x80 | (code & 63));
+      }
+    }
+    return text;
+  }
+
+  std::unique_ptr<Tokenizer> load() const { return load_tokenizer(folder_ / "tokenizer.json"); }
+  std::unique_ptr<Tokenizer> load(const json& file) const {
+    write_file(folder_ / "tokenizer.json", file.dump());
+    return load();
+  }
+
+  Ids reference(const Text& text) const {
+    Ranks ranks;
+    for (const auto& merge : merges_) ranks.emplace(merge, ranks.size());
+    Ids ids;
+    for (const std::string& word : reference_words(text)) {
+      for (const std::string& part : reference_parts(word, ranks)) ids.push_back(ids_.at(part));
+    }
+    return ids;
+  }
+
+  TemporaryFolder folder_;
+  Merges merges_;
+  std::map<std::string, std::int32_t> ids_;
+  json vocabulary_, file_;
+  std::int32_t end_ = 0;
+};
+
+#ifdef HAS_ICU
+
+TEST_F(BytePairs, TokensAreThoseOfTheDefinition) {
+  for (const bool is_shuffled : {false, true}) {
+    std::mt19937 random(2);
+    if (is_shuffled) {  // a merge may then come before those that make its parts
+      std::shuffle(merges_.begin(), merges_.end(), random);
+      write_files();
+    }
+    const auto tokenizer = load();
+    std::set<std::int32_t> seen;
+    for (std::size_t i = 0; i < 1000; ++i) {
+      const Text text = random_text(random, i % 60);
+      const std::string bytes = bytes_of(text);
+      const Ids ids = tokenizer->encode(bytes);
+      ASSERT_EQ(ids, reference(text)) << "'" << bytes << "'";
+      ASSERT_EQ(tokenizer->decode(ids), bytes);
+      ASSERT_EQ(joined_bytes(*tokenizer, ids), bytes);
+      seen.insert(ids.begin(), ids.end());
+    }
+    EXPECT_GT(seen.size(), 100u);
+  }
+}
+
+TEST_F(BytePairs, LongWordsAreMergedInTheSameOrder) {
+  const auto tokenizer = load();
+  std::mt19937 random(3);
+  for (const std::size_t size : {60u, 64u, 65u, 70u, 300u, 600u}) {
+    for (int i = 0; i < 4; ++i) {
+      Text text;
+      while (text.size() < size) text.push_back(characters[random() % 13]);  // letters
+      ASSERT_EQ(tokenizer->encode(bytes_of(text)), reference(text)) << size;
+    }
+  }
+  // In a second, where one that looks at all pairs again and again would take hours.
+  const std::string spaces(1 << 20, ' ');
+  const Ids ids = tokenizer->encode(spaces);
+  EXPECT_EQ(tokenizer->decode(ids), spaces);
+  const Text few(512, {" ", Kind::space});
+  EXPECT_EQ(tokenizer->encode(spaces.substr(0, 512)), reference(few));
+}
+
+TEST_F(BytePairs, AllBytesComeBack) {
+  const auto tokenizer = load();
+  EXPECT_EQ(tokenizer->encode(""), Ids());
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode(all_bytes())), all_bytes());
+  std::mt19937 random(4);
+  std::string bytes(1 << 16, '\0');
+  for (char& byte : bytes) byte = static_cast<char>(random() & 255);
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode(bytes)), bytes);
+  EXPECT_TRUE(tokenizer->is_lossless());
+  EXPECT_EQ(tokenizer->decode(Ids{-1, ids_.at("a"), end_, end_ + 1}), "a");
+}
+
+TEST_F(BytePairs, ATextCanBeCutWhereSafeSplitSays) {
+  const auto tokenizer = load();
+  std::mt19937 random(5);
+  int cut = 0;
+  for (std::size_t i = 0; i < 1000; ++i) {
+    const std::string text = bytes_of(random_text(random, i % 20));
+    Strings continuations = {"", "'s", "s", "\x80", "\xbd"};
+    for (std::size_t k = 0; k < 5; ++k)
+      continuations.push_back(bytes_of(random_text(random, 1 + k)));
+    cut += expect_safe_split(*tokenizer, text, continuations) > 0;
+  }
+  EXPECT_GT(cut, 700);
+  EXPECT_EQ(tokenizer->safe_split("the rest of it"), 11u);
+  EXPECT_EQ(tokenizer->safe_split("the rest.\n  "), 9u);
+  EXPECT_EQ(tokenizer->safe_split("it'"), 2u);
+  EXPECT_EQ(tokenizer->safe_split("'s"), 0u);
+  EXPECT_EQ(tokenizer->safe_split("\xe4\xb8\xad\xe4\xb8\xad.\xe4\xb8"), 6u);
+  EXPECT_EQ(tokenizer->safe_split(std::string(100, ' ')), 0u);
+  EXPECT_EQ(tokenizer->safe_split(""), 0u);
+}
+
+TEST_F(BytePairs, TheFilesOfGpt2AndOfTokenizersAgree) {
+  const auto one = load(), two = load_tokenizer(folder_ / "two");
+  std::mt19937 random(6);
+  const std::string text = bytes_of(random_text(random, 2000)) + "<|endoftext|>";
+  EXPECT_EQ(one->encode(text), two->encode(text));
+  EXPECT_EQ(one->encode_prompt(text), two->encode_prompt(text));
+  for (const auto* tokenizer : {one.get(), two.get()}) {
+    EXPECT_EQ(tokenizer->vocabulary(), end_ + 1);
+    EXPECT_EQ(tokenizer->end_of_document(), end_);
+    EXPECT_EQ(tokenizer->description(), "byte-level BPE, " + std::to_string(end_ + 1) + " tokens");
+  }
+  EXPECT_EQ(two->files(),
+            (std::vector<fs::path>{folder_ / "two/vocab.json", folder_ / "two/merges.txt"}));
+  EXPECT_EQ(one->files(), std::vector<fs::path>{folder_ / "tokenizer.json"});
+  EXPECT_EQ(load_tokenizer(folder_ / "two/vocab.json")->checksum(), two->checksum());
+  EXPECT_TRUE(has_tokenizer(folder_ / "two"));
+  // Merges as newer files write them, and other merges.
+  json file = file_;
+  for (json& merge : file["model"]["merges"]) {
+    const auto pair = merge.get<std::string>();
+    const std::size_t space = pair.find(' ');
+    merge = {pair.substr(0, space), pair.substr(space + 1)};
+  }
+  EXPECT_EQ(load(file)->checksum(), one->checksum());
+  std::swap(file["model"]["merges"][0], file["model"]["merges"][1]);
+  EXPECT_NE(load(file)->checksum(), one->checksum());
+  // Files of Windows.
+  std::string lines = reformer::test::read_file(folder_ / "two/merges.txt");
+  for (std::size_t i = 0; (i = lines.find('\n', i)) != std::string::npos; i += 2) {
+    lines.insert(i, 1, '\r');
+  }
+  write_file(folder_ / "two/merges.txt", lines);
+  EXPECT_EQ(load_tokenizer(folder_ / "two")->checksum(), two->checksum());
+}
+
+TEST_F(BytePairs, SpecialTokensStandInPromptsAndNotInText) {
+  const auto tokenizer = load();
+  const std::string text = "a<|endoftext|>b";
+  const Ids ids = tokenizer->encode(text);
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), end_), 0);
+  EXPECT_EQ(tokenizer->decode(ids), text);
+  EXPECT_EQ(tokenizer->encode_prompt(text), (Ids{ids_.at("a"), end_, ids_.at("b")}));
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode_prompt(text)), "ab");
+  EXPECT_EQ(tokenizer->bytes_of(end_), "");
+}
+
+TEST_F(BytePairs, AddedTokensThatAreTextStandInText) {
+  file_["added_tokens"].push_back(added("ab", end_ + 1, false));
+  file_["added_tokens"].push_back(added("ab ab", end_ + 2, false));
+  json normalized = added("bt", end_ + 3, false);
+  normalized["normalized"] = true;  // only in what the others leave
+  file_["added_tokens"].push_back(normalized);
+  const auto tokenizer = load(file_);
+  const std::int32_t b = ids_.at("b"), t = ids_.at("t"), s = ids_.at("s");
+  EXPECT_EQ(tokenizer->encode("sabt"), (Ids{s, end_ + 1, t}));
+  EXPECT_EQ(tokenizer->encode("ab abbt"), (Ids{end_ + 2, end_ + 3}));
+  EXPECT_EQ(tokenizer->encode("ab abb"), (Ids{end_ + 2, b}));
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode("sab ab'abt")), "sab ab'abt");
+  EXPECT_EQ(tokenizer->bytes_of(end_ + 2), "ab ab");
+  // A cut within "ab ab", or before what may become it, would be one between words.
+  EXPECT_EQ(tokenizer->safe_split("s ab ab"), 1u);
+  EXPECT_EQ(tokenizer->safe_split("s ab a"), 1u);
+  EXPECT_EQ(tokenizer->safe_split("s ab sb"), 4u);
+  std::mt19937 random(7);
+  for (int i = 0; i < 300; ++i) {
+    std::string text;
+    while (text.size() < 12) text += "ab ts'"[random() % 6];
+    expect_safe_split(*tokenizer, text, {"", "b", "ab", " ab", "t", "'s"});
+  }
+}
+
+TEST_F(BytePairs, SeveralThreadsEncodeAtOnce) {
+  const auto tokenizer = load();
+  std::mt19937 random(8);
+  const std::string text = bytes_of(random_text(random, 20000));
+  const Ids expected = tokenizer->encode(text);
+  std::vector<Ids> results(4);
+  std::vector<std::thread> threads;
+  for (Ids& result : results) {
+    threads.emplace_back([&] { result = tokenizer->encode(text); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const Ids& result : results) EXPECT_EQ(result, expected);
+}
+
+TEST_F(BytePairs, RefusesOtherFilesWithOneLine) {
+  struct Case {
+    std::function<void(json&)> change;
+    std::string part;
+  };
+  const auto set = [](const char* pointer, json value) {
+    return [pointer, value](json& file) { file[json::json_pointer(pointer)] = value; };
+  };
+  const std::vector<Case> cases = {
+      {set("/model/type", "WordPiece"), "has the model 'WordPiece', which is not supported"},
+      {set("/model", nullptr), "has the model 'null'"},
+      {set("/normalizer", {{"type", "NFC"}}), "has the normalizer 'NFC'"},
+      {set("/normalizer", "NFC"), "has the normalizer 'without a type'"},
+      {set("/pre_tokenizer", {{"type", "Whitespace"}}), "has the pre_tokenizer 'Whitespace'"},
+      {set("/pre_tokenizer", {{"type", "Sequence"}}), "has the pre_tokenizer 'Sequence'"},
+      {set("/pre_tokenizer", nullptr), "has the pre_tokenizer 'null'"},
+      {set("/pre_tokenizer/add_prefix_space", true), "has pre_tokenizer.add_prefix_space = true"},
+      {set("/pre_tokenizer/use_regex", false), "has pre_tokenizer.use_regex = false"},
+      {set("/decoder", {{"type", "Metaspace"}}), "has the decoder 'Metaspace'"},
+      {set("/model/dropout", 0.1),
+       "has model.dropout = 0.1, which is not supported; allowed: null"},
+      {set("/model/end_of_word_suffix", "</w>"), "has model.end_of_word_suffix = \"</w>\""},
+      {set("/model/continuing_subword_prefix", "##"), "has model.continuing_subword_prefix"},
+      {set("/model/byte_fallback", true), "has model.byte_fallback = true"},
+      {set("/model/ignore_merges", true), "has model.ignore_merges = true"},
+      {[](json& file) { file["model"].erase("vocab"); }, "has no model.vocab"},
+      {[](json& file) { file["model"].erase("merges"); }, "has no model.merges"},
+      {set("/model/merges", 5), "has no model.merges"},
+      {set("/model/merges/3", 5), "has '5' as merge 4; allowed: two tokens"},
+      {set("/model/merges/3", "ab"), "has 'ab' as merge 4; allowed: two tokens with a space"},
+      {set("/model/merges/3", "a b c"), "has 'a b c' as merge 4"},
+      {set("/model/merges/3", {"a", "b", "c"}), "as merge 4"},
+      {set("/model/merges/3", "a xyz"), "has the merge 4 of 'a' and 'xyz', but no token 'xyz'"},
+      {set("/model/merges/3", "! !"), "but no token '!!'"},
+      {[](json& file) { file["model"]["merges"][3] = file["model"]["merges"][0]; }, "twice"},
+      {set("/model/vocab/a", -1), "has the id -1 for the token 'a'; allowed: whole numbers from 0"},
+      {set("/model/vocab/a", "x"), "has the id \"x\" for the token 'a'"},
+      {set("/model/vocab/a", 97.5), "has the id 97.5"},
+      {set("/model/vocab/a", 1e300), "has the id 1e+300"},
+      {set("/model/vocab/a", 98), "gives the id 98 to 'a' and to 'b'"},
+      {set("/model/vocab/a", 60'000'000), "tokens and the id 60000000: there are holes"},
+      {[](json& file) { file["model"]["vocab"].erase("a"); },
+       "has 406 tokens, but none with the id 97"},
+      {set("/model/vocab", json::object()), "has 1 tokens, but none with the id 0"},
+      {[](json& file) { file["model"]["vocab"].erase("a"), file["model"]["vocab"]["zzz"] = 97; },
+       "has no token for the byte 97, which is spelled 'a'"},
+      {[](json& file) { file["model"]["vocab"].erase("a"), file["model"]["vocab"][""] = 97; },
+       "has a token without a name"},
+      {set("/added_tokens", 5), "has added_tokens that are no list"},
+      {set("/added_tokens/0", 5), "has an added token without content: '5'"},
+      {set("/added_tokens/0/content", ""), "has an added token without content"},
+      {set("/added_tokens/0/id", 5), "gives the id 5 to the added token '<|endoftext|>' and to"},
+      {set("/added_tokens/0/id", nullptr), "has the id null for the token '<|endoftext|>'"},
+      {set("/added_tokens/0/id", 500), "but none with the id 406"},
+      {set("/added_tokens/0/lstrip", true), "the added token '<|endoftext|>' with lstrip"},
+      {set("/added_tokens/0/single_word", true), "with single_word"},
+      {set("/added_tokens/0/content", "a"), "with the id 406, and in the vocabulary with 97"},
+      {[](json& file) { file["added_tokens"].push_back(file["added_tokens"][0]); },
+       "has the added token '<|endoftext|>' twice"},
+  };
+  const fs::path path = folder_ / "tokenizer.json";
+  for (const Case& one : cases) {
+    json file = file_;
+    one.change(file);
+    const std::string message = message_of<std::runtime_error>([&] { load(file); });
+    EXPECT_TRUE(contains(message, one.part));
+    EXPECT_TRUE(message.starts_with("'" + path.string() + "' has ") ||
+                message.starts_with("'" + path.string() + "' gives "))
+        << message;
+  }
+  const std::string good = file_.dump();
+  const std::vector<std::pair<std::string, std::string>> texts = {
+      {"", "is not a JSON object"},
+      {good.substr(0, good.size() / 2), "is not JSON"},
+      {"[1]", "is not a JSON object"},
+      {"{\"model\": \"\xff\"}", "is not UTF-8: byte 11"},
+      {"{\"a\": 1, \"a\": 2}", "has the key 'a' twice"},
+      {"{}", "has the model 'null'"},
+  };
+  for (const auto& [text, part] : texts) {
+    write_file(path, text);
+    const std::string message = message_of<std::runtime_error>([&] { load(); });
+    EXPECT_TRUE(contains(message, "'" + path.string() + "' " + part));
+  }
+}
+
+TEST_F(BytePairs, RefusesOtherMergesWithOneLine) {
+  const fs::path merges = folder_ / "two/merges.txt", vocabulary = folder_ / "two/vocab.json";
+  const auto message = [&] {
+    return message_of<std::runtime_error>([&] { load_tokenizer(folder_ / "two"); });
+  };
+  const std::string good = reformer::test::read_file(merges);
+  for (const auto& [text, part] : std::vector<std::pair<std::string, std::string>>{
+           {good + "ab\n", "has 'ab' as merge 151"},
+           {good + "\n\na b\n", "has '' as merge 151"},
+           {good + "a b c\n", "has 'a b c' as merge 151"},
+           {good + " b\n", "has ' b' as merge 151"},
+           {good + "\xff b\n", "is not UTF-8"}}) {
+    write_file(merges, text);
+    EXPECT_TRUE(contains(message(), "'" + merges.string() + "' " + part));
+  }
+  write_file(merges, good + "! !\n");
+  EXPECT_TRUE(contains(message(), "'" + vocabulary.string() +
+                                      "' has the merge 151 of '!' and '!', "
+                                      "but no token '!!'"));
+  fs::remove(merges);
+  EXPECT_TRUE(contains(message(), "takes 'merges.txt' beside it, which is missing"));
+  write_file(merges, good);
+  write_file(vocabulary, "{\"a\": 0");
+  EXPECT_TRUE(contains(message(), "'" + vocabulary.string() + "' is not JSON"));
+  write_file(vocabulary, "{}");
+  EXPECT_TRUE(contains(message(), "has no token for the byte 0"));
+}
+
+#endif
+
+// ---- sentencepiece
+
+#ifdef HAS_SENTENCEPIECE
+
+/// Lines with words that come again.
+std::string sample_text() {
+  const Strings words = {"the",     "model", "reads", "bytes", "and",
+                         "writes",  "them",  "again", "  in",  "\xc3\xa9t\xc3\xa9",
+                         "(order)", "12"};
+  std::mt19937 random(9);
+  std::string text;
+  for (int line = 0; line < 400; ++line) {
+    for (std::size_t i = random() % 12; i > 0; --i) {
+      text += words[random() % words.size()];
+      text += i > 1 ? " " : "";
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+class Sentencepiece : public testing::TestWithParam<PieceModel> {
+ protected:
+  /// A model as `spm_train` makes it.
+  fs::path given(std::unordered_map<std::string, std::string> more) const {
+    more.insert({{"model_type", GetParam() == PieceModel::bpe ? "bpe" : "unigram"},
+                 {"minloglevel", "4"},
+                 {"num_threads", "1"}});
+    std::istringstream text(sample_text());
+    struct Lines : sentencepiece::SentenceIterator {
+      explicit Lines(std::istream& from) : text(from) { Next(); }
+      bool done() const override { return !text; }
+      void Next() override { std::getline(text, line); }
+      const std::string& value() const override { return line; }
+      sentencepiece::util::Status status() const override { return {}; }
+      std::istream& text;
+      std::string line;
+    } lines(text);
+    std::string model;
+    EXPECT_TRUE(sentencepiece::SentencePieceTrainer::Train(more, &lines, &model).ok());
+    write_file(folder_ / "given.model", model);
+    return folder_ / "given.model";
+  }
+  fs::path learned(std::int32_t vocabulary = 300) const {
+    VocabularyTrainer trainer({.vocabulary = vocabulary, .model = GetParam()});
+    trainer.add(sample_text());
+    trainer.train(folder_ / "learned.model");
+    return folder_ / "learned.model";
+  }
+  /// Line by line, as `spm_encode` does it.
+  static Ids reference(const fs::path& path, const std::string& text, std::int32_t line_end) {
+    sentencepiece::SentencePieceProcessor processor;
+    EXPECT_TRUE(processor.Load(path.string()).ok());
+    std::istringstream lines(text);
+    Ids ids;
+    for (std::string line; std::getline(lines, line);) {
+      const auto pieces = processor.EncodeAsIds(line);
+      ids.insert(ids.end(), pieces.begin(), pieces.end());
+      if (line_end >= 0 && !lines.eof()) ids.push_back(line_end);
+    }
+    return ids;
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_P(Sentencepiece, ALearnedVocabularyGivesBackEveryByte) {
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  const auto tokenizer = load_tokenizer(learned());
+  EXPECT_EQ(testing::internal::GetCapturedStdout() + testing::internal::GetCapturedStderr(), "");
+  EXPECT_EQ(tokenizer->vocabulary(), 300);
+  EXPECT_EQ(tokenizer->what_is_lost(), "");
+  std::mt19937 random(10);
+  for (std::size_t i = 0; i < 500; ++i) {
+    std::string text = bytes_of(random_text(random, i % 50));
+    text += sample_text().substr(random() % 1000, random() % 100);
+    if (i % 3 == 0) text += "\xe2\x96\x81\xe2\x96\x85 </s><unk>\r\n\t";
+    const Ids ids = tokenizer->encode(text);
+    ASSERT_EQ(tokenizer->decode(ids), text);
+    ASSERT_EQ(joined_bytes(*tokenizer, ids), text);
+    const std::size_t p = expect_safe_split(*tokenizer, text, {"", "a", " b", "\n"});
+    ASSERT_EQ(p, text.rfind('\n') + 1);
+    const auto end = tokenizer->end_of_document();
+    ASSERT_TRUE(end);
+    ASSERT_EQ(std::count(ids.begin(), ids.end(), *end), 0);
+    ASSERT_EQ(tokenizer->decode(Ids{*end, -1, 300} + ids), text);
+  }
+  // The words have become tokens.
+  const std::string text = sample_text();
+  EXPECT_LT(tokenizer->encode(text).size(), text.size() * 2 / 3);
+  EXPECT_EQ(tokenizer->encode(text),
+            reference(folder_ / "learned.model", text, tokenizer->encode("\n").at(0)));
+  EXPECT_EQ(tokenizer->encode(""), Ids());
+}
+
+TEST_P(Sentencepiece, GivenModelsHaveTheTokensOfTheirTool) {
+  const std::string text =
+      sample_text() + "  two  spaces \xef\xac\x81 \xe2\x96\x81 \xff unknown: \xd0\x96\n\n end";
+  const fs::path path = given({{"vocab_size", "45"}});
+  const auto tokenizer = load_tokenizer(path);
+  EXPECT_EQ(tokenizer->encode(text), reference(path, text, -1));
+  EXPECT_EQ(tokenizer->what_is_lost(),
+            "'" + path.string() +
+                "' does not give back every text: characters are normalised (nmt_nfkc); spaces at "
+                "the ends of lines and after spaces are left out; so are ends of lines; characters "
+                "without a piece become \"unknown\"");
+  EXPECT_FALSE(tokenizer->is_lossless());
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode(" the  model")), "the model");
+  EXPECT_EQ(tokenizer->files(), std::vector<fs::path>{path});
+  EXPECT_EQ(tokenizer->description(), GetParam() == PieceModel::bpe
+                                          ? "sentencepiece (BPE), 45 tokens"
+                                          : "sentencepiece (unigram), 45 tokens");
+  // As LLaMA's: a space before each line, and a byte for its end.
+  const fs::path spaced = given({{"vocab_size", "300"},
+                                 {"byte_fallback", "true"},
+                                 {"normalization_rule_name", "identity"},
+                                 {"remove_extra_whitespaces", "false"}});
+  const auto bytes = load_tokenizer(spaced);
+  const Ids line_end = bytes->encode("\n");
+  ASSERT_EQ(line_end.size(), 1u);
+  EXPECT_EQ(bytes->bytes_of(line_end[0]), "\n");
+  EXPECT_EQ(bytes->encode(text), reference(spaced, text, line_end[0]));
+  const std::string clean = "  a the  model \n\n \xd0\x96 in\nbytes\n";
+  EXPECT_EQ(bytes->decode(bytes->encode(clean)), clean);
+  EXPECT_TRUE(contains(bytes->what_is_lost(), "every text: bytes that are no UTF-8"));
+  EXPECT_NE(bytes->checksum(), tokenizer->checksum());
+}
+
+TEST_P(Sentencepiece, LearningDependsOnTextAlone) {
+  const auto file = [&] { return reformer::test::read_file(learned()); };
+  const std::string model = file();
+  EXPECT_EQ(file(), model);
+  VocabularyTrainer trainer({.vocabulary = 300, .model = GetParam()});
+  const std::string text = sample_text();
+  for (std::size_t i = 0; i < text.size(); i += 7) trainer.add(text.substr(i, 7));
+  trainer.train(folder_ / "pieces.model");
+  EXPECT_TRUE(reformer::test::read_file(folder_ / "pieces.model") == model);
+  // A sample, of one endless line with bytes that are no text, is enough.
+  VocabularyTrainer sampled({.vocabulary = 300, .model = GetParam(), .sample_bytes = 30'000});
+  for (int i = 0; i < 20; ++i) {
+    std::string line = text;
+    std::replace(line.begin(), line.end(), '\n', i % 2 == 0 ? '\xff' : ' ');
+    sampled.add(line);
+  }
+  sampled.train(folder_ / "sampled.model");
+  EXPECT_LT(load_tokenizer(folder_ / "sampled.model")->encode(text).size(), text.size() * 2 / 3);
+}
+
+TEST_P(Sentencepiece, LearningThatFailsLeavesTheFile) {
+  const auto refuse = [&](std::int32_t vocabulary, const std::string& text,
+                          const std::string& part) {
+    write_file(folder_ / "kept.model", "old");
+    VocabularyTrainer trainer({.vocabulary = vocabulary, .model = GetParam()});
+    trainer.add(text);
+    EXPECT_TRUE(contains(
+        message_of<std::runtime_error>([&] { trainer.train(folder_ / "kept.model"); }), part));
+    EXPECT_EQ(reformer::test::read_file(folder_ / "kept.model"), "old");
+    EXPECT_EQ(folder_.names(), Strings{"kept.model"});
+  };
+  refuse(300, "", "cannot learn a vocabulary of 300: there is no text");
+  refuse(300, "\n\xff\n\t\xe2\x96\x81", "there is no text");
+  refuse(300, "a", "cannot learn a vocabulary of 300: ");
+  refuse(50'000, sample_text(), "Vocabulary size");
+  refuse(100, sample_text(), "ocabulary size");
+  refuse(0, sample_text(), "cannot learn a vocabulary of 0: ");
+  refuse(-5, sample_text(), "cannot learn a vocabulary of -5: ");
+  const reformer::test::FileSizeLimit full(100);
+  VocabularyTrainer trainer({.vocabulary = 300, .model = GetParam()});
+  trainer.add(sample_text());
+  EXPECT_TRUE(
+      contains(message_of<std::runtime_error>([&] { trainer.train(folder_ / "kept.model"); }),
+               "kept.model': File too large; the previous file is unchanged"));
+  EXPECT_EQ(folder_.names(), Strings{"kept.model"});
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Sentencepiece,
+                         testing::Values(PieceModel::unigram, PieceModel::bpe));
+
+#endif
+
+// ---- places without a tokenizer
+
+TEST(LoadTokenizer, RefusesOtherPlacesWithOneLine) {
+  const TemporaryFolder folder;
+  write_file(folder / "empty.model", "");
+  write_file(folder / "text.model", "This is a text and no model at all.");
+  write_file(folder / "text.txt", "text");
+  fs::create_directories(folder / "nothing");
+  fs::create_directories(folder / "broken");
+  write_file(folder / "broken/spiece.model", std::string("\x0a\x0e\x0a\x05<unk>", 9));
+  fs::create_directories(folder / "alone");
+  write_file(folder / "alone/vocab.json", "{}");
+  fs::create_directories(folder / "folder.model");
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"none", "is not there; allowed for tokens: the word 'bytes', a sentencepiece model"},
+      {"none/spiece.model", "is not there"},
+      {"nothing", "is a folder without a tokenizer; allowed for tokens: the word 'bytes'"},
+      {"folder.model", "is a folder without a tokenizer"},
+      {"text.txt", "has the name of no tokenizer; allowed"},
+      {"text.txt/below", "is not there"},
+      {"alone", "takes 'merges.txt' beside it, which is missing"},
+#ifdef HAS_SENTENCEPIECE
+      {"empty.model", "is no model of sentencepiece"},
+      {"text.model", "is no model of sentencepiece"},
+      {"broken", "is no model of sentencepiece"},
+#endif
+  };
+  testing::internal::CaptureStderr();
+  for (const auto& [name, part] : cases) {
+    const fs::path place = folder / name;
+    const std::string message = message_of<std::runtime_error>([&] { load_tokenizer(place); });
+    EXPECT_TRUE(contains(message, part));
+    EXPECT_TRUE(contains(message, "'" + place.string()));
+  }
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  EXPECT_TRUE(contains(message_of<std::runtime_error>([] { load_tokenizer(""); }), "''"));
+  EXPECT_FALSE(has_tokenizer(folder / "nothing"));
 }
 
 }  // namespace

@@ -1,0 +1,520 @@
+// SPDX-License-Identifier: MIT
+#include "byte_pairs.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <queue>
+#include <stdexcept>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "reformer/io/checksum.hpp"
+#include "reformer/io/json.hpp"
+#include "words.hpp"
+
+namespace tokens {
+namespace {
+
+using reformer::detail::in_quotes;
+
+constexpr std::int32_t no_token = -1;
+constexpr std::int32_t no_rank = std::numeric_limits<std::int32_t>::max();
+constexpr std::uint64_t multiplier = 0x9e3779b97f4a7c15;
+/// Longer words are merged with a queue, which is slower for short ones.
+constexpr std::size_t short_word = 64;
+
+[[noreturn]] void fail(const std::string& what) {
+  throw std::runtime_error(what);
+}
+
+std::uint64_t hash_of(std::string_view word) {
+  std::uint64_t hash = word.size();
+  const auto mix = [&](std::uint64_t bits) {
+    hash = (hash ^ bits) * multiplier;
+    hash ^= hash >> 32;
+  };
+  std::uint64_t bits = 0;
+  for (; word.size() >= 8; word.remove_prefix(8)) {
+    std::memcpy(&bits, word.data(), 8);
+    mix(bits);
+  }
+  bits = 0;
+  std::memcpy(&bits, word.data(), word.size());
+  mix(bits);
+  return hash;
+}
+
+std::uint64_t key_of(std::int32_t left, std::int32_t right) {
+  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 |
+         static_cast<std::uint32_t>(right);
+}
+
+/// The places of a table for n entries: never more than half of them taken.
+std::size_t places_for(std::size_t n) {
+  return std::bit_ceil(2 * n + 2);
+}
+
+std::size_t first_place(std::uint64_t hash, std::size_t places) {
+  return static_cast<std::size_t>(hash * multiplier >> 32) & (places - 1);
+}
+
+/// How the files spell bytes: those that are printable in Latin-1 as they are, the others as U+0100
+/// and what follows, in UTF-8.
+struct Spelling {
+  Spelling() {
+    std::uint32_t next = 0x100;
+    for (std::uint32_t byte = 0; byte < 256; ++byte) {
+      const bool is_printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad);
+      const std::uint32_t code_point = is_printable ? byte : next++;
+      std::string& text = of_byte[byte];
+      if (code_point < 0x80) {
+        text = static_cast<char>(code_point);
+      } else {
+        text = {static_cast<char>(0xc0 | code_point >> 6),
+                static_cast<char>(0x80 | (code_point & 0x3f))};
+      }
+      bytes.emplace(text, static_cast<char>(static_cast<unsigned char>(byte)));
+    }
+  }
+  /// The bytes that `text` spells, or nothing where it spells none.
+  std::optional<std::string> read(std::string_view text) const {
+    std::string result;
+    while (!text.empty()) {
+      const std::size_t length = static_cast<unsigned char>(text.front()) < 0x80 ? 1 : 2;
+      const auto found = bytes.find(std::string(text.substr(0, length)));
+      if (found == bytes.end()) {
+        return std::nullopt;
+      }
+      result += found->second;
+      text.remove_prefix(length);
+    }
+    return result;
+  }
+
+  std::array<std::string, 256> of_byte;
+  std::unordered_map<std::string, char> bytes;
+};
+
+/// The added tokens of a group by their first byte.
+class Finder {
+ public:
+  explicit Finder(const std::vector<AddedToken>& group) : group_(group) {
+    for (const AddedToken& added : group) {
+      begins_[static_cast<unsigned char>(added.content.front())] = true;
+    }
+  }
+  /// The one that stands at byte i, of several the longest; null for none.
+  const AddedToken* at(std::string_view text, std::size_t i) const {
+    if (!begins_[static_cast<unsigned char>(text[i])]) {
+      return nullptr;
+    }
+    const auto found = std::find_if(group_.begin(), group_.end(), [&](const AddedToken& added) {
+      return text.substr(i).starts_with(added.content);
+    });
+    return found == group_.end() ? nullptr : &*found;
+  }
+
+ private:
+  const std::vector<AddedToken>& group_;
+  std::array<bool, 256> begins_{};
+};
+
+/// Whether an added token could stand across byte p, be it completed by what follows the text.
+bool may_stand_across(const AddedToken& added, std::string_view text, std::size_t p) {
+  const std::string_view content = added.content;
+  for (std::size_t before = 1; before < content.size() && before <= p; ++before) {
+    const std::string_view there = text.substr(p - before, content.size());
+    if (content.starts_with(there)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+/// One call of `encode`: words that come again are not merged again.
+class BytePairTokenizer::Encoder {
+ public:
+  Encoder(const BytePairTokenizer& tokenizer, std::size_t size)
+      : tokenizer_(tokenizer),
+        seen_(std::bit_ceil(std::clamp(size / 8, std::size_t{1}, most_seen))) {}
+
+  void encode(std::string_view text, const std::array<Group, 2>& groups, std::size_t pass) {
+    if (pass == groups.size()) {
+      return encode_words(text);
+    }
+    if (groups[pass].empty()) {
+      return encode(text, groups, pass + 1);
+    }
+    const Finder finder(groups[pass]);
+    std::size_t begin = 0;
+    for (std::size_t i = 0; i < text.size();) {
+      const AddedToken* found = finder.at(text, i);
+      if (found == nullptr) {
+        ++i;
+        continue;
+      }
+      encode(text.substr(begin, i - begin), groups, pass + 1);
+      tokens_.push_back(found->id);
+      begin = i += found->content.size();
+    }
+    encode(text.substr(begin), groups, pass + 1);
+  }
+
+  std::vector<std::int32_t> take() { return std::move(tokens_); }
+
+ private:
+  static constexpr std::size_t most_seen = std::size_t{1} << 15;
+  /// A word, and where its tokens stand in `tokens_`.
+  struct Seen {
+    std::string_view word;
+    std::size_t begin = 0, size = 0;
+  };
+
+  void encode_words(std::string_view text) {
+    for (std::size_t begin = 0; begin < text.size();) {
+      const std::size_t end = word_end(text, begin);
+      const std::string_view word = text.substr(begin, end - begin);
+      begin = end;
+      const std::uint64_t hash = hash_of(word);
+      const std::int32_t token = tokenizer_.find_word(word, hash);
+      if (token != no_token) {
+        tokens_.push_back(token);
+        continue;
+      }
+      Seen& seen = seen_[first_place(hash, seen_.size())];
+      if (seen.word == word) {
+        for (std::size_t i = 0; i < seen.size; ++i) {
+          const std::int32_t again = tokens_[seen.begin + i];
+          tokens_.push_back(again);
+        }
+        continue;
+      }
+      const std::size_t before = tokens_.size();
+      tokenizer_.merge(word, tokens_);
+      seen = {word, before, tokens_.size() - before};
+    }
+  }
+
+  const BytePairTokenizer& tokenizer_;
+  std::vector<std::int32_t> tokens_;
+  std::vector<Seen> seen_;  ///< one word at each place, the latest
+};
+
+BytePairTokenizer::BytePairTokenizer(Definition definition) : files_(std::move(definition.files)) {
+  const Spelling spelling;
+  auto& names = definition.vocabulary;
+  std::unordered_map<std::string_view, std::int32_t> ids;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (!names[i].empty()) {
+      ids.emplace(names[i], static_cast<std::int32_t>(i));
+    }
+  }
+  const auto id_of = [&](const std::string& name) {
+    const auto found = ids.find(name);
+    return found == ids.end() ? no_token : found->second;
+  };
+
+  std::size_t count = names.size();
+  std::unordered_set<std::int32_t> added_ids;
+  std::unordered_set<std::string_view> contents;
+  for (const AddedToken& added : definition.added) {
+    const std::string named = "the added token " + in_quotes(added.content);
+    const auto index = static_cast<std::size_t>(added.id);
+    if (!contents.insert(added.content).second) {
+      fail("has " + named + " twice");
+    }
+    const bool is_taken =
+        index < names.size() && !names[index].empty() && names[index] != added.content;
+    if (!added_ids.insert(added.id).second || is_taken) {
+      fail(fmt::format("gives the id {} to {} and to another token", added.id, named));
+    }
+    const std::int32_t other = id_of(added.content);
+    if (other != no_token && other != added.id) {
+      fail(fmt::format("has {} with the id {}, and in the vocabulary with {}", named, added.id,
+                       other));
+    }
+    count = std::max(count, index + 1);
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto id = static_cast<std::int32_t>(i);
+    if ((i >= names.size() || names[i].empty()) && !added_ids.contains(id)) {
+      fail(
+          fmt::format("has {} tokens, but none with the id {}", ids.size() + added_ids.size(), id));
+    }
+  }
+
+  bytes_.resize(count);
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    bytes_[i] = spelling.read(names[i]).value_or(names[i]);
+  }
+  for (const AddedToken& added : definition.added) {
+    bytes_[static_cast<std::size_t>(added.id)] = added.is_special ? "" : added.content;
+  }
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    token_of_byte_[byte] = id_of(spelling.of_byte[byte]);
+    if (token_of_byte_[byte] == no_token) {
+      fail(
+          fmt::format("has no token for the byte {}, which is spelled {}; only vocabularies with "
+                      "all 256 bytes are allowed",
+                      byte, in_quotes(spelling.of_byte[byte])));
+    }
+  }
+
+  pairs_.resize(places_for(definition.merges.size()));
+  for (std::size_t i = 0; i < definition.merges.size(); ++i) {
+    const std::string& left = definition.merges[i].first;
+    const std::string& right = definition.merges[i].second;
+    const auto in_vocabulary = [&](const std::string& name) {
+      const std::int32_t id = id_of(name);
+      if (id == no_token) {
+        fail(fmt::format("has the merge {} of {} and {}, but no token {}", i + 1, in_quotes(left),
+                         in_quotes(right), in_quotes(name)));
+      }
+      return id;
+    };
+    const std::uint64_t key = key_of(in_vocabulary(left), in_vocabulary(right));
+    std::size_t place = first_place(key, pairs_.size());
+    while (pairs_[place].key != no_pair && pairs_[place].key != key) {
+      place = (place + 1) & (pairs_.size() - 1);
+    }
+    if (pairs_[place].key == key) {
+      fail(fmt::format("has the merge of {} and {} twice", in_quotes(left), in_quotes(right)));
+    }
+    pairs_[place] = {key, static_cast<std::int32_t>(i), in_vocabulary(left + right)};
+  }
+
+  whole_words_.assign(places_for(count), no_token);
+  std::vector<std::int32_t> merged;
+  for (const auto& [name, id] : ids) {
+    const std::string& word = bytes_[static_cast<std::size_t>(id)];
+    merged.clear();
+    if (!word.empty()) {
+      merge(word, merged);
+    }
+    if (merged.size() == 1 && merged.front() == id) {
+      std::size_t place = first_place(hash_of(word), whole_words_.size());
+      while (whole_words_[place] != no_token) {
+        place = (place + 1) & (whole_words_.size() - 1);
+      }
+      whole_words_[place] = id;
+    }
+  }
+
+  for (AddedToken& added : definition.added) {
+    for (const char* name : {"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"}) {
+      if (added.is_special && !end_of_document_ && added.content == name) {
+        end_of_document_ = added.id;
+      }
+    }
+  }
+
+  const auto include = [&](std::string_view text) {
+    checksum_ = reformer::detail::crc32(fmt::format("{} ", text.size()), checksum_);
+    checksum_ = reformer::detail::crc32(text, checksum_);
+  };
+  for (const std::string& name : names) {
+    include(name);
+  }
+  for (const auto& [left, right] : definition.merges) {
+    include(left);
+    include(right);
+  }
+  for (const AddedToken& added : definition.added) {
+    include(fmt::format("{} {} {}", added.id, added.is_special, added.is_normalized));
+    include(added.content);
+  }
+
+  auto& all = definition.added;
+  std::stable_sort(all.begin(), all.end(), [](const AddedToken& a, const AddedToken& b) {
+    return a.content.size() > b.content.size();
+  });
+  for (const AddedToken& added : all) {
+    const std::size_t pass = added.is_normalized ? 1 : 0;
+    all_[pass].push_back(added);
+    if (!added.is_special) {
+      plain_[pass].push_back(added);
+    }
+  }
+}
+
+const BytePairTokenizer::Pair* BytePairTokenizer::find_pair(std::int32_t left,
+                                                            std::int32_t right) const {
+  const std::uint64_t key = key_of(left, right);
+  for (std::size_t place = first_place(key, pairs_.size());;
+       place = (place + 1) & (pairs_.size() - 1)) {
+    if (pairs_[place].key == key) {
+      return &pairs_[place];
+    }
+    if (pairs_[place].key == no_pair) {
+      return nullptr;
+    }
+  }
+}
+
+std::int32_t BytePairTokenizer::find_word(std::string_view word, std::uint64_t hash) const {
+  for (std::size_t place = first_place(hash, whole_words_.size());;
+       place = (place + 1) & (whole_words_.size() - 1)) {
+    const std::int32_t token = whole_words_[place];
+    if (token == no_token || bytes_[static_cast<std::size_t>(token)] == word) {
+      return token;
+    }
+  }
+}
+
+void BytePairTokenizer::merge(std::string_view word, std::vector<std::int32_t>& tokens) const {
+  if (word.size() <= short_word) {
+    merge_short(word, tokens);
+  } else {
+    merge_long(word, tokens);
+  }
+}
+
+void BytePairTokenizer::merge_short(std::string_view word,
+                                    std::vector<std::int32_t>& tokens) const {
+  // Part i can be merged with the next to `into[i]`, at rank `ranks[i]`.
+  std::array<std::int32_t, short_word> parts, ranks, into;
+  std::size_t count = word.size();
+  for (std::size_t i = 0; i < count; ++i) {
+    parts[i] = token_of_byte_[static_cast<unsigned char>(word[i])];
+  }
+  const auto look = [&](std::size_t i) {
+    const Pair* pair = i + 1 < count ? find_pair(parts[i], parts[i + 1]) : nullptr;
+    ranks[i] = pair == nullptr ? no_rank : pair->rank;
+    into[i] = pair == nullptr ? no_token : pair->token;
+  };
+  for (std::size_t i = 0; i < count; ++i) {
+    look(i);
+  }
+  while (true) {
+    const auto best = static_cast<std::size_t>(
+        std::min_element(ranks.begin(), ranks.begin() + static_cast<std::ptrdiff_t>(count)) -
+        ranks.begin());
+    if (ranks[best] == no_rank) {
+      break;
+    }
+    parts[best] = into[best];
+    for (std::size_t i = best + 1; i + 1 < count; ++i) {
+      parts[i] = parts[i + 1];
+      ranks[i] = ranks[i + 1];
+      into[i] = into[i + 1];
+    }
+    --count;
+    look(best);
+    if (best > 0) {
+      look(best - 1);
+    }
+  }
+  tokens.insert(tokens.end(), parts.begin(), parts.begin() + static_cast<std::ptrdiff_t>(count));
+}
+
+void BytePairTokenizer::merge_long(std::string_view word, std::vector<std::int32_t>& tokens) const {
+  using Place = std::uint32_t;
+  constexpr Place none = std::numeric_limits<Place>::max();
+  if (word.size() >= none) {
+    throw std::length_error(
+        fmt::format("a word of {} bytes is too long for byte-level BPE", word.size()));
+  }
+  struct Part {
+    std::int32_t token;
+    Place before, after;
+  };
+  std::vector<Part> parts(word.size());
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    parts[i] = {token_of_byte_[static_cast<unsigned char>(word[i])],
+                i == 0 ? none : static_cast<Place>(i - 1),
+                i + 1 == parts.size() ? none : static_cast<Place>(i + 1)};
+  }
+  const auto pair_at = [&](Place place) {
+    const Part& part = parts[place];
+    return part.token == no_token || part.after == none
+               ? nullptr
+               : find_pair(part.token, parts[part.after].token);
+  };
+  // The least rank first, and of these the leftmost. What has become of a pair since it was queued
+  // shows when it comes out.
+  using Merge = std::pair<std::int32_t, Place>;
+  std::vector<Merge> found;
+  for (Place place = 0; place < parts.size(); ++place) {
+    if (const Pair* pair = pair_at(place)) {
+      found.emplace_back(pair->rank, place);
+    }
+  }
+  std::priority_queue<Merge, std::vector<Merge>, std::greater<>> queue(std::greater<>(),
+                                                                       std::move(found));
+  while (!queue.empty()) {
+    const auto [rank, place] = queue.top();
+    queue.pop();
+    const Pair* pair = pair_at(place);
+    if (pair == nullptr || pair->rank != rank) {
+      continue;
+    }
+    Part& left = parts[place];
+    Part& right = parts[left.after];
+    left.token = pair->token;
+    left.after = right.after;
+    right.token = no_token;
+    if (left.after != none) {
+      parts[left.after].before = place;
+    }
+    for (const Place changed : {left.before, place}) {
+      const Pair* next = changed == none ? nullptr : pair_at(changed);
+      if (next != nullptr) {
+        queue.emplace(next->rank, changed);
+      }
+    }
+  }
+  for (Place place = 0; place != none; place = parts[place].after) {
+    tokens.push_back(parts[place].token);
+  }
+}
+
+std::vector<std::int32_t> BytePairTokenizer::encode(std::string_view text) const {
+  Encoder encoder(*this, text.size());
+  encoder.encode(text, plain_, 0);
+  return encoder.take();
+}
+
+std::vector<std::int32_t> BytePairTokenizer::encode_prompt(std::string_view text) const {
+  Encoder encoder(*this, text.size());
+  encoder.encode(text, all_, 0);
+  return encoder.take();
+}
+
+std::string BytePairTokenizer::decode(std::span<const std::int32_t> tokens) const {
+  std::string text;
+  for (const std::int32_t token : tokens) {
+    if (token >= 0 && token < vocabulary()) {
+      text += bytes_[static_cast<std::size_t>(token)];
+    }
+  }
+  return text;
+}
+
+std::string BytePairTokenizer::bytes_of(std::int32_t token) const {
+  return decode({&token, 1});
+}
+
+std::size_t BytePairTokenizer::safe_split(std::string_view text) const {
+  for (std::size_t p = text.empty() ? 0 : text.size() - 1; p > 0; --p) {
+    const auto across = [&](const Group& group) {
+      return std::any_of(group.begin(), group.end(),
+                         [&](const AddedToken& added) { return may_stand_across(added, text, p); });
+    };
+    if (always_ends_word(text, p) && std::none_of(plain_.begin(), plain_.end(), across)) {
+      return p;
+    }
+  }
+  return 0;
+}
+
+std::string BytePairTokenizer::description() const {
+  return fmt::format("byte-level BPE, {} tokens", vocabulary());
+}
+
+}  // namespace tokens

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Byte-level byte-pair encoding (BPE), as GPT-2 has it.
+///
+/// A text is split into words (words.hpp). A word begins as its bytes; of all adjacent pairs that
+/// can be merged, the one whose merge comes first in the list, and of those the leftmost, becomes
+/// one token, again and again until none can.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "tokenizer.hpp"
+
+namespace tokens {
+
+/// A token whose text is found before words are split.
+struct AddedToken {
+  std::int32_t id = 0;
+  std::string content;
+  bool is_special = true;      ///< stands for no text; found in prompts only
+  bool is_normalized = false;  ///< found in what is left between those that are not
+};
+
+class BytePairTokenizer : public Tokenizer {
+ public:
+  /// What the files say, as they spell it: each byte as a printable character.
+  struct Definition {
+    /// By id; empty where only an added token has it.
+    std::vector<std::string> vocabulary;
+    std::vector<std::pair<std::string, std::string>> merges;  ///< most urgent first
+    std::vector<AddedToken> added;
+    std::vector<std::filesystem::path> files;
+  };
+
+  /// @throw std::runtime_error on a definition that is none, without the name of the file
+  explicit BytePairTokenizer(Definition definition);
+
+  std::int32_t vocabulary() const override { return static_cast<std::int32_t>(bytes_.size()); }
+  std::optional<std::int32_t> end_of_document() const override { return end_of_document_; }
+  std::vector<std::int32_t> encode(std::string_view text) const override;
+  std::vector<std::int32_t> encode_prompt(std::string_view text) const override;
+  std::string decode(std::span<const std::int32_t> tokens) const override;
+  std::string bytes_of(std::int32_t token) const override;
+  std::size_t safe_split(std::string_view text) const override;
+  std::vector<std::filesystem::path> files() const override { return files_; }
+  std::string description() const override;
+  std::uint32_t checksum() const override { return checksum_; }
+
+ private:
+  /// Added tokens that are found in one pass, the longest first where several fit.
+  using Group = std::vector<AddedToken>;
+  struct Pair {
+    std::uint64_t key = no_pair;
+    std::int32_t rank = 0, token = 0;
+  };
+  static constexpr std::uint64_t no_pair = ~std::uint64_t{0};
+  class Encoder;
+
+  const Pair* find_pair(std::int32_t left, std::int32_t right) const;
+  std::int32_t find_word(std::string_view word, std::uint64_t hash) const;
+  void merge(std::string_view word, std::vector<std::int32_t>& tokens) const;
+  void merge_short(std::string_view word, std::vector<std::int32_t>& tokens) const;
+  void merge_long(std::string_view word, std::vector<std::int32_t>& tokens) const;
+
+  std::vector<std::string> bytes_;  ///< text of each token; empty for those that stand for none
+  std::array<std::int32_t, 256> token_of_byte_{};
+  /// Tables with open addressing, of a power of two; a free place has the key `no_pair`, or the
+  /// token -1.
+  std::vector<Pair> pairs_;
+  std::vector<std::int32_t> whole_words_;  ///< tokens that are what their text is encoded to
+  std::array<Group, 2> plain_, all_;
+  std::optional<std::int32_t> end_of_document_;
+  std::vector<std::filesystem::path> files_;
+  std::uint32_t checksum_ = 0;
+};
+
+/// @throw std::runtime_error that names the file
+std::unique_ptr<Tokenizer> load_vocabulary_and_merges(const std::filesystem::path& vocabulary,
+                                                      const std::filesystem::path& merges);
+std::unique_ptr<Tokenizer> load_tokenizer_json(const std::filesystem::path& path);
+
+}  // namespace tokens
