@@ -9,6 +9,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
 #include <limits>
 #include <memory>
 #include <stdexcept>
@@ -17,7 +18,7 @@
 #include "reformer/io/huggingface.hpp"
 #include "reformer/model/sampling.hpp"
 #include "text_stream.hpp"
-#include "tokenizer.hpp"
+#include "tokens/tokenizer.hpp"
 #include "training/option_table.hpp"
 
 namespace huggingface {
@@ -109,6 +110,30 @@ Index longest_context(const reformer::ModelConfig& config) {
   return longest;
 }
 
+/// What the folder holds, else bytes for a vocabulary of 256, or of 258, where byte b is token b
+/// + 2.
+std::unique_ptr<tokens::Tokenizer> tokenizer_of(const std::filesystem::path& folder,
+                                                std::int64_t vocabulary) {
+  if (tokens::has_tokenizer(folder)) {
+    auto tokenizer = tokens::load_tokenizer(folder);
+    if (tokenizer->vocabulary() > vocabulary) {
+      throw std::runtime_error(
+          fmt::format("the tokenizer in '{}' ({}) has more tokens than the model, which has {}",
+                      folder.string(), tokenizer->description(), vocabulary));
+    }
+    return tokenizer;
+  }
+  constexpr std::int64_t num_bytes = 256;
+  if (vocabulary == num_bytes || vocabulary == num_bytes + 2) {
+    return std::make_unique<tokens::ByteTokenizer>(
+        static_cast<std::int32_t>(vocabulary - num_bytes));
+  }
+  throw std::runtime_error(
+      fmt::format("'{}' has {} tokens and no tokenizer, such as spiece.model or tokenizer.json; "
+                  "without one, a model of bytes is expected, with 256 tokens or 258",
+                  folder.string(), vocabulary));
+}
+
 int generate(const Options& options, const training::Console& console) {
   Model model = Model::load(options.model);
   const reformer::HuggingFaceConfig& config = model.config();
@@ -117,7 +142,7 @@ int generate(const Options& options, const training::Console& console) {
         "'{}' is no ReformerModelWithLMHead, so it does not say what comes next", options.model));
   }
   const auto tokenizer = tokenizer_of(options.model, config.model.vocabulary);
-  std::vector<std::int32_t> tokens = tokenizer->encode(options.prompt);
+  std::vector<std::int32_t> tokens = tokenizer->encode_prompt(options.prompt);
   const auto in_prompt = static_cast<std::ptrdiff_t>(tokens.size());
   if (tokens.empty()) {
     tokens.push_back(config.padding_token);  // the model needs something to begin with

@@ -10,7 +10,6 @@
 #include "examples/run.hpp"
 #include "huggingface/generate.hpp"
 #include "huggingface/text_stream.hpp"
-#include "huggingface/tokenizer.hpp"
 #include "reformer/foundation/random.hpp"
 #include "reformer/io/huggingface.hpp"
 #include "support/random_data.hpp"
@@ -312,12 +311,51 @@ TEST_F(Generate, RefusesWithOneLine) {
   refuses({"--model", path("model"), "--many"}, exit_usage, "--many");
   refuses({"--model", path("none")}, exit_failure, "none/config.json': No such file");
   write_model("words", changed({{"vocab_size", 320}}));
-  refuses({"--model", path("words")}, exit_failure, "has 320 tokens and no spiece.model");
+  refuses({"--model", path("words")}, exit_failure,
+          "has 320 tokens and no tokenizer, such as spiece.model");
   write_model("encoder",
               changed({{"architectures", {"ReformerForMaskedLM"}}, {"is_decoder", false}}));
   refuses({"--model", path("encoder")}, exit_failure, "is no ReformerModelWithLMHead");
   write_file(folder_ / "words/spiece.model", "not a model");
   refuses({"--model", path("words")}, exit_failure, "spiece.model'");
+}
+
+TEST_F(Generate, WritesTokensOfTheFoldersTokenizer) {
+  // Byte-level BPE where byte b is token b, but for one merge and one special token.
+  json vocabulary;
+  std::uint32_t other = 256;
+  for (std::uint32_t byte = 0; byte < 256; ++byte) {
+    const bool is_plain = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad);
+    const std::uint32_t c = is_plain ? byte : other++;
+    std::string spelled(1, static_cast<char>(c < 128 ? c : 0xc0 | c >> 6));
+    if (c >= 128) spelled += static_cast<char>(0x80 | (c & 63));
+    vocabulary[spelled] = byte;
+  }
+  vocabulary["ab"] = 256;
+  vocabulary["<|endoftext|>"] = 257;
+  write_file(folder_ / "model/vocab.json", vocabulary.dump());
+  write_file(folder_ / "model/merges.txt", "#version: 0.2\na b\n");
+  HuggingFace model = HuggingFace::load(folder_ / "model");
+  reformer::Workspace workspace(1);
+  std::vector<std::int32_t> tokens = {257, 256, 'c'};
+  std::string expected;
+  for (int i = 0; i < 12; ++i) {
+    const auto logits = model.next_token_logits(workspace, tokens, {.key = {1}});
+    tokens.push_back(
+        static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
+    const std::int32_t token = tokens.back();
+    if (token < 256) expected += static_cast<char>(static_cast<unsigned char>(token));
+    if (token == 256) expected += "ab";
+  }
+  const Strings options = {"--prompt", "<|endoftext|>abc", "--length", "12", "--temperature", "0"};
+  EXPECT_EQ(text(options), expected);
+  vocabulary["ac"] = 258;
+  write_file(folder_ / "model/vocab.json", vocabulary.dump());
+  const Outcome outcome = generate_text(Strings{"--model", path("model")} + options);
+  EXPECT_EQ(outcome.code, exit_failure);
+  EXPECT_TRUE(contains(outcome.error,
+                       "(byte-level BPE, 259 tokens) has more tokens than the model, "
+                       "which has 258"));
 }
 
 TEST_F(Generate, ShowsHelp) {
@@ -327,17 +365,6 @@ TEST_F(Generate, ShowsHelp) {
        {"--model", "--prompt", "--length", "--temperature", "--top-k", "--top-p", "--seed"}) {
     EXPECT_TRUE(contains(outcome.out, option));
   }
-}
-
-TEST(Tokenizer, OfBytesTakesEveryByte) {
-  const huggingface::ByteTokenizer bytes(2);
-  std::string all;
-  for (int b = 0; b < 256; ++b) all += static_cast<char>(static_cast<unsigned char>(b));
-  const auto tokens = bytes.encode(all);
-  EXPECT_EQ(tokens.front(), 2);
-  EXPECT_EQ(tokens.back(), 257);
-  EXPECT_EQ(bytes.decode(tokens), all);
-  EXPECT_EQ(bytes.decode(std::vector<std::int32_t>{0, 'a' + 2, 1, 258}), "a");
 }
 
 // ---- text that grows
