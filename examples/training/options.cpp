@@ -2,6 +2,9 @@
 #include "options.hpp"
 
 #include <array>
+#include <fstream>
+#include <sstream>
+#include <system_error>
 #include <utility>
 
 namespace training {
@@ -59,6 +62,55 @@ void complete_axial(Options& options) {
 
 }  // namespace
 
+Given read_config(const std::filesystem::path& place) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  const fs::path path = fs::is_directory(place, ignored) ? place / options_name : place;
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  if (fs::is_directory(path, ignored) || !file || !(text << file.rdbuf())) {
+    refuse("config", place.string(), "a file that can be read, or the folder of a run");
+  }
+  nlohmann::json object = nlohmann::json::parse(text.str(), nullptr, false);
+  if (object.is_discarded()) {  // metrics, of which each line is an object
+    object = nlohmann::json::parse(text.str().substr(0, text.str().find('\n')), nullptr, false);
+  }
+  if (object.is_object() && object.contains("options")) {
+    object = nlohmann::json(object["options"]);
+  }
+  if (!object.is_object()) {
+    refuse("config", place.string(),
+           R"(a JSON object of options, such as {"width": 256, "layers": "local,lsh"})");
+  }
+  Given given;
+  for (const auto& [name, value] : object.items()) {
+    const bool is_limit = name == "minutes" || name == "steps";
+    if (value.is_structured() || value.is_boolean()) {
+      refuse("config", place.string(),
+             fmt::format("numbers and words, but its '{}' is {}", name, value.dump()));
+    }
+    if (name != "out" && !value.is_null() && value != "" && !(is_limit && value == 0)) {
+      given[name] = as_text(value);
+    }
+  }
+  return given;
+}
+
+void add_config(Given& given, const std::set<std::string>& names) {
+  const std::string place = given.at("config");
+  Given config = read_config(place);
+  for (const auto& [name, value] : config) {
+    if (!names.contains(name) || name == "config") {
+      refuse("config", place, fmt::format("options of this program, but it has '{}'", name));
+    }
+  }
+  if (given.contains("minutes") || given.contains("steps")) {
+    config.erase("minutes");
+    config.erase("steps");
+  }
+  given.merge(config);  // adds what is not there
+}
+
 Table<Options> run_table() {
   TableBuilder<Options> t;
   t.group("Run", false);
@@ -67,6 +119,9 @@ Table<Options> run_table() {
   t.text("out", "FOLDER", &Options::out,
          "folder for checkpoint.safetensors and metrics.jsonl (default: a new one under runs/)");
   t.flag("resume", &Options::resume, "continue the run in the folder --out");
+  t.text("config", "FILE", &Options::config,
+         "take options from this file, options.json of a run; those given beside it come first");
+  t.flag("tensorboard", &Options::tensorboard, "write files of events for TensorBoard, too");
   t.whole("threads", &Options::threads, 0, "threads, 0 for all; the result does not depend on it",
           4096);
   t.whole("memory-budget", &Options::memory_budget, 0,

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -21,6 +22,8 @@ struct Options {
   // The run: may change when it is resumed.
   std::string out;                 ///< empty: a new folder under runs/
   bool resume = false;             ///< continue the run in `out`
+  std::string config;              ///< file of further options; those given beside it come first
+  bool tensorboard = false;        ///< write files of events, too
   double minutes = 5;              ///< limit in time, 0 when `steps` is the limit
   std::int64_t steps = 0;          ///< limit in steps, 0 when `minutes` is the limit
   std::int64_t threads = 0;        ///< 0: all
@@ -81,6 +84,9 @@ struct Options {
   /// The text of config.json of a model that was begun with `init`, which then decides what is not
   /// an option here. It is saved with the checkpoint, beside the options.
   std::string model_config;
+
+  /// All options by name as they were asked for, with the zeros that stand for a rule.
+  nlohmann::json asked;
 
   /// Names of the options that were given by the user, such as "width".
   std::set<std::string> given;
@@ -143,18 +149,52 @@ Values preset_of(const OptionSet<Values>& set, const std::string& name) {
 std::string preset_table(
     const std::vector<std::pair<std::string, std::vector<nlohmann::json>>>& rows);
 
+inline constexpr const char* options_name = "options.json";
+
+/// Options as they are saved: `options.json` of a run, or its metrics, whose header holds them. The
+/// folder of that run and what stands for "none" are left out.
+/// @param place  such a file, or the folder of a run
+/// @throw OptionError when it is not readable as options
+Given read_config(const std::filesystem::path& place);
+
+/// Adds what a file of options says to what was given on the command line, which comes first.
+/// @param names  of the options there are, requests left out
+/// @throw OptionError for another one
+void add_config(Given& given, const std::set<std::string>& names);
+
 /// What the options of all trainers have to be checked for before presets and values are looked at.
 /// @throw OptionError
 void check_limits(const Given& given);
 /// The limit that was given puts the other one out of force.
 void choose_limit(const Given& given, Options& options);
 
+/// All options by name, for checkpoints and metrics.
+template <typename Values>
+nlohmann::json options_to_json(const OptionSet<Values>& set, const Values& options) {
+  nlohmann::json object = nlohmann::json::object();
+  for (const Option<Values>& option : set.table) {
+    if (!option.is_request() && option.name != "config") {  // what it said is in the others
+      object[option.name] = option.get(options);
+    }
+  }
+  return object;
+}
+
 /// Reads the command line of a trainer. @param arguments  without the name of the program
 /// @throw OptionError for anything that is not allowed
 template <typename Values>
 Parsed<Values> parse_options(const OptionSet<Values>& set,
                              const std::vector<std::string>& arguments) {
-  const Given given = read_command_line(arguments, texts_of(set.table, set.presets.front()));
+  Given given = read_command_line(arguments, texts_of(set.table, set.presets.front()));
+  if (given.contains("config") && !given.contains("help")) {
+    std::set<std::string> names;
+    for (const Option<Values>& option : set.table) {
+      if (!option.is_request()) {
+        names.insert(option.name);
+      }
+    }
+    add_config(given, names);
+  }
   const auto preset = given.find("preset");
   Parsed<Values> parsed{
       preset == given.end() ? set.presets.front() : preset_of(set, preset->second), {}};
@@ -177,24 +217,13 @@ Parsed<Values> parse_options(const OptionSet<Values>& set,
   if (options.resume && options.out.empty()) {
     throw OptionError("--resume needs --out, the folder of the run to continue");
   }
+  options.asked = options_to_json(set, options);
   // A resumed run is completed from its checkpoint, see merge_for_resume, and one that begins with
   // a model from the model's config.
   if (!options.resume && options.init.empty()) {
     set.complete(options);
   }
   return parsed;
-}
-
-/// All options by name, for checkpoints and metrics.
-template <typename Values>
-nlohmann::json options_to_json(const OptionSet<Values>& set, const Values& options) {
-  nlohmann::json object = nlohmann::json::object();
-  for (const Option<Values>& option : set.table) {
-    if (!option.is_request()) {
-      object[option.name] = option.get(options);
-    }
-  }
-  return object;
 }
 
 /// Sets one option from JSON; one that is not there keeps its value.
@@ -257,7 +286,7 @@ Values merge_for_resume(const OptionSet<Values>& set, const Values& given,
     const bool was_given = is_limit
                                ? given.given.contains("minutes") || given.given.contains("steps")
                                : given.given.contains(option.name);
-    if (!was_given && !option.is_request() && option.name != "out") {
+    if (!was_given && !option.is_request() && option.name != "out" && option.name != "config") {
       set_from_json(options, option, saved.contains(option.name) ? saved : before);
     }
   }

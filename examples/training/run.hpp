@@ -15,6 +15,7 @@
 
 #include "checkpoint.hpp"
 #include "console.hpp"
+#include "event_file.hpp"
 #include "loss_sum.hpp"
 #include "metrics.hpp"
 #include "pace.hpp"
@@ -79,6 +80,9 @@ class Run {
   void write(const nlohmann::json& record) {
     if (metrics_) {
       metrics_->write(record);
+    }
+    if (events_) {
+      events_->add(record);
     }
   }
 
@@ -151,6 +155,8 @@ class Run {
   void return_to_best();
   void finish();
   void test_further(FurtherTest& further);
+  /// The curves as a picture, where there is what it takes.
+  void draw_curves();
 
   std::unique_ptr<Task> task_;
   Console console_;
@@ -162,6 +168,7 @@ class Run {
   std::vector<std::string> not_loaded_;  // parameters that --init has none for
   std::unique_ptr<TokenModel> model_;
   std::optional<MetricsWriter> metrics_;
+  std::optional<EventFile> events_;
 
   // What a checkpoint holds besides the model.
   std::int64_t step_ = 0;  // steps done

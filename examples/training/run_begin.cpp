@@ -14,6 +14,7 @@
 
 #include "output_folder.hpp"
 #include "reformer/foundation/container.hpp"
+#include "reformer/io/atomic_file.hpp"
 #include "reformer/version.hpp"
 #include "run.hpp"
 #include "words.hpp"
@@ -134,6 +135,17 @@ void Run::begin(const std::optional<Checkpoint>& checkpoint) {
       metrics_.emplace(MetricsWriter::start(folder_ / metrics_name, first_record));
     }
   }
+  ranks_.together([&] {
+    if (!ranks_.is_first()) {
+      return;
+    }
+    if (!checkpoint) {
+      reformer::write_file_atomically(folder_ / options_name, options().asked.dump(2) + '\n');
+    }
+    if (options().tensorboard) {
+      events_.emplace(folder_, step_);
+    }
+  });
   since_save_ = Stopwatch();
 }
 
@@ -221,6 +233,7 @@ json Run::header() const {
               {"ranks", ranks_.size()},
               {"processors_allowed", ranks_.gather(allowed_processors())},
               {"data", task_->data_description()},
+              {"unit", task_->units().bits},
               {"parameters", model_->num_parameters()},
               {"predicted_memory", std::move(memory)},
               {"context_rule", task_->context_rule()}};

@@ -8,7 +8,9 @@
 #include <stdexcept>
 #include <utility>
 
+#include "plot.hpp"
 #include "run.hpp"
+#include "run_record.hpp"
 #include "words.hpp"
 
 namespace training {
@@ -187,10 +189,28 @@ void Run::finish() {
     progress_.message(fmt::format("in {} of this, rank 0 only waited for others",
                                   format_duration(model_->exposed_seconds())));
   }
+  draw_curves();
   for (const std::string& line : test.evaluation->lines()) {
     progress_.message(line);
   }
   progress_.message(fmt::format("test {}: {:.4f}", bits, test.loss.bits_per_byte()));
+}
+
+void Run::draw_curves() {
+  if (!ranks_.is_first() || !can_plot()) {
+    return;
+  }
+  try {
+    const RunRecord record = read_run(folder_);
+    if (record.train.size() + record.validation.size() < 3) {
+      return;
+    }
+    const std::filesystem::path picture = folder_ / "curves.svg";
+    plot(picture, {&record, 1}, task_->units().bits, PlotAxis::steps);
+    progress_.message(fmt::format("curves: {}", picture.string()));
+  } catch (const std::runtime_error& error) {  // what was learned is safe without them
+    progress_.message(fmt::format("no curves: {}", error.what()));
+  }
 }
 
 void Run::test_further(FurtherTest& further) {

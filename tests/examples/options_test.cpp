@@ -213,6 +213,51 @@ TEST(Options, HelpIsWhatRunShShows) {
       << "make it anew: build/.../enwik8 --help >examples/enwik8/help.txt";
 }
 
+TEST(Options, ComeFromAFileToo) {
+  const TemporaryFolder folder;
+  const auto with = [&](const std::string& text, const std::string& line = "") {
+    write_file(folder / "c.json", text);
+    return parse("--config " + (folder / "c.json").string() + " " + line);
+  };
+  const std::string text = R"({"width": 96, "preset": "small", "layers": "local,lsh",
+                               "learning-rate": 0.5, "steps": 7, "minutes": 0, "out": "x"})";
+  const Options options = with(text);
+  EXPECT_EQ(options.width, 96);
+  EXPECT_EQ(options.preset, "small");
+  EXPECT_EQ(options.batch, 2) << "of the preset";
+  EXPECT_EQ(options.layers, (Strings{"local", "lsh"}));
+  EXPECT_EQ(options.learning_rate, 0.5);
+  EXPECT_EQ(options.steps, 7);
+  EXPECT_EQ(options.out, "") << "the folder of the run it is from";
+  EXPECT_EQ(with(text, "--width 48").width, 48) << "the command line comes first";
+  EXPECT_EQ(with(text, "--minutes 3").steps, 0) << "one limit puts the other out of force";
+  EXPECT_EQ(with(R"({"type":"header","options":{"seed":5}})"
+                 "\n{\"type\":\"train\"}\n")
+                .seed,
+            5u)
+      << "of metrics";
+
+  // What a run saves gives the same options, of each preset, and leaves rules to be rules.
+  for (const std::string& name : preset_names()) {
+    const Options saved = parse("--preset " + name);
+    EXPECT_EQ(options_to_json(with(saved.asked.dump())), options_to_json(saved)) << name;
+    EXPECT_EQ(options_to_json(with(options_to_json(saved).dump())), options_to_json(saved)) << name;
+  }
+  const Options narrow = with(parse("").asked.dump(), "--width 96");
+  EXPECT_EQ(narrow.ff_width, 4 * 96);
+
+  const auto error = [&](const std::string& content) {
+    return message_of<OptionError>([&] { with(content); });
+  };
+  EXPECT_TRUE(contains(error("{\"widht\": 3}"), "options of this program, but it has 'widht'"));
+  EXPECT_TRUE(contains(error("{\"resume\": \"true\"}"), "but it has 'resume'"));
+  EXPECT_TRUE(contains(error("{\"width\": [3]}"), "numbers and words, but its 'width' is [3]"));
+  EXPECT_TRUE(contains(error("{\"width\": -3}"), "--width is '-3'; allowed: "));
+  EXPECT_TRUE(contains(error("width = 3"), "allowed: a JSON object of options"));
+  EXPECT_TRUE(contains(error_of("--config " + (folder / "none").string()),
+                       "none'; allowed: a file that can be read, or the folder of a run"));
+}
+
 TEST(Options, SurviveJson) {
   for (const std::string& name : preset_names()) {
     const Options options = parse("--preset " + name);

@@ -650,7 +650,9 @@ TEST_F(Trainer, AFolderThatCannotBeWrittenAnyMoreLeavesThePreviousCheckpoint) {
   write_file(folder_ / "run/checkpoint.safetensors.tmp", checkpoint.substr(0, 1000));
   write_file(folder_ / "run/metrics.jsonl.tmp", "{");
   succeed({"--resume", "--out", path("run")});
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder_ / "run"), fs::directory_iterator()), 2);
+  for (const auto& entry : fs::directory_iterator(folder_ / "run")) {
+    EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
+  }
   succeed(options({"--steps", "6", "--out", path("straight")}));
   EXPECT_EQ(snapshot_of(folder_ / "run"), snapshot_of(folder_ / "straight"));
 }
