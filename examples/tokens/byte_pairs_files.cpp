@@ -147,7 +147,11 @@ void check_parts(const Json& file) {
                        *allowed.begin()));
     }
   };
-  require_type("model", {"BPE"});
+  // Files from before models had types hold BPE where they hold merges.
+  if (!file.contains("model") || !file["model"].is_object() || file["model"].contains("type") ||
+      !file["model"].contains("merges")) {
+    require_type("model", {"BPE"});
+  }
   require_type("normalizer", {"null"});
   require_type("pre_tokenizer", {"ByteLevel"});
   require_type("decoder", {"ByteLevel", "null"});

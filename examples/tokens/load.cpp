@@ -4,6 +4,7 @@
 #include <array>
 #include <stdexcept>
 #include <system_error>
+#include <vector>
 
 #include "byte_pairs.hpp"
 #include "sentencepiece.hpp"
@@ -49,20 +50,33 @@ Loaded load_file(const fs::path& file, const Kind& kind) {
   return load_vocabulary_and_merges(file, beside);
 }
 
-/// What a folder holds of these, or null.
-const Kind* find_in(const fs::path& folder) {
+/// The first of these that a folder holds, or else its only sentencepiece model whatever the name;
+/// null for none.
+struct Found {
+  fs::path file;
+  const Kind* kind = nullptr;
+};
+Found find_in(const fs::path& folder) {
   for (const Kind& kind : kinds) {
     if (is_there(folder / kind.file)) {
-      return &kind;
+      return {folder / kind.file, &kind};
     }
   }
-  return nullptr;
+  std::error_code error;
+  std::vector<fs::path> models;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->path().extension() == ".model" && entry->is_regular_file(error)) {
+      models.push_back(entry->path());
+    }
+  }
+  return models.size() == 1 ? Found{models.front(), &kinds.front()} : Found{};
 }
 
 }  // namespace
 
 bool has_tokenizer(const fs::path& folder) {
-  return find_in(folder) != nullptr;
+  return find_in(folder).kind != nullptr;
 }
 
 Loaded load_tokenizer(const fs::path& place) {
@@ -76,11 +90,11 @@ Loaded load_tokenizer(const fs::path& place) {
   std::error_code error;
   const auto status = fs::status(place, error);
   if (fs::is_directory(status)) {
-    const Kind* kind = find_in(place);
-    if (kind == nullptr) {
+    const Found found = find_in(place);
+    if (found.kind == nullptr) {
       fail("is a folder without a tokenizer");
     }
-    return load_file(place / kind->file, *kind);
+    return load_file(found.file, *found.kind);
   }
   if (!fs::exists(status)) {
     fail(status.type() == fs::file_type::not_found ? "is not there" : error.message());

@@ -36,7 +36,7 @@ struct VocabularyOptions {
   PieceModel model = PieceModel::unigram;
   /// At most so much of the text is looked at, in lines chosen at random: what training holds in
   /// memory is a multiple of it.
-  std::size_t sample_bytes = std::size_t{16} << 20;
+  std::size_t sample_bytes = std::size_t{8} << 20;
 };
 
 /// Learns a vocabulary from text, so that every text is given back whatever its bytes. The same

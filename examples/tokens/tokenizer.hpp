@@ -87,7 +87,7 @@ class ByteTokenizer : public Tokenizer {
 ///  - a sentencepiece model, a file named `*.model`;
 ///  - a file `tokenizer.json` of byte-level BPE, or a file `vocab.json` beside a `merges.txt`;
 ///  - a folder that holds `spiece.model`, `tokenizer.model`, `tokenizer.json`, or `vocab.json` and
-///    `merges.txt`: the first that is there.
+///    `merges.txt` (or `encoder.json` and `vocab.bpe`): the first that is there; or one `*.model`.
 /// @throw std::runtime_error with one line for everything else
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& place);
 

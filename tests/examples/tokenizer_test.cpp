@@ -17,6 +17,7 @@
 #include "support/errors.hpp"
 #include "support/files.hpp"
 #include "tokens/sentencepiece.hpp"
+#include "tokens/words.hpp"
 
 #if __has_include(<sentencepiece_trainer.h>)
 #include <sentencepiece_trainer.h>
@@ -372,6 +373,21 @@ class BytePairs : public testing::Test {
 
 #ifdef HAS_ICU
 
+TEST(Words, AreThoseOfThePattern) {
+  std::mt19937 random(11);
+  for (std::size_t i = 0; i < 3000; ++i) {
+    const Text text = random_text(random, i % 30);
+    const std::string bytes = bytes_of(text);
+    Strings words;
+    for (std::size_t begin = 0; begin < bytes.size();) {
+      const std::size_t end = word_end(bytes, begin);
+      words.push_back(bytes.substr(begin, end - begin));
+      begin = end;
+    }
+    ASSERT_EQ(words, reference_words(text));
+  }
+}
+
 TEST_F(BytePairs, TokensAreThoseOfTheDefinition) {
   for (const bool is_shuffled : {false, true}) {
     std::mt19937 random(2);
@@ -395,8 +411,24 @@ TEST_F(BytePairs, TokensAreThoseOfTheDefinition) {
 }
 
 TEST_F(BytePairs, LongWordsAreMergedInTheSameOrder) {
-  const auto tokenizer = load();
   std::mt19937 random(3);
+  // Every pair of short words of two letters, in no order: nearly everything competes.
+  const Merges learned = std::exchange(merges_, {});
+  const Strings parts = {"a", "b", "aa", "ab", "ba", "bb", "aab", "bab"};
+  for (const std::string& left : parts) {
+    for (const std::string& right : parts) merges_.emplace_back(left, right);
+  }
+  std::shuffle(merges_.begin(), merges_.end(), random);
+  write_files();
+  const auto dense = load();
+  for (std::size_t size = 2; size < 300; size += 1 + size / 8) {
+    Text text;
+    while (text.size() < size) text.push_back(characters[random() % 2]);
+    ASSERT_EQ(dense->encode(bytes_of(text)), reference(text)) << size;
+  }
+  merges_ = learned;
+  write_files();
+  const auto tokenizer = load();
   for (const std::size_t size : {60u, 64u, 65u, 70u, 300u, 600u}) {
     for (int i = 0; i < 4; ++i) {
       Text text;
@@ -468,6 +500,8 @@ TEST_F(BytePairs, TheFilesOfGpt2AndOfTokenizersAgree) {
     const std::size_t space = pair.find(' ');
     merge = {pair.substr(0, space), pair.substr(space + 1)};
   }
+  EXPECT_EQ(load(file)->checksum(), one->checksum());
+  file["model"].erase("type");  // as the first files had none
   EXPECT_EQ(load(file)->checksum(), one->checksum());
   std::swap(file["model"]["merges"][0], file["model"]["merges"][1]);
   EXPECT_NE(load(file)->checksum(), one->checksum());
@@ -756,6 +790,12 @@ TEST_P(Sentencepiece, GivenModelsHaveTheTokensOfTheirTool) {
   EXPECT_FALSE(tokenizer->is_lossless());
   EXPECT_EQ(tokenizer->decode(tokenizer->encode(" the  model")), "the model");
   EXPECT_EQ(tokenizer->files(), std::vector<fs::path>{path});
+  // Copied into a folder it is found there, unless there is another.
+  fs::create_directories(folder_ / "copy");
+  fs::copy(path, folder_ / "copy");
+  EXPECT_EQ(load_tokenizer(folder_ / "copy")->checksum(), tokenizer->checksum());
+  write_file(folder_ / "copy/other.model", "");
+  EXPECT_FALSE(has_tokenizer(folder_ / "copy"));
   EXPECT_EQ(tokenizer->description(), GetParam() == PieceModel::bpe
                                           ? "sentencepiece (BPE), 45 tokens"
                                           : "sentencepiece (unigram), 45 tokens");
