@@ -7,7 +7,6 @@
 #include <chrono>
 #include <deque>
 #include <future>
-#include <random>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -178,55 +177,6 @@ bool encode(Documents& documents, const tokens::Tokenizer& tokenizer, TokenWrite
   }
   append_all();
   return is_complete;
-}
-
-std::string sample_of(Documents& documents, std::size_t size,
-                      const std::function<bool()>& goes_on) {
-  constexpr std::size_t length = 1 << 14;
-  const std::size_t places = std::max<std::size_t>(size / length, 1);
-  std::vector<std::pair<std::int64_t, std::string>> kept;
-  std::mt19937_64 random(1);
-  std::int64_t seen = 0;
-  const auto offer = [&](std::string_view piece) {
-    const std::int64_t number = seen++;
-    if (kept.size() < places) {
-      kept.emplace_back(number, piece);
-    } else if (const std::size_t place = random() % static_cast<std::uint64_t>(seen);
-               place < places) {
-      kept[place] = {number, std::string(piece)};
-    }
-  };
-  std::string buffer;
-  while (documents.next()) {
-    buffer.clear();
-    for (auto block = documents.block(); !block.empty(); block = documents.block()) {
-      buffer.append(reinterpret_cast<const char*>(block.data()), block.size());
-      std::size_t begin = 0;
-      while (buffer.size() - begin >= length) {
-        const std::string_view some = std::string_view(buffer).substr(begin, length);
-        const std::size_t line = some.rfind('\n');
-        const std::size_t end = line == some.npos ? length : line + 1;
-        offer(some.substr(0, end));
-        begin += end;
-      }
-      buffer.erase(0, begin);
-      if (!goes_on()) {
-        return {};
-      }
-    }
-    if (!buffer.empty()) {
-      offer(buffer);
-    }
-  }
-  std::sort(kept.begin(), kept.end());
-  std::string sample;
-  for (const auto& [number, piece] : kept) {
-    sample += piece;
-    if (sample.back() != '\n') {
-      sample += '\n';
-    }
-  }
-  return sample;
 }
 
 fs::path tokenizer_folder(const fs::path& file) {

@@ -66,11 +66,6 @@ TokenHeader header_for(const tokens::Tokenizer& tokenizer);
 bool encode(Documents& documents, const tokens::Tokenizer& tokenizer, TokenWriter& writer,
             const EncodeOptions& options, const std::function<bool()>& goes_on);
 
-/// Some of the documents, for a vocabulary to be trained from: pieces of 16 kB, ended at the end of
-/// a line, each as likely as any other, in their order.
-/// @param size  bytes at most
-std::string sample_of(Documents& documents, std::size_t size, const std::function<bool()>& goes_on);
-
 /// The tokenizer of a token file: the one at a place if it is given, else what is in the folder
 /// `<file>.tokenizer`, else bytes.
 /// @throw std::runtime_error with one line unless it is the one the file was made with

@@ -138,16 +138,18 @@ class Feed {
 
 /// The checksum and the size at the end of each member of a gzip file, which libarchive does not
 /// look at. Nor does it tell where a member ends: that is before what looks like the header of the
-/// next one. In compressed data nothing does, but for one place in a hundred GB.
+/// next one, if the text has the size and the checksum that are there. Of several such places, as
+/// where gzip files are in an archive that is compressed again, it is the first.
 class GzipMembers {
  public:
-  /// To be called with all compressed bytes, before the text in them. A header that is split
-  /// between two blocks is found with the second, when no text behind it can have been seen yet.
+  /// To be called with all compressed bytes, before the text in them.
   void compressed(Bytes block) {
     window_.insert(window_.end(), block.begin(), block.end());
+    given_ += block.size();
+    const std::uint64_t begin = given_ - window_.size();
     for (std::size_t i = trailer; i + header <= window_.size(); ++i) {
       if (is_header(&window_[i])) {
-        const End end{number_at(&window_[i - trailer]), number_at(&window_[i - 4])};
+        const End end{number_at(&window_[i - trailer]), number_at(&window_[i - 4]), begin + i};
         if (end.size > 0) {  // members without text change nothing
           ends_.push_back(end);
         }
@@ -159,23 +161,29 @@ class GzipMembers {
     }
   }
 
-  void text(Bytes block) {
-    while (!ends_.empty() && ends_.front().size - size_ <= block.size()) {
-      const std::size_t length = ends_.front().size - size_;
-      add(block.first(length));
-      block = block.subspan(length);
-      if (ends_.front().crc == crc_) {
-        crc_ = 0;
-        size_ = 0;
-      }  // else it is no end, or there is damage that shows at the next one
-      ends_.pop_front();
+  /// @param consumed  compressed bytes that this text and that before come from; maybe some more
+  void text(Bytes block, std::uint64_t consumed) {
+    for (bool found = true; found;) {
+      found = false;
+      for (auto end = ends_.begin(); end != ends_.end() && end->place <= consumed; ++end) {
+        const std::size_t length = end->size - size_;
+        if (length <= block.size() && crc_with(block.first(length)) == end->crc) {
+          block = block.subspan(length);
+          ends_.erase(ends_.begin(), end + 1);
+          crc_ = 0;
+          size_ = 0;
+          found = true;
+          break;
+        }
+      }
     }
-    add(block);
+    crc_ = crc_with(block);
+    size_ += static_cast<std::uint32_t>(block.size());
   }
 
   /// Whether the last member with text has the checksum and the size in its last bytes.
-  bool ends_with(std::span<const std::uint8_t> end) {
-    text({});  // members without text after it may have come into sight since
+  bool ends_with(std::span<const std::uint8_t> end, std::uint64_t consumed) {
+    text({}, consumed);  // members without text after it may have come into sight since
     return end.size() == trailer && number_at(end.data()) == crc_ &&
            number_at(end.data() + 4) == size_;
   }
@@ -186,6 +194,7 @@ class GzipMembers {
   static constexpr std::size_t header = 10;
   struct End {
     std::uint32_t crc, size;
+    std::uint64_t place;
   };
 
   /// Magic number, method and flags; behind the time, how well it is compressed and on what system.
@@ -194,13 +203,13 @@ class GzipMembers {
            (bytes[8] == 0 || bytes[8] == 2 || bytes[8] == 4) && (bytes[9] <= 13 || bytes[9] == 255);
   }
 
-  void add(Bytes text) {
-    crc_ = reformer::detail::crc32(std::as_bytes(text), crc_);
-    size_ += static_cast<std::uint32_t>(text.size());
+  std::uint32_t crc_with(Bytes text) const {
+    return reformer::detail::crc32(std::as_bytes(text), crc_);
   }
 
   std::deque<End> ends_;
   std::vector<std::uint8_t> window_;
+  std::uint64_t given_ = 0;
   std::uint32_t crc_ = 0;
   std::uint32_t size_ = 0;  // of the member's text, which wraps around as it does in the file
 };
@@ -209,6 +218,7 @@ class Decompressed : public Stream {
  public:
   Decompressed(std::string name, const FileKind& kind, std::unique_ptr<Stream> compressed)
       : name_(std::move(name)),
+        kind_name_(kind.name),
         format_(kind.short_name()),
         is_gzip_(kind.extension == ".gz"),
         feed_(std::move(compressed)),
@@ -236,6 +246,11 @@ class Decompressed : public Stream {
         fail(name_,
              fmt::format("is truncated or corrupt: its {} data has no whole header", format_));
       }
+      if (::archive_filter_count(archive_.get()) > 2) {
+        fail(name_,
+             fmt::format("is {0} with {0} inside, not raw bytes: unpack both and give a text",
+                         kind_name_));
+      }
       if (result == ARCHIVE_EOF) {
         check_end();
         return {};
@@ -261,7 +276,7 @@ class Decompressed : public Stream {
       produced_ += size;
       const Bytes block(static_cast<const std::uint8_t*>(bytes), size);
       if (is_gzip_) {
-        members_.text(block);
+        members_.text(block, consumed());
       }
       return block;
     }
@@ -276,6 +291,10 @@ class Decompressed : public Stream {
           {static_cast<const std::uint8_t*>(*bytes), static_cast<std::size_t>(size)});
     }
     return size;
+  }
+
+  std::uint64_t consumed() const {
+    return static_cast<std::uint64_t>(::archive_filter_bytes(archive_.get(), -1));
   }
 
   bool feed_error() const {
@@ -304,9 +323,9 @@ class Decompressed : public Stream {
 
   void check_end() {
     is_at_end_ = true;
-    const auto end = static_cast<std::uint64_t>(::archive_filter_bytes(archive_.get(), -1));
+    const std::uint64_t end = consumed();
     const std::vector<std::uint8_t> trailer = feed_.before(end, GzipMembers::trailer);
-    if (is_gzip_ && !members_.ends_with(trailer)) {
+    if (is_gzip_ && !members_.ends_with(trailer, end)) {
       fail(name_, fmt::format("is corrupt: gzip: a wrong checksum or size, after {} bytes of text",
                               produced_));
     }
@@ -323,6 +342,7 @@ class Decompressed : public Stream {
   }
 
   std::string name_;
+  std::string kind_name_;
   std::string format_;
   bool is_gzip_;
   Feed feed_;

@@ -344,18 +344,17 @@ TokenWriter TokenWriter::resume(const fs::path& file, const TokenHeader& header)
 
 void TokenWriter::append(std::span<const std::int32_t> tokens, const TokenProgress& progress) {
   const std::size_t begin = buffer_.size();
+  const auto width = static_cast<std::size_t>(header_.width);
+  buffer_.resize(begin + tokens.size() * width);
+  char* to = buffer_.data() + begin;
   for (const std::int32_t token : tokens) {
     if (token < 0 || token >= header_.vocabulary) {
-      fail_with(file_,
-                fmt::format("cannot be written: the tokenizer gave token {} and says that it "
-                            "has {}",
-                            token, header_.vocabulary));
+      fail_with(file_, fmt::format(
+                           "cannot be written: the tokenizer gave token {} and says that it has {}",
+                           token, header_.vocabulary));
     }
-    if (header_.width == 2) {
-      put(buffer_, static_cast<std::uint16_t>(token));
-    } else {
-      put(buffer_, token);
-    }
+    std::memcpy(to, &token, width);
+    to += width;
   }
   header_.checksum = crc32(std::string_view(buffer_).substr(begin), header_.checksum);
   header_.tokens += std::ssize(tokens);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// The bytes to learn from: a user's file (raw, gzip or zip), enwik8 from the data folder, or a
-/// generated text, and their split into training, validation and test part.
+/// The bytes to learn from: a user's documents, enwik8 from the data folder, or a generated text,
+/// and their split into training, validation and test part.
 #pragma once
 
 #include <cstddef>
@@ -28,6 +28,7 @@ struct Corpus {
   std::vector<std::uint8_t> bytes;
   std::string source;      ///< where the bytes come from, for people: a path or a description
   bool generated = false;  ///< made up by `generate_corpus`
+  std::string left_out;    ///< a line on files that were, or nothing
 
   /// The standard split of enwik8 (90, 5 and 5 million bytes), and 90, 5 and 5 % of anything else.
   Split split() const;
@@ -43,12 +44,11 @@ struct Corpus {
   void require_parts(std::size_t minimum_part, const std::string& purpose) const;
 };
 
-/// Reads a file. Whether it is gzip (any number of members), zip (its first file) or raw is decided
-/// by its first bytes; a name that ends in .gz, .zip or the like with other content is an error.
-/// @throw std::runtime_error with one line when the file is missing, is a folder, is empty,
-/// truncated, corrupt, larger than memory or, also inside of gzip or zip, of a known kind that is
-/// no raw bytes (see file_kind.hpp)
-Corpus load_corpus(const std::filesystem::path& file);
+/// Reads all documents (data/documents.hpp) of a file, a folder, several with commas between them,
+/// or
+/// "-" for standard input, one behind the other.
+/// @throw std::runtime_error as `data::Documents`, and when they are larger than memory
+Corpus load_corpus(const std::string& data);
 
 /// Folders in which enwik8 is looked for: `examples/enwik8/data` and `data` of the current folder,
 /// `data` beside the program, and `examples/enwik8/data` of each folder above the program, so that
@@ -62,9 +62,9 @@ std::filesystem::path program_path();
 /// First of `enwik8`, `enwik8.zip` and `enwik8.gz` that exists in the first folder that has one.
 std::optional<std::filesystem::path> find_enwik8(const std::vector<std::filesystem::path>& folders);
 
-/// What the trainer learns from: `file` if given, else enwik8 from the data folder, else the
+/// What the trainer learns from: `data` if given, else enwik8 from the data folder, else the
 /// generated corpus.
 /// @throw std::runtime_error as `load_corpus`, and when the enwik8 found is not of its proper size
-Corpus choose_corpus(const std::string& file, const std::vector<std::filesystem::path>& folders);
+Corpus choose_corpus(const std::string& data, const std::vector<std::filesystem::path>& folders);
 
 }  // namespace enwik8

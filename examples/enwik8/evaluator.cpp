@@ -14,6 +14,7 @@
 #include "matches.hpp"
 #include "model_io.hpp"
 #include "options.hpp"
+#include "text.hpp"
 #include "training/checkpoint.hpp"
 #include "training/words.hpp"
 #include "windows.hpp"
@@ -66,15 +67,23 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
   saved.threads = options.threads;
   check_overlap("overlap", options.overlap, saved.length);
   change_hashing(options, saved);
-  const Corpus corpus =
-      choose_corpus(options.data.empty() ? saved.data : options.data,
-                    data_folders(std::filesystem::current_path(), program_path()));
-  corpus.require_parts(2, "an evaluation");
-  const Split parts = corpus.split();
-  const std::span<const std::uint8_t> part = options.split == "train"  ? parts.train
-                                             : options.split == "test" ? parts.test
-                                                                       : parts.validation;
-  TokenModel model(saved, vocabulary, TokenModel::Use::generation);
+  const auto data = checkpoint.state().find("data");
+  TextData text = TextData::for_model(
+      options.data.empty() ? saved.data : options.data,
+      tokenizer_of_run(checkpoint_path(options.checkpoint),
+                       data != checkpoint.state().end() ? *data : nlohmann::json::object()),
+      data_folders(std::filesystem::current_path(), program_path()));
+  if (!text.is_bytes() && (options.by_distance || options.matches)) {
+    throw OptionError(
+        fmt::format("--{} looks at the bytes that are repeated; allowed: for models "
+                    "of bytes",
+                    options.by_distance ? "by-distance" : "matches"));
+  }
+  text.require_parts(2, "an evaluation");
+  const Text part = options.split == "train"  ? text.train()
+                    : options.split == "test" ? text.test()
+                                              : text.validation();
+  TokenModel model(saved, text.tokenizer().vocabulary(), TokenModel::Use::generation);
   model.load(checkpoint);
   leave_out(model, options, saved);
 
@@ -88,13 +97,15 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
   for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
     std::vector<double> losses;
     loss += model.evaluate(windows, &losses);
-    classes.add(windows, losses);
+    if (text.is_bytes()) {
+      classes.add(windows, losses);
+    }
     if (matches) {
       matches->add(windows, model.buckets(windows));
     }
   }
   fmt::print(console.out, "{} split of {}, {} bytes: {:.4f} bits per byte\n", options.split,
-             corpus.source, grouped(loss.bytes), loss.bits_per_byte());
+             text.source(), grouped(loss.bytes), loss.bits_per_byte());
   if (options.by_distance) {
     for (const std::string& line : classes.lines()) {
       fmt::print(console.out, "{}\n", line);

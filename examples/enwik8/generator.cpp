@@ -3,16 +3,19 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
+#include <vector>
 
-#include "file_kind.hpp"
+#include "data/file_kind.hpp"
 #include "model_io.hpp"
 #include "options.hpp"
+#include "text.hpp"
 #include "training/checkpoint.hpp"
 
 namespace enwik8 {
@@ -29,8 +32,8 @@ std::string read_prompt(const GenerateOptions& options) {
     throw std::runtime_error(fmt::format("prompt file '{}' cannot be read", options.prompt_file));
   }
   const std::string text = prompt.str();
-  if (const FileKind* kind =
-          kind_of({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()})) {
+  if (const data::FileKind* kind =
+          data::kind_of({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()}, true)) {
     throw std::runtime_error(fmt::format("prompt file '{}' is {}, not raw bytes: {}",
                                          options.prompt_file, kind->name,
                                          kind->remedy_for(options.prompt_file)));
@@ -39,36 +42,43 @@ std::string read_prompt(const GenerateOptions& options) {
 }
 
 int generate(const GenerateOptions& options, const Console& console) {
-  std::string prompt = read_prompt(options);
-  if (prompt.empty()) {
-    prompt = "\n";  // the model needs something to begin with
-  }
   const Checkpoint checkpoint(training::checkpoint_path(options.checkpoint));
   Options saved = saved_options(checkpoint);
   saved.threads = options.threads;
   if (options.hashes > 0) {
     saved.hashes = options.hashes;
   }
-  TokenModel model(saved, vocabulary, TokenModel::Use::generation);
+  const auto data = checkpoint.state().find("data");
+  const auto tokenizer =
+      tokenizer_of_run(training::checkpoint_path(options.checkpoint),
+                       data != checkpoint.state().end() ? *data : nlohmann::json::object());
+  const std::string prompt = read_prompt(options);
+  std::vector<std::int32_t> begin = tokenizer->encode_prompt(prompt);
+  if (begin.empty()) {  // the model needs something to begin with
+    begin = tokenizer->end_of_document() ? std::vector{*tokenizer->end_of_document()}
+                                         : tokenizer->encode("\n");
+  }
+  TokenModel model(saved, tokenizer->vocabulary(), TokenModel::Use::generation);
   model.load(checkpoint);
 
-  const auto write_byte = [&](std::uint8_t byte) {
-    if (options.stop.find(static_cast<char>(byte)) != std::string::npos) {
-      return false;
-    }
-    // At once, because each byte takes a while and somebody may be watching.
-    if (std::fputc(byte, console.out) == EOF || std::fflush(console.out) != 0) {
+  const auto write_token = [&](std::int32_t token) {
+    std::string text = tokenizer->bytes_of(token);
+    const std::size_t stop = text.find_first_of(options.stop);
+    text.resize(std::min(stop, text.size()));
+    // At once, because each token takes a while and somebody may be watching.
+    if (std::fwrite(text.data(), 1, text.size(), console.out) != text.size() ||
+        std::fflush(console.out) != 0) {
       throw std::runtime_error(
           fmt::format("cannot write the text: {}", std::generic_category().message(errno)));
     }
-    return true;
+    return stop == std::string::npos && token != tokenizer->end_of_document();
   };
-  write_text(model, std::vector<std::uint8_t>(prompt.begin(), prompt.end()), options.length,
-             {.temperature = options.temperature,
-              .top_k = options.top_k,
-              .top_p = options.top_p,
-              .repetition_penalty = options.repetition_penalty},
-             options.seed, write_byte);
+  model.generate(begin, options.length,
+                 {.temperature = options.temperature,
+                  .top_k = options.top_k,
+                  .top_p = options.top_p,
+                  .repetition_penalty = options.repetition_penalty},
+                 options.seed, write_token);
   return training::exit_success;
 }
 

@@ -36,7 +36,7 @@ void write_text(TokenModel& model, std::span<const std::uint8_t> prompt, std::in
                  [&](std::int32_t token) { return each(static_cast<std::uint8_t>(token)); });
 }
 
-void begin_with_model(Options& options) {
+void begin_with_model(Options& options, std::int64_t tokens) {
   using namespace reformer;
   const std::set<std::string> allowed{"preset",       "init",           "length",
                                       "axial-shape",  "hashes",         "dropout",
@@ -55,7 +55,12 @@ void begin_with_model(Options& options) {
   if (!model.causal) {
     refuse("an encoder; allowed: a decoder, which predicts the next byte");
   }
-  if (model.vocabulary != vocabulary && model.vocabulary != shifted_vocabulary) {
+  if (tokens != vocabulary && model.vocabulary != tokens) {
+    refuse(fmt::format("which has {} tokens; allowed: as many as the tokenizer has, {}",
+                       model.vocabulary, tokens));
+  }
+  if (tokens == vocabulary && model.vocabulary != vocabulary &&
+      model.vocabulary != shifted_vocabulary) {
     refuse(fmt::format("which has {} tokens; allowed: the model of bytes, with {} tokens, or {}",
                        model.vocabulary, vocabulary, shifted_vocabulary));
   }

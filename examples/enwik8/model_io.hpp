@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// The model of text: whose tokens are bytes, and which may begin with one of HuggingFace.
+/// The model of text, which may begin with one of HuggingFace.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace enwik8 {
 using training::Checkpoint;
 using training::TokenModel;
 
-/// Bytes.
+/// Of a model of bytes.
 inline constexpr std::int64_t vocabulary = 256;
 
 /// `TokenModel::next_logits` of bytes.
@@ -31,9 +31,10 @@ void write_text(TokenModel& model, std::span<const std::uint8_t> prompt, std::in
 /// Completes the options of a run that begins with the model in the folder `options.init`: what
 /// describes the model is taken from its config, with the options that may differ from it, into
 /// `options.model_config` and, to be shown, into the other options.
+/// @param tokens  of the data's vocabulary
 /// @throw OptionError for options that do not go with the model, std::runtime_error when the folder
 ///   cannot be read
-void begin_with_model(Options& options);
+void begin_with_model(Options& options, std::int64_t tokens);
 
 /// The options with which the run of a checkpoint was made.
 /// @throw std::runtime_error when the checkpoint is of something else

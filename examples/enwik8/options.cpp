@@ -16,14 +16,19 @@ using training::TableBuilder;
 Table<Options> make_table() {
   TableBuilder<Options> t;
   t.group("Run", false);
-  t.text("data", "FILE", &Options::data,
-         "learn from this file: raw, .gz or .zip (default: enwik8 from the data folder, else a "
-         "generated text)");
+  t.text("data", "PLACES", &Options::data,
+         "learn from these files and folders, with commas between them, raw or as gzip, bzip2, xz, "
+         "zstd, tar, zip; -: standard input (default: enwik8 from the data folder, else a "
+         "generated text); or tokens, a file that tokenise wrote");
+  t.text("tokenizer", "PLACE", &Options::tokenizer,
+         "of a token file: a sentencepiece model, vocab.json, tokenizer.json or a folder with one "
+         "(default: the one beside the file); with one, a .bin without a header is read as nanoGPT "
+         "writes it");
   t.add_all(training::run_table());
   t.whole("eval-bytes", &Options::eval_bytes, 1,
-          "bytes of a validation on the way; the one at the end takes all");
+          "bytes, or tokens, of a validation on the way; the one at the end takes all");
   t.whole("final-bytes", &Options::final_bytes, 0,
-          "bytes of the validation and of the test split evaluated at the end, 0: all");
+          "bytes, or tokens, of the validation and of the test split evaluated at the end, 0: all");
   t.flag("by-distance", &Options::by_distance,
          "split evaluations by how far back lies what a byte repeats");
   t.whole("eval-overlap", &Options::eval_overlap, 0,
@@ -39,7 +44,7 @@ Table<Options> make_table() {
   t.add_all(training::model_table({}, preset_names()));
   t.group("Model", true);
   t.text("init", "FOLDER", &Options::init,
-         "begin with the byte model in this folder, config.json and model.safetensors of "
+         "begin with the model in this folder, config.json and model.safetensors of "
          "HuggingFace's Reformer, which decides all other options of the model but length, "
          "axial-shape, hashes and dropout");
 
@@ -54,7 +59,7 @@ Table<GenerateOptions> make_generate_table() {
          "checkpoint.safetensors of a run, or the folder of the run");
   t.text("prompt", "TEXT", &GenerateOptions::prompt, "text to continue", true);
   t.text("prompt-file", "FILE", &GenerateOptions::prompt_file, "file to continue");
-  t.whole("length", &GenerateOptions::length, 1, "bytes to write", 1'000'000'000);
+  t.whole("length", &GenerateOptions::length, 1, "bytes, or tokens, to write", 1'000'000'000);
   t.real("temperature", &GenerateOptions::temperature, 0, true, infinity, false,
          "below 1 more likely text, above 1 more surprising; 0: always the most likely byte");
   t.whole("top-k", &GenerateOptions::top_k, 0, "choose among the k most likely bytes, 0: all");
@@ -75,10 +80,10 @@ Table<EvaluateOptions> make_evaluate_table() {
   t.group("Options", false);
   t.text("checkpoint", "FILE", &EvaluateOptions::checkpoint,
          "checkpoint.safetensors of a run, or the folder of the run");
-  t.text("data", "FILE", &EvaluateOptions::data,
-         "raw, .gz or .zip (default: what the run was made with)");
+  t.text("data", "PLACES", &EvaluateOptions::data,
+         "as for enwik8 (default: what the run was made with)");
   t.choice("split", &EvaluateOptions::split, {"train", "validation", "test"}, "part of the data");
-  t.whole("bytes", &EvaluateOptions::bytes, 0, "bytes of it at most, 0: all");
+  t.whole("bytes", &EvaluateOptions::bytes, 0, "bytes, or tokens, of it at most, 0: all");
   t.whole("overlap", &EvaluateOptions::overlap, 0,
           "bytes with which each window repeats the end of the one before, as context");
   t.whole("hashes", &EvaluateOptions::hashes, 0,
@@ -103,7 +108,7 @@ const training::OptionSet<Options>& option_set() {
   static const training::OptionSet<Options> set{
       .program = "enwik8",
       .description =
-          "Trains a byte-level Reformer, by default for a few minutes on enwik8 or a "
+          "Trains a Reformer on bytes or tokens, by default for a few minutes on enwik8 or a "
           "generated text.",
       .table = make_table(),
       .presets = presets(),

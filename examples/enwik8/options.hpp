@@ -20,9 +20,10 @@ using training::Parsed;
 /// What the trainer is asked to do: what every trainer is, and what is about text.
 struct Options : training::Options {
   std::string data;                 ///< empty: enwik8 from the data folder, or the generated corpus
-  std::int64_t eval_bytes = 32768;  ///< bytes of a validation on the way
+  std::string tokenizer;            ///< empty: the one beside a token file, or bytes
+  std::int64_t eval_bytes = 32768;  ///< tokens of a validation on the way
   bool by_distance = false;         ///< evaluations are split by the distance of repetitions
-  std::int64_t final_bytes = 0;     ///< bytes of each split evaluated at the end, 0: all
+  std::int64_t final_bytes = 0;     ///< tokens of each split evaluated at the end, 0: all
   std::int64_t eval_overlap = 0;    ///< of windows of another evaluation at the end, 0: none
   std::int64_t sample_bytes = 400;  ///< length of the text sample at the end
   double sample_temperature = 0.8;  ///< of that text, 0: always the most likely byte

@@ -8,12 +8,15 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include "corpus.hpp"
+#include "data/encode.hpp"
 #include "distance.hpp"
 #include "model_io.hpp"
 #include "options.hpp"
+#include "text.hpp"
 #include "training/stopwatch.hpp"
 #include "training/words.hpp"
 #include "windows.hpp"
@@ -23,19 +26,23 @@ namespace {
 
 using nlohmann::json;
 using training::grouped;
-using training::printable;
-
-using Bytes = std::span<const std::uint8_t>;
+using training::OptionError;
 
 constexpr std::int64_t prompt_bytes = 100;  // of the text at the end
+
+std::string printable(std::string_view text) {
+  return training::printable({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+}
 
 class TextEvaluation : public training::Evaluation {
  public:
   /// @param name  of the split
-  TextEvaluation(const Options& options, std::string name, Bytes part, std::int64_t limit,
-                 std::int64_t overlap = 0)
+  /// @param many  what tokens are called
+  TextEvaluation(const Options& options, std::string name, const std::string& many,
+                 const Text& part, std::int64_t limit, std::int64_t overlap = 0)
       : name_(std::move(name)),
-        part_size_(std::ssize(part)),
+        many_(many),
+        part_size_(part.size()),
         overlap_(overlap),
         length_(options.length),
         windows_(part, options.batch, options.length, limit, overlap) {
@@ -52,9 +59,9 @@ class TextEvaluation : public training::Evaluation {
   }
   bool is_whole() const override { return windows_.labels() == part_size_ - 1; }
   std::string extent() const override {
-    return is_whole() ? fmt::format("the whole {} split ({} bytes)", name_, grouped(part_size_))
-                      : fmt::format("the first {} bytes of the {} split",
-                                    grouped(windows_.labels() + 1), name_);
+    return is_whole() ? fmt::format("the whole {} split ({} {})", name_, grouped(part_size_), many_)
+                      : fmt::format("the first {} {} of the {} split",
+                                    grouped(windows_.labels() + 1), many_, name_);
   }
 
   bool wants_each_loss() const override { return by_distance_.has_value(); }
@@ -70,6 +77,7 @@ class TextEvaluation : public training::Evaluation {
 
  private:
   std::string name_;
+  std::string many_;
   std::int64_t part_size_;
   std::int64_t overlap_;
   std::int64_t length_;
@@ -82,42 +90,54 @@ class TextTask : public training::TaskWith<Options> {
   explicit TextTask(Options options) : TaskWith(option_set(), std::move(options)) {}
 
   void load(const training::Say& say) override {
-    if (!options().resume && !options().init.empty()) {
-      begin_with_model(options());
+    const auto folders = data_folders(std::filesystem::current_path(), program_path());
+    if (const std::int64_t tokens = TextData::vocabulary_of(options().data, options().tokenizer);
+        !options().resume && !options().init.empty()) {
+      begin_with_model(options(), tokens);
     }
-    corpus_ = choose_corpus(options().data,
-                            data_folders(std::filesystem::current_path(), program_path()));
-    corpus_.require_parts(static_cast<std::size_t>(options().length) + 1,
-                          fmt::format("a window of --length {}", options().length));
-    split_ = corpus_.split();
-    checksum_ = corpus_.checksum();
-    say(fmt::format("data: {}, {} bytes: {} to train, {} to validate, {} to test", corpus_.source,
-                    grouped(std::ssize(corpus_.bytes)), grouped(std::ssize(split_.train)),
-                    grouped(std::ssize(split_.validation)), grouped(std::ssize(split_.test))));
-    if (corpus_.generated) {
+    text_ = TextData::for_training(options().data, options().tokenizer, folders);
+    if (options().by_distance && !text_.is_bytes()) {
+      throw OptionError(
+          "--by-distance looks at the bytes that are repeated; allowed: without a "
+          "tokenizer");
+    }
+    text_.require_parts(options().length + 1,
+                        fmt::format("a window of --length {}", options().length));
+    train_ = text_.train();
+    validation_ = text_.validation();
+    test_ = text_.test();
+    say(fmt::format("data: {}, {} {}: {} to train, {} to validate, {} to test", text_.source(),
+                    grouped(text_.size()), units().many, grouped(train_.size()),
+                    grouped(validation_.size()), grouped(test_.size())));
+    if (!text_.is_bytes()) {
+      say(fmt::format("tokenizer: {}", text_.tokenizer().description()));
+    }
+    if (const std::string& left_out = text_.corpus().left_out; !left_out.empty()) {
+      say("  " + left_out);
+    }
+    if (text_.corpus().generated) {
       say("  no file was given and there is no enwik8, so this text is made up; for the real one "
           "run examples/enwik8/fetch.sh, or name a file with --data");
     }
   }
 
-  std::int64_t vocabulary() const override { return enwik8::vocabulary; }
-  training::Units units() const override { return {}; }
-  json data_description() const override {
-    return {{"source", corpus_.source},
-            {"bytes", corpus_.bytes.size()},
-            {"crc32", checksum_},
-            {"generated", corpus_.generated}};
+  std::int64_t vocabulary() const override { return text_.tokenizer().vocabulary(); }
+  training::Units units() const override {
+    return text_.is_bytes() ? training::Units()
+                            : training::Units{"token", "tokens", "bits per byte"};
   }
+  json data_description() const override { return text_.description(); }
   json header() const override {
-    return {{"train_bytes", split_.train.size()},
-            {"validation_bytes", split_.validation.size()},
-            {"test_bytes", split_.test.size()}};
+    const std::string many = units().many;
+    return {{"train_" + many, train_.size()},
+            {"validation_" + many, validation_.size()},
+            {"test_" + many, test_.size()}};
   }
-  std::size_t memory() const override { return corpus_.bytes.size(); }
+  std::size_t memory() const override { return text_.corpus().bytes.size(); }
 
   Windows training_windows(std::int64_t step, std::int64_t first) const override {
-    return enwik8::training_windows(split_.train, options().batch, options().length, options().seed,
-                                    step, first);
+    return enwik8::training_windows(train_, options().batch, options().length, options().seed, step,
+                                    first);
   }
   std::unique_ptr<training::Evaluation> evaluation(training::Split split,
                                                    training::Extent extent) const override {
@@ -126,42 +146,51 @@ class TextTask : public training::TaskWith<Options> {
                                : extent == training::Extent::on_the_way ? options().eval_bytes
                                                                         : options().final_bytes;
     return split == training::Split::validation
-               ? std::make_unique<TextEvaluation>(options(), "validation", split_.validation, limit)
-               : std::make_unique<TextEvaluation>(options(), "test", split_.test, limit);
+               ? std::make_unique<TextEvaluation>(options(), "validation", units().many,
+                                                  validation_, limit)
+               : std::make_unique<TextEvaluation>(options(), "test", units().many, test_, limit);
   }
   std::vector<training::FurtherTest> further_tests() const override {
     std::vector<training::FurtherTest> tests;
     if (const std::int64_t overlap = options().eval_overlap; overlap > 0) {
-      tests.push_back({"test_overlapping", enwik8::context_rule(options().length, overlap),
-                       std::make_unique<TextEvaluation>(options(), "test", split_.test,
+      tests.push_back({"test_overlapping",
+                       enwik8::context_rule(options().length, overlap, units().one, units().many),
+                       std::make_unique<TextEvaluation>(options(), "test", units().many, test_,
                                                         options().final_bytes, overlap)});
     }
     return tests;
   }
   std::string final_limit() const override { return "--final-bytes"; }
-  std::string context_rule() const override { return enwik8::context_rule(options().length); }
+  std::string context_rule() const override {
+    return enwik8::context_rule(options().length, 0, units().one, units().many);
+  }
+
+  void begin(const std::filesystem::path& folder) override {
+    data::copy_tokenizer(text_.tokenizer(), folder / tokenizer_name);
+  }
 
   double finish_seconds(TokenModel& model) override {
     const training::Stopwatch watch;
-    constexpr int bytes = 24;
-    const auto text = split_.validation.first(static_cast<std::size_t>(
-        std::min(std::ssize(split_.validation), prompt_bytes + options().sample_bytes / 2)));
-    write_text(model, text, bytes, {}, options().seed, [](std::uint8_t) { return true; });
-    return watch.seconds() / bytes * static_cast<double>(options().sample_bytes);
+    constexpr int tokens = 24;
+    const std::int64_t before = std::min(validation_.size(), prompt_tokens() + sample_tokens() / 2);
+    model.generate(validation_.tokens(0, before), tokens, {}, options().seed,
+                   [](std::int32_t) { return true; });
+    return watch.seconds() / tokens * static_cast<double>(sample_tokens());
   }
   void finish(TokenModel& model, const training::FinishedRun& run) override {
     if (options().sample_bytes == 0) {
       return;
     }
-    const auto prompt = split_.validation.first(
-        static_cast<std::size_t>(std::min(prompt_bytes, std::ssize(split_.validation))));
-    std::vector<std::uint8_t> text;
-    write_text(model, prompt, options().sample_bytes, {.temperature = options().sample_temperature},
-               options().seed, [&](std::uint8_t byte) {
-                 run.check_stop();
-                 text.push_back(byte);
-                 return true;
-               });
+    const auto prompt_begin = validation_.tokens(0, std::min(prompt_tokens(), validation_.size()));
+    const std::string prompt = text_.tokenizer().decode(prompt_begin);
+    std::vector<std::int32_t> tokens;
+    model.generate(prompt_begin, sample_tokens(), {.temperature = options().sample_temperature},
+                   options().seed, [&](std::int32_t token) {
+                     run.check_stop();
+                     tokens.push_back(token);
+                     return true;
+                   });
+    const std::string text = text_.tokenizer().decode(tokens);
     run.write({{"type", "sample"},
                {"final", true},
                {"step", run.step},
@@ -175,15 +204,30 @@ class TextTask : public training::TaskWith<Options> {
     run.say(printable(text));
     run.say("---");
   }
+  void complete_export(const std::filesystem::path& folder) override {
+    for (const std::filesystem::path& file : text_.tokenizer().files()) {
+      std::filesystem::copy_file(file, folder / file.filename(),
+                                 std::filesystem::copy_options::overwrite_existing);
+    }
+  }
   std::string export_note(const TokenModel& model) const override {
-    return model.first_token() == 0 ? ", byte b is token b"
-                                    : fmt::format(", byte b is token b + {}", model.first_token());
+    return !text_.is_bytes() ? ", with the tokenizer's files"
+           : model.first_token() == 0
+               ? ", byte b is token b"
+               : fmt::format(", byte b is token b + {}", model.first_token());
   }
 
  private:
-  Corpus corpus_;
-  Split split_;
-  std::uint32_t checksum_ = 0;
+  /// About as many as there are bytes in the prompt and in the sample.
+  std::int64_t prompt_tokens() const { return text_.is_bytes() ? prompt_bytes : prompt_bytes / 3; }
+  std::int64_t sample_tokens() const {
+    return text_.is_bytes() ? options().sample_bytes : (options().sample_bytes + 2) / 3;
+  }
+
+  TextData text_;
+  Text train_;
+  Text validation_;
+  Text test_;
 };
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
+#include <vector>
 
 #include "reformer/foundation/random.hpp"
 #include "reformer/operations/cross_entropy.hpp"
@@ -11,25 +13,24 @@
 namespace enwik8 {
 namespace {
 
-void append(Windows& windows, std::span<const std::uint8_t> text, std::int64_t begin) {
-  const auto window =
-      text.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(windows.length) + 1);
+void append(Windows& windows, const Text& text, std::int64_t begin) {
+  const std::vector<std::int32_t> window = text.tokens(begin, windows.length + 1);
   windows.inputs.insert(windows.inputs.end(), window.begin(), window.end() - 1);
   windows.labels.insert(windows.labels.end(), static_cast<std::size_t>(windows.context),
                         reformer::ignored_label);
-  windows.labels.insert(windows.labels.end(), window.begin() + 1 + windows.context, window.end());
+  const auto labels = std::span(window).subspan(static_cast<std::size_t>(1 + windows.context));
+  windows.labels.insert(windows.labels.end(), labels.begin(), labels.end());
   ++windows.count;
-  windows.label_bytes += windows.length - windows.context;
+  windows.label_bytes += text.bytes_of(labels);
 }
 
 }  // namespace
 
-Windows training_windows(std::span<const std::uint8_t> text, std::int64_t count,
-                         std::int64_t length, std::uint64_t seed, std::int64_t step,
-                         std::int64_t first) {
+Windows training_windows(const Text& text, std::int64_t count, std::int64_t length,
+                         std::uint64_t seed, std::int64_t step, std::int64_t first) {
   const reformer::RandomStream stream({seed, static_cast<std::uint32_t>(step)},
                                       reformer::Purpose::data);
-  const std::int64_t places = static_cast<std::int64_t>(text.size()) - length;
+  const std::int64_t places = text.size() - length;
   Windows windows;
   windows.length = length;
   for (std::int64_t i = first; i < first + count; ++i) {
@@ -41,13 +42,13 @@ Windows training_windows(std::span<const std::uint8_t> text, std::int64_t count,
   return windows;
 }
 
-EvaluationWindows::EvaluationWindows(std::span<const std::uint8_t> text, std::int64_t count,
-                                     std::int64_t length, std::int64_t limit, std::int64_t overlap)
+EvaluationWindows::EvaluationWindows(const Text& text, std::int64_t count, std::int64_t length,
+                                     std::int64_t limit, std::int64_t overlap)
     : text_(text),
       count_(count),
       length_(length),
       overlap_(overlap),
-      labels_(std::max<std::int64_t>(static_cast<std::int64_t>(text.size()) - 1, 0)) {
+      labels_(std::max<std::int64_t>(text.size() - 1, 0)) {
   if (limit > 0) {
     labels_ = std::min(labels_, limit);
   }
@@ -66,18 +67,18 @@ Windows EvaluationWindows::next() {
   return windows;
 }
 
-std::string context_rule(std::int64_t length, std::int64_t overlap) {
+std::string context_rule(std::int64_t length, std::int64_t overlap, const std::string& one,
+                         const std::string& many) {
   if (overlap > 0) {
     return fmt::format(
-        "windows of {} bytes that overlap by {}: every byte but the first of the split is "
-        "predicted "
-        "once, from the {} to {} bytes before it, those of the first window from 1 on",
-        length, overlap, overlap + 1, length);
+        "windows of {0} {4} that overlap by {1}: every {3} but the first of the split is predicted "
+        "once, from the {2} to {0} {4} before it, those of the first window from 1 on",
+        length, overlap, overlap + 1, one, many);
   }
   return fmt::format(
-      "consecutive windows of {} bytes, each started cold: every byte but the first of the split "
-      "is predicted, from the 1 to {} bytes before it in its window",
-      length, length);
+      "consecutive windows of {0} {2}, each started cold: every {1} but the first of the split is "
+      "predicted, from the 1 to {0} {2} before it in its window",
+      length, one, many);
 }
 
 }  // namespace enwik8

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Windows of a corpus, with the byte after each byte as its label.
+/// Windows of a text, with the token after each token as its label.
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 
+#include "text.hpp"
 #include "training/windows.hpp"
 
 namespace enwik8 {
@@ -16,21 +16,19 @@ using training::Windows;
 /// Windows for training, each at a random place of `text`. The places are a function of the
 /// arguments alone, so there is no position in the data to be saved or restored.
 /// @param first  number of the first window within its step
-/// @param text  more than `length` bytes
-Windows training_windows(std::span<const std::uint8_t> text, std::int64_t count,
-                         std::int64_t length, std::uint64_t seed, std::int64_t step,
-                         std::int64_t first);
+/// @param text  more than `length` tokens
+Windows training_windows(const Text& text, std::int64_t count, std::int64_t length,
+                         std::uint64_t seed, std::int64_t step, std::int64_t first);
 
-/// Cuts a text into consecutive windows for an evaluation, some at a time. Each byte but the first
+/// Cuts a text into consecutive windows for an evaluation, some at a time. Each token but the first
 /// of the text is a label that counts of exactly one window; the last window is as long as what is
 /// left.
 class EvaluationWindows {
  public:
   /// @param limit    labels at most, 0 for the whole text
-  /// @param overlap  bytes, less than `length`, with which each window but the first repeats the
-  /// end
-  ///   of the one before, as context
-  EvaluationWindows(std::span<const std::uint8_t> text, std::int64_t count, std::int64_t length,
+  /// @param overlap  tokens, less than `length`, with which each window but the first repeats the
+  ///   end of the one before, as context
+  EvaluationWindows(const Text& text, std::int64_t count, std::int64_t length,
                     std::int64_t limit = 0, std::int64_t overlap = 0);
 
   /// All labels there are.
@@ -41,7 +39,7 @@ class EvaluationWindows {
   Windows next();
 
  private:
-  std::span<const std::uint8_t> text_;
+  Text text_;
   std::int64_t count_;
   std::int64_t length_;
   std::int64_t overlap_;
@@ -49,7 +47,9 @@ class EvaluationWindows {
   std::int64_t position_ = 0;  // of the next label that counts, from 0
 };
 
-/// In words, what each byte of an evaluation is predicted from.
-std::string context_rule(std::int64_t length, std::int64_t overlap = 0);
+/// In words, what each token of an evaluation is predicted from.
+/// @param one,many  what tokens are called
+std::string context_rule(std::int64_t length, std::int64_t overlap = 0,
+                         const std::string& one = "byte", const std::string& many = "bytes");
 
 }  // namespace enwik8

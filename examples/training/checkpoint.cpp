@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "enwik8/file_kind.hpp"
+#include "data/file_kind.hpp"
 #include "reformer/io/huggingface_config.hpp"
 #include "reformer/io/model_file.hpp"
 
@@ -21,8 +21,8 @@ void check_is_safetensors(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   file.read(start.data(), static_cast<std::streamsize>(start.size()));
   start.resize(static_cast<std::size_t>(file.gcount()));
-  const enwik8::FileKind* kind =
-      enwik8::kind_of({reinterpret_cast<const std::uint8_t*>(start.data()), start.size()});
+  const data::FileKind* kind =
+      data::kind_of({reinterpret_cast<const std::uint8_t*>(start.data()), start.size()}, !file);
   const bool is_too_short = start.size() < 9;
   if (is_too_short ? kind == nullptr : start[8] == '{') {
     return;  // whatever is wrong with it is found where it is read

@@ -117,7 +117,7 @@ std::string as_text(const nlohmann::json& value) {
 }
 
 Given read_command_line(const std::vector<std::string>& arguments,
-                        const std::vector<OptionText>& options) {
+                        const std::vector<OptionText>& options, std::vector<std::string>* rest) {
   Given given;
   CLI::App app;
   describe(app, options, given);
@@ -132,9 +132,13 @@ Given read_command_line(const std::vector<std::string>& arguments,
     std::replace(text.begin(), text.end(), '\n', ' ');
     throw OptionError(text);
   }
-  if (const std::vector<std::string> unknown = app.remaining(); !unknown.empty()) {
-    throw OptionError(fmt::format("unknown {} '{}'; see --help for those that are known",
-                                  unknown[0].starts_with('-') ? "option" : "argument", unknown[0]));
+  for (const std::string& word : app.remaining()) {
+    const bool is_option = word.starts_with('-') && word != "-";
+    if (rest == nullptr || is_option) {
+      throw OptionError(fmt::format("unknown {} '{}'; see --help for those that are known",
+                                    is_option ? "option" : "argument", word));
+    }
+    rest->push_back(word);
   }
   return given;
 }

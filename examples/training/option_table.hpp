@@ -278,9 +278,12 @@ struct OptionText {
 /// The values of a command line as they were written, "true" for flags and `--help`.
 using Given = std::map<std::string, std::string>;
 
-/// Reads a command line, without looking at the values. @throw OptionError
+/// Reads a command line, without looking at the values.
+/// @param rest  receives what is no option; null: that is an error
+/// @throw OptionError
 Given read_command_line(const std::vector<std::string>& arguments,
-                        const std::vector<OptionText>& options);
+                        const std::vector<OptionText>& options,
+                        std::vector<std::string>* rest = nullptr);
 std::string help_text(const std::string& program, const std::string& description,
                       const std::vector<OptionText>& options);
 
@@ -314,12 +317,15 @@ void apply(const Given& given, const Table<Values>& table, Values& options) {
 }
 
 /// Reads the command line of a program that has no presets.
+/// @param rest  the member for what is no option; null: that is an error
 template <typename Values>
 Parsed<Values> parse_plain(const std::vector<std::string>& arguments, const Table<Values>& table,
-                           const std::string& program, const std::string& description) {
+                           const std::string& program, const std::string& description,
+                           std::vector<std::string> Values::*rest = nullptr) {
   Parsed<Values> parsed;
   const auto texts = texts_of(table, parsed.options);
-  const Given given = read_command_line(arguments, texts);
+  const Given given =
+      read_command_line(arguments, texts, rest == nullptr ? nullptr : &(parsed.options.*rest));
   if (given.contains("help")) {
     parsed.help = help_text(program, description, texts);
   } else {

@@ -99,12 +99,15 @@ Progress::~Progress() {
 }
 
 void Progress::update(double seconds, const ProgressValues& values, bool force) {
+  update(seconds, format_progress(values), force);
+}
+
+void Progress::update(double seconds, std::string line, bool force) {
   const double interval = terminal_ ? 0.1 : seconds <= 600 ? 10 : 60;
   if (!force && last_shown_ && seconds - *last_shown_ < interval) {
     return;
   }
   last_shown_ = seconds;
-  std::string line = format_progress(values);
   if (!terminal_) {
     fmt::print(out_, "{}\n", line);
   } else {

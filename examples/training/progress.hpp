@@ -57,6 +57,8 @@ class Progress {
   /// @param seconds  time since the start of the run
   /// @param force  shows at once, for the last step
   void update(double seconds, const ProgressValues& values, bool force = false);
+  /// The same with a line of one's own.
+  void update(double seconds, std::string line, bool force = false);
 
   /// Prints a line of its own, above the one that renews itself.
   void message(std::string_view line);

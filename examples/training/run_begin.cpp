@@ -117,6 +117,7 @@ void Run::begin(const std::optional<Checkpoint>& checkpoint) {
       folder_ = options().out;
       prepare_output_folder(folder_);
     }
+    task_->begin(folder_);
   });
   folder_ = ranks_.agree(folder_.string());
   const json first_record = header();

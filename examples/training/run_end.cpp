@@ -144,6 +144,7 @@ void Run::finish() {
   model_->wait_for_parameters();
   if (!options().export_folder.empty() && ranks_.is_first()) {
     model_->save_huggingface(options().export_folder);
+    task_->complete_export(options().export_folder);
     progress_.message(fmt::format("written for HuggingFace: {}{}", options().export_folder,
                                   task_->export_note(*model_)));
   }

@@ -69,6 +69,12 @@ void Run::restore(const Checkpoint& checkpoint) {
           data.at("source").get<std::string>(), data.at("bytes").get<std::uint64_t>(),
           data.at("crc32").get<std::uint32_t>()));
     }
+    if (data.value("tokenizer_crc32", 0U) != here.value("tokenizer_crc32", 0U)) {
+      throw std::runtime_error(fmt::format(
+          "the run in '{}' was made with another tokenizer ({}) than this one ({}): name that with "
+          "--tokenizer",
+          folder_.string(), data.value("tokenizer", "bytes"), here.value("tokenizer", "bytes")));
+    }
     step_ = saved_step_ = checkpoint.step();
     validated_step_ = state.at("validated_step").get<std::int64_t>();
     running_ = Running::from_json(state.at("running"));

@@ -114,12 +114,19 @@ class Task {
   /// In words, what each label of an evaluation is predicted from.
   virtual std::string context_rule() const = 0;
 
+  /// Called on the first rank when the folder of the run is there, new or resumed, for what is kept
+  /// beside the checkpoint.
+  virtual void begin(const std::filesystem::path& /*folder*/) {}
+
   // ---- the end
 
   /// Makes samples or whatever else shows what was learned. Called on the first rank.
   virtual void finish(TokenModel& model, const FinishedRun& run) = 0;
   /// Seconds that `finish` is going to take, from a small share of it.
   virtual double finish_seconds(TokenModel& model) = 0;
+  /// Called on the first rank when the model is written there in the layout of HuggingFace, for
+  /// what belongs to it.
+  virtual void complete_export(const std::filesystem::path& /*folder*/) {}
   /// Ends the sentence "written for HuggingFace: FOLDER".
   virtual std::string export_note(const TokenModel& /*model*/) const { return ""; }
 };

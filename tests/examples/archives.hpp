@@ -15,8 +15,8 @@
 namespace data::test {
 
 /// @param format  "tar", "zip", or "raw" for a compressed file, which has one entry
-/// @param filter  "" for none, the extension of a compressed file, or "gz-stored" for gzip that
-///   compresses nothing
+/// @param filter  "" for none, the extension of a compressed file, "gz-stored" for gzip that
+///   compresses nothing, or "stored" for a zip archive that does not
 /// @param entries  names and contents; those whose name ends in '/' are folders
 inline void write_archive(const std::filesystem::path& path, const std::string& format,
                           const std::string& filter,
@@ -38,6 +38,9 @@ inline void write_archive(const std::filesystem::path& path, const std::string& 
         : begins("lz4") ? ::archive_write_add_filter_lz4(archive)
         : begins("lz")  ? ::archive_write_add_filter_lzip(archive)
                         : ::archive_write_add_filter_none(archive));
+  if (filter == "stored") {
+    check(::archive_write_zip_set_compression_store(archive));
+  }
   if (filter == "gz-stored") {
     check(::archive_write_set_filter_option(archive, "gzip", "compression-level", "0"));
   }

@@ -181,13 +181,17 @@ TEST(Documents, ChecksEachMemberOfAGzipFile) {
     }
     text += letters(size, static_cast<std::uint32_t>(size));
   }
-  // What looks like the beginning of a member is no end of one.
-  std::string decoy = letters(3000) + "12345678\x1f\x8b\x08" + std::string(1, '\0') + letters(100);
+  // What looks like the beginning of a member, with what may be a size or not, is no end of one.
+  const std::string header("\x1f\x8b\x08\0time\0\3", 10);
+  const std::string decoy = letters(3000) + "12345678" + header + letters(40) +
+                            std::string("crc!\x20\x0c\0\0", 8) + header + letters(50'000);
   write_archive(file, "raw", "gz-stored", {{"data", decoy}});
-  members += read_file(file);
-  ASSERT_TRUE(contains(members, "12345678\x1f\x8b\x08"));
-  ends.push_back(members.size());
-  text += decoy;
+  for (int i = 0; i < 2; ++i) {
+    members += read_file(file);
+    ends.push_back(members.size());
+    text += decoy;
+  }
+  ASSERT_TRUE(contains(members, "12345678" + header));
   write_file(file, members);
   EXPECT_TRUE(read_all({file.string()}).documents[0].second == text);
   for (const std::size_t end : ends) {

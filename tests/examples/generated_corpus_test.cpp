@@ -2,18 +2,20 @@
 #include "enwik8/generated_corpus.hpp"
 
 #include <gtest/gtest.h>
-#include <zlib.h>
 
 #include <algorithm>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
+
+#include "reformer/io/checksum.hpp"
 
 namespace enwik8::test {
 namespace {
 
 std::uint32_t crc_of(const std::vector<std::uint8_t>& bytes) {
-  return static_cast<std::uint32_t>(crc32_z(0, bytes.data(), bytes.size()));
+  return reformer::detail::crc32(std::as_bytes(std::span(bytes)));
 }
 
 TEST(GeneratedCorpus, IsTheSameEverywhere) {

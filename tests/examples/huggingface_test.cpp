@@ -112,7 +112,7 @@ TEST_F(HuggingFaceRun, BeginsWithTheModelAndExportsIt) {
 TEST_F(HuggingFaceRun, ByteBIsTokenBPlusTwo) {
   Options given =
       parse_options({"--init", path("model"), "--length", "64", "--threads", "1"}).options;
-  begin_with_model(given);
+  begin_with_model(given, vocabulary);
   TokenModel model(given, vocabulary, TokenModel::Use::generation);
   EXPECT_EQ(model.load_huggingface(path("model")), Strings());
   EXPECT_EQ(model.first_token(), 2);
@@ -143,7 +143,7 @@ TEST_F(HuggingFaceRun, ByteBIsTokenBPlusTwo) {
 TEST_F(HuggingFaceRun, WritesTextWithAWholePassForEachByte) {
   Options given =
       parse_options({"--init", path("model"), "--length", "64", "--threads", "1"}).options;
-  begin_with_model(given);
+  begin_with_model(given, vocabulary);
   TokenModel model(given, vocabulary, TokenModel::Use::generation);
   model.load_huggingface(path("model"));
   for (const double penalty : {1.0, 1e6}) {

@@ -367,26 +367,5 @@ TEST_F(Encode, SaysThatTheDiskIsFull) {
   EXPECT_FALSE(fs::exists(folder_ / "x"));
 }
 
-TEST(SampleOf, TakesLinesFromEverywhere) {
-  const TemporaryFolder folder;
-  std::string text;
-  for (int i = 0; i < 100'000; ++i) {
-    text += std::to_string(i) + " is a line\n";
-  }
-  write_file(folder / "text", text);
-  const auto sample = [&](std::size_t size) {
-    Documents documents({(folder / "text").string()});
-    return sample_of(documents, size, [] { return true; });
-  };
-  EXPECT_EQ(sample(1 << 22), text);
-  const std::string some = sample(200'000);
-  EXPECT_GT(some.size(), 190'000u);
-  EXPECT_LE(some.size(), 200'000u);
-  EXPECT_EQ(some, sample(200'000));
-  EXPECT_EQ(some.back(), '\n');
-  EXPECT_LT(std::stoi(some), 40'000);
-  EXPECT_GT(std::stoi(some.substr(some.rfind('\n', some.size() - 2) + 1)), 60'000);
-}
-
 }  // namespace
 }  // namespace data::test

@@ -463,7 +463,7 @@ const std::vector<BadValues>& bad_values() {
       {{"batch"}, {"1048576"}},
       {{"head-width"}, {"1048576"}},
       {{"accumulate"}, {"1048576"}},
-      {{"data", "out", "init", "export"}, {""}},
+      {{"data", "tokenizer", "out", "init", "export"}, {""}},
   };
   return all;
 }
@@ -520,8 +520,9 @@ TEST_F(Trainer, RefusesBadData) {
        "is too short: it has 600 bytes, its validation and test parts (5 % each) 30, but a window "
        "of --length 32 needs at least 33 in each part, so 660 in all");
   write_file(folder_ / "corrupt.gz", std::string("\x1f\x8b\x08") + std::string(50, '!'));
-  data("corrupt.gz", "is corrupt");
-  data("", "is a folder");
+  data("corrupt.gz", "is truncated or corrupt");
+  fs::create_directory(folder_ / "nothing");
+  data("nothing", "is a folder without a file in it");
 }
 
 TEST_F(Trainer, RefusesAnOutputFolderItCannotWriteTo) {
