@@ -206,21 +206,40 @@ class BytePairTokenizer::Encoder {
   std::vector<Seen> seen_;  ///< one word at each place, the latest
 };
 
-BytePairTokenizer::BytePairTokenizer(Definition definition) : files_(std::move(definition.files)) {
-  const Spelling spelling;
-  auto& names = definition.vocabulary;
-  std::unordered_map<std::string_view, std::int32_t> ids;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    if (!names[i].empty()) {
-      ids.emplace(names[i], static_cast<std::int32_t>(i));
+/// The ids of tokens as the files spell them.
+class BytePairTokenizer::Names {
+ public:
+  explicit Names(const std::vector<std::string>& vocabulary) {
+    for (std::size_t i = 0; i < vocabulary.size(); ++i) {
+      if (!vocabulary[i].empty()) {
+        ids_.emplace(vocabulary[i], static_cast<std::int32_t>(i));
+      }
     }
   }
-  const auto id_of = [&](const std::string& name) {
-    const auto found = ids.find(name);
-    return found == ids.end() ? no_token : found->second;
-  };
+  /// -1 for what is no token.
+  std::int32_t id_of(const std::string& name) const {
+    const auto found = ids_.find(name);
+    return found == ids_.end() ? no_token : found->second;
+  }
 
-  std::size_t count = names.size();
+ private:
+  std::unordered_map<std::string_view, std::int32_t> ids_;
+};
+
+BytePairTokenizer::BytePairTokenizer(Definition definition) : files_(std::move(definition.files)) {
+  const Names names(definition.vocabulary);
+  check_ids(definition, names);
+  checksum_ = checksum_of(definition);
+  set_texts(definition, names);
+  set_merges(definition, names);
+  find_whole_words();
+  set_added(std::move(definition.added));
+}
+
+/// Every token has one id and every id one token.
+void BytePairTokenizer::check_ids(const Definition& definition, const Names& names) {
+  const std::vector<std::string>& vocabulary = definition.vocabulary;
+  std::size_t count = vocabulary.size();
   std::unordered_set<std::int32_t> added_ids;
   std::unordered_set<std::string_view> contents;
   for (const AddedToken& added : definition.added) {
@@ -229,12 +248,12 @@ BytePairTokenizer::BytePairTokenizer(Definition definition) : files_(std::move(d
     if (!contents.insert(added.content).second) {
       fail("has " + named + " twice");
     }
-    const bool is_taken =
-        index < names.size() && !names[index].empty() && names[index] != added.content;
+    const bool is_taken = index < vocabulary.size() && !vocabulary[index].empty() &&
+                          vocabulary[index] != added.content;
     if (!added_ids.insert(added.id).second || is_taken) {
       fail(fmt::format("gives the id {} to {} and to another token", added.id, named));
     }
-    const std::int32_t other = id_of(added.content);
+    const std::int32_t other = names.id_of(added.content);
     if (other != no_token && other != added.id) {
       fail(fmt::format("has {} with the id {}, and in the vocabulary with {}", named, added.id,
                        other));
@@ -242,22 +261,45 @@ BytePairTokenizer::BytePairTokenizer(Definition definition) : files_(std::move(d
     count = std::max(count, index + 1);
   }
   for (std::size_t i = 0; i < count; ++i) {
-    const auto id = static_cast<std::int32_t>(i);
-    if ((i >= names.size() || names[i].empty()) && !added_ids.contains(id)) {
-      fail(
-          fmt::format("has {} tokens, but none with the id {}", ids.size() + added_ids.size(), id));
+    const bool is_named = i < vocabulary.size() && !vocabulary[i].empty();
+    if (!is_named && !added_ids.contains(static_cast<std::int32_t>(i))) {
+      fail(fmt::format("has no token with the id {}, but one with {}", i, count - 1));
     }
   }
+}
 
-  bytes_.resize(count);
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    bytes_[i] = spelling.read(names[i]).value_or(names[i]);
+std::uint32_t BytePairTokenizer::checksum_of(const Definition& definition) {
+  std::uint32_t checksum = 0;
+  const auto include = [&](std::string_view text) {
+    checksum = reformer::detail::crc32(fmt::format("{} ", text.size()), checksum);
+    checksum = reformer::detail::crc32(text, checksum);
+  };
+  for (const std::string& name : definition.vocabulary) {
+    include(name);
+  }
+  for (const auto& [left, right] : definition.merges) {
+    include(left);
+    include(right);
   }
   for (const AddedToken& added : definition.added) {
-    bytes_[static_cast<std::size_t>(added.id)] = added.is_special ? "" : added.content;
+    include(fmt::format("{} {} {}", added.id, added.is_special, added.is_normalized));
+    include(added.content);
+  }
+  return checksum;
+}
+
+void BytePairTokenizer::set_texts(const Definition& definition, const Names& names) {
+  const Spelling spelling;
+  for (const std::string& name : definition.vocabulary) {
+    bytes_.push_back(spelling.read(name).value_or(name));
+  }
+  for (const AddedToken& added : definition.added) {
+    const auto index = static_cast<std::size_t>(added.id);
+    bytes_.resize(std::max(bytes_.size(), index + 1));
+    bytes_[index] = added.is_special ? "" : added.content;
   }
   for (std::size_t byte = 0; byte < 256; ++byte) {
-    token_of_byte_[byte] = id_of(spelling.of_byte[byte]);
+    token_of_byte_[byte] = names.id_of(spelling.of_byte[byte]);
     if (token_of_byte_[byte] == no_token) {
       fail(
           fmt::format("has no token for the byte {}, which is spelled {}; only vocabularies with "
@@ -265,13 +307,15 @@ BytePairTokenizer::BytePairTokenizer(Definition definition) : files_(std::move(d
                       byte, in_quotes(spelling.of_byte[byte])));
     }
   }
+}
 
+void BytePairTokenizer::set_merges(const Definition& definition, const Names& names) {
   pairs_.resize(places_for(definition.merges.size()));
   for (std::size_t i = 0; i < definition.merges.size(); ++i) {
     const std::string& left = definition.merges[i].first;
     const std::string& right = definition.merges[i].second;
     const auto in_vocabulary = [&](const std::string& name) {
-      const std::int32_t id = id_of(name);
+      const std::int32_t id = names.id_of(name);
       if (id == no_token) {
         fail(fmt::format("has the merge {} of {} and {}, but no token {}", i + 1, in_quotes(left),
                          in_quotes(right), in_quotes(name)));
@@ -288,10 +332,13 @@ BytePairTokenizer::BytePairTokenizer(Definition definition) : files_(std::move(d
     }
     pairs_[place] = {key, static_cast<std::int32_t>(i), in_vocabulary(left + right)};
   }
+}
 
-  whole_words_.assign(places_for(count), no_token);
+/// Most words of a text are one token, and need not be merged to find it.
+void BytePairTokenizer::find_whole_words() {
+  whole_words_.assign(places_for(bytes_.size()), no_token);
   std::vector<std::int32_t> merged;
-  for (const auto& [name, id] : ids) {
+  for (std::int32_t id = 0; id < vocabulary(); ++id) {
     const std::string& word = bytes_[static_cast<std::size_t>(id)];
     merged.clear();
     if (!word.empty()) {
@@ -305,40 +352,21 @@ BytePairTokenizer::BytePairTokenizer(Definition definition) : files_(std::move(d
       whole_words_[place] = id;
     }
   }
+}
 
-  for (AddedToken& added : definition.added) {
-    for (const char* name : {"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"}) {
-      if (added.is_special && !end_of_document_ && added.content == name) {
-        end_of_document_ = added.id;
-      }
-    }
-  }
-
-  const auto include = [&](std::string_view text) {
-    checksum_ = reformer::detail::crc32(fmt::format("{} ", text.size()), checksum_);
-    checksum_ = reformer::detail::crc32(text, checksum_);
-  };
-  for (const std::string& name : names) {
-    include(name);
-  }
-  for (const auto& [left, right] : definition.merges) {
-    include(left);
-    include(right);
-  }
-  for (const AddedToken& added : definition.added) {
-    include(fmt::format("{} {} {}", added.id, added.is_special, added.is_normalized));
-    include(added.content);
-  }
-
-  auto& all = definition.added;
-  std::stable_sort(all.begin(), all.end(), [](const AddedToken& a, const AddedToken& b) {
-    return a.content.size() > b.content.size();
-  });
-  for (const AddedToken& added : all) {
+void BytePairTokenizer::set_added(std::vector<AddedToken> added_tokens) {
+  std::stable_sort(
+      added_tokens.begin(), added_tokens.end(),
+      [](const AddedToken& a, const AddedToken& b) { return a.content.size() > b.content.size(); });
+  constexpr std::array<std::string_view, 4> ends = {"<|endoftext|>", "<|end_of_text|>", "</s>",
+                                                    "<eos>"};
+  for (const AddedToken& added : added_tokens) {
     const std::size_t pass = added.is_normalized ? 1 : 0;
     all_[pass].push_back(added);
     if (!added.is_special) {
       plain_[pass].push_back(added);
+    } else if (std::find(ends.begin(), ends.end(), added.content) != ends.end()) {
+      end_of_document_ = end_of_document_.value_or(added.id);
     }
   }
 }

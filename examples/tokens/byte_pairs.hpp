@@ -62,6 +62,14 @@ class BytePairTokenizer : public Tokenizer {
   };
   static constexpr std::uint64_t no_pair = ~std::uint64_t{0};
   class Encoder;
+  class Names;
+
+  static void check_ids(const Definition& definition, const Names& names);
+  static std::uint32_t checksum_of(const Definition& definition);
+  void set_texts(const Definition& definition, const Names& names);
+  void set_merges(const Definition& definition, const Names& names);
+  void find_whole_words();
+  void set_added(std::vector<AddedToken> added_tokens);
 
   const Pair* find_pair(std::int32_t left, std::int32_t right) const;
   std::int32_t find_word(std::string_view word, std::uint64_t hash) const;
@@ -75,7 +83,8 @@ class BytePairTokenizer : public Tokenizer {
   /// token -1.
   std::vector<Pair> pairs_;
   std::vector<std::int32_t> whole_words_;  ///< tokens that are what their text is encoded to
-  std::array<Group, 2> plain_, all_;
+  std::array<Group, 2> plain_;             ///< found in text, by pass
+  std::array<Group, 2> all_;               ///< found in prompts
   std::optional<std::int32_t> end_of_document_;
   std::vector<std::filesystem::path> files_;
   std::uint32_t checksum_ = 0;

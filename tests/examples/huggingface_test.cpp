@@ -13,6 +13,7 @@
 #include "reformer/foundation/random.hpp"
 #include "reformer/io/huggingface.hpp"
 #include "support/random_data.hpp"
+#include "tokens/tokenizer.hpp"
 
 namespace enwik8::test {
 namespace {
@@ -320,6 +321,7 @@ TEST_F(Generate, RefusesWithOneLine) {
   refuses({"--model", path("words")}, exit_failure, "spiece.model'");
 }
 
+#ifdef TOKENS_WITH_ICU
 TEST_F(Generate, WritesTokensOfTheFoldersTokenizer) {
   // Byte-level BPE where byte b is token b, but for one merge and one special token.
   json vocabulary;
@@ -357,6 +359,7 @@ TEST_F(Generate, WritesTokensOfTheFoldersTokenizer) {
                        "(byte-level BPE, 259 tokens) has more tokens than the model, "
                        "which has 258"));
 }
+#endif
 
 TEST_F(Generate, ShowsHelp) {
   const Outcome outcome = generate_text({"--help"});
@@ -435,7 +438,7 @@ TEST(TextStream, WaitsForReplacementCharacters) {
   EXPECT_EQ(after.more("prompt b"), " b");
 }
 
-#ifdef GENERATE_SENTENCEPIECE
+#ifdef TOKENS_WITH_SENTENCEPIECE
 /// A model of sentencepiece with 256 bytes behind <unk>, a space and "a", in its own format.
 std::string pieces_with_bytes() {
   const auto field = [](int number, const std::string& content) {
@@ -456,7 +459,7 @@ std::string pieces_with_bytes() {
 TEST_F(Generate, CharactersOfSeveralPiecesComeOutWhole) {
   write_model("pieces", changed({{"vocab_size", 259}}));
   write_file(folder_ / "pieces/spiece.model", pieces_with_bytes());
-  const auto tokenizer = huggingface::tokenizer_of(folder_ / "pieces", 259);
+  const auto tokenizer = tokens::load_tokenizer(folder_ / "pieces");
   const std::string sentence = "a \xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 a";
   const auto tokens = tokenizer->encode(sentence);
   ASSERT_EQ(tokenizer->decode(tokens), sentence);
