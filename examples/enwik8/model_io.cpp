@@ -19,22 +19,7 @@ namespace {
 /// google/reformer-enwik8 and its like have two tokens before those of the bytes.
 constexpr std::int64_t shifted_vocabulary = 258;
 
-std::vector<std::int32_t> tokens_of(std::span<const std::uint8_t> bytes) {
-  return {bytes.begin(), bytes.end()};
-}
-
 }  // namespace
-
-std::vector<float> next_byte_logits(TokenModel& model, std::span<const std::uint8_t> context) {
-  return model.next_logits(tokens_of(context));
-}
-
-void write_text(TokenModel& model, std::span<const std::uint8_t> prompt, std::int64_t length,
-                const reformer::SamplingOptions& sampling, std::uint64_t seed,
-                const std::function<bool(std::uint8_t)>& each) {
-  model.generate(tokens_of(prompt), length, sampling, seed,
-                 [&](std::int32_t token) { return each(static_cast<std::uint8_t>(token)); });
-}
 
 void begin_with_model(Options& options, std::int64_t tokens) {
   using namespace reformer;

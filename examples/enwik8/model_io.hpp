@@ -4,9 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <span>
-#include <vector>
 
 #include "options.hpp"
 #include "training/checkpoint.hpp"
@@ -19,14 +16,6 @@ using training::TokenModel;
 
 /// Of a model of bytes.
 inline constexpr std::int64_t vocabulary = 256;
-
-/// `TokenModel::next_logits` of bytes.
-std::vector<float> next_byte_logits(TokenModel& model, std::span<const std::uint8_t> context);
-
-/// `TokenModel::generate` of bytes.
-void write_text(TokenModel& model, std::span<const std::uint8_t> prompt, std::int64_t length,
-                const reformer::SamplingOptions& sampling, std::uint64_t seed,
-                const std::function<bool(std::uint8_t)>& each);
 
 /// Completes the options of a run that begins with the model in the folder `options.init`: what
 /// describes the model is taken from its config, with the options that may differ from it, into

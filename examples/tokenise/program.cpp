@@ -173,6 +173,7 @@ class Program {
   bool train() {
     tokens::VocabularyOptions vocabulary;
     vocabulary.vocabulary = static_cast<std::int32_t>(options_.train_vocabulary);
+    vocabulary.sample_bytes = std::size_t{6} << 20;  // for which learning takes up to 180 MB
     tokens::VocabularyTrainer trainer(vocabulary);
     data::Documents documents(options_.sources);
     const training::Stopwatch watch;

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -100,6 +101,20 @@ inline Strings tiny(const std::filesystem::path& data) {
           "--eval-every",     "4",           "--eval-bytes",    "100",
           "--sample-bytes",   "8",           "--ngrams",        "2,3",
           "--ngram-rows",     "64"};
+}
+
+/// `TokenModel::next_logits` of bytes.
+inline std::vector<float> next_byte_logits(TokenModel& model,
+                                           const std::vector<std::uint8_t>& context) {
+  return model.next_logits(std::vector<std::int32_t>(context.begin(), context.end()));
+}
+
+/// `TokenModel::generate` of bytes.
+inline void write_text(TokenModel& model, const std::vector<std::uint8_t>& prompt,
+                       std::int64_t length, const reformer::SamplingOptions& sampling,
+                       std::uint64_t seed, const std::function<bool(std::uint8_t)>& each) {
+  model.generate(std::vector<std::int32_t>(prompt.begin(), prompt.end()), length, sampling, seed,
+                 [&](std::int32_t token) { return each(static_cast<std::uint8_t>(token)); });
 }
 
 inline std::vector<std::string> lines_of(const std::string& text) {
