@@ -58,8 +58,8 @@ reformer::LayerPattern pattern_of(const Options& options, std::size_t layer) {
 reformer::PositionConfig positions_of(const Options& options) {
   if (options.positions == "axial") {
     return reformer::AxialPositions{
-        .shape = {options.axial_shape.at(0), options.axial_shape.at(1)},
-        .widths = {options.axial_widths.at(0), options.axial_widths.at(1)}};
+        .shape = {options.axial_shape.begin(), options.axial_shape.end()},
+        .widths = {options.axial_widths.begin(), options.axial_widths.end()}};
   }
   if (options.positions == "learned") {
     return reformer::LearnedPositions{.max_length = options.length};

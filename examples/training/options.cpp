@@ -7,6 +7,8 @@
 #include <system_error>
 #include <utility>
 
+#include "reformer/operations/config.hpp"
+
 namespace training {
 namespace {
 
@@ -24,6 +26,13 @@ constexpr std::int64_t bucket_limit = 65535;
   throw std::logic_error("there is no option " + name);
 }
 
+/// By the library's rule.
+std::vector<std::int64_t> axial_widths(const Options& options) {
+  const std::vector<reformer::Index> widths = reformer::axial_widths(
+      {.shape = {options.axial_shape.begin(), options.axial_shape.end()}}, options.width);
+  return {widths.begin(), widths.end()};
+}
+
 void complete_axial(Options& options) {
   if (options.axial_shape == std::vector<std::int64_t>{0}) {
     // The smallest power of two whose square holds the length, and as few rows of it as needed.
@@ -33,30 +42,37 @@ void complete_axial(Options& options) {
     }
     options.axial_shape = {(options.length + columns - 1) / columns, columns};
   }
-  if (options.axial_shape.size() != 2) {
-    refuse_option(options, "axial-shape", "two numbers, or 0");
+  const std::size_t factors = options.axial_shape.size();
+  if (factors < 2 || factors > 3) {
+    refuse_option(options, "axial-shape", "two or three numbers, or 0");
   }
-  const std::int64_t rows = options.axial_shape[0];
-  const std::int64_t columns = options.axial_shape[1];
-  if (rows < (options.length + columns - 1) / columns) {
-    refuse_option(options, "axial-shape",
-                  fmt::format("two numbers whose product is at least --length {}", options.length));
+  const char* count = factors == 2 ? "two" : "three";
+  std::int64_t positions = 1;
+  for (const std::int64_t factor : options.axial_shape) {
+    if (factor > size_limit / positions) {
+      refuse_option(options, "axial-shape",
+                    fmt::format("{} numbers whose product is at most {}", count, size_limit));
+    }
+    positions *= factor;
   }
-  if (rows > size_limit / columns) {
-    refuse_option(options, "axial-shape",
-                  fmt::format("two numbers whose product is at most {}", size_limit));
+  if (positions < options.length) {
+    refuse_option(
+        options, "axial-shape",
+        fmt::format("{} numbers whose product is at least --length {}", count, options.length));
   }
   if (options.axial_widths == std::vector<std::int64_t>{0}) {
-    if (options.width < 2) {
-      refuse_option(options, "width", "from 2 with --positions axial");
+    if (options.width < std::ssize(options.axial_shape)) {
+      refuse_option(options, "width", fmt::format("from {} with --positions axial", factors));
     }
-    const std::int64_t quarter = std::max<std::int64_t>(options.width / 4, 1);
-    options.axial_widths = {quarter, options.width - quarter};
+    options.axial_widths = axial_widths(options);
   }
-  if (options.axial_widths.size() != 2 ||
-      options.axial_widths[0] + options.axial_widths[1] != options.width) {
+  std::int64_t sum = 0;
+  for (const std::int64_t width : options.axial_widths) {
+    sum += width;
+  }
+  if (options.axial_widths.size() != factors || sum != options.width) {
     refuse_option(options, "axial-widths",
-                  fmt::format("two numbers whose sum is --width {}, or 0", options.width));
+                  fmt::format("{} numbers whose sum is --width {}, or 0", count, options.width));
   }
 }
 
@@ -177,9 +193,10 @@ Table<Options> model_table(const Units& units, const std::vector<std::string>& p
   t.choice("positions", &Options::positions, {"axial", "learned", "sinusoidal"},
            "encoding of positions");
   t.wholes("axial-shape", &Options::axial_shape,
-           "two numbers whose product is at least --length; 0: by length");
+           "two or three numbers whose product is at least --length; 0: two by length");
   t.wholes("axial-widths", &Options::axial_widths,
-           "two numbers whose sum is --width; 0: a quarter and the rest");
+           "as many numbers whose sum is --width; 0: of two a quarter and the rest, of three equal "
+           "shares");
   t.wholes("ngrams", &Options::ngrams,
            fmt::format(
                "lengths of n-grams of {}, from 2 to 16, of which each has a table of vectors that "

@@ -45,16 +45,17 @@ struct Options {
   std::vector<std::string> values{"own"};  ///< own, following or mixed: of all layers, or of each
   std::int64_t width = 192;
   std::int64_t heads = 3;
-  std::int64_t head_width = 0;                ///< 0: width / heads
-  std::int64_t ff_width = 0;                  ///< 0: 4 * width
-  std::string activation = "relu";            ///< relu, gelu or gelu-tanh
-  std::int64_t chunk_length = 64;             ///< of lsh and bucket layers
-  std::int64_t local_chunk_length = 0;        ///< of local layers, 0: as chunk_length
-  std::int64_t hashes = 2;                    ///< rounds
-  std::vector<std::int64_t> buckets{0};       ///< one number or factors, 0: by a rule
-  std::string positions = "sinusoidal";       ///< axial, learned or sinusoidal
-  std::vector<std::int64_t> axial_shape{0};   ///< two factors, 0: near the square root of length
-  std::vector<std::int64_t> axial_widths{0};  ///< two summands, 0: a quarter and the rest
+  std::int64_t head_width = 0;           ///< 0: width / heads
+  std::int64_t ff_width = 0;             ///< 0: 4 * width
+  std::string activation = "relu";       ///< relu, gelu or gelu-tanh
+  std::int64_t chunk_length = 64;        ///< of lsh and bucket layers
+  std::int64_t local_chunk_length = 0;   ///< of local layers, 0: as chunk_length
+  std::int64_t hashes = 2;               ///< rounds
+  std::vector<std::int64_t> buckets{0};  ///< one number or factors, 0: by a rule
+  std::string positions = "sinusoidal";  ///< axial, learned or sinusoidal
+  std::vector<std::int64_t> axial_shape{
+      0};  ///< two or three factors, 0: two near the square root of length
+  std::vector<std::int64_t> axial_widths{0};  ///< as many summands, 0: by a rule
   std::vector<std::int64_t> ngrams = {0};     ///< orders of tables of n-grams, 0: none
   std::int64_t ngram_rows = 16384;            ///< of each table
   double ngram_dropout = 0;                   ///< of the vectors of each table, as wholes

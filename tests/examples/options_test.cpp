@@ -156,12 +156,18 @@ TEST(Options, RefusesCombinationsThatDoNotFit) {
   EXPECT_EQ(error_of("--positions axial --length 1000 --axial-shape 30,33"),
             "--axial-shape is '30,33'; allowed: two numbers whose product is at least --length "
             "1000");
-  EXPECT_TRUE(
-      contains(error_of("--positions axial --axial-shape 7"), "allowed: two numbers, or 0"));
+  EXPECT_TRUE(contains(error_of("--positions axial --axial-shape 7"),
+                       "allowed: two or three numbers, or 0"));
   EXPECT_TRUE(
       contains(error_of("--positions axial --axial-shape 0,1024"), "whole numbers from 1 to"));
   EXPECT_EQ(error_of("--positions axial --width 64 --heads 2 --axial-widths 30,30"),
             "--axial-widths is '30,30'; allowed: two numbers whose sum is --width 64, or 0");
+  EXPECT_EQ(error_of("--positions axial --axial-shape 32,16,3 --length 1537"),
+            "--axial-shape is '32,16,3'; allowed: three numbers whose product is at least --length "
+            "1537");
+  EXPECT_EQ(error_of("--positions axial --axial-shape 65536,65536,3"),
+            "--axial-shape is '65536,65536,3'; allowed: three numbers whose product is at most "
+            "2147483647");
   EXPECT_EQ(error_of("--layers local,lsh,local --values own,following"),
             "--values is 'own,following'; allowed: one word, or one for each of the 3 layers");
   EXPECT_EQ(error_of("--layers local,lsh,local --scores dot,cosine"),
@@ -191,6 +197,9 @@ TEST(Options, FindsAnAxialShapeForAnyLength) {
   }
   EXPECT_EQ(parse("--positions axial --length 1024").axial_shape, (Numbers{32, 32}));
   EXPECT_EQ(parse("--positions axial --width 256 --heads 4").axial_widths, (Numbers{64, 192}));
+  const Options picture =
+      parse("--positions axial --width 256 --heads 4 --length 12288 --axial-shape 64,64,3");
+  EXPECT_EQ(picture.axial_widths, (Numbers{85, 85, 86}));
 }
 
 TEST(Options, HelpShowsAllOptionsWithTheirDefaults) {

@@ -497,6 +497,8 @@ const BadField<ModelConfig> model_fields[] = {
      [](auto& c) { std::get<LocalPattern>(c.layers[0].of_heads[0]).chunks_after = 1; }},
     {"positions", "sinusoidal", "axial and learned",
      [](auto& c) { c.positions = SinusoidalPositions{}; }},
+    {"the number of factors of axial positions", "3", "must be 2 as in HuggingFace's Reformer",
+     [](auto& c) { c.positions = AxialPositions{{4, 4, 2}}; }},
     {"the heads of a layer", "2 kinds", "must be of one as in HuggingFace's Reformer",
      [](auto& c) { c.layers[0].of_heads.push_back(LshPattern{4}); }},
     {"a layer", "exact attention", "does not have", [](auto& c) { c.layers[0] = ExactPattern{}; }},

@@ -24,8 +24,8 @@ TEST(HuggingFaceConfig, HasTheDefaultsOfTransformers) {
   EXPECT_EQ(config.padding_token, 0);
   EXPECT_EQ(config.max_positions, 4096);
   const auto& axial = std::get<AxialPositions>(model.positions);
-  EXPECT_EQ(axial.shape, (std::array<Index, 2>{64, 64}));
-  EXPECT_EQ(axial.widths, (std::array<Index, 2>{64, 192}));
+  EXPECT_EQ(axial.shape, (std::vector<Index>{64, 64}));
+  EXPECT_EQ(axial.widths, (std::vector<Index>{64, 192}));
   ASSERT_EQ(model.layers.size(), 6u);
   const auto& local = std::get<LocalPattern>(model.layers[0].of_heads[0]);
   EXPECT_EQ(local.chunk_length, 64);

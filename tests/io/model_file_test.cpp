@@ -415,8 +415,9 @@ TEST(ModelConfigText, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(error("[2,4]", "[2,true]"),
             "config: layers[0] has num_buckets[1] true, must be a whole number of 64 bits");
   EXPECT_TRUE(contains(error("[2,4]", "[2,3]"), "layers[0]: num_buckets has the factor 3"));
-  EXPECT_EQ(error("[4,5]", "[4,5,1]"),
-            "config: positions has shape [4,5,1], must be two whole numbers");
+  EXPECT_EQ(error("[4,5]", "[4]"),
+            "config is of no possible model: reformer::config: the number of factors of "
+            "AxialPositions::shape is 1, must be at least 2");
   EXPECT_EQ(error("\"fraction_bits\":0", "\"fraction_bits\":4294967296"),
             "config: residual has fraction_bits 4294967296, must be a whole number of 32 bits");
   EXPECT_EQ(error("{\"kind\":\"fixed\",\"fraction_bits\":0}", "[]"),

@@ -147,7 +147,13 @@ inline PositionConfig positions(Dice& dice, Index width, Index length) {
   const double kind = dice.uniform();
   if (kind < 0.4 && width >= 2) {
     const Index rows = dice.scaled(1, length), first = dice.between(1, width - 1);
-    return AxialPositions{{rows, ceil_div(length, rows)}, {first, width - first}};
+    AxialPositions axial{{rows, ceil_div(length, rows)}, {first, width - first}};
+    if (width - first >= 2 && dice.chance(0.3)) {  // a third factor out of the second
+      const Index columns = dice.between(1, axial.shape[1]);
+      axial.shape = {rows, columns, ceil_div(axial.shape[1], columns)};
+      axial.widths = {first, 1, width - first - 1};
+    }
+    return axial;
   }
   if (kind < 0.7) return LearnedPositions{length + dice.between(0, 3)};
   return SinusoidalPositions{};
@@ -286,8 +292,13 @@ inline void write(std::ostream& out, const LayerPattern& layer) {
 
 inline void write(std::ostream& out, const PositionConfig& positions) {
   if (const auto* axial = std::get_if<AxialPositions>(&positions)) {
-    out << "axial{" << axial->shape[0] << 'x' << axial->shape[1] << ", " << axial->widths[0] << '+'
-        << axial->widths[1] << '}';
+    out << "axial{";
+    for (std::size_t i = 0; i < axial->shape.size(); ++i)
+      out << (i > 0 ? "x" : "") << axial->shape[i];
+    out << ", ";
+    for (std::size_t i = 0; i < axial->widths.size(); ++i)
+      out << (i > 0 ? "+" : "") << axial->widths[i];
+    out << '}';
   } else if (const auto* learned = std::get_if<LearnedPositions>(&positions)) {
     out << "learned{" << learned->max_length << '}';
   } else {

@@ -50,6 +50,44 @@ TEST(AxialPositions, AreRowsOfTwoTablesSideBySide) {
   }
 }
 
+TEST(AxialPositions, AreRowsOfAsManyTablesAsTheGridHasDimensions) {
+  const AxialPositions axial{{3, 4, 2}, {2, 4, 1}};
+  Positions<double> positions("positions", axial, 7);
+  EXPECT_EQ(max_length(axial), 24);
+  randomize_parameters(positions, 1);
+  const auto tables = tables_of(positions);
+  ASSERT_EQ(tables.size(), 3U);
+  for (const Index length : {1, 7, 23, 24}) {
+    const auto x = forward(positions, 1, length, 7);
+    const auto dx = random_matrix<double>(2 * length, 7, 3);
+    Workspace workspace(2);
+    reset_gradients(positions);
+    positions.backward(rows_of(dx), {workspace, 2, length});
+    std::vector<Matrix<double>> sums;
+    for (const auto* table : tables) {
+      sums.push_back(Matrix<double>::Zero(table->value.rows(), table->value.cols()));
+    }
+    for (Index row = 0; row < 2 * length; ++row) {
+      const Index t = row % length;
+      const std::array<Index, 3> rows = {t / 8, t / 2 % 4, t % 2};
+      for (std::size_t i = 0, j = 0; i < 3; ++i) {
+        const Index width = axial.widths[i];
+        const auto first = static_cast<Index>(j);
+        if (row < length) {
+          EXPECT_TRUE(same_bits(Matrix<double>(x.row(row).middleCols(first, width)),
+                                Matrix<double>(tables[i]->value.row(rows[i]))))
+              << "t = " << t << ", table " << i;
+        }
+        sums[i].row(rows[i]) += dx.row(row).middleCols(first, width);
+        j += static_cast<std::size_t>(width);
+      }
+    }
+    for (std::size_t i = 0; i < 3; ++i) {
+      EXPECT_TRUE(close(tables[i]->gradient, sums[i])) << length << ", table " << i;
+    }
+  }
+}
+
 TEST(LearnedPositions, AreRowsOfATable) {
   Positions<double> positions("positions", LearnedPositions{6}, 5);
   randomize_parameters(positions, 1);
@@ -134,7 +172,7 @@ TEST(Positions, BackwardAddsWithTheSameBitsForAnyThreads) {
 TEST(Positions, BackwardDoesNotLoseAMillionSmallGradients) {
   // Added one by one in float, the constant ones of the single row are off by a hundredth.
   const Index T = 1 << 20, width = 4;
-  for (const auto& shape : {std::array<Index, 2>{T, 1}, std::array<Index, 2>{2, T / 2}}) {
+  for (const auto& shape : {std::vector<Index>{T, 1}, std::vector<Index>{2, T / 2}}) {
     for (const bool is_constant : {true, false}) {
       Matrix<float> dx = random_matrix<float>(T, width, 2);
       if (is_constant) dx.setConstant(0.1F);
@@ -162,7 +200,7 @@ TEST(Positions, BackwardDoesNotLoseAMillionSmallGradients) {
 
 TEST(Positions, BackwardOfManyRowsAndColumnsIsTheSumOverPositions) {
   // More table rows and columns than one task has, and lengths that end within a row of the grid.
-  const std::array<Index, 2> shape = {70, 150};
+  const std::vector<Index> shape = {70, 150};
   for (const Index length : {1, 149, 150, 151, 9000, 10500}) {
     const auto dx = random_matrix<double>(2 * length, 80, 3);
     Positions<double> positions("positions", AxialPositions{shape, {33, 47}}, 80);
@@ -199,11 +237,13 @@ TEST(Positions, BackwardChecksBeforeItWrites) {
 }
 
 TEST(AxialPositions, HaveWidthsForEveryModelWidth) {
-  using Widths = std::array<Index, 2>;
+  using Widths = std::vector<Index>;
   EXPECT_EQ(axial_widths(AxialPositions{}, 256), (Widths{64, 192}));
   EXPECT_EQ(axial_widths(AxialPositions{}, 2), (Widths{1, 1}));
   EXPECT_EQ(axial_widths(AxialPositions{}, 67), (Widths{16, 51}));
   EXPECT_EQ(axial_widths(AxialPositions{.widths = {5, 2}}, 7), (Widths{5, 2}));
+  EXPECT_EQ(axial_widths(AxialPositions{{4, 4}, {0, 0}}, 67), (Widths{16, 51}));
+  EXPECT_EQ(axial_widths(AxialPositions{{64, 64, 3}}, 1024), (Widths{341, 341, 342}));
   const Positions<float> positions("positions", AxialPositions{}, 64);
   EXPECT_EQ(std::get<AxialPositions>(positions.config()).widths, (Widths{16, 48}));
 }
@@ -215,6 +255,19 @@ TEST(Positions, CheckTheirConfiguration) {
   EXPECT_EQ(message(AxialPositions{{4, 4}, {3, 4}}, 8),
             "reformer::Positions: AxialPositions::widths are 3 + 4, must add up to the model width "
             "8");
+  EXPECT_EQ(message(AxialPositions{{4, 4, 2}, {3, 4, 2}}, 8),
+            "reformer::Positions: AxialPositions::widths are 3 + 4 + 2, must add up to the model "
+            "width 8");
+  EXPECT_EQ(message(AxialPositions{{4, 4, 2}, {4, 4}}, 8),
+            "reformer::Positions: the number of AxialPositions::widths is 2, must equal that of "
+            "AxialPositions::shape = 3");
+  EXPECT_EQ(message(AxialPositions{{4}, {8}}, 8),
+            "reformer::Positions: the number of factors of AxialPositions::shape is 1, must be at "
+            "least 2");
+  const Index many = Index{1} << 30;
+  EXPECT_EQ(message(AxialPositions{{many, many, many}, {1, 1, 1}}, 3),
+            "reformer::Positions: the product of AxialPositions::shape has more than 63 binary "
+            "digits, must have less");
   EXPECT_EQ(message(AxialPositions{{4, 0}, {4, 4}}, 8),
             "reformer::Positions: AxialPositions::shape[1] is 0, must be at least 1");
   EXPECT_EQ(message(AxialPositions{{4, 4}, {9, -1}}, 8),

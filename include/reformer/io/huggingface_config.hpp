@@ -275,7 +275,7 @@ inline PositionConfig huggingface_positions(const ConfigFields& f, Index width,
       f.refuse(name, f.find(name) != nullptr ? *f.find(name) : Json(),
                "two numbers: grids of other dimensions are not supported");
     }
-    return std::array<Index, 2>{values[0], values[1]};
+    return values;
   };
   const AxialPositions axial{pair("axial_pos_shape", {64, 64}, Index{1} << 31),
                              pair("axial_pos_embds_dim", {64, 192}, Index{1} << 24)};
@@ -428,6 +428,10 @@ inline Json function_fields(std::string_view function, const HuggingFaceConfig& 
   const AxialPositions* axial = std::get_if<AxialPositions>(&model.positions);
   check(axial != nullptr || std::holds_alternative<LearnedPositions>(model.positions), function,
         "positions are sinusoidal, HuggingFace's Reformer has axial and learned ones");
+  check(axial == nullptr || axial->shape.size() == 2, function,
+        "the number of factors of axial "
+        "positions is ",
+        axial == nullptr ? 0 : axial->shape.size(), ", must be 2 as in HuggingFace's Reformer");
   for (const auto& [kind, name] : huggingface_classes) {
     if (kind == config.kind) fields["architectures"] = Json::array({name});
   }

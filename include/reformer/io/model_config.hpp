@@ -283,12 +283,6 @@ class FieldReader {
       read(join(name, "[", i, "]"), value[i], wholes[i]);
     }
   }
-  void read(std::string_view name, const Json& value, std::array<Index, 2>& pair) const {
-    std::vector<Index> wholes;
-    read(name, value, wholes);
-    if (wholes.size() != 2) refuse(name, value, "two whole numbers");
-    pair = {wholes[0], wholes[1]};
-  }
   template <typename... Kinds>
   void read(std::string_view name, const Json& value, std::variant<Kinds...>& chosen) const {
     FieldReader fields(join(what_, ": ", name), value);

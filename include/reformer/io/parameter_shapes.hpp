@@ -39,8 +39,10 @@ inline std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
   add("embedding.weight", Role::embedding, V, D);
   if (const auto* axial = std::get_if<AxialPositions>(&config.positions)) {
     const auto widths = axial_widths(*axial, D);
-    add("positions.weights.0", Role::position_table, axial->shape[0], widths[0]);
-    add("positions.weights.1", Role::position_table, axial->shape[1], widths[1]);
+    for (std::size_t i = 0; i < widths.size(); ++i) {
+      add("positions.weights." + std::to_string(i), Role::position_table, axial->shape[i],
+          widths[i]);
+    }
   } else if (const auto* learned = std::get_if<LearnedPositions>(&config.positions)) {
     add("positions.weight", Role::position_table, learned->max_length, D);
   }

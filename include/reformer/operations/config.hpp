@@ -6,10 +6,14 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <functional>
+#include <limits>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
@@ -79,10 +83,12 @@ inline void check_config(std::string_view function, const FeedForwardConfig& con
 // Positions: see positions.hpp.
 
 struct AxialPositions {
-  std::array<Index, 2> shape = {64, 64};  ///< n_0, n_1: lengths up to their product
-  /// d_0, d_1: their sum is D; both 0: a quarter of D, at least 1, and the rest. A `Model` has them
-  /// worked out in its configuration.
-  std::array<Index, 2> widths = {0, 0};
+  std::vector<Index> shape = {64,
+                              64};  ///< n_0, ..., n_{K-1}, 2 <= K <= 8: lengths up to their product
+  /// d_0, ..., d_{K-1}: their sum is D; none, or only zeros: of two a quarter of D, at least 1, and
+  /// the rest, of more equal shares, rounded down, and the rest. A `Model` has them worked out in
+  /// its configuration.
+  std::vector<Index> widths = {};
 };
 struct LearnedPositions {
   Index max_length = 2048;
@@ -91,17 +97,23 @@ struct SinusoidalPositions {};
 
 using PositionConfig = std::variant<AxialPositions, LearnedPositions, SinusoidalPositions>;
 
-/// Widths of the two tables for a model width.
-inline std::array<Index, 2> axial_widths(const AxialPositions& axial, Index width) {
-  if (axial.widths != std::array<Index, 2>{0, 0}) return axial.widths;
-  const Index quarter = std::max<Index>(1, width / 4);
-  return {quarter, width - quarter};
+/// Widths of the tables for a model width.
+inline std::vector<Index> axial_widths(const AxialPositions& axial, Index width) {
+  const bool are_given =
+      std::any_of(axial.widths.begin(), axial.widths.end(), [](Index d) { return d != 0; });
+  if (are_given) return axial.widths;
+  const Index K = std::ssize(axial.shape);
+  const Index share = std::max<Index>(1, width / (K == 2 ? 4 : K));
+  std::vector<Index> widths(axial.shape.size(), share);
+  if (!widths.empty()) widths.back() = width - (K - 1) * share;
+  return widths;
 }
 
 /// Longest sequence, or no value when there is no limit.
 inline std::optional<Index> max_length(const PositionConfig& config) {
   if (const auto* axial = std::get_if<AxialPositions>(&config)) {
-    return axial->shape[0] * axial->shape[1];
+    return std::accumulate(axial->shape.begin(), axial->shape.end(), Index{1},
+                           std::multiplies<Index>());
   }
   if (const auto* learned = std::get_if<LearnedPositions>(&config)) return learned->max_length;
   return {};
@@ -110,16 +122,27 @@ inline std::optional<Index> max_length(const PositionConfig& config) {
 namespace detail {
 inline void check_config(std::string_view function, const PositionConfig& config, Index width) {
   if (const auto* axial = std::get_if<AxialPositions>(&config)) {
-    check_at_least(function, "the width of a model with axial positions", width, 2);
+    const Index K = std::ssize(axial->shape);
+    check_between(function, "the number of factors of AxialPositions::shape", K, 2, 8);
+    check_at_least(function, "the width of a model with axial positions", width, K);
     const auto widths = axial_widths(*axial, width);
-    for (std::size_t i = 0; i < 2; ++i) {
+    check_equal(function, "the number of AxialPositions::widths", std::ssize(widths),
+                "that of AxialPositions::shape", K);
+    Index positions = 1, sum = 0;
+    std::string summands;
+    for (std::size_t i = 0; i < widths.size(); ++i) {
       const auto name = [&](std::string_view field) { return detail::join(field, "[", i, "]"); };
       check_between(function, name("AxialPositions::shape"), axial->shape[i], 1, max_size);
       check_between(function, name("AxialPositions::widths"), widths[i], 1, max_size);
       check_elements(function, name("AxialPositions::shape * widths"), axial->shape[i], widths[i]);
+      check(positions <= std::numeric_limits<Index>::max() / axial->shape[i], function,
+            "the product of AxialPositions::shape has more than 63 binary digits, must have less");
+      positions *= axial->shape[i];
+      sum += widths[i];
+      summands += detail::join(i == 0 ? "" : " + ", widths[i]);
     }
-    check(widths[0] + widths[1] == width, function, "AxialPositions::widths are ", widths[0], " + ",
-          widths[1], ", must add up to the model width ", width);
+    check(sum == width, function, "AxialPositions::widths are ", summands,
+          ", must add up to the model width ", width);
   } else if (const auto* learned = std::get_if<LearnedPositions>(&config)) {
     check_between(function, "LearnedPositions::max_length", learned->max_length, 1, max_size);
     check_elements(function, "LearnedPositions::max_length * width", learned->max_length, width);

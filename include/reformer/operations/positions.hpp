@@ -2,10 +2,10 @@
 /// @file
 /// Positions: axial, learned, sinusoidal.
 ///
-/// Axial (trax, HuggingFace): position t of a grid `[n_0, n_1]`, t < n_0 n_1, is the concatenation
-/// of row t / n_1 of a table
-/// `[n_0, d_0]` and row t % n_1 of a table `[n_1, d_1]`, d_0 + d_1 = D. A million positions cost 2
-/// (n_0 + n_1) rows at most instead of n_0 n_1.
+/// Axial (trax, HuggingFace): position t of a grid `[n_0, ..., n_{K-1}]` in row-major order is the
+/// concatenation of one row of each of K tables `[n_i, d_i]`, d_0 + ... + d_{K-1} = D: with
+/// s_i = n_{i+1} ... n_{K-1}, row (t / s_i) % n_i. A million positions in a square cost 2,000 rows
+/// instead of a million. Three factors are those of pictures: rows, columns, channels.
 ///
 /// Sinusoidal (Vaswani et al., arXiv 1706.03762, section 3.5), no parameters:
 ///
@@ -13,7 +13,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <optional>
 #include <variant>
@@ -38,7 +37,7 @@ class Positions {
         width_(width) {
     if (auto* axial = std::get_if<AxialPositions>(&config_)) {
       axial->widths = axial_widths(*axial, width);
-      for (std::size_t i = 0; i < 2; ++i) {
+      for (std::size_t i = 0; i < axial->shape.size(); ++i) {
         tables_.emplace_back(name + ".weights." + std::to_string(i), Role::position_table,
                              axial->shape[i], axial->widths[i]);
       }
@@ -86,10 +85,10 @@ class Positions {
     }
     constexpr Index block = 32, most_rows = 64;  // of a table, of which one task has the sums
     const Index T = pass.length;
-    const Index inner = tables_.size() < 2 ? 1 : tables_[1].value.rows();  // n_1
     Index first_column = 0;
     for (std::size_t i = 0; i < tables_.size(); ++i) {
       const auto gradient = rows_of(tables_[i].gradient);
+      const Index stride = stride_of(i), period = stride * gradient.rows;
       const Index column_blocks = ceil_div(gradient.columns, block);
       const Index tasks = ceil_div(gradient.rows, most_rows) * column_blocks;
       parallel_for(pass.workspace.threads(), tasks, [&](Index task, int) {
@@ -102,14 +101,10 @@ class Positions {
           for (Index k = 0; k < n; ++k) sums[row][k] += static_cast<double>(x[k]);
         };
         for (Index b = 0; b < pass.batch; ++b) {
-          if (i == 0) {  // `inner` positions of each row, one after another
-            const Index end = std::min(T, (first + rows) * inner);
-            for (Index t = first * inner; t < end; ++t) add(b, t, t / inner - first);
-          } else {  // one position of each row in every `inner`
-            for (Index start = first; start < T; start += inner) {
-              const Index end = std::min(T, start + rows);
-              for (Index t = start; t < end; ++t) add(b, t, t - start);
-            }
+          // Each row has `stride` positions one after another in every `period`.
+          for (Index start = first * stride; start < T; start += period) {
+            const Index end = std::min(T, start + rows * stride);
+            for (Index t = start; t < end; ++t) add(b, t, (t - start) / stride);
           }
         }
         for (Index row = 0; row < rows; ++row) {
@@ -131,10 +126,14 @@ class Positions {
   }
 
  private:
+  /// Positions from one row of a table to its next.
+  Index stride_of(std::size_t table) const {
+    Index stride = 1;
+    while (++table < tables_.size()) stride *= tables_[table].value.rows();
+    return stride;
+  }
   Index row_of(std::size_t table, Index t) const {
-    if (tables_.size() < 2) return t;
-    const Index columns = tables_[1].value.rows();  // n_1
-    return table == 0 ? t / columns : t % columns;
+    return t / stride_of(table) % tables_[table].value.rows();
   }
 
   PositionConfig config_;
