@@ -377,14 +377,22 @@ void TokenModel::generate(std::span<const std::int32_t> prompt, std::int64_t len
     }
     return;
   }
-  reformer::Decoder<float> decoder(parts_->workspace, parts_->model, 1, parts_->evaluation().key,
-                                   parts_->evaluation().precision);
-  reformer::generate(parts_->workspace, decoder, {{prompt.begin(), prompt.end()}},
+  generate({{prompt.begin(), prompt.end()}}, length, sampling, seed,
+           [&](std::int64_t, std::int32_t token) { return each(token); });
+}
+
+void TokenModel::generate(const std::vector<std::vector<std::int32_t>>& prompts,
+                          std::int64_t length, const reformer::SamplingOptions& sampling,
+                          std::uint64_t seed,
+                          const std::function<bool(std::int64_t i, std::int32_t token)>& each) {
+  reformer::Decoder<float> decoder(parts_->workspace, parts_->model, std::ssize(prompts),
+                                   parts_->evaluation().key, parts_->evaluation().precision);
+  reformer::generate(parts_->workspace, decoder, prompts,
                      {.max_tokens = length,
                       .sampling = sampling,
                       .seed = seed,
                       .max_context = parts_->options.length},
-                     [&](Index, std::int32_t token) { return each(token); });
+                     each);
 }
 
 std::string TokenModel::first_not_finite(const Windows& windows, std::int64_t pass) {

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT
+#include "drawing.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "training/stopwatch.hpp"
+
+namespace images {
+namespace {
+
+constexpr std::int64_t least_cell = 96;  // pixels, to which small pictures are magnified
+constexpr std::int64_t margin = 4;
+
+/// The picture with its lower half in grey.
+Picture without_lower_half(const Picture& picture) {
+  Picture half = picture;
+  std::fill(half.rgb.begin() + upper_half(picture.width), half.rgb.end(), std::uint8_t{128});
+  return half;
+}
+
+}  // namespace
+
+training::Windows windows_of(const Pictures& pictures, const std::vector<std::int64_t>& which) {
+  training::Windows windows;
+  windows.length = pictures.values_of_one();
+  for (const std::int64_t i : which) {
+    const auto values = pictures[i];
+    windows.inputs.push_back(0);
+    windows.inputs.insert(windows.inputs.end(), values.begin(), values.end() - 1);
+    windows.labels.insert(windows.labels.end(), values.begin(), values.end());
+    ++windows.count;
+    windows.label_bytes += windows.length;
+  }
+  return windows;
+}
+
+std::int64_t upper_half(std::int64_t size) {
+  return 3 * size * (size / 2);
+}
+
+std::vector<Picture> draw(training::TokenModel& model, const std::vector<Picture>& begun,
+                          std::int64_t given, double temperature, std::uint64_t seed,
+                          const std::function<void()>& each) {
+  std::vector<Picture> pictures = begun;
+  std::vector<std::vector<std::int32_t>> prompts;
+  for (const Picture& picture : pictures) {
+    prompts.push_back({0});
+    prompts.back().insert(prompts.back().end(), picture.rgb.begin(), picture.rgb.begin() + given);
+  }
+  if (pictures.empty()) {
+    return pictures;
+  }
+  const std::int64_t values = std::ssize(pictures[0].rgb);
+  std::vector<std::int64_t> next(pictures.size(), given);
+  model.generate(prompts, values - given, {.temperature = temperature}, seed,
+                 [&](std::int64_t i, std::int32_t value) {
+                   const auto p = static_cast<std::size_t>(i);
+                   pictures[p].rgb[static_cast<std::size_t>(next[p]++)] =
+                       static_cast<std::uint8_t>(value);
+                   each();
+                   return true;
+                 });
+  return pictures;
+}
+
+double drawing_seconds(training::TokenModel& model, std::int64_t size, std::int64_t count) {
+  const std::int64_t values = 3 * size * size;
+  const std::int64_t few = std::min<std::int64_t>(values / 2, 24);
+  const std::vector<std::vector<std::int32_t>> prompts(
+      static_cast<std::size_t>(count),
+      std::vector<std::int32_t>(static_cast<std::size_t>(values / 2), 0));
+  const training::Stopwatch watch;
+  model.generate(prompts, few, {}, 1, [](std::int64_t, std::int32_t) { return true; });
+  return watch.seconds() / static_cast<double>(few);
+}
+
+Picture grid(const std::vector<std::vector<Picture>>& rows) {
+  const std::int64_t size = rows.at(0).at(0).width;
+  const std::int64_t factor = std::max<std::int64_t>((least_cell + size - 1) / size, 1);
+  const std::int64_t cell = factor * size + margin;
+  Picture all = blank(std::ssize(rows[0]) * cell + margin, std::ssize(rows) * cell + margin, 255);
+  for (std::int64_t r = 0; r < std::ssize(rows); ++r) {
+    const auto& row = rows[static_cast<std::size_t>(r)];
+    for (std::int64_t c = 0; c < std::ssize(row); ++c) {
+      for (std::int64_t y = 0; y < factor * size; ++y) {
+        for (std::int64_t x = 0; x < factor * size; ++x) {
+          std::memcpy(all.pixel(margin + c * cell + x, margin + r * cell + y),
+                      row[static_cast<std::size_t>(c)].pixel(x / factor, y / factor), 3);
+        }
+      }
+    }
+  }
+  return all;
+}
+
+std::vector<std::vector<Picture>> in_rows(const std::vector<Picture>& pictures) {
+  std::size_t columns = 1;
+  while (columns * columns < 2 * pictures.size()) {
+    ++columns;
+  }
+  columns = std::min(columns, pictures.size());
+  std::vector<std::vector<Picture>> rows;
+  for (std::size_t i = 0; i < pictures.size(); i += columns) {
+    const std::size_t end = std::min(i + columns, pictures.size());
+    rows.emplace_back(pictures.begin() + static_cast<std::ptrdiff_t>(i),
+                      pictures.begin() + static_cast<std::ptrdiff_t>(end));
+  }
+  return rows;
+}
+
+std::vector<std::vector<Picture>> completions_of(training::TokenModel& model,
+                                                 const std::vector<Picture>& originals,
+                                                 double temperature, std::uint64_t seed,
+                                                 const std::function<void()>& each) {
+  std::vector<Picture> begun;
+  for (std::int64_t i = 0; i < alternatives; ++i) {
+    for (const Picture& original : originals) {
+      begun.push_back(without_lower_half(original));
+    }
+  }
+  const std::vector<Picture> drawn =
+      draw(model, begun, upper_half(originals.at(0).width), temperature, seed, each);
+  std::vector<std::vector<Picture>> rows;
+  for (std::size_t i = 0; i < originals.size(); ++i) {
+    rows.push_back({originals[i], begun[i]});
+    for (std::size_t place = i; place < drawn.size(); place += originals.size()) {
+      rows.back().push_back(drawn[place]);
+    }
+  }
+  return rows;
+}
+
+}  // namespace images

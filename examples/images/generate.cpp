@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// The program `images_generate`; everything is in programs.cpp.
+#include "trainer.hpp"
+
+int main(int argc, char** argv) {
+  return images::run_generator({argv + (argc > 0 ? 1 : 0), argv + argc}, {});
+}
