@@ -63,7 +63,7 @@ fi
 configure "$build" -DCMAKE_BUILD_TYPE=Release -DREFORMER_BUILD_EXAMPLES=ON \
   -DREFORMER_BUILD_TESTS=OFF -DREFORMER_BUILD_BENCHMARKS=OFF "${options[@]}" -- "${packages[@]}"
 if ! cmake --build "$build" --parallel "$jobs" \
-  --target enwik8 enwik8_generate enwik8_evaluate runs &>"$build/build.log"; then
+  --target enwik8 enwik8_generate enwik8_evaluate runs tokenise &>"$build/build.log"; then
   cat "$build/build.log" >&2
   die "building the trainer failed"
 fi
