@@ -64,15 +64,21 @@ std::vector<Picture> draw(training::TokenModel& model, const std::vector<Picture
   return pictures;
 }
 
-double drawing_seconds(training::TokenModel& model, std::int64_t size, std::int64_t count) {
-  const std::int64_t values = 3 * size * size;
-  const std::int64_t few = std::min<std::int64_t>(values / 2, 24);
+double drawing_seconds(training::TokenModel& model, std::int64_t count, std::int64_t given,
+                       std::int64_t drawn) {
   const std::vector<std::vector<std::int32_t>> prompts(
       static_cast<std::size_t>(count),
-      std::vector<std::int32_t>(static_cast<std::size_t>(values / 2), 0));
-  const training::Stopwatch watch;
-  model.generate(prompts, few, {}, 1, [](std::int64_t, std::int32_t) { return true; });
-  return watch.seconds() / static_cast<double>(few);
+      std::vector<std::int32_t>(static_cast<std::size_t>(given) + 1, 0));
+  const auto seconds_of = [&](std::int64_t values) {
+    const training::Stopwatch watch;
+    model.generate(prompts, values, {}, 1, [](std::int64_t, std::int32_t) { return true; });
+    return watch.seconds();
+  };
+  // Of what both take, reading what is given is no part of each value.
+  constexpr std::int64_t few = 4, more = 32;
+  const double first = seconds_of(few), second = seconds_of(more);
+  const double each = std::max(second - first, 0.0) / (more - few);
+  return first + each * static_cast<double>(std::max<std::int64_t>(drawn - few, 0));
 }
 
 Picture grid(const std::vector<std::vector<Picture>>& rows) {

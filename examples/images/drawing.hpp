@@ -32,8 +32,10 @@ std::vector<Picture> draw(training::TokenModel& model, const std::vector<Picture
                           std::int64_t given, double temperature, std::uint64_t seed,
                           const std::function<void()>& each);
 
-/// Seconds that each value of each of `count` pictures takes.
-double drawing_seconds(training::TokenModel& model, std::int64_t size, std::int64_t count);
+/// Seconds that it takes to draw so many values of each of `count` pictures behind those that are
+/// given, from a trial of a few.
+double drawing_seconds(training::TokenModel& model, std::int64_t count, std::int64_t given,
+                       std::int64_t drawn);
 
 /// A grid on white, small pictures magnified. @param rows  of one size, as many in each row
 Picture grid(const std::vector<std::vector<Picture>>& rows);

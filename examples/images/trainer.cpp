@@ -113,15 +113,13 @@ class PictureTask : public training::TaskWith<Options> {
   }
 
   double finish_seconds(TokenModel& model) override {
-    const std::int64_t values = values_of(options());
+    const std::int64_t values = values_of(options()), given = upper_half(options().size);
     double seconds = 0;
     if (options().samples > 0) {
-      seconds +=
-          static_cast<double>(values) * drawing_seconds(model, options().size, options().samples);
+      seconds += drawing_seconds(model, options().samples, 0, values);
     }
     if (completions() > 0) {
-      seconds += static_cast<double>(values - upper_half(options().size)) *
-                 drawing_seconds(model, options().size, alternatives * completions());
+      seconds += drawing_seconds(model, alternatives * completions(), given, values - given);
     }
     return seconds;
   }
