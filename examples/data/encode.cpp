@@ -17,7 +17,7 @@ namespace data {
 namespace {
 
 namespace fs = std::filesystem;
-using reformer::detail::crc32;
+using reformer::crc32;
 
 constexpr std::size_t longest = 16;  // pieces without a place to cut
 

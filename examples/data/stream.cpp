@@ -203,9 +203,7 @@ class GzipMembers {
            (bytes[8] == 0 || bytes[8] == 2 || bytes[8] == 4) && (bytes[9] <= 13 || bytes[9] == 255);
   }
 
-  std::uint32_t crc_with(Bytes text) const {
-    return reformer::detail::crc32(std::as_bytes(text), crc_);
-  }
+  std::uint32_t crc_with(Bytes text) const { return reformer::crc32(std::as_bytes(text), crc_); }
 
   std::deque<End> ends_;
   std::vector<std::uint8_t> window_;

@@ -29,7 +29,7 @@ static_assert(std::endian::native == std::endian::little, "numbers are copied as
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-using reformer::detail::crc32;
+using reformer::crc32;
 
 constexpr std::string_view magic = "RFTOKENS";
 constexpr std::uint32_t version = 1;
@@ -318,7 +318,7 @@ TokenWriter TokenWriter::resume(const fs::path& file, const TokenHeader& header)
   const std::int64_t size =
       static_cast<std::int64_t>(TokenHeader::size) + writer.header_.tokens * writer.header_.width;
   {
-    const reformer::detail::MappedFile part(writer.part_);
+    const reformer::MappedFile part(writer.part_);
     if (std::ssize(part.bytes()) < size) {
       fail_with(file, "cannot go on: its .part is shorter than its .journal says; remove both");
     }

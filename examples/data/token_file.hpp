@@ -73,7 +73,7 @@ class TokenFile {
 
  private:
   std::filesystem::path file_;
-  reformer::detail::MappedFile mapped_;
+  reformer::MappedFile mapped_;
   TokenHeader header_;
   bool has_header_ = false;
   mutable std::size_t read_since_release_ = 0;

@@ -35,7 +35,7 @@ Split Corpus::split() const {
 }
 
 std::uint32_t Corpus::checksum() const {
-  return reformer::detail::crc32(std::as_bytes(std::span(bytes)));
+  return reformer::crc32(std::as_bytes(std::span(bytes)));
 }
 
 void Corpus::require_parts(std::size_t minimum_part, const std::string& purpose) const {

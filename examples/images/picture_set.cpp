@@ -28,7 +28,7 @@ constexpr std::int64_t thumbnail_side = 8;
 constexpr float alike = 0.985F;
 
 std::uint32_t checksum_of(Bytes bytes, std::uint32_t before = 0) {
-  return reformer::detail::crc32(std::as_bytes(bytes), before);
+  return reformer::crc32(std::as_bytes(bytes), before);
 }
 
 std::uint32_t big_endian(Bytes bytes, std::size_t at) {

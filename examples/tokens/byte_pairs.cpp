@@ -19,7 +19,7 @@
 namespace tokens {
 namespace {
 
-using reformer::detail::in_quotes;
+using reformer::in_quotes;
 
 constexpr std::int32_t no_token = -1;
 constexpr std::int32_t no_rank = std::numeric_limits<std::int32_t>::max();
@@ -271,8 +271,8 @@ void BytePairTokenizer::check_ids(const Definition& definition, const Names& nam
 std::uint32_t BytePairTokenizer::checksum_of(const Definition& definition) {
   std::uint32_t checksum = 0;
   const auto include = [&](std::string_view text) {
-    checksum = reformer::detail::crc32(fmt::format("{} ", text.size()), checksum);
-    checksum = reformer::detail::crc32(text, checksum);
+    checksum = reformer::crc32(fmt::format("{} ", text.size()), checksum);
+    checksum = reformer::crc32(text, checksum);
   };
   for (const std::string& name : definition.vocabulary) {
     include(name);

@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 using Definition = BytePairTokenizer::Definition;
-using reformer::detail::in_quotes;
+using reformer::in_quotes;
 
 /// Of a file: far above any vocabulary.
 constexpr std::size_t most_bytes = std::size_t{1} << 28;
@@ -31,7 +31,7 @@ constexpr std::int64_t most_tokens = 1 << 26;
 /// Calls a function with the text of a file; its errors begin with a verb, and here get the name.
 template <typename Function>
 auto with_text(const fs::path& path, Function&& function) {
-  const reformer::detail::MappedFile file(path);
+  const reformer::MappedFile file(path);
   const auto bytes = file.bytes();
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   try {
@@ -53,7 +53,7 @@ std::int32_t read_id(const Json& value, const std::string& name) {
   if (!value.is_number_integer() || value.get<std::int64_t>() < 0 ||
       value.get<std::int64_t>() >= most_tokens) {
     fail(fmt::format("has the id {} for the token {}; allowed: whole numbers from 0",
-                     reformer::detail::shortened(value.dump(), 40), in_quotes(name)));
+                     reformer::shortened(value.dump(), 40), in_quotes(name)));
   }
   return value.get<std::int32_t>();
 }
@@ -94,7 +94,7 @@ std::pair<std::string, std::string> read_merge(std::string_view line, std::size_
 }
 
 std::vector<std::pair<std::string, std::string>> read_merges(std::string_view text) {
-  const std::size_t bad = reformer::detail::first_non_utf8(text);
+  const std::size_t bad = reformer::first_non_utf8(text);
   if (bad < text.size()) {
     fail(fmt::format("is not UTF-8: byte {}", bad));
   }
@@ -135,7 +135,7 @@ void require(const Json& object, const std::string& where, const char* name,
   const Json value = member(object, name);
   if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
     fail(fmt::format("has {}.{} = {}, which is not supported; allowed: {}", where, name,
-                     reformer::detail::shortened(value.dump(), 40), allowed.begin()->dump()));
+                     reformer::shortened(value.dump(), 40), allowed.begin()->dump()));
   }
 }
 
@@ -176,7 +176,7 @@ std::vector<AddedToken> read_added(const Json& list) {
     const Json content = entry.is_object() ? member(entry, "content") : Json();
     if (!content.is_string() || content.get<std::string>().empty()) {
       fail(fmt::format("has an added token without content: {}",
-                       in_quotes(reformer::detail::shortened(entry.dump(), 60))));
+                       in_quotes(reformer::shortened(entry.dump(), 60))));
     }
     const auto name = content.get<std::string>();
     const auto flag = [&](const char* key) {
@@ -214,8 +214,7 @@ std::unique_ptr<Tokenizer> load_vocabulary_and_merges(const fs::path& vocabulary
     for (std::size_t i = 0; i < definition.vocabulary.size(); ++i) {
       const std::string& name = definition.vocabulary[i];
       // Bytes are spelled as one character.
-      const bool is_byte = name.size() <= 2 &&
-                           reformer::detail::first_non_utf8(name) == name.size() &&
+      const bool is_byte = name.size() <= 2 && reformer::first_non_utf8(name) == name.size() &&
                            (name.size() == 1 || static_cast<unsigned char>(name[0]) >= 0xc2);
       if (!name.empty() && !is_byte && !made.contains(name)) {
         definition.added.push_back({.id = static_cast<std::int32_t>(i), .content = name});
@@ -249,7 +248,7 @@ std::unique_ptr<Tokenizer> load_tokenizer_json(const fs::path& path) {
         definition.merges.emplace_back(merge[0].get<std::string>(), merge[1].get<std::string>());
       } else {
         fail(fmt::format("has {} as merge {}; allowed: two tokens",
-                         in_quotes(reformer::detail::shortened(merge.dump(), 60)), number));
+                         in_quotes(reformer::shortened(merge.dump(), 60)), number));
       }
     }
     return std::make_unique<BytePairTokenizer>(std::move(definition));

@@ -34,7 +34,7 @@ std::string ByteTokenizer::description() const {
 }
 
 std::uint32_t ByteTokenizer::checksum() const {
-  return reformer::detail::crc32(fmt::format("bytes {}", first_));
+  return reformer::crc32(fmt::format("bytes {}", first_));
 }
 
 }  // namespace tokens

@@ -118,14 +118,14 @@ struct Properties {
 class Sentencepiece : public Tokenizer {
  public:
   explicit Sentencepiece(const fs::path& path) : path_(path) {
-    const reformer::detail::MappedFile file(path);
+    const reformer::MappedFile file(path);
     const auto bytes = file.bytes();
     const std::string_view model(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     const auto status = processor_.LoadFromSerializedProto(model);
     if (model.empty() || !status.ok()) {
       throw std::runtime_error(fmt::format("'{}' is no model of sentencepiece", path.string()));
     }
-    checksum_ = reformer::detail::crc32(model);
+    checksum_ = reformer::crc32(model);
     properties_ = Properties(model);
     texts_.resize(static_cast<std::size_t>(processor_.GetPieceSize()));
     bytes_.fill(-1);
@@ -264,7 +264,7 @@ class Sentencepiece : public Tokenizer {
       }
     };
     while (true) {
-      const std::size_t valid = reformer::detail::first_non_utf8(line);
+      const std::size_t valid = reformer::first_non_utf8(line);
       std::string_view text = line.substr(0, valid);
       for (std::size_t i; (i = text.find(space_mark)) != std::string_view::npos;) {
         encode_text(text.substr(0, i));

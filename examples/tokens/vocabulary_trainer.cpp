@@ -31,14 +31,14 @@ template <typename Function>
 void for_each_learnable(std::string_view line, const Function& function) {
   constexpr std::string_view space_mark = "\xe2\x96\x81", unknown_mark = "\xe2\x96\x85";
   std::size_t begin = 0;
-  std::size_t valid = reformer::detail::first_non_utf8(line);
+  std::size_t valid = reformer::first_non_utf8(line);
   for (std::size_t i = 0; i <= line.size();) {
     std::size_t skipped = 0;
     if (i == line.size()) {
       skipped = 1;
     } else if (i == valid) {
       skipped = 1;
-      valid += 1 + reformer::detail::first_non_utf8(line.substr(i + 1));
+      valid += 1 + reformer::first_non_utf8(line.substr(i + 1));
     } else if (line[i] == '\0' || line[i] == '\t') {
       skipped = 1;
     } else if (line.substr(i).starts_with(space_mark) || line.substr(i).starts_with(unknown_mark)) {

@@ -15,7 +15,7 @@ namespace enwik8::test {
 namespace {
 
 std::uint32_t crc_of(const std::vector<std::uint8_t>& bytes) {
-  return reformer::detail::crc32(std::as_bytes(std::span(bytes)));
+  return reformer::crc32(std::as_bytes(std::span(bytes)));
 }
 
 TEST(GeneratedCorpus, IsTheSameEverywhere) {

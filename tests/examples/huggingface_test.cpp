@@ -398,7 +398,7 @@ TEST(TextStream, CutsOnlyBetweenCharacters) {
     const Strings pieces = pieces_of({all.substr(0, cut), all});
     EXPECT_EQ(pieces[0] + pieces[1], all) << cut;
     for (const std::string& piece : pieces) {
-      EXPECT_EQ(reformer::detail::first_non_utf8(piece), piece.size()) << cut;
+      EXPECT_EQ(reformer::first_non_utf8(piece), piece.size()) << cut;
     }
   }
   Strings texts;
@@ -416,7 +416,7 @@ TEST(TextStream, LetsInvalidBytesPass) {
       for (const char c : kinds) {
         const std::string text = {a, b, c};
         Strings pieces = pieces_of({text.substr(0, 1), text.substr(0, 2), text, text + "a"});
-        EXPECT_EQ(pieces.back(), "") << reformer::detail::in_quotes(text);
+        EXPECT_EQ(pieces.back(), "") << reformer::in_quotes(text);
         std::string joined;
         for (const std::string& piece : pieces) joined += piece;
         EXPECT_EQ(joined, text + "a");

@@ -29,7 +29,7 @@ class Words : public tokens::Tokenizer {
     std::vector<std::int32_t> tokens;
     while (!text.empty()) {
       const std::string_view word = text.substr(0, text.find(' ', 1));
-      tokens.push_back(static_cast<std::int32_t>(reformer::detail::crc32(word) %
+      tokens.push_back(static_cast<std::int32_t>(reformer::crc32(word) %
                                                  static_cast<std::uint32_t>(vocabulary_ - 1)));
       text.remove_prefix(word.size());
     }
@@ -103,10 +103,10 @@ TEST(TokenFile, IsWrittenAsDocumented) {
     EXPECT_EQ(number_at<std::int64_t>(bytes, 32), 2);
     EXPECT_EQ(number_at<std::int64_t>(bytes, 40), 100);
     EXPECT_EQ(number_at<std::int64_t>(bytes, 48), vocabulary - 1);
-    EXPECT_EQ(number_at<std::uint32_t>(bytes, 56), reformer::detail::crc32(bytes.substr(128)));
+    EXPECT_EQ(number_at<std::uint32_t>(bytes, 56), reformer::crc32(bytes.substr(128)));
     EXPECT_EQ(number_at<std::uint32_t>(bytes, 60), words.checksum());
     EXPECT_EQ(std::string(bytes.c_str() + 64), "words");
-    EXPECT_EQ(number_at<std::uint32_t>(bytes, 124), reformer::detail::crc32(bytes.substr(0, 124)));
+    EXPECT_EQ(number_at<std::uint32_t>(bytes, 124), reformer::crc32(bytes.substr(0, 124)));
 
     const TokenFile read(file);
     EXPECT_EQ(tokens_in(read), tokens);
@@ -126,7 +126,7 @@ TEST(TokenFile, ReadsSixteenBitTokensWithoutAHeader) {
             (std::vector<std::int32_t>{1, 50000, 0}));
   EXPECT_FALSE(is_token_file(folder / "train.bin"));
   EXPECT_EQ(TokenFile(folder / "train.bin", 50257).check(),
-            reformer::detail::crc32(read_file(folder / "train.bin")));
+            reformer::crc32(read_file(folder / "train.bin")));
 }
 
 TEST(TokenFile, SaysInOneLineWhatIsWrong) {
@@ -141,7 +141,7 @@ TEST(TokenFile, SaysInOneLineWhatIsWrong) {
   const auto changed = [&](std::size_t offset, const std::string& by, bool is_sealed) {
     std::string bytes = good;
     bytes.replace(offset, by.size(), by);
-    const std::uint32_t crc = reformer::detail::crc32(bytes.substr(0, 124));
+    const std::uint32_t crc = reformer::crc32(bytes.substr(0, 124));
     if (is_sealed) std::memcpy(&bytes[124], &crc, 4);
     return bytes;
   };

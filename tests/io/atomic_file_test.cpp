@@ -134,7 +134,7 @@ TEST(AtomicFile, IsDurableBeforeItIsVisible) {
 TEST(MappedFile, RefusesWhatIsNoFile) {
   const TemporaryFolder folder;
   const auto message = [](const fs::path& path) {
-    return message_of<std::runtime_error>([&] { detail::MappedFile file(path); });
+    return message_of<std::runtime_error>([&] { MappedFile file(path); });
   };
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
   EXPECT_TRUE(contains(message(folder / "pipe"), "pipe': is not a regular file"));

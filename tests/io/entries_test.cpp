@@ -498,7 +498,9 @@ const BadField<ModelConfig> model_fields[] = {
     {"positions", "sinusoidal", "axial and learned",
      [](auto& c) { c.positions = SinusoidalPositions{}; }},
     {"the number of factors of axial positions", "3", "must be 2 as in HuggingFace's Reformer",
-     [](auto& c) { c.positions = AxialPositions{{4, 4, 2}}; }},
+     [](auto& c) {
+       c.positions = AxialPositions{{4, 4, 2}};
+     }},
     {"the heads of a layer", "2 kinds", "must be of one as in HuggingFace's Reformer",
      [](auto& c) { c.layers[0].of_heads.push_back(LshPattern{4}); }},
     {"a layer", "exact attention", "does not have", [](auto& c) { c.layers[0] = ExactPattern{}; }},
@@ -584,15 +586,15 @@ const Refusal<Io> files[] = {
        const FileSizeLimit limit(1);
        write_file_atomically(f.folder / "file", "new");
      }},
-    {"MappedFile", "cannot read ''", "the name is", "empty", [](auto&) { detail::MappedFile(""); }},
+    {"MappedFile", "cannot read ''", "the name is", "empty", [](auto&) { MappedFile(""); }},
     {"MappedFile", "cannot read", "file'", "goes on behind a zero byte",
-     [](auto& f) { detail::MappedFile(f.folder / behind_zero); }},
+     [](auto& f) { MappedFile(f.folder / behind_zero); }},
     {"MappedFile", "cannot read", "folder'", "Is a directory",
-     [](auto& f) { detail::MappedFile(f.folder / "folder"); }},
+     [](auto& f) { MappedFile(f.folder / "folder"); }},
     {"MappedFile", "cannot read", "/dev/null'", "is not a regular file",
-     [](auto&) { detail::MappedFile("/dev/null"); }},
+     [](auto&) { MappedFile("/dev/null"); }},
     {"MappedFile", "cannot read", "none'", "No such file or directory",
-     [](auto& f) { detail::MappedFile(f.folder / "none"); }},
+     [](auto& f) { MappedFile(f.folder / "none"); }},
 
     {"parse_json_object", "thing", "has 2 bytes", "must have at most 1",
      [](auto&) { parse_json_object("thing", "{}", 1); }},

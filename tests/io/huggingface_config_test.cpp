@@ -292,7 +292,7 @@ TEST(HuggingFaceConfig, MessagesAreUtf8) {
       const std::string message =
           message_of<std::runtime_error>([&] { parse_huggingface_config(text); });
       EXPECT_TRUE(contains(message, "\xc3\xa9..."));
-      EXPECT_EQ(detail::first_non_utf8(message), message.size()) << message;
+      EXPECT_EQ(first_non_utf8(message), message.size()) << message;
     }
   }
 }

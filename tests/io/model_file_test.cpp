@@ -317,7 +317,7 @@ TEST(ParameterShapes, AreTheParametersInTheirOrder) {
 // ---- what does not fit
 
 TEST(ModelFile, NoticesFlippedBytesAndOtherLengths) {
-  EXPECT_EQ(detail::crc32("123456789"), 0xcbf43926U);
+  EXPECT_EQ(crc32("123456789"), 0xcbf43926U);
   const TemporaryFolder folder;
   ModelConfig config = small_config();
   config.width = config.num_heads = config.head_width = config.feed_forward_width = 1;

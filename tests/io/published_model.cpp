@@ -52,7 +52,7 @@ void say(const char* what, double seconds) {
 }
 
 Json read_json(const fs::path& path) {
-  const detail::MappedFile file(path);
+  const MappedFile file(path);
   return Json::parse(reinterpret_cast<const char*>(file.bytes().data()),
                      reinterpret_cast<const char*>(file.bytes().data()) + file.bytes().size());
 }
@@ -74,7 +74,7 @@ void read_alone(const fs::path& path) {
 }
 
 bool same_bytes(const fs::path& a, const fs::path& b) {
-  const detail::MappedFile first(a), second(b);
+  const MappedFile first(a), second(b);
   const auto x = first.bytes(), y = second.bytes();
   return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size()) == 0;
 }

@@ -31,11 +31,12 @@ inline constexpr auto crc32_tables = [] {
   }
   return tables;
 }();
+}  // namespace detail
 
 /// The checksum of bytes, continued from that of the bytes before. Any single damaged byte, and any
 /// damage within 32 bits, changes it. Eight bytes at a time: 2 GB a second.
 inline std::uint32_t crc32(std::span<const std::byte> bytes, std::uint32_t before = 0) {
-  const auto& tables = crc32_tables;
+  const auto& tables = detail::crc32_tables;
   std::uint32_t crc = ~before;
   const std::byte* data = bytes.data();
   std::size_t left = bytes.size();
@@ -55,5 +56,4 @@ inline std::uint32_t crc32(std::string_view text, std::uint32_t before = 0) {
   return crc32(std::as_bytes(std::span(text.data(), text.size())), before);
 }
 
-}  // namespace detail
 }  // namespace reformer::inline REFORMER_ABI

@@ -173,8 +173,7 @@ class HuggingFaceWeights {
     }
     for (const auto& [name, place] : places_) {
       if (!known.contains(name) || unknown_.contains(name)) {
-        lines.push_back(detail::join(detail::in_quotes(name), " ",
-                                     detail::shape_text(place.tensor->shape),
+        lines.push_back(detail::join(in_quotes(name), " ", detail::shape_text(place.tensor->shape),
                                      " is unknown to the model"));
       }
     }
@@ -299,7 +298,7 @@ std::vector<std::string> load_huggingface_weights(
 inline HuggingFaceConfig load_huggingface_config(const std::filesystem::path& folder) {
   detail::check_file_name("read", folder);  // an empty one would be the current folder
   const auto path = folder / "config.json";
-  const detail::MappedFile file(path);
+  const MappedFile file(path);
   try {
     return parse_huggingface_config(
         {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});

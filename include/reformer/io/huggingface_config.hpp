@@ -530,7 +530,7 @@ inline std::string huggingface_config_text(const HuggingFaceConfig& config,
                                            std::string_view dtype) {
   constexpr auto function = "huggingface_config_text";
   detail::check_huggingface_config(function, config);
-  const std::size_t bad = detail::first_non_utf8(dtype);
+  const std::size_t bad = first_non_utf8(dtype);
   check(bad == dtype.size(), function, "dtype is not UTF-8 at byte ", bad, ", must be");
   check(config.fields.is_object(), function, "fields is ", config.fields.type_name(),
         ", must be an object");

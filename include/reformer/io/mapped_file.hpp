@@ -18,7 +18,7 @@
 #include "reformer/foundation/abi.hpp"
 #include "reformer/io/file_name.hpp"
 
-namespace reformer::inline REFORMER_ABI::detail {
+namespace reformer::inline REFORMER_ABI {
 
 /// A mapped regular file. Whoever makes the file shorter while it is mapped ends the program with
 /// SIGBUS, as with every mapped file.
@@ -26,7 +26,7 @@ class MappedFile {
  public:
   /// @throw std::runtime_error with one line when there is no such file or it cannot be read
   explicit MappedFile(const std::filesystem::path& path) {
-    check_file_name("read", path);
+    detail::check_file_name("read", path);
     // Without O_NONBLOCK, a pipe that nobody writes to is waited for.
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat status {};
@@ -44,8 +44,8 @@ class MappedFile {
       }
     }
     if (descriptor >= 0) ::close(descriptor);
-    if (irregular) fail_with_file("read", path, "is not a regular file");
-    if (error != 0) fail_with_file("read", path, std::generic_category().message(error));
+    if (irregular) detail::fail_with_file("read", path, "is not a regular file");
+    if (error != 0) detail::fail_with_file("read", path, std::generic_category().message(error));
   }
 
   ~MappedFile() {
@@ -73,4 +73,4 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-}  // namespace reformer::inline REFORMER_ABI::detail
+}  // namespace reformer::inline REFORMER_ABI

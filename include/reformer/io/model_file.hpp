@@ -317,7 +317,7 @@ class ModelFile {
     for (const StoredTensor& tensor : file_.tensors()) {
       tensors.emplace(tensor.name, &tensor);
       if (is_state(tensor) && !has_optimizer()) {
-        throw std::runtime_error(detail::join("tensor ", detail::in_quotes(tensor.name),
+        throw std::runtime_error(detail::join("tensor ", in_quotes(tensor.name),
                                               " is of an optimizer, but the metadata name none"));
       }
     }
@@ -325,7 +325,7 @@ class ModelFile {
     for (const auto& [name, tensor] : tensors) {
       sum = detail::checksum_of_header(name, tensor->dtype, tensor->shape, sum);
     }
-    for (const auto& [name, tensor] : tensors) sum = detail::crc32(file_.bytes(*tensor), sum);
+    for (const auto& [name, tensor] : tensors) sum = crc32(file_.bytes(*tensor), sum);
     file_.release();
     if (sum != header_.checksum) {
       throw std::runtime_error(detail::join("is damaged: its checksum is ",
@@ -354,15 +354,15 @@ class ModelFile {
       const StoredTensor* tensor = file_.find(wanted.name);
       const std::vector<Index> shape = {wanted.rows, wanted.columns};
       if (tensor == nullptr) {
-        add(detail::in_quotes(wanted.name), " is missing in the file");
+        add(in_quotes(wanted.name), " is missing in the file");
       } else if (tensor->dtype != detail::dtype_of<Scalar> || tensor->shape != shape) {
-        add(detail::in_quotes(wanted.name), " is ", text(tensor->dtype, tensor->shape),
-            " in the file and ", text(detail::dtype_of<Scalar>, shape), " in the model");
+        add(in_quotes(wanted.name), " is ", text(tensor->dtype, tensor->shape), " in the file and ",
+            text(detail::dtype_of<Scalar>, shape), " in the model");
       }
     }
     for (const StoredTensor& tensor : file_.tensors()) {
       if (is_state(tensor) == of_optimizer && !names.contains(tensor.name)) {
-        add(detail::in_quotes(tensor.name), " is unknown to the model");
+        add(in_quotes(tensor.name), " is unknown to the model");
       }
     }
     if (count > shown) differences += detail::join(" and ", count - shown, " more");

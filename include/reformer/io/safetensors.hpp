@@ -414,7 +414,7 @@ class SafetensorsFile {
     check_is_own(function, tensor);
     detail::checked_size(function, "out", out);
     check(tensor.shape == std::vector<Index>{out.columns, out.rows}, function, "tensor ",
-          detail::in_quotes(tensor.name), " is ", detail::shape_text(tensor.shape), ", must be [",
+          in_quotes(tensor.name), " is ", detail::shape_text(tensor.shape), ", must be [",
           out.columns, ", ", out.rows, "]");
     constexpr Index block = 32;  // so that lines of cache are used on both sides
     const std::byte* data = bytes(tensor).data();
@@ -470,21 +470,20 @@ class SafetensorsFile {
   /// Another tensor may say that it lies outside of the file.
   void check_is_own(std::string_view function, const StoredTensor& tensor) const {
     const StoredTensor* own = find(tensor.name);
-    check(own != nullptr && *own == tensor, function, "tensor ", detail::in_quotes(tensor.name),
-          " is ", tensor.dtype, " ", detail::shape_text(tensor.shape), " at bytes [", tensor.begin,
-          ", ", tensor.end, "], must be one of the tensors of the file");
+    check(own != nullptr && *own == tensor, function, "tensor ", in_quotes(tensor.name), " is ",
+          tensor.dtype, " ", detail::shape_text(tensor.shape), " at bytes [", tensor.begin, ", ",
+          tensor.end, "], must be one of the tensors of the file");
   }
   void check_is_float(const StoredTensor& tensor, bool is) const {
     if (!is) refuse_dtype(tensor, "F32, F64, F16 or BF16");
   }
   [[noreturn]] void refuse_dtype(const StoredTensor& tensor, std::string_view allowed) const {
-    throw std::runtime_error(detail::join("'", path_.string(), "': tensor ",
-                                          detail::in_quotes(tensor.name), " has the dtype ",
-                                          tensor.dtype, ", must be ", allowed));
+    throw std::runtime_error(detail::join("'", path_.string(), "': tensor ", in_quotes(tensor.name),
+                                          " has the dtype ", tensor.dtype, ", must be ", allowed));
   }
 
   std::filesystem::path path_;
-  detail::MappedFile file_;
+  MappedFile file_;
   SafetensorsHeader header_;
   std::map<std::string, std::size_t, std::less<>> places_;
 };
@@ -510,12 +509,12 @@ void write_safetensors(AtomicFile& file, std::vector<OutgoingTensor<Scalar>> ten
   std::sort(tensors.begin(), tensors.end(),
             [](const auto& a, const auto& b) { return a.name < b.name; });
   const auto check_utf8 = [&](std::string_view text, const auto&... what) {
-    const std::size_t bad = detail::first_non_utf8(text);
+    const std::size_t bad = first_non_utf8(text);
     check(bad == text.size(), function, what..., " is not UTF-8 at byte ", bad, ", must be");
   };
   for (const auto& [key, value] : metadata) {
     check_utf8(key, "a key of metadata");
-    check_utf8(value, "metadata ", detail::in_quotes(key));
+    check_utf8(value, "metadata ", in_quotes(key));
   }
   Json header = Json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
@@ -525,18 +524,16 @@ void write_safetensors(AtomicFile& file, std::vector<OutgoingTensor<Scalar>> ten
     check(tensor.name != "__metadata__", function,
           "the name of a tensor is __metadata__, must be another: the format keeps it for itself");
     check(&tensor == tensors.data() || tensor.name != (&tensor - 1)->name, function,
-          "two tensors have the name ", detail::in_quotes(tensor.name),
-          ", must have different ones");
-    const Index size = detail::checked_size(
-        function, "values of tensor " + detail::in_quotes(tensor.name), tensor.values);
-    check(detail::element_count(tensor.shape) == size, function, "tensor ",
-          detail::in_quotes(tensor.name), " has the shape ", detail::shape_text(tensor.shape),
-          ", must be one of its ", size, " elements");
+          "two tensors have the name ", in_quotes(tensor.name), ", must have different ones");
+    const Index size =
+        detail::checked_size(function, "values of tensor " + in_quotes(tensor.name), tensor.values);
+    check(detail::element_count(tensor.shape) == size, function, "tensor ", in_quotes(tensor.name),
+          " has the shape ", detail::shape_text(tensor.shape), ", must be one of its ", size,
+          " elements");
     const std::uint64_t begin = end;
     check(!__builtin_mul_overflow(static_cast<std::uint64_t>(size), sizeof(Scalar), &end) &&
               !__builtin_add_overflow(begin, end, &end),
-          function, "tensor ", detail::in_quotes(tensor.name), " ",
-          detail::shape_text(tensor.shape),
+          function, "tensor ", in_quotes(tensor.name), " ", detail::shape_text(tensor.shape),
           " ends at a byte whose number must, and does not, fit 64 bits");
     header[tensor.name] = {{"dtype", sizeof(Scalar) == 4 ? "F32" : "F64"},
                            {"shape", tensor.shape},
@@ -599,14 +596,14 @@ inline std::map<std::string, std::string> parse_safetensors_index(std::string_vi
   for (const auto& [tensor, file] : map->items()) {
     if (!file.is_string()) {
       throw std::runtime_error(
-          detail::join("index has a file that is not text for tensor ", detail::in_quotes(tensor)));
+          detail::join("index has a file that is not text for tensor ", in_quotes(tensor)));
     }
     const auto name = file.get<std::string>();
     // Nothing outside of the folder is opened because a file says so.
     if (name.empty() || name == "." || name == ".." ||
         name.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos) {
-      throw std::runtime_error(detail::join("index has the file ", detail::in_quotes(name),
-                                            " for tensor ", detail::in_quotes(tensor),
+      throw std::runtime_error(detail::join("index has the file ", in_quotes(name), " for tensor ",
+                                            in_quotes(tensor),
                                             ", must be a name without a folder"));
     }
     files.emplace(tensor, name);
@@ -674,25 +671,24 @@ class SafetensorsFolder {
       for (const StoredTensor& tensor : file.tensors()) {
         const auto entry = map.find(tensor.name);
         if (entry == map.end()) {
-          fail("tensor ", detail::in_quotes(tensor.name), " of ", detail::in_quotes(name),
-               " is not in weight_map");
+          fail("tensor ", in_quotes(tensor.name), " of ", in_quotes(name), " is not in weight_map");
         } else if (entry->second != name) {
-          fail("tensor ", detail::in_quotes(tensor.name), " is in ", detail::in_quotes(name),
-               ", but weight_map says ", detail::in_quotes(entry->second));
+          fail("tensor ", in_quotes(tensor.name), " is in ", in_quotes(name),
+               ", but weight_map says ", in_quotes(entry->second));
         }
         places_.emplace(tensor.name, Place{&file, &tensor});
       }
     }
     for (const auto& [tensor, name] : map) {
       if (!places_.contains(tensor)) {
-        fail("tensor ", detail::in_quotes(tensor), " is not in ", detail::in_quotes(name),
+        fail("tensor ", in_quotes(tensor), " is not in ", in_quotes(name),
              ", where weight_map says it is");
       }
     }
   }
 
   static std::map<std::string, std::string> parse_index(const std::filesystem::path& index) {
-    const detail::MappedFile file(index);
+    const MappedFile file(index);
     const auto bytes = file.bytes();
     try {
       return parse_safetensors_index({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
