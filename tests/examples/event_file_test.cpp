@@ -10,15 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "support/errors.hpp"
-#include "support/files.hpp"
+#include "examples/support.hpp"
 
 namespace training::test {
 namespace {
 
 using nlohmann::json;
-using reformer::test::read_file;
-using reformer::test::TemporaryFolder;
 
 /// A reader of its own, by the description of the format: fields by number, in their order.
 struct Field {
@@ -126,9 +123,8 @@ TEST(EventFile, HoldsTheNumbersOfRecordsAtTheirSteps) {
 
 TEST(EventFile, SaysWhereItCannotBeWritten) {
   const TemporaryFolder folder;
-  EXPECT_TRUE(reformer::test::contains(
-      reformer::test::message_of<std::runtime_error>([&] { EventFile(folder / "missing", 0); }),
-      "cannot write '"));
+  EXPECT_TRUE(contains(message_of<std::runtime_error>([&] { EventFile(folder / "missing", 0); }),
+                       "cannot write '"));
 }
 
 }  // namespace

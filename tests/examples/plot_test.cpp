@@ -7,19 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "support/errors.hpp"
-#include "support/files.hpp"
+#include "examples/support.hpp"
 #include "training/run_record.hpp"
 
 namespace training::test {
 namespace {
 
 namespace fs = std::filesystem;
-using reformer::test::contains;
-using reformer::test::message_of;
-using reformer::test::read_file;
-using reformer::test::TemporaryFolder;
-using reformer::test::write_file;
 
 constexpr const char* metrics =
     R"({"type":"header","options":{"seed":1}}
