@@ -14,6 +14,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "reformer/foundation/parallel.hpp"
 #include "reformer/io/checksum.hpp"
 
 namespace images {
@@ -212,10 +213,11 @@ Pictures read_all(const fs::path& place, std::int64_t size, std::int64_t& left_o
                   std::int64_t& duplicates) {
   const std::vector<Source> sources = sources_in(place);
   std::vector<Read> read(sources.size());
-#pragma omp parallel for schedule(dynamic, 16)
-  for (std::size_t i = 0; i < sources.size(); ++i) {
-    read[i] = read_scaled(sources[i], size);
-  }
+  reformer::parallel_for(reformer::default_threads(), std::ssize(sources),
+                         [&](std::int64_t i, int) {
+                           const auto at = static_cast<std::size_t>(i);
+                           read[at] = read_scaled(sources[at], size);
+                         });
   Pictures all(size);
   std::unordered_set<std::string> known;
   for (std::size_t i = 0; i < sources.size(); ++i) {

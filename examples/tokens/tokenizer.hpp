@@ -53,7 +53,6 @@ class Tokenizer {
   /// A sentence for the user on what `decode(encode(text))` may not give back; empty when it gives
   /// back every text.
   virtual std::string what_is_lost() const { return {}; }
-  bool is_lossless() const { return what_is_lost().empty(); }
 
   /// The files to copy into one folder, under their own names, so that `load_tokenizer` finds the
   /// tokenizer again in that folder. None for bytes, which the word "bytes" names.

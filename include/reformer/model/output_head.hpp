@@ -208,10 +208,11 @@ class OutputHead {
   }
 
   /// Positions of a panel. Their logits are to stay in cache where the vocabulary is small. Where
-  /// it is large, the weight and its gradient are walked through once for each panel, which takes
-  /// no time beside the products of two tiles of rows and more; so logits take up to 32 MB then.
+  /// it is large, the weight and its gradient are walked through once for each panel, which is felt
+  /// beside the products of one tile of rows and hardly beside those of two. So a panel has two
+  /// then, as long as their logits take no more than 32 MB, and one beyond.
   Index panel_rows() const {
-    constexpr Index in_cache = Index{1} << 18, most = (Index{1} << 25) / Index{sizeof(Scalar)};
+    constexpr Index in_cache = Index{1} << 18, most = 32'000'000 / Index{sizeof(Scalar)};
     const Index columns = std::max<Index>(vocabulary(), 1);
     const Index of_large = most / columns / detail::tile_rows * detail::tile_rows;
     return std::clamp<Index>(in_cache / columns,
