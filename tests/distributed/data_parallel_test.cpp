@@ -182,6 +182,37 @@ TEST_F(DataParallelTest, ASilentPassIsRefused) {
                        "the pass has not told its observer of 4 parts, must tell of all"));
 }
 
+/// A branch of one's own may reach the rows of a table in any order; norms add them in one.
+TEST_F(DataParallelTest, ReachedRowsEndInOneOrder) {
+  for (const int ranks : {1, 2}) {
+    run_on_threads(ranks, [&](Communicator& communicator) {
+      Workspace workspace(1);
+      Model<float> model(divided_config());
+      model.initialize(1);
+      DataParallel<Model<float>, Adam<float>> training(communicator, model, {.micro_batches = 1});
+      const Tokens tokens = random_tokens(1, 32, model.config().vocabulary, 1);
+      training.accumulate(workspace, [&](Index, PassObserver& observer) {
+        const Loss loss = model.loss_and_gradients(workspace, tokens, next_token_labels(tokens),
+                                                   1.0F / 31, {}, nullptr, &observer);
+        model.for_each_parameter([](Parameter<float>& p) {
+          if (!p.reached) return;
+          const std::vector<Index> rows = p.reached->list();
+          p.reached->clear();
+          for (auto row = rows.rbegin(); row != rows.rend(); ++row) p.reached->insert(*row);
+        });
+        return loss;
+      });
+      model.for_each_parameter([&](const Parameter<float>& p) {
+        if (!p.reached) return;
+        const std::vector<Index>& rows = p.reached->list();
+        EXPECT_TRUE(ranks > 1 || rows.size() > 1) << p.name;  // one rank has them all
+        EXPECT_TRUE(std::is_sorted(rows.begin(), rows.end()))
+            << p.name << ", " << ranks << " ranks";
+      });
+    });
+  }
+}
+
 /// The paper's optimiser and both of ours, of a model that is worth dividing: what its ranks keep.
 TEST(Ownership, DividesStateEvenly) {
   ModelConfig config = tiny_config();
