@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -112,6 +113,23 @@ TEST(SinusoidalPositions, FollowTheFormula) {
           EXPECT_NEAR(x(t, 2 * i + 1), std::cos(angle), tolerance<double>);
         }
       }
+    }
+  }
+}
+
+TEST(SinusoidalPositions, HaveNoLimit) {
+  constexpr Index width = 140;  // more frequencies than are computed at once
+  const Positions<double> positions("positions", SinusoidalPositions{}, width);
+  for (const Index t : {63, 64, 4095, 4096, 262143, 262144, (1 << 24) - 1, 1 << 24, 123456789}) {
+    std::vector<double> x(width);
+    positions.add_row(t, x.data());
+    for (Index j = 0; j < width; ++j) {
+      const double angle =
+          static_cast<double>(t) * std::pow(10000, -static_cast<double>(j / 2 * 2) / double{width});
+      const double expected = j % 2 == 0 ? std::sin(angle) : std::cos(angle);
+      const double rounding = static_cast<double>(t) * std::numeric_limits<double>::epsilon();
+      EXPECT_NEAR(x[static_cast<std::size_t>(j)], expected, 1e-14 + 2 * rounding)
+          << "position " << t << ", column " << j;
     }
   }
 }

@@ -13,8 +13,6 @@
 /// Backward: gradients are rotated by -a.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -23,6 +21,7 @@
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/compiled_once.hpp"
 #include "reformer/foundation/parallel.hpp"
+#include "reformer/foundation/phases.hpp"
 #include "reformer/foundation/tensor.hpp"
 #include "reformer/foundation/workspace.hpp"
 
@@ -35,20 +34,8 @@ template <typename Scalar>
 class Rotary {
  public:
   /// @param rotary_width  W, even, at most `head_width`
-  Rotary(Index rotary_width, Index head_width) : half_(rotary_width / 2), head_width_(head_width) {
-    for (std::size_t digit = 0; digit < digits_.size(); ++digit) {
-      for (Index value = 0; value < base; ++value) {
-        for (Index i = 0; i < half_; ++i) {
-          const double frequency =
-              std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_width));
-          const double angle = std::pow(static_cast<double>(base), static_cast<double>(digit)) *
-                               static_cast<double>(value) * frequency;
-          digits_[digit].cosines.push_back(static_cast<Scalar>(std::cos(angle)));
-          digits_[digit].sines.push_back(static_cast<Scalar>(std::sin(angle)));
-        }
-      }
-    }
-  }
+  Rotary(Index rotary_width, Index head_width)
+      : half_(rotary_width / 2), head_width_(head_width), phases_(frequencies(rotary_width)) {}
 
   Index rotary_width() const { return 2 * half_; }
 
@@ -67,30 +54,20 @@ class Rotary {
   }
 
  private:
-  static constexpr Index base = 256;  // positions are numbers of three such digits: below 2^24
-
-  struct Digit {
-    std::vector<Scalar> cosines, sines;  // [base, W/2]
-  };
+  static std::vector<double> frequencies(Index rotary_width) {
+    std::vector<double> w;
+    for (Index i = 0; i < rotary_width / 2; ++i) {
+      w.push_back(
+          std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_width)));
+    }
+    return w;
+  }
 
   /// One function for whole sequences and for decoding: the same bits.
   REFORMER_COMPILED_ONCE void rotate_row(Index t, Rotation rotation, Index columns, Scalar* row,
                                          Scalar* memory) const {
     Scalar *cosines = memory, *sines = memory + half_;
-    std::copy_n(digits_[0].cosines.data() + t % base * half_, half_, cosines);
-    std::copy_n(digits_[0].sines.data() + t % base * half_, half_, sines);
-    for (std::size_t digit = 1; digit < digits_.size(); ++digit) {
-      t /= base;
-      if (t == 0) break;
-      // The cosine and the sine of a sum.
-      const Scalar* c = digits_[digit].cosines.data() + t % base * half_;
-      const Scalar* s = digits_[digit].sines.data() + t % base * half_;
-      for (Index i = 0; i < half_; ++i) {
-        const Scalar cosine = cosines[i] * c[i] - sines[i] * s[i];
-        sines[i] = sines[i] * c[i] + cosines[i] * s[i];
-        cosines[i] = cosine;
-      }
-    }
+    phases_.at(t, 0, half_, cosines, sines);
     const Scalar sign = rotation == Rotation::forward ? Scalar(1) : Scalar(-1);
     for (Index i = 0; i < half_; ++i) sines[i] *= sign;
     for (Index head = 0; head < columns; head += head_width_) {
@@ -104,7 +81,7 @@ class Rotary {
   }
 
   Index half_, head_width_;
-  std::array<Digit, 3> digits_;
+  Phases<Scalar, 256, 3> phases_;
 };
 
 /// Positions of the tokens of sequences, `[rows]`: how many real ones stand before each.

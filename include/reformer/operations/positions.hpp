@@ -13,8 +13,10 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -22,6 +24,7 @@
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
+#include "reformer/foundation/phases.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/operations/config.hpp"
 
@@ -44,10 +47,12 @@ class Positions {
     } else if (const auto* learned = std::get_if<LearnedPositions>(&config)) {
       tables_.emplace_back(name + ".weight", Role::position_table, learned->max_length, width);
     } else {
+      std::vector<double> frequencies;
       for (Index j = 0; j < width; j += 2) {
-        frequencies_.push_back(
+        frequencies.push_back(
             std::pow(10000.0, -static_cast<double>(j) / static_cast<double>(width)));
       }
+      phases_.emplace(std::move(frequencies));
     }
   }
 
@@ -55,11 +60,17 @@ class Positions {
 
   /// x[j] += p[t, j] for one row `[D]`
   void add_row(Index t, Scalar* x) const {
-    if (std::holds_alternative<SinusoidalPositions>(config_)) {
-      for (std::size_t i = 0; i < frequencies_.size(); ++i, x += 2) {
-        const double angle = static_cast<double>(t) * frequencies_[i];
-        x[0] += static_cast<Scalar>(std::sin(angle));
-        if (2 * static_cast<Index>(i) + 1 < width_) x[1] += static_cast<Scalar>(std::cos(angle));
+    if (phases_) {
+      constexpr Index most = 64;  // frequencies at once
+      std::array<double, most> cosines, sines;
+      for (Index first = 0; first < phases_->size(); first += most) {
+        const Index count = std::min(most, phases_->size() - first);
+        phases_->at(t, first, count, cosines.data(), sines.data());
+        for (Index i = 0; i < count; ++i) {
+          const Index j = 2 * (first + i);
+          x[j] += static_cast<Scalar>(sines[static_cast<std::size_t>(i)]);
+          if (j + 1 < width_) x[j + 1] += static_cast<Scalar>(cosines[static_cast<std::size_t>(i)]);
+        }
       }
       return;
     }
@@ -139,7 +150,9 @@ class Positions {
   PositionConfig config_;
   Index width_;
   std::vector<Parameter<Scalar>> tables_;
-  std::vector<double> frequencies_;  // of sinusoidal positions
+  // Of sinusoidal positions, in double: the last bit of a float is nearly always that of the
+  // formula.
+  std::optional<detail::Phases<double, 64, 4>> phases_;
 };
 
 }  // namespace reformer::inline REFORMER_ABI
