@@ -114,30 +114,9 @@ TYPED_TEST(AdamTest, DecayIsOfWeightsAndDoesNotPassThroughTheMoments) {
   }
 }
 
-TYPED_TEST(AdamTest, GivesTheSameBitsForAnyThreads) {
-  std::vector<TypeParam> values;
-  State<TypeParam> state;
-  for (const int threads : thread_counts) {
-    Workspace workspace(threads);
-    ExampleModel<TypeParam> model;
-    Adam<TypeParam> adam({.weight_decay = 0.1});
-    for (std::uint64_t t = 1; t <= 3; ++t) {
-      model.set_gradients(t);
-      adam.step(workspace, model, 0.01, 0.7);
-    }
-    if (threads == 1) {
-      values = values_of(model);
-      state = state_of(adam, model);
-    }
-    EXPECT_TRUE(same_bits(values_of(model), values)) << threads << " threads";
-    EXPECT_TRUE(state_of(adam, model) == state) << threads << " threads";
-  }
-}
-
 TYPED_TEST(AdamTest, StateIsTwoMatricesForEachParameter) {
   ExampleModel<TypeParam> model;
   Adam<TypeParam> adam;
-  EXPECT_TRUE(state_of(adam, model).names.empty()) << "there is none before it is allocated";
   adam.allocate(model);
   const auto state = state_of(adam, model);
   ASSERT_EQ(state.names.size(), 2 * model.parameters.size());
@@ -153,64 +132,6 @@ TYPED_TEST(AdamTest, StateIsTwoMatricesForEachParameter) {
     elements += i % 2 == 0 ? p.size() : 0;
   }
   EXPECT_EQ(Adam<TypeParam>::state_bytes(elements), bytes);
-}
-
-TYPED_TEST(AdamTest, GoesOnFromASavedState) {
-  Workspace workspace(2);
-  ExampleModel<TypeParam> straight;
-  Adam<TypeParam> adam;
-  for (std::uint64_t t = 1; t <= 2; ++t) {
-    straight.set_gradients(t);
-    adam.step(workspace, straight, 0.01);
-  }
-  ExampleModel<TypeParam> resumed = straight;
-  Adam<TypeParam> other;
-  other.allocate(resumed);
-  const auto saved = state_of(adam, straight);
-  std::size_t index = 0;
-  other.for_each_state(resumed, [&](const std::string& name, Matrix<TypeParam>& matrix) {
-    EXPECT_EQ(name, saved.names.at(index));
-    matrix = saved.matrices.at(index++);
-  });
-  other.steps() = adam.steps();
-  for (std::uint64_t t = 3; t <= 4; ++t) {
-    straight.set_gradients(t);
-    resumed.set_gradients(t);
-    adam.step(workspace, straight, 0.01);
-    other.step(workspace, resumed, 0.01);
-  }
-  EXPECT_TRUE(same_bits(values_of(resumed), values_of(straight)));
-}
-
-TEST(Adam, LeavesFrozenParametersAndTheirStateAsTheyAre) {
-  Workspace workspace(2);
-  ExampleModel<float> model, other;
-  Adam<float> optimizer{AdamConfig{.weight_decay = 0.1}}, of_other{AdamConfig{.weight_decay = 0.1}};
-  const auto is_frozen = [](const auto& p) { return p.name == "embedding.weight"; };
-  model.for_each_parameter([&](auto& p) { p.is_frozen = is_frozen(p); });
-  std::vector<Matrix<float>> before;
-  model.for_each_parameter([&](const auto& p) { before.push_back(p.value); });
-  for (int step = 0; step < 2; ++step) {
-    optimizer.step(workspace, model, 0.1);
-    of_other.step(workspace, other, 0.1);
-  }
-  std::vector<Matrix<float>> expected;  // those that are not frozen know nothing of it
-  other.for_each_parameter([&](const auto& p) { expected.push_back(p.value); });
-  std::size_t index = 0, frozen = 0;
-  model.for_each_parameter([&](const auto& p) {
-    if (is_frozen(p)) {
-      EXPECT_TRUE(same_bits(p.value, before[index])) << p.name;
-      EXPECT_FALSE(same_bits(p.value, expected[index])) << p.name;
-      ++frozen;
-    } else {
-      EXPECT_TRUE(same_bits(p.value, expected[index])) << p.name;
-    }
-    ++index;
-  });
-  EXPECT_EQ(frozen, 1u);
-  optimizer.for_each_state(model, [&](const std::string& name, const Matrix<float>& state) {
-    EXPECT_EQ(state.isZero(0), state.size() == 0 || name.ends_with("embedding.weight")) << name;
-  });
 }
 
 TEST(Adam, ChecksItsConfiguration) {

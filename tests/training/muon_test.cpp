@@ -100,20 +100,6 @@ TEST(Muon, IsItsFormulaForHiddenWeightsAndAdamForTheRest) {
   }
 }
 
-TEST(Muon, GivesTheSameBitsForAnyNumberOfThreads) {
-  const auto stepped = [](int threads) {
-    ExampleModel<float> model;
-    Muon<float> muon;
-    Workspace workspace(threads);
-    for (const std::uint64_t step : {1U, 2U}) {
-      model.set_gradients(step);
-      muon.step(workspace, model, 0.01);
-    }
-    return values_of(model);
-  };
-  EXPECT_TRUE(same_bits(stepped(3), stepped(1)));
-}
-
 TEST(Muon, RejectsConfigurationsOutOfRange) {
   const auto message = [](const MuonConfig& config) {
     return message_of([&] { Muon<float> muon(config); });
