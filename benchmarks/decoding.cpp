@@ -7,7 +7,10 @@
 //
 // The state at a position is made by decoding up to there; for exact attention by a prompt of that
 // length. Before anything is timed, the last of 2,048 decoded rows of logits (512 of width 1,024)
-// is compared with the forward pass, bit for bit. Time is the median of 512 steps.
+// is compared with the forward pass, bit for bit. Time is the median of 512 steps. A step reads
+// every weight once; beside it stands what share that is of the rate at which these threads read
+// floats from memory and do nothing else, right before and after. Weights that fit into a cache are
+// read faster than that.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -89,10 +92,50 @@ void verify(Workspace& workspace, Model<float>& model) {
   }
 }
 
-void print(Index position, const char* how, double seconds, std::size_t state) {
-  std::printf("| %lld | %s | %.1f | %.0f | %.2f |\n", static_cast<long long>(position), how,
+/// Bytes a second at which the threads sum 256 MiB of floats: the best of five times.
+double reading_rate(Workspace& workspace) {
+  static const std::vector<float> memory(std::size_t{1} << 26, 1.0F);
+  constexpr Index part = Index{1} << 16;
+  const auto parts = static_cast<Index>(memory.size()) / part;
+  std::vector<float> sums(static_cast<std::size_t>(parts));
+  double least = 1e300;
+  for (int i = 0; i < 5; ++i) {
+    least = std::min(least, seconds_of([&] {
+                       parallel_for(workspace.threads(), parts, [&](Index task, int) {
+                         const Eigen::Map<const Eigen::ArrayXf> floats(memory.data() + task * part,
+                                                                       part);
+                         sums[static_cast<std::size_t>(task)] = floats.sum();
+                       });
+                     }));
+  }
+  check(sums.back() == float{part}, "reading_rate", "a sum is ", sums.back());
+  return static_cast<double>(memory.size() * sizeof(float)) / least;
+}
+
+/// Of all parameters that a step reads as wholes: not the table of the vocabulary.
+double bytes_of_weights(const Model<float>& model) {
+  double bytes = 0;
+  model.for_each_parameter([&](const Parameter<float>& p) {
+    if (p.role != Role::embedding) bytes += static_cast<double>(p.size()) * sizeof(float);
+  });
+  return bytes;
+}
+
+void print(Index position, const char* how, double seconds, std::size_t state,
+           double of_reading = 0) {
+  std::printf("| %lld | %s | %.1f | %.0f | %.2f |", static_cast<long long>(position), how,
               1e6 * seconds, 1 / seconds, static_cast<double>(state) / 1e6);
+  std::printf(of_reading > 0 ? " %.0f %% |\n" : " |\n", 100 * of_reading);
   std::fflush(stdout);
+}
+
+/// Times a decoder and prints its line.
+void time_decoder(Workspace& workspace, const Model<float>& model, Decoder<float>& decoder,
+                  Index position, const char* how) {
+  const double before = reading_rate(workspace);
+  const double seconds = step_seconds(workspace, decoder);
+  const double rate = (before + reading_rate(workspace)) / 2;
+  print(position, how, seconds, decoder.state_bytes(), bytes_of_weights(model) / seconds / rate);
 }
 
 void decode(Workspace& workspace, Model<float>& model, const std::vector<Index>& positions) {
@@ -102,7 +145,7 @@ void decode(Workspace& workspace, Model<float>& model, const std::vector<Index>&
     while (decoder.length(0) < position) {
       decoder.step(workspace, std::array{token_at(decoder.length(0))});
     }
-    print(position, "decoding", step_seconds(workspace, decoder), decoder.state_bytes());
+    time_decoder(workspace, model, decoder, position, "decoding");
   }
 }
 
@@ -123,7 +166,7 @@ void decode_exactly(Workspace& workspace, Index width, const std::vector<Index>&
   for (const Index position : positions) {
     Decoder<float> decoder(workspace, model);
     decoder.prefill(workspace, text(position));
-    print(position, "exact attention", step_seconds(workspace, decoder), decoder.state_bytes());
+    time_decoder(workspace, model, decoder, position, "exact attention");
   }
 }
 
@@ -147,7 +190,9 @@ void run(TableOptions options) {
   Model<float> model(causal_config(width));
   model.initialize(1);
   verify(workspace, model);
-  std::printf("| position | how | us a token | tokens/s | state, MB |\n|---|---|---|---|---|\n");
+  std::printf(
+      "| position | how | us a token | tokens/s | state, MB | weights, of the rate of reading |\n"
+      "|---|---|---|---|---|---|\n");
   const auto positions = list_of(options["--positions"]);
   decode(workspace, model, positions);
   recompute(workspace, model, positions);
