@@ -178,6 +178,43 @@ TEST(OutOfMemory, LeavesAModelThatGoesOn) {
   EXPECT_LT(failures, 1999);
 }
 
+template <typename Optimizer>
+void expect_whole_steps() {
+  int failures = 0;
+  for (int n = 1; n < 100; ++n) {
+    Model<float> model(all_layers());
+    randomize_parameters(model, 1);
+    model.zero_gradients();
+    model.for_each_parameter([](auto& p) { p.gradient = p.value; });
+    Optimizer optimizer;
+    optimizer.allocate(model);
+    Workspace workspace(2);
+    bool has_failed = false;
+    allocations_in_parallel([&] {
+      until_failure = n;
+      try {
+        optimizer.step(workspace, model, 1e-3);
+      } catch (const std::bad_alloc&) {
+        has_failed = true;
+      }
+      until_failure = 0;
+    });
+    if (!has_failed) break;
+    ++failures;
+    EXPECT_EQ(optimizer.steps(), 0) << Optimizer::name << ", allocation " << n;
+    model.for_each_parameter([&](const auto& p) {
+      EXPECT_EQ(p.value, p.gradient) << Optimizer::name << ", allocation " << n << ": " << p.name;
+    });
+  }
+  EXPECT_GT(failures, 0) << Optimizer::name;
+  EXPECT_LT(failures, 99) << Optimizer::name;
+}
+
+TEST(OutOfMemory, StopsAStepOfAnOptimizerBeforeAnythingIsChanged) {
+  expect_whole_steps<Adafactor<float>>();
+  expect_whole_steps<Muon<float>>();
+}
+
 TEST(OutOfMemory, InAStepOfADecoderAsksForANewPrefill) {
   ModelConfig config = all_layers();
   config.layers = {LocalPattern{4, 1}, ExactPattern{true},

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <string_view>
 
 #include "reformer/foundation/abi.hpp"
@@ -67,6 +68,7 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
 
   template <typename Model>
   void take_step(Workspace& workspace, Model& model, double rate, double gradient_scale) {
+    take_scratch(workspace, model);
     ++this->steps_;
     std::size_t index = 0;
     model.for_each_parameter([&](Parameter<Scalar>& p) {
@@ -85,11 +87,33 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
 
   static bool is_hidden(const Parameter<Scalar>& p) { return p.role == Role::weight; }
 
+  /// All that the step will take of the workspace, before it changes anything: there may be no
+  /// memory.
+  template <typename Model>
+  static void take_scratch(Workspace& workspace, Model& model) {
+    ScratchPlan plan(workspace.threads());
+    std::size_t index = 0;
+    model.for_each_parameter([&](const Parameter<Scalar>& p) {
+      const bool is_here = detail::slice_of(model, index++, p).size() > 0;
+      if (is_here && !p.is_frozen && is_hidden(p))
+        plan_hidden(plan, p.value.rows(), p.value.cols());
+    });
+    workspace.reserve(plan.peak_bytes());
+    Scratch(workspace).take<std::byte>(static_cast<Index>(plan.peak_bytes()));
+  }
+  static void plan_hidden(ScratchPlan& plan, Index rows, Index columns);
+
   void update_hidden(Workspace& workspace, Parameter<Scalar>& p, Matrix<Scalar>& momentum,
                      double rate, double gradient_scale) const;
 
   MuonConfig config_;
 };
+
+template <typename Scalar>
+void Muon<Scalar>::plan_hidden(ScratchPlan& plan, Index rows, Index columns) {
+  PlannedScratch scratch(plan);
+  detail::orthogonalize(plan, scratch.matrix<Scalar>(rows, columns));
+}
 
 template <typename Scalar>
 void Muon<Scalar>::update_hidden(Workspace& workspace, Parameter<Scalar>& p,
