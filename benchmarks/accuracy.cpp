@@ -9,16 +9,13 @@
 // gradients as one vector. Layers do not hash: a vector that falls on the other side of a hash is
 // attended to otherwise, which is another function and not an error of rounding.
 #include <cmath>
-#include <cstdint>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <reformer/reformer.hpp>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "table_program.hpp"
+#include "text_model.hpp"
 
 namespace reformer::bench {
 namespace {
@@ -36,28 +33,6 @@ ModelConfig config_of(const ResidualConfig& residual) {
           .positions = SinusoidalPositions{},
           .layers = {local, exact, local, exact, local, exact},
           .residual = residual};
-}
-
-Tokens batch_of(const std::string& text, Index step) {
-  Tokens tokens(1, length);
-  const Index first = step % (static_cast<Index>(text.size()) / length) * length;
-  for (Index t = 0; t < length; ++t) {
-    tokens(0, t) = static_cast<unsigned char>(text[static_cast<std::size_t>(first + t)]);
-  }
-  return tokens;
-}
-
-void train(Model<float>& model, Workspace& workspace, const std::string& text, Index steps) {
-  Adam<float> adam;
-  const Schedule schedule = CosineSchedule{.rate = 1e-3, .warmup = 20, .steps = steps};
-  for (Index step = 1; step <= steps; ++step) {
-    const Tokens tokens = batch_of(text, step);
-    model.zero_gradients();
-    model.loss_and_gradients(workspace, tokens, next_token_labels(tokens), 1.0F / (length - 1),
-                             {.key = {1, static_cast<std::uint32_t>(step)}, .training = true});
-    adam.step(workspace, model, learning_rate(schedule, step),
-              clipping_scale(global_gradient_norm(workspace, model), 1));
-  }
 }
 
 struct Result {
@@ -112,22 +87,17 @@ void table(const std::string& title, const Model<float>& model, Workspace& works
 }
 
 void run(TableOptions options) {
-  std::ifstream file(options["--data"], std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (static_cast<Index>(text.size()) < length) {
-    throw std::invalid_argument(detail::join("--data is '", options["--data"],
-                                             "', must be a file of at least ", length, " bytes"));
-  }
+  const std::string text = read_text(options, length);
   Workspace workspace(std::stoi(options["--threads"]));
   const Index steps = std::stol(options["--steps"]);
   Model<float> model(config_of(FloatResidual{}));
   model.initialize(1);
   std::printf("bfloat16 by %s\n", bfloat16_unit().name);
-  table("Freshly initialised", model, workspace, batch_of(text, steps + 1));
+  table("Freshly initialised", model, workspace, window_of(text, steps + 1, length));
   if (steps == 0) return;
-  train(model, workspace, text, steps);
+  train(model, workspace, text, length, steps);
   table(detail::join("After ", steps, " steps of training"), model, workspace,
-        batch_of(text, steps + 1));
+        window_of(text, steps + 1, length));
 }
 
 }  // namespace

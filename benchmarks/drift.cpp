@@ -10,17 +10,14 @@
 // relative error of the gradient of all layers, |g - g'| / |g'|, against g' of the same halves with
 // stored activations.
 #include <algorithm>
-#include <cstdint>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <reformer/reformer.hpp>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "table_program.hpp"
+#include "text_model.hpp"
 
 namespace reformer::bench {
 namespace {
@@ -42,37 +39,6 @@ ModelConfig config_of(Index depth) {
   config.layers.assign(static_cast<std::size_t>(depth),
                        LshPattern{.chunk_length = 32, .num_hashes = 2});
   return config;
-}
-
-/// Windows of the text, one after another, from the beginning again when it ends.
-Tokens batch_of(const std::string& text, Index step) {
-  Tokens tokens(batch, length);
-  const auto windows = static_cast<Index>(text.size()) / length;
-  for (Index b = 0; b < batch; ++b) {
-    const Index first = (step * batch + b) % windows * length;
-    for (Index t = 0; t < length; ++t) {
-      tokens(b, t) = static_cast<unsigned char>(text[static_cast<std::size_t>(first + t)]);
-    }
-  }
-  return tokens;
-}
-
-/// @return mean loss of the last ten steps, in nats
-double train(Model<float>& model, Workspace& workspace, const std::string& text, Index steps) {
-  Adam<float> adam;
-  const Schedule schedule = CosineSchedule{.rate = 1e-3, .warmup = 20, .steps = steps};
-  Loss recent;
-  for (Index step = 1; step <= steps; ++step) {
-    const Tokens tokens = batch_of(text, step);
-    model.zero_gradients();
-    const Loss loss = model.loss_and_gradients(
-        workspace, tokens, next_token_labels(tokens), 1.0F / (batch * (length - 1)),
-        {.key = {1, static_cast<std::uint32_t>(step)}, .training = true});
-    adam.step(workspace, model, learning_rate(schedule, step),
-              clipping_scale(global_gradient_norm(workspace, model), 1));
-    if (step > steps - 10) recent += loss;
-  }
-  return recent.mean();
 }
 
 std::vector<float> values_of(const auto& half) {
@@ -200,8 +166,8 @@ void table(const std::string& title, const std::string& text, Workspace& workspa
   for (const Index depth : {1, 6, 12, 24, 64, 256}) {
     Model<float> model(config_of(depth));
     model.initialize(1);
-    if (steps > 0) losses.push_back(train(model, workspace, text, steps));
-    const Tokens tokens = batch_of(text, steps + 1);
+    if (steps > 0) losses.push_back(train(model, workspace, text, length, steps));
+    const Tokens tokens = window_of(text, steps + 1, length);
     row<FloatingHalf<float>>("float", model, workspace, tokens);
     row<FloatWithoutBuckets>("float, no saved buckets", model, workspace, tokens);
     row<FixedHalf<float>>("fixed", model, workspace, tokens);
@@ -213,12 +179,7 @@ void table(const std::string& title, const std::string& text, Workspace& workspa
 }
 
 void run(TableOptions options) {
-  std::ifstream file(options["--data"], std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (static_cast<Index>(text.size()) < length) {
-    throw std::invalid_argument(detail::join("--data is '", options["--data"],
-                                             "', must be a file of at least ", length, " bytes"));
-  }
+  const std::string text = read_text(options, length);
   Workspace workspace(std::stoi(options["--threads"]));
   const Index steps = std::stol(options["--steps"]);
   table("Freshly initialised:", text, workspace, 0);
