@@ -159,9 +159,12 @@ class BytePairTokenizer::Encoder {
         ++i;
         continue;
       }
-      encode(text.substr(begin, i - begin), groups, pass + 1);
+      const std::string_view before = text.substr(begin, i - begin);
+      encode(found->strips_left ? before.substr(0, before.size() - space_at_end(before)) : before,
+             groups, pass + 1);
       tokens_.push_back(found->id);
-      begin = i += found->content.size();
+      i += found->content.size();
+      begin = i += found->strips_right ? space_at_begin(text.substr(i)) : 0;
     }
     encode(text.substr(begin), groups, pass + 1);
   }
@@ -282,7 +285,8 @@ std::uint32_t BytePairTokenizer::checksum_of(const Definition& definition) {
     include(right);
   }
   for (const AddedToken& added : definition.added) {
-    include(fmt::format("{} {} {}", added.id, added.is_special, added.is_normalized));
+    include(fmt::format("{} {} {}{}{}", added.id, added.is_special, added.is_normalized,
+                        added.strips_left ? " left" : "", added.strips_right ? " right" : ""));
     include(added.content);
   }
   return checksum;

@@ -26,6 +26,8 @@ struct AddedToken {
   std::string content;
   bool is_special = true;      ///< stands for no text; found in prompts only
   bool is_normalized = false;  ///< found in what is left between those that are not
+  bool strips_left = false;    ///< takes the white space before it, of special tokens
+  bool strips_right = false;   ///< and behind it
 };
 
 class BytePairTokenizer : public Tokenizer {

@@ -183,16 +183,22 @@ std::vector<AddedToken> read_added(const Json& list) {
       const Json value = member(entry, key);
       return value.is_boolean() && value.get<bool>();
     };
+    const bool is_special = flag("special");
     for (const char* key : {"single_word", "lstrip", "rstrip"}) {
-      if (flag(key)) {
-        fail(fmt::format("has the added token {} with {}, which is not supported", in_quotes(name),
-                         key));
+      // In text, what is stripped would be lost.
+      const bool is_supported = is_special && key != std::string_view("single_word");
+      if (flag(key) && !is_supported) {
+        fail(fmt::format("has the added token {} with {}, which is not supported{}",
+                         in_quotes(name), key,
+                         is_special ? "" : " of tokens that are not special"));
       }
     }
     added.push_back({.id = read_id(member(entry, "id"), name),
                      .content = name,
-                     .is_special = flag("special"),
-                     .is_normalized = flag("normalized")});
+                     .is_special = is_special,
+                     .is_normalized = flag("normalized"),
+                     .strips_left = flag("lstrip"),
+                     .strips_right = flag("rstrip")});
   }
   return added;
 }

@@ -45,7 +45,7 @@ std::size_t contraction(std::string_view text, std::size_t i) {
   return rest == "re" || rest == "ve" || rest == "ll" ? 3 : 0;
 }
 
-/// The character that ends where the valid one at byte p > 0 begins.
+/// The character that ends before byte p > 0.
 Character character_before(std::string_view text, std::size_t p) {
   for (std::size_t length = 1; length <= 4 && length <= p; ++length) {
     const Character c = character_at(text, p - length);
@@ -88,6 +88,30 @@ Character character_at(std::string_view text, std::size_t i) {
     return invalid;
   }
   return {.kind = class_of(code_point), .length = length};
+}
+
+std::size_t space_at_begin(std::string_view text) {
+  std::size_t i = 0;
+  while (i < text.size()) {
+    const Character next = character_at(text, i);
+    if (next.kind != CharacterClass::space) {
+      break;
+    }
+    i += next.length;
+  }
+  return i;
+}
+
+std::size_t space_at_end(std::string_view text) {
+  std::size_t begin = text.size();
+  while (begin > 0) {
+    const Character last = character_before(text, begin);
+    if (!last.is_valid || last.kind != CharacterClass::space) {
+      break;
+    }
+    begin -= last.length;
+  }
+  return text.size() - begin;
 }
 
 std::size_t word_end(std::string_view text, std::size_t i) {

@@ -29,6 +29,11 @@ struct Character {
 /// The character that begins at byte i < text.size().
 Character character_at(std::string_view text, std::size_t i);
 
+/// Bytes of white space that a text begins with.
+std::size_t space_at_begin(std::string_view text);
+/// Bytes of white space that it ends with.
+std::size_t space_at_end(std::string_view text);
+
 /// The end of the word that begins at byte i < text.size(), where a word before it has ended.
 std::size_t word_end(std::string_view text, std::size_t i);
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -384,6 +385,26 @@ TEST(Words, AreThoseOfThePattern) {
   }
 }
 
+TEST(Words, ConsistOfCharactersOfUtf8) {
+  // The first and last of each length, and of what lies beside the surrogates.
+  for (const char* bytes :
+       {"\x7f", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80",
+        "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
+    const Character character = character_at(bytes, 0);
+    EXPECT_TRUE(character.is_valid) << bytes;
+    EXPECT_EQ(character.length, std::strlen(bytes)) << bytes;
+  }
+  // Overlong forms, surrogates, what lies beyond Unicode, and what is cut off.
+  for (const char* bytes : {"\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xed\xa0\x80",
+                            "\xed\xbf\xbf", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80",
+                            "\xf5\x80\x80\x80", "\xff", "\xe4\xb8", "\xc2.", "\xe4\xb8."}) {
+    const Character character = character_at(bytes, 0);
+    EXPECT_FALSE(character.is_valid) << bytes;
+    EXPECT_EQ(character.length, 1) << bytes;
+    EXPECT_EQ(character.kind, CharacterClass::other) << bytes;
+  }
+}
+
 TEST_F(BytePairs, TokensAreThoseOfTheDefinition) {
   for (const bool is_shuffled : {false, true}) {
     std::mt19937 random(2);
@@ -521,6 +542,41 @@ TEST_F(BytePairs, SpecialTokensStandInPromptsAndNotInText) {
   EXPECT_EQ(tokenizer->bytes_of(end_), "");
 }
 
+TEST_F(BytePairs, SpecialTokensTakeTheWhiteSpaceBesideThem) {
+  for (const auto& [name, side] :
+       {std::pair("<l>", "lstrip"), std::pair("<r>", "rstrip"), std::pair("<b>", "lstrip")}) {
+    json token = added(name, end_ + 1 + static_cast<std::int32_t>(name[1] == 'r') +
+                                 2 * static_cast<std::int32_t>(name[1] == 'b'));
+    token[side] = true;
+    token["rstrip"] = name[1] != 'l';
+    file_["added_tokens"].push_back(token);
+  }
+  const auto tokenizer = load(file_);
+  const auto joined = [&](std::initializer_list<Ids> parts) {
+    Ids all;
+    for (const Ids& part : parts) all.insert(all.end(), part.begin(), part.end());
+    return all;
+  };
+  const auto text = [&](const std::string& words) { return tokenizer->encode(words); };
+  const Ids left{end_ + 1}, right{end_ + 2}, both{end_ + 3};
+  // U+3000 is white space, U+200B is none.
+  const std::string space = " \t\xe3\x80\x80\n", other = "\xe2\x80\x8b";
+  EXPECT_EQ(tokenizer->encode_prompt("the" + space + "<l>" + space + "cat"),
+            joined({text("the"), left, text(space + "cat")}));
+  EXPECT_EQ(tokenizer->encode_prompt("the" + space + "<r>" + space + "cat"),
+            joined({text("the" + space), right, text("cat")}));
+  EXPECT_EQ(tokenizer->encode_prompt("the" + other + space + "<b>" + space + other),
+            joined({text("the" + other), both, text(other)}));
+  EXPECT_EQ(tokenizer->encode_prompt(space + "<l>  <l><r> <r>" + space),
+            joined({left, left, right, right}));
+  EXPECT_EQ(tokenizer->encode_prompt("\x80 <b>"), joined({text("\x80"), both}));
+  EXPECT_EQ(tokenizer->decode(text(space + "<b>" + space)), space + "<b>" + space);
+  // Others are another tokenizer.
+  const std::uint32_t before = tokenizer->checksum();
+  file_["added_tokens"].back()["rstrip"] = false;
+  EXPECT_NE(load(file_)->checksum(), before);
+}
+
 TEST_F(BytePairs, AddedTokensThatAreTextStandInText) {
   file_["added_tokens"].push_back(added("ab", end_ + 1, false));
   file_["added_tokens"].push_back(added("ab ab", end_ + 2, false));
@@ -614,7 +670,11 @@ TEST_F(BytePairs, RefusesOtherFilesWithOneLine) {
       {set("/added_tokens/0/id", 5), "gives the id 5 to the added token '<|endoftext|>' and to"},
       {set("/added_tokens/0/id", nullptr), "has the id null for the token '<|endoftext|>'"},
       {set("/added_tokens/0/id", 500), "has no token with the id 406, but one with 500"},
-      {set("/added_tokens/0/lstrip", true), "the added token '<|endoftext|>' with lstrip"},
+      {[](json& file) {
+         file["added_tokens"][0].update({{"lstrip", true}, {"special", false}});
+       },
+       "the added token '<|endoftext|>' with lstrip, which is not supported of tokens that are "
+       "not"},
       {set("/added_tokens/0/single_word", true), "with single_word"},
       {set("/added_tokens/0/content", "a"), "with the id 406, and in the vocabulary with 97"},
       {[](json& file) { file["added_tokens"].push_back(file["added_tokens"][0]); },
