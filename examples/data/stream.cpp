@@ -39,6 +39,25 @@ std::string error_of(::archive* archive) {
   return text != nullptr ? text : "";
 }
 
+/// The next block of an entry that is not empty; an empty one at its end.
+/// @param check  called with the results of reading
+template <typename Check>
+Bytes next_data(::archive* archive, const Check& check) {
+  for (;;) {
+    const void* bytes = nullptr;
+    std::size_t size = 0;
+    la_int64_t offset = 0;
+    const int result = ::archive_read_data_block(archive, &bytes, &size, &offset);
+    if (result == ARCHIVE_EOF) {
+      return {};
+    }
+    check(result);
+    if (size > 0) {
+      return {static_cast<const std::uint8_t*>(bytes), size};
+    }
+  }
+}
+
 bool is_about_an_early_end(std::string_view error) {
   return error.find("runcated") != error.npos;
 }
@@ -258,26 +277,16 @@ class Decompressed : public Stream {
     if (is_at_end_) {
       return {};
     }
-    for (;;) {
-      const void* bytes = nullptr;
-      std::size_t size = 0;
-      la_int64_t offset = 0;
-      const int result = ::archive_read_data_block(archive_.get(), &bytes, &size, &offset);
-      if (result == ARCHIVE_EOF) {
-        check_end();
-        return {};
-      }
-      check(result);
-      if (size == 0) {
-        continue;
-      }
-      produced_ += size;
-      const Bytes block(static_cast<const std::uint8_t*>(bytes), size);
-      if (is_gzip_) {
-        members_.text(block, consumed());
-      }
-      return block;
+    const Bytes block = next_data(archive_.get(), [&](int result) { check(result); });
+    if (block.empty()) {
+      check_end();
+      return {};
     }
+    produced_ += block.size();
+    if (is_gzip_) {
+      members_.text(block, consumed());
+    }
+    return block;
   }
 
  private:
@@ -438,22 +447,12 @@ class Members : public Archive {
   }
 
   Bytes next_block() {
-    for (;;) {
-      const void* bytes = nullptr;
-      std::size_t size = 0;
-      la_int64_t offset = 0;
-      const int result = ::archive_read_data_block(archive_.get(), &bytes, &size, &offset);
-      if (result == ARCHIVE_EOF) {
-        return {};
-      }
+    return next_data(archive_.get(), [&](int result) {
       if (result != ARCHIVE_OK) {
         feed_.rethrow();
         damaged(true);
       }
-      if (size > 0) {
-        return {static_cast<const std::uint8_t*>(bytes), size};
-      }
-    }
+    });
   }
 
   /// Names that the current locale has no letters for are no damage.

@@ -6,16 +6,13 @@ namespace {
 
 Options quick_preset() {
   Options options;
+  training::prepare_for_buckets(options);
   options.memory_budget = 64;
   options.length = 4096;
   options.layers = {"local", "bucket", "local"};
-  options.values = {"following"};
-  options.hashes = 4;
   options.ngrams = {2, 3, 4, 5, 6};
   options.ngram_rows = 32768;
   options.ngram_dropout = 0.5;
-  options.scores = {"cosine"};
-  options.rotary = "local";
   options.optimizer = "muon";
   options.learning_rate = 0.006;
   return options;
@@ -23,16 +20,13 @@ Options quick_preset() {
 
 Options small_preset() {
   Options options;
+  training::prepare_for_buckets(options);
   options.preset = "small";
   options.minutes = 120;
   options.memory_budget = 512;
   options.length = 4096;
   options.batch = 2;
   options.layers = {"local", "bucket", "local", "bucket", "local", "bucket"};
-  options.values = {"following"};
-  options.scores = {"cosine"};
-  options.rotary = "local";
-  options.hashes = 4;
   options.width = 384;
   options.heads = 6;
   options.activation = "gelu-tanh";
@@ -45,16 +39,13 @@ Options small_preset() {
 
 Options base_preset() {
   Options options;
+  training::prepare_for_buckets(options);
   options.preset = "base";
   options.minutes = 0;
   options.steps = 50'000;
   options.length = 16384;
   options.batch = 1;
   options.layers = {"local", "local", "bucket", "local", "local", "local", "bucket", "local"};
-  options.values = {"following"};
-  options.scores = {"cosine"};
-  options.rotary = "local";
-  options.hashes = 4;
   options.width = 512;
   options.heads = 8;
   options.local_chunk_length = 128;

@@ -17,16 +17,13 @@ constexpr std::int64_t least_size = 4, most_size = 512;
 /// Ten minutes on two cores.
 Options quick_preset() {
   Options options;
+  training::prepare_for_buckets(options);
   options.preset = "quick";
   options.minutes = 10;
   options.memory_budget = 64;
   options.layers = {"local", "bucket", "local"};
-  options.values = {"following"};
-  options.scores = {"cosine"};
-  options.rotary = "local";
   options.positions = "axial";
   options.local_chunk_length = 128;  // more than a row of 32 pixels
-  options.hashes = 4;
   options.optimizer = "muon";
   options.learning_rate = 0.006;
   options.eval_every = 200;

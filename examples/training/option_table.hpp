@@ -49,8 +49,9 @@ struct Option {
   std::function<void(Values&, const std::string&)> set;  ///< throws OptionError
   std::function<nlohmann::json(const Values&)> get;
 
-  /// Flags ask for something once; they are no setting to be kept.
-  bool is_request() const { return metavar.empty(); }
+  /// Whether it is to be kept: flags ask for something once, and what a file of options says is in
+  /// the other options.
+  bool is_setting() const { return !metavar.empty() && name != "config"; }
 };
 
 template <typename Values>
@@ -293,7 +294,7 @@ std::vector<OptionText> texts_of(const Table<Values>& table, const Values& value
   std::vector<OptionText> texts;
   for (const Option<Values>& option : table) {
     std::string shown;
-    if (!option.is_request()) {
+    if (option.is_setting()) {
       shown = as_text(option.get(values));
       // An inactive limit has no default worth showing.
       if ((option.name == "minutes" || option.name == "steps") && shown == "0") {

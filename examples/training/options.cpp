@@ -116,7 +116,7 @@ void add_config(Given& given, const std::set<std::string>& names) {
   const std::string place = given.at("config");
   Given config = read_config(place);
   for (const auto& [name, value] : config) {
-    if (!names.contains(name) || name == "config") {
+    if (!names.contains(name)) {
       refuse("config", place, fmt::format("options of this program, but it has '{}'", name));
     }
   }
@@ -248,6 +248,13 @@ Table<Options> training_table(const Units& units) {
   t.real("clip", &Options::clip, 0, true, infinity, false,
          "largest norm of the gradient, 0: no limit");
   return std::move(t.table);
+}
+
+void prepare_for_buckets(Options& options) {
+  options.values = {"following"};
+  options.scores = {"cosine"};
+  options.rotary = "local";
+  options.hashes = 4;
 }
 
 std::vector<std::string> heads_of(const std::string& layer) {

@@ -112,6 +112,9 @@ Table<Options> training_table(const Units& units);
 /// @throw OptionError
 void complete_options(Options& options);
 
+/// What layers with bucket chunks are best with, for presets.
+void prepare_for_buckets(Options& options);
+
 /// The kinds of heads of a layer, such as local and bucket of "local+bucket".
 std::vector<std::string> heads_of(const std::string& layer);
 
@@ -159,7 +162,7 @@ inline constexpr const char* options_name = "options.json";
 Given read_config(const std::filesystem::path& place);
 
 /// Adds what a file of options says to what was given on the command line, which comes first.
-/// @param names  of the options there are, requests left out
+/// @param names  of the options that are settings
 /// @throw OptionError for another one
 void add_config(Given& given, const std::set<std::string>& names);
 
@@ -174,7 +177,7 @@ template <typename Values>
 nlohmann::json options_to_json(const OptionSet<Values>& set, const Values& options) {
   nlohmann::json object = nlohmann::json::object();
   for (const Option<Values>& option : set.table) {
-    if (!option.is_request() && option.name != "config") {  // what it said is in the others
+    if (option.is_setting()) {
       object[option.name] = option.get(options);
     }
   }
@@ -190,7 +193,7 @@ Parsed<Values> parse_options(const OptionSet<Values>& set,
   if (given.contains("config") && !given.contains("help")) {
     std::set<std::string> names;
     for (const Option<Values>& option : set.table) {
-      if (!option.is_request()) {
+      if (option.is_setting()) {
         names.insert(option.name);
       }
     }
@@ -265,7 +268,7 @@ Values options_from_json(const OptionSet<Values>& set, const nlohmann::json& jso
   }
   Values options;
   for (const Option<Values>& option : set.table) {
-    if (!option.is_request()) {
+    if (option.is_setting()) {
       set_from_json(options, option, json);
     }
   }
@@ -287,7 +290,7 @@ Values merge_for_resume(const OptionSet<Values>& set, const Values& given,
     const bool was_given = is_limit
                                ? given.given.contains("minutes") || given.given.contains("steps")
                                : given.given.contains(option.name);
-    if (!was_given && !option.is_request() && option.name != "out" && option.name != "config") {
+    if (!was_given && option.is_setting() && option.name != "out") {
       set_from_json(options, option, saved.contains(option.name) ? saved : before);
     }
   }
