@@ -11,6 +11,8 @@ namespace {
 
 constexpr std::int64_t least_cell = 96;  // pixels, to which small pictures are magnified
 constexpr std::int64_t margin = 4;
+/// So far that pictures of neighbouring seeds have none in common.
+constexpr std::uint64_t seed_step = 0x9e3779b97f4a7c15;
 
 /// The picture with its lower half in grey.
 Picture without_lower_half(const Picture& picture) {
@@ -43,42 +45,36 @@ std::vector<Picture> draw(training::TokenModel& model, const std::vector<Picture
                           std::int64_t given, double temperature, std::uint64_t seed,
                           const std::function<void()>& each) {
   std::vector<Picture> pictures = begun;
-  std::vector<std::vector<std::int32_t>> prompts;
-  for (const Picture& picture : pictures) {
-    prompts.push_back({0});
-    prompts.back().insert(prompts.back().end(), picture.rgb.begin(), picture.rgb.begin() + given);
+  for (Picture& picture : pictures) {
+    const auto begin = picture.rgb.begin() + given;
+    std::vector<std::int32_t> prompt{0};
+    prompt.insert(prompt.end(), picture.rgb.begin(), begin);
+    auto next = begin;
+    model.generate(prompt, picture.rgb.end() - begin, {.temperature = temperature}, seed,
+                   [&](std::int32_t value) {
+                     *next++ = static_cast<std::uint8_t>(value);
+                     each();
+                     return true;
+                   });
+    seed += seed_step;
   }
-  if (pictures.empty()) {
-    return pictures;
-  }
-  const std::int64_t values = std::ssize(pictures[0].rgb);
-  std::vector<std::int64_t> next(pictures.size(), given);
-  model.generate(prompts, values - given, {.temperature = temperature}, seed,
-                 [&](std::int64_t i, std::int32_t value) {
-                   const auto p = static_cast<std::size_t>(i);
-                   pictures[p].rgb[static_cast<std::size_t>(next[p]++)] =
-                       static_cast<std::uint8_t>(value);
-                   each();
-                   return true;
-                 });
   return pictures;
 }
 
 double drawing_seconds(training::TokenModel& model, std::int64_t count, std::int64_t given,
                        std::int64_t drawn) {
-  const std::vector<std::vector<std::int32_t>> prompts(
-      static_cast<std::size_t>(count),
-      std::vector<std::int32_t>(static_cast<std::size_t>(given) + 1, 0));
+  const std::vector<std::int32_t> prompt(static_cast<std::size_t>(given) + 1, 0);
   const auto seconds_of = [&](std::int64_t values) {
     const training::Stopwatch watch;
-    model.generate(prompts, values, {}, 1, [](std::int64_t, std::int32_t) { return true; });
+    model.generate(prompt, values, {}, 1, [](std::int32_t) { return true; });
     return watch.seconds();
   };
   // Of what both take, reading what is given is no part of each value.
   constexpr std::int64_t few = 4, more = 32;
   const double first = seconds_of(few), second = seconds_of(more);
   const double each = std::max(second - first, 0.0) / (more - few);
-  return first + each * static_cast<double>(std::max<std::int64_t>(drawn - few, 0));
+  return static_cast<double>(count) *
+         (first + each * static_cast<double>(std::max<std::int64_t>(drawn - few, 0)));
 }
 
 Picture grid(const std::vector<std::vector<Picture>>& rows) {

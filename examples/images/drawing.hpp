@@ -25,8 +25,10 @@ training::Windows windows_of(const Pictures& pictures, const std::vector<std::in
 /// The values of the upper half, rounded down to whole rows.
 std::int64_t upper_half(std::int64_t size);
 
-/// Draws pictures side by side that begin with `given` values of these.
+/// Draws pictures that begin with `given` values of these, one after another: each has a state in
+/// memory while it is drawn, and side by side they would be little faster.
 /// @param begun  of the size of the model; for new pictures, blank ones with `given` 0
+/// @param seed   picture i is drawn with the seed that is i steps from it
 /// @param each   called after each value of each picture; what it throws ends the drawing
 std::vector<Picture> draw(training::TokenModel& model, const std::vector<Picture>& begun,
                           std::int64_t given, double temperature, std::uint64_t seed,

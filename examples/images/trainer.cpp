@@ -112,6 +112,11 @@ class PictureTask : public training::TaskWith<Options> {
     return "all values of each picture are predicted, each from those before it in the picture";
   }
 
+  std::size_t finish_memory(TokenModel& model) const override {
+    return options().samples > 0 || completions() > 0
+               ? model.generation_memory(values_of(options()))
+               : 0;
+  }
   double finish_seconds(TokenModel& model) override {
     const std::int64_t values = values_of(options()), given = upper_half(options().size);
     double seconds = 0;

@@ -187,6 +187,7 @@ class Run {
   RecentMean recent_loss_{20};
   RecentMean evaluation_seconds_per_position_{50};
   double finish_seconds_ = 0;
+  std::size_t finish_memory_ = 0;
   Costs costs_;
   int cost_samples_ = 0;
 };

@@ -100,6 +100,9 @@ void Run::begin(const std::optional<Checkpoint>& checkpoint) {
     model_->load(*checkpoint);
   }
   model_->share_parameters();
+  if (ranks_.is_first()) {
+    finish_memory_ = task_->finish_memory(*model_);
+  }
   announce();
   if (!checkpoint && !options().init.empty()) {
     progress_.message(fmt::format(
@@ -212,6 +215,9 @@ void Run::announce_ranks() {
 MemoryForecast Run::memory_forecast() const {
   MemoryForecast forecast = model_->memory_forecast();
   forecast.parts.emplace_back("program and data", resident_before_model_);
+  if (finish_memory_ > 0) {
+    forecast.parts.emplace_back("made at the end", finish_memory_);
+  }
   return forecast;
 }
 

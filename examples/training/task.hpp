@@ -122,6 +122,8 @@ class Task {
 
   /// Makes samples or whatever else shows what was learned. Called on the first rank.
   virtual void finish(TokenModel& model, const FinishedRun& run) = 0;
+  /// Bytes that `finish` takes beside those of a step, if they are worth mentioning.
+  virtual std::size_t finish_memory(TokenModel& /*model*/) const { return 0; }
   /// Seconds that `finish` is going to take, from a small share of it.
   virtual double finish_seconds(TokenModel& model) = 0;
   /// Called on the first rank when the model is written there in the layout of HuggingFace, for

@@ -146,6 +146,9 @@ struct TokenModel::Parts {
                        : reformer::PaddedTokens{tokens, {}, tokens.dimension(1)};
   }
 
+  reformer::Decoder<float> decoder() {
+    return {workspace, model, 1, evaluation().key, evaluation().precision};
+  }
   reformer::MemoryPlan plan() const {
     return model.plan(options.batch, options.length, workspace.threads(), memory_budget(),
                       precision_of(options));
@@ -377,22 +380,28 @@ void TokenModel::generate(std::span<const std::int32_t> prompt, std::int64_t len
     }
     return;
   }
-  generate({{prompt.begin(), prompt.end()}}, length, sampling, seed,
-           [&](std::int64_t, std::int32_t token) { return each(token); });
-}
-
-void TokenModel::generate(const std::vector<std::vector<std::int32_t>>& prompts,
-                          std::int64_t length, const reformer::SamplingOptions& sampling,
-                          std::uint64_t seed,
-                          const std::function<bool(std::int64_t i, std::int32_t token)>& each) {
-  reformer::Decoder<float> decoder(parts_->workspace, parts_->model, std::ssize(prompts),
-                                   parts_->evaluation().key, parts_->evaluation().precision);
-  reformer::generate(parts_->workspace, decoder, prompts,
+  reformer::Decoder<float> decoder = parts_->decoder();
+  reformer::generate(parts_->workspace, decoder, {{prompt.begin(), prompt.end()}},
                      {.max_tokens = length,
                       .sampling = sampling,
                       .seed = seed,
                       .max_context = parts_->options.length},
-                     each);
+                     [&](Index, std::int32_t token) { return each(token); });
+}
+
+std::size_t TokenModel::generation_memory(std::int64_t length) {
+  reformer::Decoder<float> decoder = parts_->decoder();
+  if (decoder.recomputes()) {
+    return 0;
+  }
+  const reformer::RandomStream stream({parts_->options.seed}, reformer::Purpose::sampling);
+  reformer::Tokens tokens(1, length);
+  for (Index i = 0; i < length; ++i) {
+    tokens(0, i) = static_cast<std::int32_t>(stream.uniform(static_cast<std::uint64_t>(i)) *
+                                             static_cast<double>(parts_->vocabulary));
+  }
+  decoder.prefill(parts_->workspace, tokens);
+  return decoder.state_bytes() + parts_->plan().parameters;
 }
 
 std::string TokenModel::first_not_finite(const Windows& windows, std::int64_t pass) {

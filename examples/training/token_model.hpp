@@ -124,12 +124,10 @@ class TokenModel {
                 const reformer::SamplingOptions& sampling, std::uint64_t seed,
                 const std::function<bool(std::int32_t)>& each);
 
-  /// The same side by side: each prompt is continued as if it were alone, but for the random
-  /// numbers, which are those of its number. Not of models of HuggingFace.
-  /// @param each  is given the number of the prompt and its next token
-  void generate(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t length,
-                const reformer::SamplingOptions& sampling, std::uint64_t seed,
-                const std::function<bool(std::int64_t i, std::int32_t token)>& each);
+  /// Bytes that `generate` takes beside those of a training step, up to a text of so many tokens,
+  /// which is read once, tokens drawn at random: the state of a decoder, which has most to keep
+  /// where tokens differ, and its copies of weights.
+  std::size_t generation_memory(std::int64_t length);
 
   /// The patterns of the kinds of heads that hash, of each layer.
   std::vector<std::vector<reformer::LshPattern>> hashed_patterns() const;

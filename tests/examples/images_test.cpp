@@ -437,6 +437,8 @@ TEST_F(Images, AreLearnedDrawnAndCompleted) {
   const auto records = records_of(path("whole"));
   EXPECT_EQ(records.front()["program"], "images");
   EXPECT_EQ(records.front()["options"]["axial-shape"], "4,4,3");
+  const nlohmann::json& memory = records.front()["predicted_memory"];
+  EXPECT_GT(memory.at("made at the end"), memory.at("parameters"));
   EXPECT_EQ(records.back()["type"], "test");
   EXPECT_EQ(records.back()["bytes"], records.front()["test_pictures"].get<int>() * 48);
   EXPECT_EQ(records.back()["whole_split"], true);
