@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <new>
 #include <stdexcept>
 #include <system_error>
@@ -11,6 +12,7 @@
 #include "generated_corpus.hpp"
 #include "reformer/io/checksum.hpp"
 #include "training/option_table.hpp"
+#include "training/words.hpp"
 
 namespace enwik8 {
 namespace {
@@ -48,14 +50,22 @@ void Corpus::require_parts(std::size_t minimum_part, const std::string& purpose)
   }
 }
 
-Corpus load_corpus(const std::string& data) {
+Corpus load_corpus(const std::string& data, std::size_t most) {
   Corpus corpus;
   try {
     data::Documents documents(places_of(data));
-    corpus.bytes.reserve(documents.total_size().value_or(0));
+    corpus.bytes.reserve(static_cast<std::size_t>(
+        std::min<std::uint64_t>(documents.total_size().value_or(0), most)));
     while (documents.next()) {
       corpus.source = documents.name();
       for (auto block = documents.block(); !block.empty(); block = documents.block()) {
+        if (block.size() > most - corpus.bytes.size()) {
+          data::fail(data::described(data),
+                     fmt::format("has more than the {} bytes that are held in memory; make it a "
+                                 "file that is read piece by piece, and give that: {}",
+                                 training::grouped(static_cast<std::int64_t>(most)),
+                                 tokenise_command(data)));
+        }
         corpus.bytes.insert(corpus.bytes.end(), block.begin(), block.end());
       }
     }
@@ -69,6 +79,14 @@ Corpus load_corpus(const std::string& data) {
     data::fail(data::described(data), "does not fit into memory");
   }
   return corpus;
+}
+
+std::string tokenise_command(const std::string& data, const std::string& options) {
+  std::string command = fmt::format("tokenise {}--out corpus.bin", options);
+  for (const std::string& place : places_of(data)) {
+    command += " " + training::shell_word(place);
+  }
+  return command;
 }
 
 std::vector<fs::path> data_folders(const fs::path& current, const fs::path& program) {

@@ -17,6 +17,9 @@ namespace enwik8 {
 /// Size of enwik8, which is how it is recognised; fetch.sh checks its MD5.
 inline constexpr std::size_t enwik8_size = 100'000'000;
 
+/// Bytes of a text that are held in memory; what is larger is read from a token file.
+inline constexpr std::size_t most_in_memory = 1'000'000'000;
+
 /// Three parts of a corpus, in the order in which they stand in it.
 struct Split {
   std::span<const std::uint8_t> train;       ///< the rest: 90 %
@@ -47,8 +50,15 @@ struct Corpus {
 /// Reads all documents (data/documents.hpp) of a file, a folder, several with commas between them,
 /// or
 /// "-" for standard input, one behind the other.
-/// @throw std::runtime_error as `data::Documents`, and when they are larger than memory
-Corpus load_corpus(const std::string& data);
+/// @param most  bytes in all
+/// @throw std::runtime_error as `data::Documents`, and when they have more bytes than `most` or
+/// than
+///   fit into memory
+Corpus load_corpus(const std::string& data, std::size_t most = most_in_memory);
+
+/// How a text that is too large for memory becomes a token file, which need not be in it.
+/// @param options  such as "--tokenizer PLACE", with a space behind
+std::string tokenise_command(const std::string& data, const std::string& options = "");
 
 /// Folders in which enwik8 is looked for: `examples/enwik8/data` and `data` of the current folder,
 /// `data` beside the program, and `examples/enwik8/data` of each folder above the program, so that

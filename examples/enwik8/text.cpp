@@ -87,9 +87,8 @@ TextData TextData::for_training(const std::string& data, const std::string& toke
   }
   if (is_other) {
     throw std::runtime_error(fmt::format(
-        "data '{}' is a text; with --tokenizer {} make it a token file first: tokenise --tokenizer "
-        "{} --out corpus.bin {}",
-        data, tokenizer, training::shell_word(tokenizer), training::shell_word(data)));
+        "data '{}' is a text; with --tokenizer {} make it a token file first: {}", data, tokenizer,
+        tokenise_command(data, fmt::format("--tokenizer {} ", training::shell_word(tokenizer)))));
   }
   text.tokenizer_ = std::make_unique<tokens::ByteTokenizer>();
   text.corpus_ = choose_corpus(data, folders);

@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
 #include <string>
 
 #include "enwik8/generated_corpus.hpp"
@@ -175,14 +177,31 @@ TEST(Corpus, SaysThatAFileDoesNotFitIntoMemory) {
     GTEST_SKIP() << "no file of 1 TB can be made here: " << error.message();
   }
   // Some systems promise any amount of memory and end the program that uses it.
+  std::uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
   rlimit before{};
   ::getrlimit(RLIMIT_AS, &before);
   rlimit limit = before;
-  limit.rlim_cur = std::min<rlim_t>(before.rlim_cur, rlim_t{1} << 39);
+  const std::uint64_t used = pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  limit.rlim_cur = std::min<rlim_t>(before.rlim_cur, used + (rlim_t{1} << 27));
   ::setrlimit(RLIMIT_AS, &limit);
   const std::string message = load_error(folder / "huge");
   ::setrlimit(RLIMIT_AS, &before);
   EXPECT_TRUE(contains(message, "does not fit into memory"));
+}
+
+TEST(Corpus, IsHeldInMemoryUpToALimit) {
+  const TemporaryFolder folder;
+  write_file(folder / "a", std::string(600, 'a'));
+  write_archive(folder / "b.gz", "raw", "gz", {{"data", std::string(1400, 'b')}});
+  const std::string both = (folder / "a").string() + "," + (folder / "b.gz").string();
+  const Corpus corpus = load_corpus(both, 2000);
+  EXPECT_EQ(corpus.bytes.size(), 2000u);
+  EXPECT_EQ(message_of<std::runtime_error>([&] { load_corpus(both, 1999); }),
+            "data file '" + both +
+                "' has more than the 1,999 bytes that are held in memory; make it a file that is "
+                "read piece by piece, and give that: tokenise --out corpus.bin " +
+                (folder / "a").string() + " " + (folder / "b.gz").string());
 }
 
 TEST(Corpus, LoadsSeveralGzipMembersAndPadding) {
