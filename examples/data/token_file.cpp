@@ -32,8 +32,9 @@ using nlohmann::json;
 using reformer::crc32;
 
 constexpr std::string_view magic = "RFTOKENS";
-constexpr std::uint32_t version = 1;
+constexpr std::uint32_t version = 2;
 constexpr std::size_t description_size = 60;
+constexpr std::int64_t table_entry = 8;  // bytes for the end of a document
 constexpr std::size_t buffer_size = 1 << 20;
 constexpr std::size_t released_at_once = 1 << 24;
 
@@ -124,14 +125,19 @@ TokenHeader header_in(const fs::path& file, std::span<const std::byte> bytes) {
   require(header.source_bytes >= 0, "number of bytes", header.source_bytes, "at least 0");
   const auto there = static_cast<std::int64_t>(bytes.size() - TokenHeader::size);
   require(header.tokens >= 0, "number of tokens", header.tokens, "at least 0");
-  if (header.tokens > there / header.width || header.tokens * header.width != there) {
-    fail_with(file, fmt::format("is {}: its header says {} tokens of {} bytes, and {} bytes follow "
-                                "it",
-                                header.tokens > there / header.width ? "truncated" : "corrupt",
-                                header.tokens, header.width, there));
-  }
   if (end >= 0) {
     header.end_of_document = static_cast<std::int32_t>(end);
+  }
+  const std::int64_t table = end >= 0 ? 0 : header.documents;
+  const bool is_short = header.tokens > there / header.width || table > there / table_entry ||
+                        header.tokens * header.width + table * table_entry > there;
+  if (is_short || header.tokens * header.width + table * table_entry != there) {
+    fail_with(
+        file,
+        fmt::format("is {}: its header says {} tokens of {} bytes{}, and {} bytes "
+                    "follow it",
+                    is_short ? "truncated" : "corrupt", header.tokens, header.width,
+                    table > 0 ? fmt::format(" and the ends of {} documents", table) : "", there));
   }
   return header;
 }
@@ -206,23 +212,58 @@ void TokenFile::read(std::int64_t begin, std::span<std::int32_t> tokens) const {
   }
 }
 
-std::uint32_t TokenFile::check() const {
-  const auto width = static_cast<std::size_t>(header_.width);
-  const std::span<const std::byte> all =
-      mapped_.bytes().subspan(has_header_ ? TokenHeader::size : 0);
+/// Calls `look(begin, tokens)` with all tokens, a part at a time.
+template <typename Look>
+void TokenFile::for_all_tokens(const Look& look) const {
   std::vector<std::int32_t> tokens;
-  std::uint32_t crc = 0;
   for (std::int64_t begin = 0; begin < size(); begin += std::ssize(tokens)) {
     tokens.resize(
         static_cast<std::size_t>(std::min<std::int64_t>(size() - begin, std::int64_t{1} << 18)));
     read(begin, tokens);
-    crc = crc32(all.subspan(static_cast<std::size_t>(begin) * width, tokens.size() * width), crc);
+    look(begin, tokens);
   }
   mapped_.release();
+}
+
+std::vector<std::int64_t> TokenFile::document_ends(std::optional<std::int32_t> end) const {
+  std::vector<std::int64_t> ends;
+  if (has_header_ && !header_.end_of_document) {
+    ends.resize(static_cast<std::size_t>(header_.documents));
+    const auto table = mapped_.bytes().last(ends.size() * sizeof(std::int64_t));
+    if (!table.empty()) {
+      std::memcpy(ends.data(), table.data(), table.size());
+    }
+    if (!std::is_sorted(ends.begin(), ends.end()) ||
+        (!ends.empty() && (ends.front() < 0 || ends.back() > size()))) {
+      fail_with(file_, "is corrupt: its documents do not end one after another");
+    }
+    return ends;
+  }
+  const std::int32_t token = header_.end_of_document.value_or(end.value_or(-1));
+  for_all_tokens([&](std::int64_t begin, std::span<const std::int32_t> tokens) {
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      if (tokens[i] == token) {
+        ends.push_back(begin + static_cast<std::int64_t>(i) + 1);
+      }
+    }
+  });
+  return ends;
+}
+
+std::uint32_t TokenFile::check() const {
+  const auto width = static_cast<std::size_t>(header_.width);
+  const std::span<const std::byte> all =
+      mapped_.bytes().subspan(has_header_ ? TokenHeader::size : 0);
+  std::uint32_t crc = 0;
+  for_all_tokens([&](std::int64_t begin, std::span<const std::int32_t> tokens) {
+    crc = crc32(all.subspan(static_cast<std::size_t>(begin) * width, tokens.size() * width), crc);
+  });
+  crc = crc32(all.subspan(static_cast<std::size_t>(size()) * width), crc);
   if (has_header_ && crc != header_.checksum) {
-    fail_with(file_, fmt::format("is corrupt: its tokens have checksum {:08x}, and its header says "
-                                 "{:08x}",
-                                 crc, header_.checksum));
+    fail_with(file_,
+              fmt::format("is corrupt: its contents have checksum {:08x}, and its header says "
+                          "{:08x}",
+                          crc, header_.checksum));
   }
   return crc;
 }
@@ -253,6 +294,7 @@ TokenWriter::TokenWriter(TokenWriter&& other) noexcept
       journal_(std::move(other.journal_)),
       header_(std::move(other.header_)),
       progress_(other.progress_),
+      document_ends_(std::move(other.document_ends_)),
       descriptor_(std::exchange(other.descriptor_, -1)),
       buffer_(std::move(other.buffer_)) {}
 
@@ -306,6 +348,7 @@ TokenWriter TokenWriter::resume(const fs::path& file, const TokenHeader& header)
     journal.at("offset").get_to(progress.offset);
     journal.at("source_bytes").get_to(progress.source_bytes);
     journal.at("source_checksum").get_to(progress.source_checksum);
+    journal.at("document_ends").get_to(writer.document_ends_);
   } catch (const json::exception&) {
     fail_with(file, "cannot go on: its .journal is damaged; remove it and its .part");
   }
@@ -359,6 +402,9 @@ void TokenWriter::append(std::span<const std::int32_t> tokens, const TokenProgre
   header_.checksum = crc32(std::string_view(buffer_).substr(begin), header_.checksum);
   header_.tokens += std::ssize(tokens);
   progress_ = progress;
+  if (!header_.end_of_document) {
+    document_ends_.resize(static_cast<std::size_t>(progress.documents), header_.tokens);
+  }
   if (buffer_.size() >= buffer_size) {
     flush();
   }
@@ -396,7 +442,8 @@ void TokenWriter::save() {
                      {"documents", progress_.documents},
                      {"offset", progress_.offset},
                      {"source_bytes", progress_.source_bytes},
-                     {"source_checksum", progress_.source_checksum}};
+                     {"source_checksum", progress_.source_checksum},
+                     {"document_ends", document_ends_}};
   reformer::write_file_atomically(journal_, journal.dump(1) + "\n");
 }
 
@@ -404,6 +451,9 @@ void TokenWriter::finish() {
   save();  // the header changes nothing of what it says
   header_.documents = progress_.documents;
   header_.source_bytes = progress_.source_bytes;
+  const auto table = std::as_bytes(std::span(document_ends_));
+  header_.checksum = crc32(table, header_.checksum);
+  write(table);
   if (::lseek(descriptor_, 0, SEEK_SET) != 0) {
     fail_to_write(errno);
   }

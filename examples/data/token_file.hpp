@@ -6,18 +6,20 @@
 ///
 ///     offset  bytes
 ///          0      8  "RFTOKENS"
-///          8      4  version, 1
+///          8      4  version, 2
 ///         12      4  bytes for each token: 2 or 4
 ///         16      8  vocabulary: tokens are 0 .. vocabulary - 1
 ///         24      8  number of tokens
 ///         32      8  number of documents
 ///         40      8  bytes of the text the tokens stand for
 ///         48      8  the token behind each document, -1 for none
-///         56      4  CRC-32 of the tokens as they are in the file
+///         56      4  CRC-32 of all that follows the header
 ///         60      4  checksum of the tokenizer, `tokens::Tokenizer::checksum`
 ///         64     60  a description in UTF-8, filled up with zeros
 ///        124      4  CRC-32 of the 124 bytes before
 ///        128         the tokens
+///                    if there is no token behind documents: for each document, in 8 bytes, the
+///                    number of tokens up to its end
 ///
 /// A file without this header is read as well if its vocabulary is told: 16-bit tokens from its
 /// first byte on, as nanoGPT writes them.
@@ -29,6 +31,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "reformer/io/mapped_file.hpp"
 
@@ -67,11 +70,19 @@ class TokenFile {
   /// Copies tokens from a place on. @throw std::runtime_error for one that is not in the vocabulary
   void read(std::int64_t begin, std::span<std::int32_t> tokens) const;
 
-  /// Reads all tokens. @return the CRC-32 of the file's tokens
+  /// The number of tokens up to the end of each document.
+  /// @param end  the token behind each, of a file without a header
+  /// @throw std::runtime_error when the file's table of them is not in order
+  std::vector<std::int64_t> document_ends(std::optional<std::int32_t> end = {}) const;
+
+  /// Reads all tokens. @return the CRC-32 of all but the header
   /// @throw std::runtime_error unless all are in the vocabulary and have the checksum of the header
   std::uint32_t check() const;
 
  private:
+  template <typename Look>
+  void for_all_tokens(const Look& look) const;
+
   std::filesystem::path file_;
   reformer::MappedFile mapped_;
   TokenHeader header_;
@@ -130,6 +141,7 @@ class TokenWriter {
   std::filesystem::path journal_;
   TokenHeader header_;
   TokenProgress progress_;
+  std::vector<std::int64_t> document_ends_;  // if no token says where they are
   int descriptor_ = -1;
   std::string buffer_;
 };

@@ -68,6 +68,7 @@ Corpus load_corpus(const std::string& data, std::size_t most) {
         }
         corpus.bytes.insert(corpus.bytes.end(), block.begin(), block.end());
       }
+      corpus.document_ends.push_back(std::ssize(corpus.bytes));
     }
     if (documents.count() > 1) {
       corpus.source = fmt::format("{} ({} documents)", data, documents.count());
@@ -140,6 +141,7 @@ Corpus choose_corpus(const std::string& data, const std::vector<fs::path>& folde
   }
   Corpus corpus;
   corpus.bytes = generate_corpus();
+  corpus.document_ends = {std::ssize(corpus.bytes)};
   corpus.source = fmt::format("generated corpus (seed {})", generated_corpus_seed);
   corpus.generated = true;
   return corpus;

@@ -29,6 +29,7 @@ struct Split {
 
 struct Corpus {
   std::vector<std::uint8_t> bytes;
+  std::vector<std::int64_t> document_ends;  ///< the place behind each document
   std::string source;      ///< where the bytes come from, for people: a path or a description
   bool generated = false;  ///< made up by `generate_corpus`
   std::string left_out;    ///< a line on files that were, or nothing

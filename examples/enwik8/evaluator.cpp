@@ -80,6 +80,9 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
                     options.by_distance ? "by-distance" : "matches"));
   }
   text.require_parts(2, "an evaluation");
+  if (saved.is_by_document()) {
+    text.find_documents();
+  }
   const Text part = options.split == "train"  ? text.train()
                     : options.split == "test" ? text.test()
                                               : text.validation();
@@ -93,7 +96,8 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
   if (options.matches) {
     matches.emplace(model.hashed_patterns(), local_reach(saved), saved.length);
   }
-  EvaluationWindows all(part, saved.batch, saved.length, options.bytes, options.overlap);
+  EvaluationWindows all(part, saved.is_by_document() ? part.documents() : part.whole(), saved.batch,
+                        saved.length, options.bytes, options.overlap);
   for (Windows windows = all.next(); windows.count > 0; windows = all.next()) {
     std::vector<double> losses;
     loss += model.evaluate(windows, &losses);

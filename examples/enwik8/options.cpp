@@ -49,6 +49,10 @@ Table<Options> make_table() {
          "axial-shape, hashes and dropout");
 
   t.add_all(training::training_table({}));
+  t.group("Training", true);
+  t.choice("windows", &Options::windows, {"stream", "documents"},
+           "what a window shows, in training and evaluations: a stretch of the text, whatever "
+           "documents it is of, or of one document, a whole one if it is not longer");
   return std::move(t.table);
 }
 

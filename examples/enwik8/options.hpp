@@ -27,6 +27,9 @@ struct Options : training::Options {
   std::int64_t eval_overlap = 0;    ///< of windows of another evaluation at the end, 0: none
   std::int64_t sample_bytes = 400;  ///< length of the text sample at the end
   double sample_temperature = 0.8;  ///< of that text, 0: always the most likely byte
+  std::string windows = "stream";   ///< anywhere in the text, or each within one of its documents
+
+  bool is_by_document() const { return windows == "documents"; }
 
   Options() { preset = "quick"; }
 };

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
@@ -31,6 +32,31 @@ Text Text::part(std::int64_t begin, std::int64_t size) const {
   part.begin_ += begin;
   part.size_ = size;
   return part;
+}
+
+Text Text::with(const DocumentEnds& documents) const {
+  Text text = *this;
+  text.documents_ = &documents;
+  return text;
+}
+
+std::vector<Stretch> Text::whole() const {
+  return size_ > 1 ? std::vector{Stretch{0, size_ - 1}} : std::vector<Stretch>();
+}
+
+std::vector<Stretch> Text::documents() const {
+  std::vector<Stretch> stretches;
+  const auto& ends = documents_->places;
+  auto end = std::upper_bound(ends.begin(), ends.end(), begin_);
+  for (std::int64_t begin = 0; begin < size_;) {
+    const std::int64_t next = end == ends.end() ? size_ : std::min(*end++ - begin_, size_);
+    const std::int64_t first = begin > 0 && documents_->has_token ? begin - 1 : begin;
+    if (next - first > 1) {
+      stretches.push_back({first, next - first - 1});
+    }
+    begin = next;
+  }
+  return stretches;
 }
 
 void Text::read(std::int64_t begin, std::int64_t count, std::vector<std::int32_t>& to) const {
@@ -136,8 +162,11 @@ TextData TextData::for_model(const std::string& data, std::unique_ptr<tokens::To
   while (pieces.next(piece)) {
     const std::vector<std::int32_t> some = text.tokenizer_->encode(piece.text);
     text.tokens_.insert(text.tokens_.end(), some.begin(), some.end());
-    if (const auto end = text.tokenizer_->end_of_document(); end && piece.ends_document) {
-      text.tokens_.push_back(*end);
+    if (piece.ends_document) {
+      if (const auto end = text.tokenizer_->end_of_document()) {
+        text.tokens_.push_back(*end);
+      }
+      text.documents_.places.push_back(std::ssize(text.tokens_));
     }
   }
   text.corpus_.source = data;
@@ -148,10 +177,28 @@ bool TextData::is_bytes() const {
   return tokenizer_->checksum() == tokens::ByteTokenizer().checksum();
 }
 
+void TextData::find_documents() {
+  const auto end = tokenizer_->end_of_document();
+  if (file_) {
+    if (!file_->has_header() && !end) {
+      throw std::runtime_error(fmt::format(
+          "token file '{}' does not say where documents end: it has no header, and its tokenizer "
+          "no token for that",
+          source()));
+    }
+    documents_.places = file_->document_ends(end);
+  } else if (is_corpus()) {
+    documents_.places = corpus_.document_ends;
+    checksum_ = reformer::crc32(std::as_bytes(std::span(documents_.places)), checksum_);
+  }
+  documents_.has_token = end.has_value();
+}
+
 Text TextData::text() const {
-  return file_              ? Text(*file_, lengths_)
-         : !tokens_.empty() ? Text(std::span<const std::int32_t>(tokens_), lengths_)
-                            : Text(corpus_.bytes);
+  const Text text = file_              ? Text(*file_, lengths_)
+                    : !tokens_.empty() ? Text(std::span<const std::int32_t>(tokens_), lengths_)
+                                       : Text(corpus_.bytes);
+  return text.with(documents_);
 }
 
 json TextData::description() const {

@@ -19,6 +19,20 @@
 
 namespace enwik8 {
 
+/// A stretch of a text of so many tokens and one more: each predicts the one after it.
+struct Stretch {
+  std::int64_t begin = 0;
+  std::int64_t labels = 0;
+
+  bool operator==(const Stretch&) const = default;
+};
+
+/// Where the documents of a text end.
+struct DocumentEnds {
+  std::vector<std::int64_t> places;  ///< behind the last token of each, in their order
+  bool has_token = false;            ///< the last token of each is that for the end of a document
+};
+
 /// Tokens from some place on, which are bytes, or those of a file, or in memory. Does not own them.
 class Text {
  public:
@@ -34,6 +48,15 @@ class Text {
 
   std::int64_t size() const { return size_; }
   Text part(std::int64_t begin, std::int64_t size) const;
+  /// The same text with its documents.
+  Text with(const DocumentEnds& documents) const;
+
+  /// The whole text.
+  std::vector<Stretch> whole() const;
+  /// Its documents, each with the token for the end of the one before it, if there is one, from
+  /// which its first token is predicted. What is cut off at either end counts as a document, what
+  /// has nothing to predict is left out.
+  std::vector<Stretch> documents() const;
 
   /// Appends tokens from a place on.
   void read(std::int64_t begin, std::int64_t count, std::vector<std::int32_t>& to) const;
@@ -47,6 +70,7 @@ class Text {
   const data::TokenFile* file_ = nullptr;
   std::span<const std::int32_t> tokens_;
   std::span<const std::int32_t> lengths_;
+  const DocumentEnds* documents_ = nullptr;
   std::int64_t begin_ = 0;
   std::int64_t size_ = 0;
 };
@@ -85,6 +109,12 @@ class TextData {
   /// Whether token b is byte b, and there are no others.
   bool is_bytes() const;
 
+  /// Finds where documents end, before parts are asked for them. A run that is resumed knows by
+  /// `description` that they are the same.
+  /// @throw std::runtime_error for a file without a header whose tokenizer has no token for it
+  void find_documents();
+  const DocumentEnds& documents() const { return documents_; }
+
   /// 90, 5 and 5 % of the tokens, or the standard split of enwik8.
   Text train() const { return text().part(0, size() - 2 * part_size()); }
   Text validation() const { return text().part(size() - 2 * part_size(), part_size()); }
@@ -105,6 +135,7 @@ class TextData {
   Corpus corpus_;
   std::unique_ptr<data::TokenFile> file_;
   std::vector<std::int32_t> tokens_;
+  DocumentEnds documents_;
   std::unique_ptr<tokens::Tokenizer> tokenizer_;
   std::vector<std::int32_t> lengths_;
   std::uint32_t checksum_ = 0;

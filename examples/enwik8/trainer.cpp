@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string_view>
 #include <utility>
 
@@ -34,6 +35,10 @@ std::string printable(std::string_view text) {
   return training::printable({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
 }
 
+std::vector<Stretch> stretches_of(const Text& part, const Options& options) {
+  return options.is_by_document() ? part.documents() : part.whole();
+}
+
 class TextEvaluation : public training::Evaluation {
  public:
   /// @param name  of the split
@@ -45,7 +50,7 @@ class TextEvaluation : public training::Evaluation {
         part_size_(part.size()),
         overlap_(overlap),
         length_(options.length),
-        windows_(part, options.batch, options.length, limit, overlap) {
+        windows_(part, stretches_of(part, options), options.batch, options.length, limit, overlap) {
     if (options.by_distance) {
       by_distance_.emplace(training::local_reach(options), options.length);
     }
@@ -57,7 +62,7 @@ class TextEvaluation : public training::Evaluation {
     const double seen = static_cast<double>(length_) / static_cast<double>(length_ - overlap_);
     return static_cast<std::int64_t>(static_cast<double>(windows_.labels()) * seen);
   }
-  bool is_whole() const override { return windows_.labels() == part_size_ - 1; }
+  bool is_whole() const override { return windows_.is_whole(); }
   std::string extent() const override {
     return is_whole() ? fmt::format("the whole {} split ({} {})", name_, grouped(part_size_), many_)
                       : fmt::format("the first {} {} of the {} split",
@@ -103,9 +108,21 @@ class TextTask : public training::TaskWith<Options> {
     }
     text_.require_parts(options().length + 1,
                         fmt::format("a window of --length {}", options().length));
+    if (options().is_by_document()) {
+      text_.find_documents();
+    }
     train_ = text_.train();
     validation_ = text_.validation();
     test_ = text_.test();
+    const std::vector<Stretch> stretches = stretches_of(train_, options());
+    if (stretches.empty() || stretches_of(validation_, options()).empty() ||
+        stretches_of(test_, options()).empty()) {
+      throw std::runtime_error(fmt::format(
+          "data '{}' has a part (90 % to train, 5 % to validate, 5 % to test) without a document "
+          "of two {}; --windows stream does without",
+          text_.source(), units().many));
+    }
+    windows_.emplace(train_, stretches, options().length, options().seed);
     say(fmt::format("data: {}, {} {}: {} to train, {} to validate, {} to test", text_.source(),
                     grouped(text_.size()), units().many, grouped(train_.size()),
                     grouped(validation_.size()), grouped(test_.size())));
@@ -114,6 +131,12 @@ class TextTask : public training::TaskWith<Options> {
     }
     if (const std::string& left_out = text_.corpus().left_out; !left_out.empty()) {
       say("  " + left_out);
+    }
+    if (options().is_by_document()) {
+      say(fmt::format(
+          "documents: {}, {} to train, of {} {} in the mean; no window has parts of two",
+          grouped(std::ssize(text_.documents().places)), grouped(std::ssize(stretches)),
+          grouped(train_.size() / std::ssize(stretches)), units().many));
     }
     if (text_.corpus().generated) {
       say("  no file was given and there is no enwik8, so this text is made up; for the real one "
@@ -136,8 +159,10 @@ class TextTask : public training::TaskWith<Options> {
   std::size_t memory() const override { return text_.corpus().bytes.size(); }
 
   Windows training_windows(std::int64_t step, std::int64_t first) const override {
-    return enwik8::training_windows(train_, options().batch, options().length, options().seed, step,
-                                    first);
+    return windows_->of(step, first, options().batch);
+  }
+  std::int64_t training_labels(std::int64_t step) const override {
+    return windows_->labels(step, 0, options().accumulate * options().batch);
   }
   std::unique_ptr<training::Evaluation> evaluation(training::Split split,
                                                    training::Extent extent) const override {
@@ -153,8 +178,7 @@ class TextTask : public training::TaskWith<Options> {
   std::vector<training::FurtherTest> further_tests() const override {
     std::vector<training::FurtherTest> tests;
     if (const std::int64_t overlap = options().eval_overlap; overlap > 0) {
-      tests.push_back({"test_overlapping",
-                       enwik8::context_rule(options().length, overlap, units().one, units().many),
+      tests.push_back({"test_overlapping", enwik8::context_rule(options().length, overlap, words()),
                        std::make_unique<TextEvaluation>(options(), "test", units().many, test_,
                                                         options().final_bytes, overlap)});
     }
@@ -162,7 +186,7 @@ class TextTask : public training::TaskWith<Options> {
   }
   std::string final_limit() const override { return "--final-bytes"; }
   std::string context_rule() const override {
-    return enwik8::context_rule(options().length, 0, units().one, units().many);
+    return enwik8::context_rule(options().length, 0, words());
   }
 
   void begin(const std::filesystem::path& folder) override {
@@ -218,6 +242,13 @@ class TextTask : public training::TaskWith<Options> {
   }
 
  private:
+  ContextWords words() const {
+    const bool is_first_predicted = !options().is_by_document() || text_.documents().has_token;
+    return {units().many,
+            fmt::format("every {} but the first of {}", units().one,
+                        is_first_predicted ? "the split" : "each document"),
+            options().is_by_document() ? " of each document" : ""};
+  }
   /// About as many as there are bytes in the prompt and in the sample.
   std::int64_t prompt_tokens() const { return text_.is_bytes() ? prompt_bytes : prompt_bytes / 3; }
   std::int64_t sample_tokens() const {
@@ -228,6 +259,7 @@ class TextTask : public training::TaskWith<Options> {
   Text train_;
   Text validation_;
   Text test_;
+  std::optional<TrainingWindows> windows_;
 };
 
 }  // namespace

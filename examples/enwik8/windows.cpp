@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "reformer/foundation/random.hpp"
@@ -13,72 +15,145 @@
 namespace enwik8 {
 namespace {
 
-void append(Windows& windows, const Text& text, std::int64_t begin) {
-  const std::vector<std::int32_t> window = text.tokens(begin, windows.length + 1);
+/// Appends a window, and padding up to the length of all.
+void append(Windows& windows, const Text& text, const Stretch& place) {
+  const std::vector<std::int32_t> window = text.tokens(place.begin, place.labels + 1);
+  const auto padded = static_cast<std::size_t>(++windows.count * windows.length);
   windows.inputs.insert(windows.inputs.end(), window.begin(), window.end() - 1);
+  windows.inputs.resize(padded, 0);
   windows.labels.insert(windows.labels.end(), static_cast<std::size_t>(windows.context),
                         reformer::ignored_label);
   const auto labels = std::span(window).subspan(static_cast<std::size_t>(1 + windows.context));
   windows.labels.insert(windows.labels.end(), labels.begin(), labels.end());
-  ++windows.count;
+  windows.labels.resize(padded, reformer::ignored_label);
   windows.label_bytes += text.bytes_of(labels);
+}
+
+std::int64_t labels_of(const std::vector<Stretch>& stretches) {
+  return std::accumulate(
+      stretches.begin(), stretches.end(), std::int64_t{0},
+      [](std::int64_t sum, const Stretch& stretch) { return sum + stretch.labels; });
 }
 
 }  // namespace
 
-Windows training_windows(const Text& text, std::int64_t count, std::int64_t length,
-                         std::uint64_t seed, std::int64_t step, std::int64_t first) {
-  const reformer::RandomStream stream({seed, static_cast<std::uint32_t>(step)},
+TrainingWindows::TrainingWindows(const Text& text, const std::vector<Stretch>& stretches,
+                                 std::int64_t length, std::uint64_t seed)
+    : text_(text), length_(length), seed_(seed) {
+  stretches_.reserve(stretches.size());
+  for (const Stretch& stretch : stretches) {
+    stretches_.push_back({stretch, weight_});
+    weight_ += std::max(stretch.labels, length);
+  }
+}
+
+std::vector<Stretch> TrainingWindows::places(std::int64_t step, std::int64_t first,
+                                             std::int64_t count) const {
+  const reformer::RandomStream stream({seed_, static_cast<std::uint32_t>(step)},
                                       reformer::Purpose::data);
-  const std::int64_t places = text.size() - length;
-  Windows windows;
-  windows.length = length;
+  std::vector<Stretch> places;
   for (std::int64_t i = first; i < first + count; ++i) {
-    const double place =
-        stream.uniform(static_cast<std::uint64_t>(i)) * static_cast<double>(places);
-    // The product of a number just below 1 may round up to `places`.
-    append(windows, text, std::min(static_cast<std::int64_t>(place), places - 1));
+    double share = stream.uniform(static_cast<std::uint64_t>(i));
+    auto drawn = stretches_.begin();
+    if (stretches_.size() > 1) {
+      const double place = share * static_cast<double>(weight_);
+      drawn = std::upper_bound(stretches_.begin() + 1, stretches_.end(), place,
+                               [](double value, const Weighted& weighted) {
+                                 return value < static_cast<double>(weighted.weight_before);
+                               }) -
+              1;
+      share = (place - static_cast<double>(drawn->weight_before)) /
+              static_cast<double>(std::max(drawn->stretch.labels, length_));
+    }
+    const auto [begin, labels] = drawn->stretch;
+    const std::int64_t starts = std::max<std::int64_t>(labels - length_, 0) + 1;
+    // The product of a number just below 1 may round up to `starts`.
+    const auto start = static_cast<std::int64_t>(share * static_cast<double>(starts));
+    places.push_back({begin + std::min(start, starts - 1), std::min(labels, length_)});
+  }
+  return places;
+}
+
+Windows TrainingWindows::of(std::int64_t step, std::int64_t first, std::int64_t count) const {
+  const std::vector<Stretch> all = places(step, first, count);
+  Windows windows;
+  for (const Stretch& place : all) {
+    windows.length = std::max(windows.length, place.labels);
+  }
+  for (const Stretch& place : all) {
+    append(windows, text_, place);
+    windows.lengths.push_back(place.labels);
+  }
+  if (labels_of(all) == windows.positions()) {
+    windows.lengths.clear();
   }
   return windows;
 }
 
-EvaluationWindows::EvaluationWindows(const Text& text, std::int64_t count, std::int64_t length,
-                                     std::int64_t limit, std::int64_t overlap)
+std::int64_t TrainingWindows::labels(std::int64_t step, std::int64_t first,
+                                     std::int64_t count) const {
+  return labels_of(places(step, first, count));
+}
+
+EvaluationWindows::EvaluationWindows(const Text& text, std::vector<Stretch> stretches,
+                                     std::int64_t count, std::int64_t length, std::int64_t limit,
+                                     std::int64_t overlap)
     : text_(text),
+      stretches_(std::move(stretches)),
       count_(count),
       length_(length),
       overlap_(overlap),
-      labels_(std::max<std::int64_t>(text.size() - 1, 0)) {
-  if (limit > 0) {
-    labels_ = std::min(labels_, limit);
+      labels_(labels_of(stretches_)) {
+  if (limit > 0 && limit < labels_) {
+    is_whole_ = false;
+    labels_ = limit;
+    std::int64_t left = limit;
+    for (Stretch& stretch : stretches_) {
+      stretch.labels = std::min(stretch.labels, left);
+      left -= stretch.labels;
+    }
+    std::erase_if(stretches_, [](const Stretch& stretch) { return stretch.labels == 0; });
   }
+}
+
+EvaluationWindows::Place EvaluationWindows::place() const {
+  const Stretch& stretch = stretches_[stretch_];
+  const std::int64_t context = position_ == 0 ? 0 : overlap_;
+  return {{stretch.begin + position_ - context,
+           std::min(length_, context + stretch.labels - position_)},
+          context};
 }
 
 Windows EvaluationWindows::next() {
   Windows windows;
-  windows.context = position_ == 0 ? 0 : overlap_;
-  windows.length = std::min(length_, windows.context + labels_ - position_);
-  const std::int64_t counted = windows.length - windows.context;
-  const std::int64_t most = windows.context < overlap_ ? 1 : count_;
-  while (windows.count < most && counted > 0 && labels_ - position_ >= counted) {
-    append(windows, text_, position_ - windows.context);
-    position_ += counted;
+  while (windows.count < count_ && stretch_ < stretches_.size()) {
+    const auto [window, context] = place();
+    if (windows.count > 0 && (window.labels != windows.length || context != windows.context)) {
+      break;
+    }
+    windows.length = window.labels;
+    windows.context = context;
+    append(windows, text_, window);
+    position_ += window.labels - context;
+    if (position_ == stretches_[stretch_].labels) {
+      ++stretch_;
+      position_ = 0;
+    }
   }
   return windows;
 }
 
-std::string context_rule(std::int64_t length, std::int64_t overlap, const std::string& one,
-                         const std::string& many) {
+std::string context_rule(std::int64_t length, std::int64_t overlap, const ContextWords& words) {
   if (overlap > 0) {
     return fmt::format(
-        "windows of {0} {4} that overlap by {1}: every {3} but the first of the split is predicted "
-        "once, from the {2} to {0} {4} before it, those of the first window from 1 on",
-        length, overlap, overlap + 1, one, many);
+        "windows of {0} {1}{2} that overlap by {3}: {4} is predicted once, from the {5} to {0} {1} "
+        "before it, those of the first window{2} from 1 on",
+        length, words.many, words.within, overlap, words.all, overlap + 1);
   }
   return fmt::format(
-      "consecutive windows of {0} {2}, each started cold: every {1} but the first of the split is "
-      "predicted, from the 1 to {0} {2} before it in its window",
-      length, one, many);
+      "consecutive windows of {0} {1}{2}, each started cold: {3} is predicted, from the 1 to {0} "
+      "{1} before it in its window",
+      length, words.many, words.within, words.all);
 }
 
 }  // namespace enwik8

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "text.hpp"
 #include "training/windows.hpp"
@@ -13,43 +14,84 @@ namespace enwik8 {
 
 using training::Windows;
 
-/// Windows for training, each at a random place of `text`. The places are a function of the
-/// arguments alone, so there is no position in the data to be saved or restored.
-/// @param first  number of the first window within its step
-/// @param text  more than `length` tokens
-Windows training_windows(const Text& text, std::int64_t count, std::int64_t length,
-                         std::uint64_t seed, std::int64_t step, std::int64_t first);
+/// Windows for training, each at a random place of a text and within one of its stretches. The
+/// places are a function of seed, step and number of the window alone, so there is no position in
+/// the data to be saved or restored.
+///
+/// A stretch that fits is a window as a whole. Any other is drawn as often as it is longer than
+/// such a one would be, and the window is anywhere in it. So the labels of all stretches are seen
+/// equally often in the mean.
+class TrainingWindows {
+ public:
+  /// @param stretches  at least one
+  TrainingWindows(const Text& text, const std::vector<Stretch>& stretches, std::int64_t length,
+                  std::uint64_t seed);
 
-/// Cuts a text into consecutive windows for an evaluation, some at a time. Each token but the first
-/// of the text is a label that counts of exactly one window; the last window is as long as what is
+  /// As long as the longest of them; the others are padded.
+  /// @param first  number of the first window within its step
+  Windows of(std::int64_t step, std::int64_t first, std::int64_t count) const;
+  /// The labels of these that count.
+  std::int64_t labels(std::int64_t step, std::int64_t first, std::int64_t count) const;
+
+ private:
+  std::vector<Stretch> places(std::int64_t step, std::int64_t first, std::int64_t count) const;
+
+  struct Weighted {
+    Stretch stretch;
+    std::int64_t weight_before = 0;  // of those before it
+  };
+  Text text_;
+  std::vector<Weighted> stretches_;
+  std::int64_t weight_ = 0;
+  std::int64_t length_ = 0;
+  std::uint64_t seed_ = 0;
+};
+
+/// Cuts stretches of a text into consecutive windows for an evaluation, some at a time. Each label
+/// of a stretch counts in exactly one window; the last window of a stretch is as long as what is
 /// left.
 class EvaluationWindows {
  public:
-  /// @param limit    labels at most, 0 for the whole text
-  /// @param overlap  tokens, less than `length`, with which each window but the first repeats the
-  ///   end of the one before, as context
-  EvaluationWindows(const Text& text, std::int64_t count, std::int64_t length,
-                    std::int64_t limit = 0, std::int64_t overlap = 0);
+  /// @param limit    labels at most, 0 for all
+  /// @param overlap  tokens, less than `length`, with which each window but the first of a stretch
+  ///   repeats the end of the one before, as context
+  EvaluationWindows(const Text& text, std::vector<Stretch> stretches, std::int64_t count,
+                    std::int64_t length, std::int64_t limit = 0, std::int64_t overlap = 0);
 
-  /// All labels there are.
+  /// All labels that are evaluated.
   std::int64_t labels() const { return labels_; }
+  /// Whether there are no others.
+  bool is_whole() const { return is_whole_; }
 
-  /// The next windows, `count` or fewer, of one length and context: the first of an evaluation with
-  /// overlap, which has no context, and a last one that is shorter come alone. None at the end.
+  /// The next windows, `count` or fewer, of one length and context. None at the end.
   Windows next();
 
  private:
+  struct Place {
+    Stretch window;
+    std::int64_t context = 0;
+  };
+  /// Where the next window is.
+  Place place() const;
+
   Text text_;
+  std::vector<Stretch> stretches_;
   std::int64_t count_;
   std::int64_t length_;
   std::int64_t overlap_;
-  std::int64_t labels_;
-  std::int64_t position_ = 0;  // of the next label that counts, from 0
+  std::int64_t labels_ = 0;
+  bool is_whole_ = true;
+  std::size_t stretch_ = 0;    // of the next label that counts
+  std::int64_t position_ = 0;  // of that label in it
 };
 
-/// In words, what each token of an evaluation is predicted from.
-/// @param one,many  what tokens are called
+/// How an evaluation says what each token is predicted from.
+struct ContextWords {
+  std::string many = "bytes";                                 ///< what tokens are called
+  std::string all = "every byte but the first of the split";  ///< what is predicted
+  std::string within;                                         ///< " of each document"
+};
 std::string context_rule(std::int64_t length, std::int64_t overlap = 0,
-                         const std::string& one = "byte", const std::string& many = "bytes");
+                         const ContextWords& words = {});
 
 }  // namespace enwik8

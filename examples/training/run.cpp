@@ -82,7 +82,8 @@ void Run::train_step() {
   const Stopwatch watch;
   const std::int64_t step = step_ + 1;
   const double rate = learning_rate(options(), ending_, step);
-  const double scale = 1.0 / static_cast<double>(tokens_per_step());
+  const std::int64_t labels = task_->training_labels(step);
+  const double scale = 1.0 / static_cast<double>(labels);
   const auto windows_of_pass = [&](std::int64_t i) {
     return task_->training_windows(step, i * options().batch);
   };
@@ -106,14 +107,17 @@ void Run::train_step() {
   model_->step(rate, reformer::clipping_scale(norm, options().clip));
   running_.gradient_norms += norm;
   step_ = step;
+  tokens_ += labels;
   running_.loss += loss;
   ++running_.steps;
   recent_loss_.add(loss.bits_per_byte());
   // The first step of a process warms up memory and caches, and tells little about the others.
   if (++steps_here_ == 2) {
     step_seconds_.clear();
+    step_tokens_.clear();
   }
   step_seconds_.add(watch.seconds());
+  step_tokens_.add(static_cast<double>(labels));
   if (step_ % options().log_every == 0) {
     write_train_record();
   }
@@ -132,7 +136,7 @@ void Run::fail_not_finite(const std::string& where, double value, const Windows&
 }
 
 double Run::tokens_per_second() const {
-  return static_cast<double>(tokens_per_step()) / step_seconds_.value();
+  return step_tokens_.value() / step_seconds_.value();
 }
 
 double Run::seconds_left() const {
@@ -166,7 +170,7 @@ void Run::write_train_record() {
          {"learning_rate", learning_rate(options(), ending_, step_)},
          {"gradient_norm", running_.gradient_norms / static_cast<double>(running_.steps)},
          {"exposed_seconds", model_->exposed_seconds()},
-         {"tokens", step_ * tokens_per_step()},
+         {"tokens", tokens_},
          {"tokens_per_second", tokens_per_second()},
          {"memory_bytes", resident_memory()},
          {"seconds", elapsed()}});

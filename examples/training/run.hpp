@@ -171,7 +171,8 @@ class Run {
   std::optional<EventFile> events_;
 
   // What a checkpoint holds besides the model.
-  std::int64_t step_ = 0;  // steps done
+  std::int64_t step_ = 0;    // steps done
+  std::int64_t tokens_ = 0;  // that these have predicted
   std::int64_t validated_step_ = 0;
   Running running_;
   std::optional<Ending> ending_;
@@ -184,6 +185,7 @@ class Run {
   Stopwatch since_save_;
   std::int64_t steps_here_ = 0;  // by this process
   RecentMean step_seconds_{100};
+  RecentMean step_tokens_{100};  // of the same steps
   RecentMean recent_loss_{20};
   RecentMean evaluation_seconds_per_position_{50};
   double finish_seconds_ = 0;

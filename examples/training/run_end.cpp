@@ -179,13 +179,13 @@ void Run::finish() {
   record["test_bpb"] = test.loss.bits_per_byte();
   record["validation_bpb"] = validation.loss.bits_per_byte();
   record["context_rule"] = task_->context_rule();
-  record["tokens"] = step_ * tokens_per_step();
+  record["tokens"] = tokens_;
   record["peak_memory_bytes"] = peak_resident_memory();
   write(record);
   progress_.message(fmt::format("{} steps, {} {} read, {} in all, peak memory {}; run in {}",
-                                grouped(step_), grouped(step_ * tokens_per_step()),
-                                task_->units().many, format_duration(elapsed()),
-                                format_bytes(peak_resident_memory()), folder_.string()));
+                                grouped(step_), grouped(tokens_), task_->units().many,
+                                format_duration(elapsed()), format_bytes(peak_resident_memory()),
+                                folder_.string()));
   if (ranks_.size() > 1) {
     progress_.message(fmt::format("in {} of this, rank 0 only waited for others",
                                   format_duration(model_->exposed_seconds())));

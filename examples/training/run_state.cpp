@@ -40,9 +40,13 @@ void Run::save_as(const char* name) {
           fmt::format("step {}: {} is no longer finite{}", step_, *tensor, what_is_kept()));
     }
   });
-  json state{{"options", task_->options_json()},  {"data", task_->data_description()},
-             {"validated_step", validated_step_}, {"running", running_.to_json()},
-             {"elapsed_seconds", elapsed()},      {"ending", nullptr}};
+  json state{{"options", task_->options_json()},
+             {"data", task_->data_description()},
+             {"validated_step", validated_step_},
+             {"running", running_.to_json()},
+             {"elapsed_seconds", elapsed()},
+             {"ending", nullptr},
+             {"tokens", tokens_}};
   if (!options().model_config.empty()) {
     state["model_config"] = options().model_config;
   }
@@ -78,6 +82,7 @@ void Run::restore(const Checkpoint& checkpoint) {
     step_ = saved_step_ = checkpoint.step();
     validated_step_ = state.at("validated_step").get<std::int64_t>();
     running_ = Running::from_json(state.at("running"));
+    tokens_ = state.value("tokens", step_ * tokens_per_step());
     elapsed_before_ = state.at("elapsed_seconds").get<double>();
     if (state.contains("best")) {
       const json& best = state["best"];

@@ -136,14 +136,24 @@ struct TokenModel::Parts {
   reformer::Tokens tokens_of(const Windows& windows,
                              const std::vector<std::int32_t>& values) const {
     reformer::Tokens tokens(windows.count, windows.length);
-    std::transform(values.begin(), values.end(), tokens.data(),
-                   [&](std::int32_t value) { return value + first_token(); });
+    std::transform(values.begin(), values.end(), tokens.data(), [&](std::int32_t value) {
+      return value == reformer::ignored_label ? value : value + first_token();
+    });
     return tokens;
   }
-  /// For an evaluation: with the padding that HuggingFace adds, if the model is one of its.
-  reformer::PaddedTokens padded(const reformer::Tokens& tokens) const {
-    return huggingface ? reformer::huggingface_pad(*huggingface, tokens)
-                       : reformer::PaddedTokens{tokens, {}, tokens.dimension(1)};
+  /// With the padding that HuggingFace adds, if the model is one of its.
+  reformer::PaddedTokens padded(const reformer::Tokens& tokens,
+                                std::vector<std::uint8_t> is_real = {}) const {
+    return huggingface ? reformer::huggingface_pad(*huggingface, tokens, is_real)
+                       : reformer::PaddedTokens{tokens, std::move(is_real), tokens.dimension(1)};
+  }
+  reformer::PaddedTokens inputs_of(const Windows& windows) const {
+    std::vector<std::uint8_t> is_real;
+    for (const std::int64_t length : windows.lengths) {
+      is_real.insert(is_real.end(), static_cast<std::size_t>(length), 1);
+      is_real.insert(is_real.end(), static_cast<std::size_t>(windows.length - length), 0);
+    }
+    return padded(tokens_of(windows, windows.inputs), std::move(is_real));
   }
 
   reformer::Decoder<float> decoder() {
@@ -264,7 +274,7 @@ std::string TokenModel::stored_text() const {
 }
 
 LossSum TokenModel::evaluate(const Windows& windows, std::vector<double>* each) {
-  const auto inputs = parts_->padded(parts_->tokens_of(windows, windows.inputs));
+  const auto inputs = parts_->inputs_of(windows);
   const Index padded_length = inputs.tokens.dimension(1);
   std::vector<double> losses(static_cast<std::size_t>(inputs.tokens.size()));
   const reformer::Loss loss = parts_->model.loss(
@@ -305,15 +315,16 @@ std::vector<LossSum> TokenModel::accumulate(
     std::int64_t step) {
   return parts_->in_training(
       [&](auto& training) {
-        return training.accumulate(
-            parts_->workspace, [&](Index i, reformer::PassObserver& observer) {
-              const Windows windows = windows_of_pass(i);
-              const reformer::Loss loss = parts_->model.loss_and_gradients(
-                  parts_->workspace, parts_->tokens_of(windows, windows.inputs),
-                  parts_->tokens_of(windows, windows.labels), static_cast<float>(scale),
-                  parts_->training_options(pass_number(step, i)), nullptr, &observer);
-              return LossSum{loss.sum, windows.label_bytes};
-            });
+        return training.accumulate(parts_->workspace, [&](Index i,
+                                                          reformer::PassObserver& observer) {
+          const Windows windows = windows_of_pass(i);
+          const auto inputs = parts_->inputs_of(windows);
+          const reformer::Loss loss = parts_->model.loss_and_gradients(
+              parts_->workspace, inputs.tokens,
+              inputs.labels(parts_->tokens_of(windows, windows.labels)), static_cast<float>(scale),
+              inputs.options(parts_->training_options(pass_number(step, i))), nullptr, &observer);
+          return LossSum{loss.sum, windows.label_bytes};
+        });
       },
       std::vector<LossSum>());
 }
@@ -405,9 +416,10 @@ std::size_t TokenModel::generation_memory(std::int64_t length) {
 }
 
 std::string TokenModel::first_not_finite(const Windows& windows, std::int64_t pass) {
+  const auto inputs = parts_->inputs_of(windows);
   const std::optional<Index> layer = parts_->model.first_non_finite_layer(
-      parts_->workspace, parts_->tokens_of(windows, windows.inputs),
-      pass > 0 ? parts_->training_options(pass) : parts_->evaluation());
+      parts_->workspace, inputs.tokens,
+      inputs.options(pass > 0 ? parts_->training_options(pass) : parts_->evaluation()));
   if (layer && *layer < 0) {
     return "in the embedding";
   }

@@ -15,6 +15,9 @@ struct Windows {
   std::int64_t length = 0;
   std::vector<std::int32_t> inputs;
   std::vector<std::int32_t> labels;  ///< what follows, or `reformer::ignored_label`
+  /// Tokens of each window; what stands behind them is padding, whose labels are ignored. Empty: no
+  /// window has any.
+  std::vector<std::int64_t> lengths;
   std::int64_t context =
       0;  ///< positions at the beginning of each window whose labels do not count
   std::int64_t label_bytes = 0;  ///< bytes of the data that the labels which count stand for

@@ -197,6 +197,7 @@ TEST(Corpus, IsHeldInMemoryUpToALimit) {
   const std::string both = (folder / "a").string() + "," + (folder / "b.gz").string();
   const Corpus corpus = load_corpus(both, 2000);
   EXPECT_EQ(corpus.bytes.size(), 2000u);
+  EXPECT_EQ(corpus.document_ends, (std::vector<std::int64_t>{600, 2000}));
   EXPECT_EQ(message_of<std::runtime_error>([&] { load_corpus(both, 1999); }),
             "data file '" + both +
                 "' has more than the 1,999 bytes that are held in memory; make it a file that is "

@@ -70,7 +70,7 @@ TEST(RepetitionDistances, OfShortTextsAreNone) {
 TEST(DistanceClasses, SumEachLabelOnceWithinItsWindow) {
   const std::int64_t length = 1500;
   const auto text = some_text(4 * length + 1, 2);
-  EvaluationWindows all(text, 2, length);
+  EvaluationWindows all(text, Text(text).whole(), 2, length);
   DistanceClasses classes(100, length);
   std::vector<std::int64_t> bytes(4);
   std::vector<double> nats(4);

@@ -122,8 +122,12 @@ TEST_F(HuggingFaceRun, ByteBIsTokenBPlusTwo) {
   const reformer::RunOptions run{.key = {given.seed, 0}};
   // At a length that is padded, too.
   for (const std::int64_t length : {32, 27, 7}) {
-    Windows windows{
-        .count = 1, .length = length, .inputs = {}, .labels = {}, .label_bytes = length};
+    Windows windows{.count = 1,
+                    .length = length,
+                    .inputs = {},
+                    .labels = {},
+                    .lengths = {},
+                    .label_bytes = length};
     reformer::Tokens tokens(1, length), labels(1, length);
     for (std::int32_t t = 0; t < length; ++t) {
       windows.inputs.push_back(t * 37 % 256);

@@ -9,6 +9,7 @@
 
 #include "enwik8/windows.hpp"
 #include "examples/run.hpp"
+#include "reformer/operations/cross_entropy.hpp"
 
 namespace enwik8::test {
 namespace {
@@ -26,7 +27,7 @@ Options tiny_options(const Strings& more = {}) {
 Windows some_windows(std::int64_t length = 32) {
   std::vector<std::uint8_t> text(500);
   std::iota(text.begin(), text.end(), std::uint8_t{3});
-  return training_windows(text, 2, length, 1, 1, 0);
+  return TrainingWindows(text, Text(text).whole(), length, 1).of(1, 0, 2);
 }
 
 std::vector<float> values_of(const std::vector<NamedValues>& parameters) {
@@ -35,6 +36,43 @@ std::vector<float> values_of(const std::vector<NamedValues>& parameters) {
     values.insert(values.end(), parameter.values.begin(), parameter.values.end());
   }
   return values;
+}
+
+TEST(TokenModel, DoesNotSeePadding) {
+  // Pairs of windows of different lengths, side by side, are what they are alone.
+  const Options options = tiny_options({"--hashes", "3", "--buckets", "4"});
+  TokenModel model(options, vocabulary, TokenModel::Use::training);
+  model.initialize();
+  Windows both = some_windows();
+  const auto alone = [&](std::int64_t window, std::int64_t length) {
+    const auto begin = window * both.length;
+    Windows one{.count = 1, .length = length, .inputs = {}, .labels = {}, .lengths = {}};
+    one.inputs.assign(both.inputs.begin() + begin, both.inputs.begin() + begin + length);
+    one.labels.assign(both.labels.begin() + begin, both.labels.begin() + begin + length);
+    std::vector<double> losses;
+    model.evaluate(one, &losses);
+    return losses;
+  };
+  const std::vector<double> whole = alone(0, 32), part = alone(1, 13);
+  both.lengths = {32, 13};
+  std::fill(both.inputs.begin() + 32 + 13, both.inputs.end(), 0);
+  std::fill(both.labels.begin() + 32 + 13, both.labels.end(), reformer::ignored_label);
+  std::vector<double> losses;
+  const double sum = model.evaluate(both, &losses).nats;
+  EXPECT_TRUE(std::equal(whole.begin(), whole.end(), losses.begin()));
+  EXPECT_TRUE(std::equal(part.begin(), part.end(), losses.begin() + 32));
+  // Neither has padding a gradient: in training, the loss is the same sum, and what stands in
+  // padded places makes no difference.
+  const auto gradient_norm = [&] {
+    const auto loss = model.accumulate([&](std::int64_t) { return both; }, 1, 1);
+    EXPECT_NEAR(loss[0].nats, sum, 0.05 * sum);  // other rotations
+    return model.gradient_norm();
+  };
+  const double norm = gradient_norm();
+  std::fill(both.inputs.begin() + 32 + 13, both.inputs.end(), 77);
+  EXPECT_EQ(gradient_norm(), norm);
+  both.lengths.clear();
+  EXPECT_NE(gradient_norm(), norm);
 }
 
 TEST(TokenModel, StartsNearEightBitsAndLearns) {

@@ -78,6 +78,35 @@ TEST_F(RanksTest, AnyNumberOfThemGivesTheBitsOfOne) {
   }
 }
 
+TEST_F(RanksTest, ShareWindowsOfDocumentsThatDifferInLength) {
+  write_documents(folder_ / "texts");
+  const auto common = [&](const std::string& out) {
+    return options({"--data", path("texts"), "--windows", "documents", "--batch", "2",
+                    "--accumulate", "3", "--eval-overlap", "8", "--out", path(out)});
+  };
+  succeed(1, common("1"));
+  succeed(2, common("2") + Strings{"--threads", "2"});
+  EXPECT_EQ(snapshot_of(path("2")), snapshot_of(path("1")));
+  EXPECT_EQ(results("2"), results("1"));
+  // All the rest of a run is as it is with a stream of text, too: it goes on to the same bits.
+  for (const Outcome& outcome :
+       train_with(2, common("broken"), [](std::int64_t step) { return step == 3; })) {
+    EXPECT_EQ(outcome.code, exit_interrupted) << outcome.error;
+  }
+  succeed(1, {"--resume", "--by-distance", "--out", path("broken")});
+  EXPECT_EQ(snapshot_of(path("broken")), snapshot_of(path("1")));
+  EXPECT_EQ(results("broken"), results("1"));
+  // Not with documents that are others, nor with other windows.
+  const std::string first = read_file(folder_ / "texts/101");
+  write_file(folder_ / "texts/100", first.substr(0, 3));
+  write_file(folder_ / "texts/101", first.substr(3));
+  EXPECT_TRUE(contains(train_with(1, {"--resume", "--out", path("broken")})[0].error,
+                       "bytes and checksum"));
+  EXPECT_TRUE(
+      contains(train_with(1, {"--resume", "--out", path("broken"), "--windows", "stream"})[0].error,
+               "--windows is 'stream', but the run in"));
+}
+
 TEST_F(RanksTest, OneRankPrintsAndWritesForAll) {
   const auto outcomes =
       train_with(3, options({"--accumulate", "3", "--threads", "40", "--out", path("run")}));

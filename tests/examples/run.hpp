@@ -103,6 +103,19 @@ inline Strings tiny(const std::filesystem::path& data) {
           "--ngram-rows",     "64"};
 }
 
+/// A folder of texts of 2 to 402 bytes.
+inline void write_documents(const std::filesystem::path& folder) {
+  std::filesystem::create_directories(folder);
+  const std::vector<std::uint8_t> bytes = generate_corpus(1, 6000);
+  const std::string text(bytes.begin(), bytes.end());
+  std::size_t begin = 0;
+  for (std::size_t i = 1; begin < text.size(); ++i) {
+    const std::string document = text.substr(begin, i * i * 7 % 401 + 2);
+    write_file(folder / std::to_string(100 + i), document);
+    begin += document.size();
+  }
+}
+
 /// `TokenModel::next_logits` of bytes.
 inline std::vector<float> next_byte_logits(TokenModel& model,
                                            const std::vector<std::uint8_t>& context) {

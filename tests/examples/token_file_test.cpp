@@ -96,7 +96,7 @@ TEST(TokenFile, IsWrittenAsDocumented) {
     const std::uint32_t width = vocabulary <= 65536 ? 2 : 4;
     ASSERT_EQ(bytes.size(), 128 + 5 * width);
     EXPECT_EQ(bytes.substr(0, 8), "RFTOKENS");
-    EXPECT_EQ(number_at<std::uint32_t>(bytes, 8), 1u);
+    EXPECT_EQ(number_at<std::uint32_t>(bytes, 8), 2u);
     EXPECT_EQ(number_at<std::uint32_t>(bytes, 12), width);
     EXPECT_EQ(number_at<std::int64_t>(bytes, 16), vocabulary);
     EXPECT_EQ(number_at<std::int64_t>(bytes, 24), 5);
@@ -129,6 +129,59 @@ TEST(TokenFile, ReadsSixteenBitTokensWithoutAHeader) {
             reformer::crc32(read_file(folder / "train.bin")));
 }
 
+TEST(TokenFile, KnowsWhereDocumentsEnd) {
+  const TemporaryFolder folder;
+  using Ends = std::vector<std::int64_t>;
+  // By the token behind each.
+  write_tokens(folder / "words", Words(), {7, 999, 999, 3, 2, 1, 999, 4});
+  EXPECT_EQ(TokenFile(folder / "words").document_ends(), (Ends{2, 3, 7}));
+  write_file(folder / "bin", read_file(folder / "words").substr(128));
+  EXPECT_EQ(TokenFile(folder / "bin", 1000).document_ends(999), (Ends{2, 3, 7}));
+  // By a table behind the tokens, in a file of bytes.
+  const tokens::ByteTokenizer bytes;
+  {
+    TokenWriter writer = TokenWriter::start(folder / "bytes", header_for(bytes));
+    writer.append(std::vector{1, 2, 3}, after(1, 3));
+    writer.append(std::vector{4, 5}, after(1, 5));
+    writer.save();
+  }
+  {
+    TokenWriter writer = TokenWriter::resume(folder / "bytes", header_for(bytes));
+    writer.append(std::vector{6, 7, 8, 9}, after(2, 9));
+    writer.finish();
+  }
+  const std::string good = read_file(folder / "bytes");
+  ASSERT_EQ(good.size(), 128u + 2 * 9 + 8 * 2);
+  EXPECT_EQ(number_at<std::int64_t>(good, 48), -1);
+  EXPECT_EQ(number_at<std::int64_t>(good, 128 + 18), 3);
+  EXPECT_EQ(number_at<std::int64_t>(good, 128 + 26), 9);
+  EXPECT_EQ(number_at<std::uint32_t>(good, 56), reformer::crc32(good.substr(128)));
+  const TokenFile read(folder / "bytes");
+  EXPECT_EQ(read.document_ends(), (Ends{3, 9}));
+  EXPECT_EQ(tokens_in(read), (std::vector<std::int32_t>{1, 2, 3, 4, 5, 6, 7, 8, 9}));
+  EXPECT_EQ(read.check(), read.header().checksum);
+
+  const auto error_of = [&](const std::string& contents) {
+    write_file(folder / "bad", contents);
+    return message_of<std::runtime_error>([&] {
+      TokenFile(folder / "bad").document_ends();
+      TokenFile(folder / "bad").check();
+    });
+  };
+  EXPECT_TRUE(contains(error_of(good.substr(0, good.size() - 1)),
+                       "is truncated: its header says 9 tokens of 2 bytes and the ends of 2 "
+                       "documents, and 33 bytes follow it"));
+  EXPECT_TRUE(contains(error_of(good + "."), "is corrupt: its header says 9 tokens"));
+  std::string bad = good;
+  bad[128 + 18] = 10;
+  EXPECT_TRUE(contains(error_of(bad), "is corrupt: its documents do not end one after another"));
+  bad[128 + 18] = 2;
+  EXPECT_TRUE(contains(error_of(bad), "is corrupt: its contents have checksum"));
+  bad = good;
+  bad[128 + 26] = 11;
+  EXPECT_TRUE(contains(error_of(bad), "is corrupt: its documents do not end one after another"));
+}
+
 TEST(TokenFile, SaysInOneLineWhatIsWrong) {
   const TemporaryFolder folder;
   const fs::path file = folder / "x.bin";
@@ -153,8 +206,8 @@ TEST(TokenFile, SaysInOneLineWhatIsWrong) {
             begin + "is truncated: its header says 5 tokens of 2 bytes, and 6 bytes follow it");
   EXPECT_EQ(error_of(good + "more"),
             begin + "is corrupt: its header says 5 tokens of 2 bytes, and 14 bytes follow it");
-  EXPECT_EQ(error_of(changed(8, "\2", true)),
-            begin + "is of version 2, and this program reads version 1");
+  EXPECT_EQ(error_of(changed(8, "\1", true)),
+            begin + "is of version 1, and this program reads version 2");
   EXPECT_EQ(error_of(changed(32, "\3", false)),
             begin + "is corrupt: its header does not have its checksum");
   EXPECT_EQ(error_of(changed(12, "\3", true)),
@@ -174,7 +227,7 @@ TEST(TokenFile, SaysInOneLineWhatIsWrong) {
   EXPECT_TRUE(contains(error_of(changed(39, "\x80", true)), "its number of documents is -"));
   EXPECT_TRUE(contains(error_of(changed(47, "\x80", true)), "its number of bytes is -"));
   EXPECT_TRUE(contains(error_of(changed(130, "\7", true)),
-                       begin + "is corrupt: its tokens have checksum "));
+                       begin + "is corrupt: its contents have checksum "));
   EXPECT_EQ(error_of(changed(132, "\xe8\3", true)),
             begin + "has token 1000 at place 2, and its vocabulary has 1000");
   EXPECT_EQ(error_of(""), begin + "is empty");

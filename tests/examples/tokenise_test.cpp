@@ -18,6 +18,7 @@
 #include "examples/archives.hpp"
 #include "examples/run.hpp"
 #include "examples/support.hpp"
+#include "training/words.hpp"
 
 namespace tokenise::test {
 namespace {
@@ -32,6 +33,7 @@ using enwik8::test::snapshot_of;
 using enwik8::test::Strings;
 using enwik8::test::tiny;
 using enwik8::test::train;
+using enwik8::test::write_documents;
 using enwik8::test::operator+;
 using namespace reformer::test;
 
@@ -258,6 +260,48 @@ TEST_F(TrainOnTokens, IsTheSameForBytesInATokenFileAndForNanoGptsFiles) {
   EXPECT_EQ(snapshot_of(folder_ / "c").values, snapshot_of(folder_ / "d").values);
 }
 
+TEST_F(TrainOnTokens, KeepsWindowsWithinDocuments) {
+  const Strings documents{"--windows", "documents", "--steps", "4", "--data"};
+  write_documents(folder_ / "texts");
+  ASSERT_EQ(run({"--out", at("bytes.bin"), at("texts")}).code, 0);
+  ASSERT_EQ(run({"--out", at("pieces.bin"), "--tokenizer", at("bpe"), at("texts")}).code, 0);
+  write_file(folder_ / "nanogpt.bin", read_file(folder_ / "pieces.bin").substr(128));
+  const auto learn = [&](const std::string& data, const Strings& more = {}) {
+    const Outcome outcome = train(tiny(folder_ / "text") + documents +
+                                  Strings{at(data), "--out", at(data + "-run")} + more);
+    EXPECT_EQ(outcome.code, 0) << outcome.error;
+    return outcome.out;
+  };
+  // A file of bytes knows the documents of the text that it was made of.
+  const std::string of_texts = learn("texts"), of_bytes = learn("bytes.bin");
+  EXPECT_TRUE(contains(of_texts, "every byte but the first of each document is predicted"));
+  EXPECT_EQ(snapshot_of(at("texts-run")).values, snapshot_of(at("bytes.bin-run")).values);
+  EXPECT_EQ(records_of(at("texts-run")).back(), records_of(at("bytes.bin-run")).back());
+  // So does one without a header whose tokenizer has a token for the end.
+  const std::string of_pieces = learn("pieces.bin");
+  learn("nanogpt.bin", {"--tokenizer", at("bpe")});
+  EXPECT_TRUE(contains(of_pieces,
+                       "of each document, each started cold: every token but the first "
+                       "of the split is predicted"));
+  EXPECT_EQ(snapshot_of(at("pieces.bin-run")).values, snapshot_of(at("nanogpt.bin-run")).values);
+  // All tokens of a split but the first are predicted, those for ends, too.
+  const data::TokenFile file(at("pieces.bin"));
+  const auto test = records_of(at("pieces.bin-run")).back();
+  std::vector<std::int32_t> labels(static_cast<std::size_t>(file.size() / 20 - 1));
+  file.read(file.size() - file.size() / 20 + 1, labels);
+  EXPECT_EQ(test["bytes"], data::tokenizer_of(at("pieces.bin"))->decode(labels).size());
+  // The evaluator does as the trainer did, with a text that has no token file, too.
+  for (const Strings& more : {Strings{}, Strings{"--data", at("texts")}}) {
+    const Outcome again =
+        evaluate(Strings{"--checkpoint", at("pieces.bin-run"), "--split", "test"} + more);
+    EXPECT_TRUE(
+        contains(again.out, fmt::format("{} bytes: {:.4f} bits per byte",
+                                        training::grouped(test["bytes"].get<std::int64_t>()),
+                                        test["test_bpb"].get<double>())))
+        << again.error;
+  }
+}
+
 TEST_F(TrainOnTokens, SaysInOneLineWhatDoesNotFit) {
   const auto error_of = [](const Outcome& outcome, int code) {
     EXPECT_EQ(outcome.code, code);
@@ -277,7 +321,7 @@ TEST_F(TrainOnTokens, SaysInOneLineWhatDoesNotFit) {
   const std::string good = read_file(folder_ / "a.bin");
   write_file(folder_ / "damaged.bin", good.substr(0, 5000) + "!" + good.substr(5001));
   EXPECT_TRUE(contains(error_of(train_on("damaged.bin", "r", {"--tokenizer", at("bpe")}), 1),
-                       "damaged.bin' is corrupt: its tokens have checksum"));
+                       "damaged.bin' is corrupt: its contents have checksum"));
   write_file(folder_ / "short.bin", good.substr(0, 5000));
   EXPECT_TRUE(contains(error_of(train_on("short.bin", "r", {}), 1), "short.bin' is truncated"));
   write_file(folder_ / "odd.bin", "odd");
