@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -233,6 +234,22 @@ std::vector<Bfloat16Unit> units() {
   return units;
 }
 
+/// Portable code that adds in the order of a unit.
+const Bfloat16Unit& portable_twin(const Bfloat16Unit& unit) {
+  static const std::vector<Bfloat16Unit> all = units();
+  return *std::find_if(all.begin(), all.end(),
+                       [&](const auto& u) { return u.order == unit.order; });
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(REFORMER_THREAD_SANITIZER)
+#define REFORMER_TEST_SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(undefined_behavior_sanitizer) || \
+    __has_feature(thread_sanitizer)
+#define REFORMER_TEST_SANITIZED
+#endif
+#endif
+
 void expect_documented(const Bfloat16Unit& unit, const RandomTile& random_tile, int kind) {
   const auto& t = random_tile;
   for (const bool accumulate : {false, true}) {
@@ -272,6 +289,40 @@ TEST(Bfloat16Units, AddInTheDocumentedOrder) {
         tile.fill(random, 0);
         ASSERT_NO_FATAL_FAILURE(expect_documented(unit, tile, 0));
       }
+    }
+  }
+}
+
+// 100,000 tiles with each unit that is no portable code: one row, one column, odd depths, all kinds
+// of numbers. Most are small, because portable code takes a microsecond for a row of them.
+TEST(Bfloat16Units, HaveTheBitsOfTheirEmulation) {
+#ifdef REFORMER_TEST_SANITIZED
+  constexpr int tiles = 2000;
+#else
+  constexpr int tiles = 100000;
+#endif
+  const std::vector<Bfloat16Unit> all = units();
+  if (all.size() == 2) GTEST_SKIP() << "this machine has no unit";
+  for (std::size_t u = 2; u < all.size(); ++u) {
+    const Bfloat16Unit &unit = all[u], &twin = portable_twin(unit);
+    std::mt19937 random(4);
+    for (int n = 0; n < tiles; ++n) {
+      const int kind = n % 5;
+      const bool is_large = n % 1000 == 0;
+      const auto up_to = [&](Index small, Index large) {
+        return 1 + static_cast<Index>(random() % static_cast<unsigned>(is_large ? large : small));
+      };
+      RandomTile tile{up_to(2, 80), up_to(3, 100), up_to(66, 520), up_to(2, 2)};
+      tile.fill(random, kind);
+      std::vector<float> out = tile.c, expected = tile.c;
+      const bool accumulate = n % 2 == 0;
+      unit.multiply(tile.tile(out, accumulate));
+      twin.multiply(tile.tile(expected, accumulate));
+      const auto differs = std::mismatch(out.begin(), out.end(), expected.begin(), same_number);
+      ASSERT_EQ(differs.first, out.end())
+          << unit.name << " in tile " << n << ", [" << tile.rows << ", " << tile.columns
+          << "], depth " << tile.depth << ", numbers " << kind << ": " << *differs.first << ", not "
+          << *differs.second;
     }
   }
 }
