@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "reformer/products/bfloat16_operands.hpp"
 #include "reformer/products/bfloat16_tiles.hpp"
 
 namespace reformer::test {
@@ -89,6 +90,48 @@ TEST(Bfloat16, TwoPartsHoldSixteenBits) {
   }
   EXPECT_EQ(detail::bfloat16_parts(1 + 0x1p-9F + 0x1p-12F).low, bits_of(0x1p-9F + 0x1p-12F));
 }
+
+#ifdef REFORMER_BFLOAT16_X86
+template <bool Low>
+void expect_pairs_of_portable_code() {
+  constexpr Index low = 200;
+  std::mt19937 random(5);
+  for (Index depth = 0; depth < 70; ++depth) {
+    for (int repeat = 0; repeat < 30; ++repeat) {
+      std::vector<float> x(140);
+      for (float& number : x) {
+        number = random() % 8 != 0 ? any_float(random) : (random() % 2 == 0 ? infinity : 0x1p-126F);
+      }
+      const Index rows = repeat % 4;
+      std::vector<float> expected(400), pairs(400);
+      const auto expect_same = [&](const char* what) {
+        for (std::size_t i = 0; i < pairs.size(); ++i) {
+          const std::uint32_t a = detail::load_pair(&pairs[i]), b = detail::load_pair(&expected[i]);
+          const auto same = [](float p, float q) {
+            return (std::isnan(p) && std::isnan(q)) || bits_of(p) == bits_of(q);
+          };
+          ASSERT_TRUE(same(detail::even_of(a), detail::even_of(b)) &&
+                      same(detail::odd_of(a), detail::odd_of(b)))
+              << what << " " << depth << ", rows " << rows << ", pair " << i << ": " << std::hex
+              << a << ", not " << b;
+        }
+      };
+      detail::portable_pairs_along<Low>(x.data(), depth, expected.data(), low);
+      detail::avx512_pairs_along<Low>(x.data(), depth, pairs.data(), low);
+      ASSERT_NO_FATAL_FAILURE(expect_same("along"));
+      detail::portable_pairs_across<Low>(x.data(), 70, rows, depth, expected.data(), low);
+      detail::avx512_pairs_across<Low>(x.data(), 70, rows, depth, pairs.data(), low);
+      ASSERT_NO_FATAL_FAILURE(expect_same("across"));
+    }
+  }
+}
+
+TEST(Bfloat16, PairsOfInstructionsThatRoundAreThoseOfPortableCode) {
+  if (!detail::has_avx512_bfloat16()) GTEST_SKIP() << "this machine has no such instructions";
+  expect_pairs_of_portable_code<false>();
+  expect_pairs_of_portable_code<true>();
+}
+#endif
 
 /// a b + c rounded once to 24 bits whatever the exponent, and zero where that is denormal: in whole
 /// numbers, by splitting what long double may round.
