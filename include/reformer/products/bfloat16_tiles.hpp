@@ -189,26 +189,25 @@ __attribute__((target("avx512f,avx512bf16"))) REFORMER_COMPILED_ONCE void avx512
   }
 }
 
+/// Sums that the registers hold, with a row of B and an element of A.
+inline constexpr int avx512_bfloat16_height = 13;
+
+/// In pieces of nearly equal height: instructions of few rows wait for each other.
 inline void avx512_bfloat16_panel(const Bfloat16Tile& panel) {
-  using Function = void (*)(const Bfloat16Tile&, const Bfloat16Terms&);
-  struct Kernel {
-    Index rows;
-    Function function;
-  };
-  constexpr Kernel kernels[] = {{13, avx512_bfloat16_rows<13>},
-                                {12, avx512_bfloat16_rows<12>},
-                                {4, avx512_bfloat16_rows<4>},
-                                {2, avx512_bfloat16_rows<2>},
-                                {1, avx512_bfloat16_rows<1>}};
+  static constexpr auto kernels = []<int... I>(std::integer_sequence<int, I...>) {
+    return std::array{avx512_bfloat16_rows<I + 1>...};
+  }
+  (std::make_integer_sequence<int, avx512_bfloat16_height>{});
+  if (panel.rows == 0) return;
   const Bfloat16Terms terms(panel);
+  const Index pieces = ceil_div(panel.rows, Index{avx512_bfloat16_height});
+  const Index low = panel.rows / pieces, taller = panel.rows - low * pieces;
   Bfloat16Tile part = panel;
-  for (const Kernel& kernel : kernels) {
-    // 64 rows are 4 x 13 + 12.
-    for (; part.rows >= kernel.rows; part.rows -= kernel.rows) {
-      kernel.function(part, terms);
-      part.a += kernel.rows * part.a_stride;
-      part.c += kernel.rows * part.c_stride;
-    }
+  for (Index piece = 0; piece < pieces; ++piece) {
+    const Index height = piece < taller ? low + 1 : low;
+    kernels[static_cast<std::size_t>(height - 1)](part, terms);
+    part.a += height * part.a_stride;
+    part.c += height * part.c_stride;
   }
 }
 
