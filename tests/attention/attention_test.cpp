@@ -355,7 +355,14 @@ TEST(Attention, HidesASuffixFromTheTokensBeforeItWhateverItHolds) {
   }
   Workspace workspace(2);
   for (const AttentionPattern& pattern : causal) {
-    for (const Index end : {1, 57, 140}) {
+    struct Suffix {
+      Index begin;
+      Precision precision = Precision::float32;
+    };
+    for (const auto& [end, precision] :
+         {Suffix{1}, Suffix{57}, Suffix{140}, Suffix{57, Precision::bfloat16x3},
+          Suffix{57, Precision::bfloat16}}) {
+      const AttentionOptions options{.pattern = pattern, .precision = precision};
       const auto before = [&](bool spoilt) {
         std::array<Tensor<float, 4>, 3> x;
         for (std::size_t i = 0; i < 3; ++i) {
@@ -367,8 +374,7 @@ TEST(Attention, HidesASuffixFromTheTokensBeforeItWhateverItHolds) {
         if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {
           buckets = lsh_buckets<float>(workspace, x[0], *lsh, rotations().cast<float>());
         }
-        const auto output =
-            attention<float>(workspace, x[0], key, x[2], {.pattern = pattern}, buckets);
+        const auto output = attention<float>(workspace, x[0], key, x[2], options, buckets);
         std::vector<float> rows;
         for (Index b = 0; b < B; ++b) {
           const float* first = output.out.data() + b * length * H * K;
@@ -377,7 +383,7 @@ TEST(Attention, HidesASuffixFromTheTokensBeforeItWhateverItHolds) {
         return rows;
       };
       EXPECT_TRUE(same_bits(before(true), before(false)))
-          << name_of({.pattern = pattern}) << ", suffix from " << end;
+          << name_of(options) << ", suffix from " << end << ", " << name_of(precision);
     }
   }
 }
@@ -423,6 +429,10 @@ TEST_F(AttentionErrors, NameWhatIsWrong) {
                        "chunk_length is 0, must be at least 1"));
   EXPECT_TRUE(contains(message(x, key, value, {.pattern = ExactPattern{}, .dropout = 1}, {}),
                        "dropout is 1, must be in [0, 1)"));
+  const auto none_such = static_cast<Precision>(3);
+  EXPECT_TRUE(
+      contains(message(x, key, value, {.pattern = ExactPattern{}, .precision = none_such}, {}),
+               "precision is 3, must be float32, bfloat16x3 or bfloat16"));
   EXPECT_TRUE(contains(
       message(x, key, value,
               {.pattern = ExactPattern{.values = reformer::Values::following}, .causal = false},

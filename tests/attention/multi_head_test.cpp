@@ -7,9 +7,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -194,7 +196,7 @@ class Arrays {
       const auto first = (g.first_sequence * c_.heads + g.first_head) * c_.rounds() * c_.length;
       detail::order_by_bucket(workspace, g, buckets.data() + first);
     }
-    reformer::detail::attend(workspace, g, dropout());
+    reformer::detail::attend(workspace, g, dropout(), kernel);
   }
 
   void run(Workspace& workspace, const detail::MultiHead<Scalar>& g, const Matrix<Scalar>& dout) {
@@ -202,7 +204,7 @@ class Arrays {
     set_delta(dout);
     reformer::detail::attend_backward<Scalar>(workspace, g, dropout(), rows_of(dout), delta_.data(),
                                               rows_of(dquery), rows_of(c_.shared() ? dquery : dkey),
-                                              rows_of(dvalue));
+                                              rows_of(dvalue), kernel);
   }
 
   void run_part(Workspace& workspace, const detail::MultiHead<Scalar>& g,
@@ -212,7 +214,8 @@ class Arrays {
     const auto part = [&](const MatrixView<Scalar>& x) { return group().part(x, b, h); };
     reformer::detail::attend_backward<Scalar>(
         workspace, g, dropout(), group().part(rows_of(dout), b, h), delta_.data() + row,
-        part(rows_of(dquery)), part(rows_of(c_.shared() ? dquery : dkey)), part(rows_of(dvalue)));
+        part(rows_of(dquery)), part(rows_of(c_.shared() ? dquery : dkey)), part(rows_of(dvalue)),
+        kernel);
   }
 
   /// delta = <dout, out> of each sequence, head and position
@@ -239,7 +242,8 @@ class Arrays {
   std::vector<std::int32_t> order_;
 
  public:
-  std::vector<Bucket> buckets;  // [B, H, R, T]
+  DefaultKernel<Scalar> kernel;  // in float32
+  std::vector<Bucket> buckets;   // [B, H, R, T]
   Matrix<Scalar> query, key, value, out, dquery, dkey, dvalue;
 };
 
@@ -432,13 +436,94 @@ TEST(AttendBackward, InFloatAgreesWithDouble) {
   }
 }
 
+/// Rounds numbers to those that a precision multiplies as they are.
+void round_to(Precision precision, Matrix<float>& x) {
+  for (float& element : std::span(x.data(), static_cast<std::size_t>(x.size()))) {
+    const auto [high, low] = reformer::detail::bfloat16_parts(element);
+    element = std::bit_cast<float>(high);
+    if (precision == Precision::bfloat16x3) element += std::bit_cast<float>(low);
+  }
+}
+
+// Rows are numbers that are multiplied as they are. What is rounded are weights and their
+// gradients: to 8 bits, or to 16, of which the last is lost in products of low parts.
+TEST(Attend, InEachPrecisionIsTheDefinitionAndItsGradient) {
+  for (const Precision precision : {Precision::bfloat16x3, Precision::bfloat16}) {
+    const double rounding = precision == Precision::bfloat16 ? 0x1p-8 : 0x1p-15;
+    for (const Case& c : cases(0.2)) {
+      if (c.causal == c.masked && c.length < 100) continue;  // half of them will do
+      Arrays<float> arrays(c);
+      arrays.kernel = precision;
+      auto dout = random_matrix<float>(arrays.rows(), arrays.columns(), 5);
+      for (Matrix<float>* x : {&arrays.query, &arrays.key, &arrays.value, &dout}) {
+        round_to(precision, *x);
+      }
+      Arrays<double> exact(c);
+      exact.query = arrays.query.cast<double>();
+      exact.key = arrays.key.cast<double>();
+      exact.value = arrays.value.cast<double>();
+      arrays.attend_and_differentiate(dout);
+      exact.attend_and_differentiate(dout.cast<double>());
+      const std::string name = name_of(precision) + (", " + c.name());
+      const auto expect_near = [&](const Matrix<float>& x, const Matrix<double>& expected,
+                                   double factor, const char* what) {
+        // Of rows without a gradient, what is rounded is relative to terms of size 1.
+        const double size = std::max(1.0, expected.cwiseAbs().maxCoeff());
+        const double error = (x.cast<double>() - expected).cwiseAbs().maxCoeff();
+        EXPECT_LE(error, factor * rounding * size) << name << ", " << what;
+      };
+      expect_near(arrays.out, exact.out, 1, "out");
+      // A sum of dS is of differences between products.
+      expect_near(arrays.dquery, exact.dquery, 3, "query");
+      if (!c.shared()) expect_near(arrays.dkey, exact.dkey, 3, "key");
+      expect_near(arrays.dvalue, exact.dvalue, 2, "value");
+      if (precision == Precision::bfloat16 && c.length > 100) {
+        EXPECT_FALSE(close(arrays.out, exact.out)) << name << " is not that precision";
+      }
+    }
+  }
+}
+
+// The unit of the machine against portable code that adds in its order.
+TEST(Attend, OfAUnitHasTheBitsOfItsEmulation) {
+  const Bfloat16Unit& unit = bfloat16_unit();
+  const Bfloat16Unit emulation{"emulation", unit.order,
+                               unit.order == detail::Bfloat16Order::tile
+                                   ? detail::portable_bfloat16_tile<detail::Bfloat16Order::tile>
+                                   : detail::portable_bfloat16_tile<detail::Bfloat16Order::chain>};
+  const auto patterns = std::vector<AttentionPattern>{
+      LshPattern{40, 1, 0, 2}, LocalPattern{70, 1, 0, true}, ExactPattern{false},
+      bucket_chunks(16, 1, 0, 2, Duplicates::once)};
+  for (const Precision precision : {Precision::bfloat16x3, Precision::bfloat16}) {
+    for (const AttentionPattern& pattern : patterns) {
+      const Case c{pattern, 1, 150, 1, 20, true, true, 0.2};
+      Arrays<float> arrays(c), emulated(c);
+      arrays.kernel = precision;
+      emulated.kernel = {precision, emulation};
+      const auto dout = random_matrix<float>(arrays.rows(), arrays.columns(), 5);
+      arrays.attend_and_differentiate(dout);
+      emulated.attend_and_differentiate(dout);
+      const std::string name = name_of(precision) + (", " + c.name());
+      EXPECT_TRUE(same_bits(arrays.out, emulated.out)) << name << ", out";
+      EXPECT_TRUE(same_bits(arrays.dquery, emulated.dquery)) << name << ", query";
+      EXPECT_TRUE(c.shared() || same_bits(arrays.dkey, emulated.dkey)) << name << ", key";
+      EXPECT_TRUE(same_bits(arrays.dvalue, emulated.dvalue)) << name << ", value";
+    }
+  }
+}
+
 TEST(Attend, GivesTheSameBitsForAnyNumberOfThreadsAndAnyGrouping) {
+  int number = 0;
   for (Case c : cases(0.2)) {
     if (c.causal == c.masked) continue;  // half of them will do
     c.batch = 2;
     c.heads = 2;
     Arrays<float> one(c);
     const auto dout = random_matrix<float>(one.rows(), one.columns(), 5);
+    // In other precisions products of blocks begin at other queries.
+    const auto precisions = {Precision::float32, Precision::bfloat16x3, Precision::bfloat16};
+    const Precision precision = precisions.begin()[++number % 3];
+    one.kernel = precision;
     one.attend_and_differentiate(dout, 1);
     const auto expect_same = [&](const Arrays<float>& other, const std::string& how) {
       EXPECT_TRUE(same_bits(other.out, one.out)) << c.name() << ", out, " << how;
@@ -448,10 +533,12 @@ TEST(Attend, GivesTheSameBitsForAnyNumberOfThreadsAndAnyGrouping) {
     };
     for (const int threads : {2, 3}) {
       Arrays<float> many(c);
+      many.kernel = precision;
       many.attend_and_differentiate(dout, threads);
       expect_same(many, std::to_string(threads) + " threads");
     }
     Arrays<float> grouped(c);
+    grouped.kernel = precision;
     grouped.attend_and_differentiate_by_groups(dout);
     expect_same(grouped, "by groups");
   }

@@ -20,12 +20,12 @@ template <typename Scalar>
 struct Positions {
   std::vector<Scalar> query, key;
 
-  detail::Staircase stairs(bool causal = true, bool all_real = true,
-                           bool sees_itself = true) const {
+  detail::Staircase stairs(bool causal = true, bool all_real = true, bool sees_itself = true,
+                           Index grain = 1) const {
     return {query.data(), static_cast<Index>(query.size()),
             key.data(),   static_cast<Index>(key.size()),
             causal,       sees_itself,
-            all_real};
+            all_real,     grain};
   }
 };
 
@@ -108,6 +108,26 @@ void check_steps(const detail::Staircase& stairs, Index pairs, Index queries,
   EXPECT_EQ(total, pairs) << what;
 }
 
+/// Groups of strips begin where products may, and their steps cover what all strips see.
+void check_groups(const detail::Staircase& stairs, Index grain, const std::string& what) {
+  for (Index s = 0; s < stairs.num_strips(); s = stairs.last_of_group(s) + 1) {
+    EXPECT_EQ(stairs.strip_begin(s) % grain, 0) << what;
+    EXPECT_EQ(stairs.last_of_group(stairs.last_of_group(s)), stairs.last_of_group(s)) << what;
+  }
+  std::vector<Index> ends(static_cast<std::size_t>(stairs.num_runs()));
+  for (std::size_t g = 0; g < ends.size(); ++g) ends[g] = stairs.run_begin(static_cast<Index>(g));
+  stairs.for_each_group_step([&](Index first, Index last, Index g, Index s) {
+    EXPECT_EQ(first, ends[static_cast<std::size_t>(g)]) << what;
+    EXPECT_EQ(last, stairs.seen_end(g, stairs.last_of_group(s))) << what;
+    EXPECT_EQ(stairs.strip_begin(s) % grain, 0) << what;
+    ends[static_cast<std::size_t>(g)] = last;
+  });
+  for (Index g = 0; g < stairs.num_runs(); ++g) {
+    EXPECT_EQ(ends[static_cast<std::size_t>(g)], stairs.seen_end(g, stairs.num_strips() - 1))
+        << what;
+  }
+}
+
 template <typename Scalar>
 void expect_pairs() {
   for (const Index length : {1, 3, 8, 9, 17, 64, 100, 300}) {
@@ -116,6 +136,11 @@ void expect_pairs() {
       const auto positions = chunks<Scalar>(length, runs);
       const detail::Staircase stairs = positions.stairs();
       check_steps(stairs, check_pairs(positions, stairs, what), length, what);
+      for (const Index grain : {32, 48}) {
+        const detail::Staircase grouped = positions.stairs(true, true, true, grain);
+        check_steps(grouped, check_pairs(positions, grouped, what), length, what);
+        check_groups(grouped, grain, what);
+      }
     }
   }
 }

@@ -185,6 +185,25 @@ TEST(Decoding, InEachPrecisionIsTheForwardPass) {
   }
 }
 
+// What an element is the sum of is cut at the same keys, although a step has other blocks.
+TEST(Decoding, InEachPrecisionIsTheForwardPassOfWideWindows) {
+  constexpr Index length = 150, prompt = 30;
+  const Tokens tokens = random_tokens(1, length, 11, 3);
+  const Model<float> model = model_of<float>(
+      config_of({LocalPattern{40, 1, 0, true}, ExactPattern{false}, bucket_chunks(37, 1, 2, {2})}));
+  for (const Precision precision : {Precision::bfloat16x3, Precision::bfloat16}) {
+    Workspace workspace(2);
+    const auto expected = logits_of(model, tokens, 1, precision);
+    Decoder<float> decoder(workspace, model, 1, {7}, precision);
+    decoder.prefill(workspace, 0, std::span(tokens.data(), index_of(prompt)));
+    for (Index t = prompt; t < length; ++t) {
+      ASSERT_TRUE(same_bits(row_of(last_logits(decoder), 0), row_of(expected, 0, t - 1)))
+          << name_of(precision) << ", " << t << " tokens";
+      decoder.step(workspace, std::span(&tokens(0, t), 1));
+    }
+  }
+}
+
 TEST(Decoding, OfLayersOfOtherBranchesIsTheForwardPass) {
   constexpr Index batch = 3, length = 30;
   const Tokens tokens = random_tokens(batch, length, 11, 3);

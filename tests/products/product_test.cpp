@@ -251,8 +251,8 @@ TYPED_TEST(Product, BlockOperandsAreMultipliedInParts) {
   const auto q = random_operand<TypeParam>(queries, width, 1),
              k = random_operand<TypeParam>(keys, width, 2);
   std::vector<typename TypeParam::Packed> memory(
-      static_cast<std::size_t>(BlockOperands<TypeParam>::size(queries, keys, width, 2)));
-  BlockOperands<TypeParam> operands(memory.data(), queries, keys, width, 2);
+      static_cast<std::size_t>(BlockOperands<TypeParam>::size({}, queries, keys, width, 2)));
+  BlockOperands<TypeParam> operands({}, memory.data(), queries, keys, width, 2);
   operands.turn(0, rows_of(q));
   operands.turn(1, rows_of(std::as_const(k)).middle_rows(0, queries));
   const Index stride = round_up(queries, simd::width<Scalar>);

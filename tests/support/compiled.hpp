@@ -35,16 +35,20 @@ REFORMER_TEST_TEMPLATE AttentionGradients<double> attention_backward(
 // Below the branches, which tests use by themselves.
 namespace detail {
 
-REFORMER_TEST_TEMPLATE void attend(Workspace&, const MultiHead<float>&, const Dropout<float>&);
-REFORMER_TEST_TEMPLATE void attend(Workspace&, const MultiHead<double>&, const Dropout<double>&);
+REFORMER_TEST_TEMPLATE void attend(Workspace&, const MultiHead<float>&, const Dropout<float>&,
+                                   const PrecisionKernel&);
+REFORMER_TEST_TEMPLATE void attend(Workspace&, const MultiHead<double>&, const Dropout<double>&,
+                                   const FloatKernel<double>&);
 REFORMER_TEST_TEMPLATE void attend_backward(Workspace&, const MultiHead<float>&,
                                             const Dropout<float>&, const MatrixView<const float>&,
                                             const float*, const MatrixView<float>&,
-                                            const MatrixView<float>&, const MatrixView<float>&);
+                                            const MatrixView<float>&, const MatrixView<float>&,
+                                            const PrecisionKernel&);
 REFORMER_TEST_TEMPLATE void attend_backward(Workspace&, const MultiHead<double>&,
                                             const Dropout<double>&, const MatrixView<const double>&,
                                             const double*, const MatrixView<double>&,
-                                            const MatrixView<double>&, const MatrixView<double>&);
+                                            const MatrixView<double>&, const MatrixView<double>&,
+                                            const FloatKernel<double>&);
 REFORMER_TEST_TEMPLATE void hash_heads(Workspace&, const MatrixView<const float>&, Index, Index,
                                        std::span<const std::uint8_t>,
                                        const MatrixView<const float>&, std::span<const Index>,

@@ -82,6 +82,7 @@ struct NaiveKernel {
   }
 
   static Index block_columns() { return tile_columns; }
+  static Index block_grain() { return 48; }
   static bool packs_gradients() { return false; }
   static Index gradient_size(Index depth, Index columns) { return weight_size(depth, columns); }
   static void add_gradient(const View& x, const View& dy, const MatrixView<Scalar>& c,

@@ -29,6 +29,7 @@ struct AttentionOptions {
   double dropout = 0;                          ///< of the attention weights
   RandomKey key = {};                          ///< of dropout
   std::span<const std::uint8_t> is_real = {};  ///< `[B*T]`, 0 for padding; empty: all real
+  Precision precision = Precision::float32;    ///< of the products; those of doubles are in double
 };
 
 /// What attention returns: the output, and what the backward pass needs.
@@ -209,6 +210,7 @@ AttentionLayout checked_layout(std::string_view function, Workspace& workspace,
   check_equal(function, "rotary_width", rotary_width_of(options.pattern),
               "that of vectors which are rotated already,", 0);
   check_dropout(function, "dropout", options.dropout);
+  check_precision<Scalar>(function, options.precision);
   check_pass(function, Pass{workspace, query.dimension(0), query.dimension(1), options.key, false,
                             options.is_real});
   check(query.dimension(1) < (Index{1} << 24), function, "length is ", query.dimension(1),
@@ -267,7 +269,7 @@ AttentionOutput<Scalar> attention(Workspace& workspace, const Tensor<Scalar, 4>&
     detail::TensorGroup<Scalar> group(workspace, heads, K);
     auto arrays = group.heads(query, key, value, layout, options.is_real, buckets, output);
     arrays.out = group.output(output.out);
-    detail::attend(workspace, arrays, dropout);
+    detail::attend(workspace, arrays, dropout, options.precision);
     group.store(arrays.out, output.out);
   });
   return output;
@@ -308,7 +310,7 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
     const auto dkey = shared ? dquery : group.output(gradients.dkey);
     const auto dvalues = group.carried_output(gradients.dvalue, layout);
     detail::attend_backward<Scalar>(workspace, arrays, dropout, dout_part, delta, dquery, dkey,
-                                    dvalues.of_keys());
+                                    dvalues.of_keys(), options.precision);
     dvalues.carry_back(workspace, arrays);
     group.store(dquery, gradients.dquery);
     if (!shared) group.store(dkey, gradients.dkey);

@@ -204,8 +204,10 @@ class DecodingState {
   /// state.
   /// @param group    all of these heads, length 1; `out` is written
   /// @param buckets  `[B, H, R]`, if hashed
+  /// @param kernel   of the products, or their precision
   /// @throw std::invalid_argument after 2^24 tokens, if all of them are kept
-  void attend_next(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
+  void attend_next(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets,
+                   const Kernel& kernel) {
     check_equal("DecodingState::attend_next", "batch", group.batch, "selected sequences",
                 static_cast<Index>(selected_.size()));
     const Index tasks = group.batch * heads_;
@@ -226,12 +228,13 @@ class DecodingState {
     const Index place_rounds = layout_.counted_rounds();
     Scratch scratch(workspace);
     const Tiles tiles{
+        kernel,
         rows,
         place_rounds,
         scratch.per_thread<Scalar>(2 * rows +
                                    BlockTiles<Scalar>::size(1, rows, width_, place_rounds)),
         scratch.per_thread<typename Kernel::Packed>(
-            BlockOperands<Kernel>::size(1, rows, width_, 1)),
+            BlockOperands<Kernel>::size(kernel, 1, rows, width_, 1)),
         scratch.per_thread<std::int32_t>(rows + place_rounds * rows + 2 * (chunks_kept() + 1)),
         scratch.per_thread<Place>(rounds()),
         Dropout<Scalar>(0, {}, {})};
@@ -287,6 +290,7 @@ class DecodingState {
 
   /// Memory of each thread.
   struct Tiles {
+    Kernel kernel;
     Index rows, place_rounds;
     PerThread<Scalar> scalars;
     PerThread<typename Kernel::Packed> packed;
@@ -390,7 +394,7 @@ class DecodingState {
     head.normaliser[row] = query.normaliser;
     BlockTiles<Scalar> block_tiles(memory + 2 * tiles.rows, 1, tiles.rows, width_,
                                    tiles.place_rounds);
-    BlockOperands<Kernel> operands(tiles.packed[thread], 1, tiles.rows, width_, 1);
+    BlockOperands<Kernel> operands(tiles.kernel, tiles.packed[thread], 1, tiles.rows, width_, 1);
     attend_block(head, Block{0, own, 1, 0, count}, tiles.no_dropout, block_tiles, operands);
     query.maximum = head.maximum[row];
     query.normaliser = head.normaliser[row];

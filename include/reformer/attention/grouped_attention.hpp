@@ -121,7 +121,7 @@ class GroupedAttention {
       Group group = project(scratch, x, part, walk, pass);
       const Bucket* buckets = order_tokens(scratch, group.heads, walk, pass);
       rotate(group, walk, Rotation::forward, group.query, group.key, pass);
-      attend<Scalar, Kernel>(pass.workspace, group.heads, dropout_of_weights(pass));
+      attend<Scalar, Kernel>(pass.workspace, group.heads, dropout_of_weights(pass), pass.precision);
       for_each_context(group.heads, walk,
                        [](Index n, const Scalar* now, Scalar* kept) { std::copy_n(now, n, kept); });
       after(group, buckets);
@@ -143,7 +143,7 @@ class GroupedAttention {
       order_tokens(scratch, heads, walk, pass);
       rotate(group, walk, Rotation::forward, query, key, pass);
       if (walk.saved.context.empty()) {
-        attend<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass));
+        attend<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass), pass.precision);
       }
       for_each_context(heads, walk,
                        [](Index n, Scalar* now, const Scalar* kept) { std::copy_n(kept, n, now); });
@@ -157,7 +157,7 @@ class GroupedAttention {
           walk.layout.shared ? dquery : scratch.template matrix<Scalar>(rows, columns);
       const CarriedValues<Scalar> carried(scratch, walk.layout, rows, columns);
       attend_backward<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass), dout, delta,
-                                      dquery, dkey, carried.of_keys());
+                                      dquery, dkey, carried.of_keys(), pass.precision);
       carried.carry_back(workspace, heads);
       auto dvalue = carried.of_tokens();
       if (walk.layout.values == Values::mixed) {

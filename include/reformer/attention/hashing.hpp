@@ -130,11 +130,12 @@ void hash_heads(Source& workspace, const MatrixView<const Scalar>& x, Index batc
                 std::span<const Index> factors, Bucket* buckets) {
   const Index T = x.rows / batch, K = x.columns / heads;
   const Index rounds = rotations.columns / rotation_columns(factors);
+  const Kernel kernel(Precision::float32);  // in passes of any precision: buckets mean the same
   ScratchOf<Source> scratch(workspace);
   const auto memory = scratch.template per_thread<Scalar>(
       hash_rows * (round_up(K, simd::width<Scalar>) + 1 + rotations.columns));
   const auto packed = scratch.template per_thread<typename Kernel::Packed>(
-      BlockOperands<Kernel>::size(hash_rows, rotations.columns, K, 1));
+      BlockOperands<Kernel>::size(kernel, hash_rows, rotations.columns, K, 1));
   const Index tiles = ceil_div(T, hash_rows);
   parallel_for(workspace, batch * heads * tiles, [&](Index task, int thread) {
     const Index first = task % tiles * hash_rows;
@@ -143,7 +144,7 @@ void hash_heads(Source& workspace, const MatrixView<const Scalar>& x, Index batc
                                       is_real.empty() ? nullptr : is_real.data() + b * T,
                                       rotations.middle_rows(h * K, K), factors, first,
                                       std::min(hash_rows, T - first), memory[thread],
-                                      {packed[thread], hash_rows, rotations.columns, K, 1},
+                                      {kernel, packed[thread], hash_rows, rotations.columns, K, 1},
                                       buckets + (b * heads + h) * rounds * T);
   });
 }

@@ -23,6 +23,9 @@
 /// queries have to be turned. Pairs that causality hides are left out, by strips of queries: see
 /// staircase.hpp.
 ///
+/// Products are in the precision of the pass, whose operands are scores' weights exp(s - m) or P
+/// and dS c as well as rows. All else is in the arithmetic of the arrays.
+///
 /// Backward, with delta_i = <do_i, o_i>:
 ///
 ///     P_ij = exp(s_ij - z_i),  dP = do v^T,  dS = P (dP - delta),  dv += P^T do,  dq += (dS c) k,
@@ -31,6 +34,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -67,11 +71,11 @@ simd::Packet<Scalar> times_seen(const BlockTiles<Scalar>& tiles, Index rounds, I
 }
 
 /// What the block's queries see, after keys and queries are loaded.
-template <typename Scalar>
+template <typename Scalar, ProductKernel Kernel>
 Staircase staircase_of(const AttentionHead<Scalar>& head, const Block& block,
-                       const BlockTiles<Scalar>& tiles) {
-  return {tiles.query.position, block.num_queries, tiles.key.position,     block.num_keys,
-          head.causal,          head.sees_itself,  head.is_real == nullptr};
+                       const BlockTiles<Scalar>& tiles, const BlockOperands<Kernel>& operands) {
+  return {tiles.query.position, block.num_queries, tiles.key.position,      block.num_keys,
+          head.causal,          head.sees_itself,  head.is_real == nullptr, operands.grain()};
 }
 
 /// scores `[keys, queries]` = <k_j, q_i>, not scaled or masked yet; only what is seen.
@@ -99,69 +103,89 @@ void raw_scores(const Scalar* keys, Turned turned, const Staircase& stairs, Inde
   }
 }
 
-/// out rows of strip s of the queries = or += sum_j w_ji x_j, over the keys that the strip sees.
+/// Clears the weights of what a strip does not see and the last strip of its group does.
+/// @param weights  `[keys, queries]`
+template <typename Scalar>
+void clear_unseen(const Staircase& stairs, Index stride, Scalar* weights) {
+  for (Index s = 0; s < stairs.num_strips(); ++s) {
+    const Index i = stairs.strip_begin(s), columns = stairs.strip_end(s) - i;
+    for (Index g = 0; g < stairs.num_runs(); ++g) {
+      const Index end = stairs.seen_end(g, stairs.last_of_group(s));
+      for (Index j = stairs.seen_end(g, s); j < end; ++j) {
+        std::fill_n(weights + j * stride + i, columns, Scalar(0));
+      }
+    }
+  }
+}
+
+/// out row i of the queries = or += sum_j w_ji x_j, over the keys that its group of strips sees,
+/// run after run: what an element is the sum of begins where a run does, wherever the block begins.
 /// @param weights  `[keys, queries]`
 /// @param x        `[keys, width]`
 template <typename Scalar, ProductKernel Kernel>
 void sum_over_keys(const Scalar* weights, const Scalar* x, const Staircase& stairs,
-                   const Block& block, Index head_width, const BlockTiles<Scalar>& tiles,
+                   Index head_width, const BlockTiles<Scalar>& tiles,
                    const BlockOperands<Kernel>& operands, Scalar* out, Write write) {
-  const auto left = operands.left({weights, block.num_keys, block.num_queries, tiles.query_stride},
-                                  Orientation::transposed);
-  const auto right = operands.right({x, block.num_keys, head_width, tiles.width_stride});
-  for (Index s = 0; s < stairs.num_strips(); ++s) {
-    const Index i = stairs.strip_begin(s), rows = stairs.strip_end(s) - i;
-    for (Index g = 0; g < stairs.num_runs(); ++g) {
-      const Index j = stairs.run_begin(g);
-      operands.multiply(left.from(i, j), right.from(j, 0), stairs.seen_end(g, s) - j,
+  for (Index g = 0; g < stairs.num_runs(); ++g) {
+    const Index j = stairs.run_begin(g), seen = stairs.seen_end(g, stairs.num_strips() - 1) - j;
+    const auto right =
+        operands.right({x + j * tiles.width_stride, seen, head_width, tiles.width_stride});
+    for (Index s = 0; s < stairs.num_strips(); s = stairs.last_of_group(s) + 1) {
+      const Index i = stairs.strip_begin(s), last = stairs.last_of_group(s);
+      const Index rows = stairs.strip_end(last) - i, depth = stairs.seen_end(g, last) - j;
+      const auto left =
+          operands.left({weights + j * tiles.query_stride + i, depth, rows, tiles.query_stride},
+                        Orientation::transposed);
+      operands.multiply(left, right, depth,
                         {out + i * tiles.width_stride, rows, head_width, tiles.width_stride},
                         g > 0 ? Write::accumulate : write);
     }
   }
 }
 
-/// The weighted sums of values again, in the same order but without keys of weight zero: a strip of
-/// queries shares its keys, and one that does not see a key must not get 0 x NaN from its value.
-template <typename Scalar>
-void sum_over_seen_keys(const Staircase& stairs, Index head_width, BlockTiles<Scalar>& tiles) {
-  const auto add_run = [&](Index i, Index first, Index last, Scalar* sum) {
-    std::fill_n(sum, head_width, Scalar(0));
+/// The weighted sums of values where some are not finite: a query that does not see a key must not
+/// get 0 x NaN from its value. What is not finite is left out of the products and added to those
+/// queries alone that give it a weight.
+template <typename Scalar, ProductKernel Kernel>
+void sum_over_seen_keys(const Staircase& stairs, Index head_width, BlockTiles<Scalar>& tiles,
+                        const BlockOperands<Kernel>& operands) {
+  // What a precision of fewer digits rounds to infinity is not finite either.
+  const auto is_finite = [](Scalar x) { return std::isfinite(x * Scalar(1 + 0x1p-8)); };
+  Scalar* finite = tiles.key.value_gradients;  // not used forward
+  std::transform(tiles.key.values, tiles.key.values + tiles.num_keys * tiles.width_stride, finite,
+                 [&](Scalar x) { return is_finite(x) ? x : Scalar(0); });
+  sum_over_keys(tiles.scores, finite, stairs, head_width, tiles, operands, tiles.query.sums,
+                Write::assign);
+  stairs.for_each_step([&](Index first, Index last, Index, Index s) {
     for (Index j = first; j < last; ++j) {
-      const Scalar weight = tiles.scores[j * tiles.query_stride + i];
-      if (weight == 0) continue;
-      simd::add_scaled(head_width, weight, tiles.key.values + j * tiles.width_stride, sum);
-    }
-  };
-  for (Index s = 0; s < stairs.num_strips(); ++s) {
-    for (Index i = stairs.strip_begin(s); i < stairs.strip_end(s); ++i) {
-      Scalar* out = tiles.query.sums + i * tiles.width_stride;
-      Scalar* sum = tiles.query.douts;  // not used forward
-      std::fill_n(out, head_width, Scalar(0));
-      for (Index g = 0; g < stairs.num_runs(); ++g) {
-        for (Index j = stairs.run_begin(g); j < stairs.seen_end(g, s); j += depth_block) {
-          add_run(i, j, std::min(j + depth_block, stairs.seen_end(g, s)), sum);
-          simd::add(head_width, sum, out);
+      const Scalar* value = tiles.key.values + j * tiles.width_stride;
+      for (Index k = 0; k < head_width; ++k) {
+        if (is_finite(value[k])) continue;
+        for (Index i = stairs.strip_begin(s); i < tiles.num_queries; ++i) {
+          const Scalar weight = tiles.scores[j * tiles.query_stride + i];
+          if (weight != 0) tiles.query.sums[i * tiles.width_stride + k] += weight * value[k];
         }
       }
     }
-  }
+  });
 }
 
-/// out row j of the keys += sum_i w_ji x_i, over the queries that see the key.
+/// out row j of the keys += sum_i w_ji x_i, over the queries of the groups of strips that see it.
 /// @param weights  `[keys, queries]`
 /// @param x        `[queries, width]`
 template <typename Scalar, ProductKernel Kernel>
 void sum_over_queries(const Scalar* weights, const Scalar* x, const Staircase& stairs,
                       const Block& block, Index head_width, BlockTiles<Scalar>& tiles,
                       const BlockOperands<Kernel>& operands, Scalar* out) {
-  const auto left = operands.left({weights, block.num_keys, block.num_queries, tiles.query_stride},
-                                  Orientation::natural);
   const auto right = operands.right({x, block.num_queries, head_width, tiles.width_stride});
-  stairs.for_each_step([&](Index first, Index last, Index, Index s) {
-    const Index i = stairs.strip_begin(s);
+  stairs.for_each_group_step([&](Index first, Index last, Index, Index s) {
+    const Index i = stairs.strip_begin(s), depth = block.num_queries - i;
     tiles.ahead.fetch_some();
+    const auto left = operands.left(
+        {weights + first * tiles.query_stride + i, last - first, depth, tiles.query_stride},
+        Orientation::natural);
     operands.multiply(
-        left.from(first, i), right.from(i, 0), block.num_queries - i,
+        left, right.from(i, 0), depth,
         {out + first * tiles.width_stride, last - first, head_width, tiles.width_stride},
         Write::accumulate);
   });
@@ -250,7 +274,7 @@ REFORMER_COMPILED_ONCE void attend_block(const AttentionHead<Scalar>& head, cons
   load_keys(head, block, tiles);
   load_queries(head, block, tiles, operands);
   load_places(head, block, tiles);
-  const Staircase stairs = staircase_of(head, block, tiles);
+  const Staircase stairs = staircase_of(head, block, tiles, operands);
   raw_scores(tiles.key.rows, turned_queries, stairs, block.num_keys, K, tiles, operands,
              tiles.scores);
 
@@ -269,9 +293,13 @@ REFORMER_COMPILED_ONCE void attend_block(const AttentionHead<Scalar>& head, cons
       }
     });
   }
-  sum_over_keys(tiles.scores, tiles.key.values, stairs, block, K, tiles, operands, tiles.query.sums,
-                Write::assign);
-  if (!tiles.all_finite) sum_over_seen_keys(stairs, K, tiles);
+  clear_unseen(stairs, tiles.query_stride, tiles.scores);
+  if (tiles.all_finite) {
+    sum_over_keys(tiles.scores, tiles.key.values, stairs, K, tiles, operands, tiles.query.sums,
+                  Write::assign);
+  } else {
+    sum_over_seen_keys(stairs, K, tiles, operands);
+  }
 
   for (Index i = 0; i < block.num_queries; ++i) {
     const Index t = head.position(block.query_begin + i);
@@ -371,7 +399,7 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
     }
   }
   load_places(head, block, tiles);
-  const Staircase stairs = staircase_of(head, block, tiles);
+  const Staircase stairs = staircase_of(head, block, tiles, operands);
   // S = k q^T and dP = v do^T, both [keys, queries]
   raw_scores(tiles.key.rows, turned_queries, stairs, nk, K, tiles, operands, tiles.scores);
   raw_scores(tiles.key.values, turned_douts, stairs, nk, K, tiles, operands, tiles.dscores);
@@ -386,6 +414,8 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
     }
   });
 
+  clear_unseen(stairs, tiles.query_stride, tiles.scores);
+  clear_unseen(stairs, tiles.query_stride, tiles.dscores);
   // dv += P^T do
   sum_over_queries(tiles.scores, tiles.query.douts, stairs, block, K, tiles, operands,
                    tiles.key.value_gradients);
@@ -404,11 +434,11 @@ REFORMER_COMPILED_ONCE void attend_block_backward(const AttentionHead<Scalar>& h
   // dq += (dS c) k
   if (tiles.query_rows != tiles.query.rows) {  // the queries are keys of the window
     Scalar* dqueries = tiles.key.gradients + (tiles.query_rows - tiles.key.rows);
-    sum_over_keys(tiles.dscores, tiles.key.rows, stairs, block, K, tiles, operands, dqueries,
+    sum_over_keys(tiles.dscores, tiles.key.rows, stairs, K, tiles, operands, dqueries,
                   Write::accumulate);
   } else {
-    sum_over_keys(tiles.dscores, tiles.key.rows, stairs, block, K, tiles, operands,
-                  tiles.query.sums, Write::assign);
+    sum_over_keys(tiles.dscores, tiles.key.rows, stairs, K, tiles, operands, tiles.query.sums,
+                  Write::assign);
     scatter_add_rows(tiles.query.sums, w, nq, query_at, gradient.dquery);
   }
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <span>
+#include <type_traits>
 
 #include "reformer/attention/hashing.hpp"
 #include "reformer/attention/head_group.hpp"
@@ -114,23 +115,25 @@ template <typename Scalar, ProductKernel Kernel>
 class ThreadTiles {
  public:
   template <ScratchMemory Memory>
-  ThreadTiles(Memory& scratch, const MultiHead<Scalar>& group)
-      : layout_(*group.layout),
+  ThreadTiles(Memory& scratch, const MultiHead<Scalar>& group, const Kernel& kernel)
+      : kernel_(kernel),
+        layout_(*group.layout),
         width_(group.head_width),
         memory_(scratch.template per_thread<Scalar>(BlockTiles<Scalar>::size(
             layout_.max_queries, layout_.max_keys, width_, layout_.counted_rounds()))),
-        packed_(scratch.template per_thread<typename Kernel::Packed>(
-            BlockOperands<Kernel>::size(layout_.max_queries, layout_.max_keys, width_, 2))) {}
+        packed_(scratch.template per_thread<typename Kernel::Packed>(BlockOperands<Kernel>::size(
+            kernel, layout_.max_queries, layout_.max_keys, width_, 2))) {}
 
   BlockTiles<Scalar> operator[](int thread) const {
     return {memory_[thread], layout_.max_queries, layout_.max_keys, width_,
             layout_.counted_rounds()};
   }
   BlockOperands<Kernel> operands(int thread) const {
-    return {packed_[thread], layout_.max_queries, layout_.max_keys, width_, 2};
+    return {kernel_, packed_[thread], layout_.max_queries, layout_.max_keys, width_, 2};
   }
 
  private:
+  Kernel kernel_;
   const AttentionLayout& layout_;
   Index width_;
   PerThread<Scalar> memory_;
@@ -188,9 +191,10 @@ void finish_row(Index width, Scalar* out, Scalar& normaliser) {
 
 /// Attention of the group, softmax over everything a query sees, in all rounds. Writes `out`,
 /// `maximum`, `normaliser` and `key_scale`. A query that sees nothing gets zero.
-/// @tparam Kernel  of the products
+/// @param kernel  of the products, or their precision
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>, ScratchSource Source>
-void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Scalar>& dropout) {
+void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Scalar>& dropout,
+            const std::type_identity_t<Kernel>& kernel) {
   const Index T = group.length(), K = group.head_width, H = group.heads;
   const bool shared = group.layout->shared;
   const Index rows_per_task = tile_rows;
@@ -214,7 +218,7 @@ void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Sca
   });
   {
     ScratchOf<Source> scratch(workspace);
-    const ThreadTiles<Scalar, Kernel> tiles(scratch, group);
+    const ThreadTiles<Scalar, Kernel> tiles(scratch, group, kernel);
     for_each_range(workspace, group, Disjoint::queries,
                    [&](const AttentionHead<Scalar>& head, Index, Index, const auto& list,
                        const BlockRange& range, int thread) {
@@ -231,12 +235,13 @@ void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Sca
 /// Gradients of `attend`, with the statistics it left.
 /// @param delta  `[B, H, T]`: <dout, out>
 /// @param dquery,dkey,dvalue  `[B*T, H*K]`, written; dkey is dquery when queries are keys
-/// @tparam Kernel  of the products
+/// @param kernel  that of `attend`
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>, ScratchSource Source>
 void attend_backward(Source& workspace, const MultiHead<Scalar>& group,
                      const Dropout<Scalar>& dropout, const MatrixView<const Scalar>& dout,
                      const Scalar* delta, const MatrixView<Scalar>& dquery,
-                     const MatrixView<Scalar>& dkey, const MatrixView<Scalar>& dvalue) {
+                     const MatrixView<Scalar>& dkey, const MatrixView<Scalar>& dvalue,
+                     const std::type_identity_t<Kernel>& kernel) {
   for (const auto& gradient : {dquery, dkey, dvalue}) {
     parallel_for(workspace, ceil_div(gradient.rows, tile_rows), [&](Index task, int) {
       const Index first = task * tile_rows;
@@ -247,7 +252,7 @@ void attend_backward(Source& workspace, const MultiHead<Scalar>& group,
     });
   }
   ScratchOf<Source> scratch(workspace);
-  const ThreadTiles<Scalar, Kernel> tiles(scratch, group);
+  const ThreadTiles<Scalar, Kernel> tiles(scratch, group, kernel);
   for_each_range(workspace, group, Disjoint::queries_and_keys,
                  [&](const AttentionHead<Scalar>& head, Index b, Index h, const auto& list,
                      const BlockRange& range, int thread) {

@@ -438,7 +438,7 @@ class SelfAttention {
       }
       heads.value = mixed;
     }
-    decoding.state.attend_next(pass.workspace, heads, buckets);
+    decoding.state.attend_next(pass.workspace, heads, buckets, pass.precision);
     projections.add_output(heads.out, group, decoding.output.packed(), Sign::plus, y, pass);
   }
 

@@ -11,7 +11,8 @@
 ///     step 1   |         |    x    |    x    |
 ///     step 2   |         |         |    x    |
 ///
-/// Products, softmax and gradients go over what is marked.
+/// Softmax and gradients go over what is marked. Products may start only at some queries, so they
+/// take strips in groups of one or more, and a group sees what its last strip does.
 #pragma once
 
 #include <algorithm>
@@ -29,9 +30,10 @@ class Staircase {
   /// @param causal          whether a query sees no key behind it; otherwise all is one step
   /// @param sees_itself     whether a query sees the key at its own position
   /// @param all_real        whether every key is real
+  /// @param grain           groups of strips begin at multiples of this many queries
   template <typename Scalar>
   Staircase(const Scalar* query_position, Index num_queries, const Scalar* key_position,
-            Index num_keys, bool causal, bool sees_itself, bool all_real)
+            Index num_keys, bool causal, bool sees_itself, bool all_real, Index grain)
       : height_(num_queries), num_queries_(num_queries) {
     begin_[1] = num_keys;
     seen_[0][0] = num_keys;
@@ -46,6 +48,8 @@ class Staircase {
     }
     constexpr Index lanes = std::max<Index>(8, simd::width<Scalar>);  // dropout draws eight at once
     height_ = round_up(ceil_div(num_queries, max_strips), lanes);
+    if (grain % height_ != 0) height_ = round_up(height_, grain);
+    in_group_ = strips_in(grain);
     num_strips_ = ceil_div(num_queries, height_);
     for (Index g = 0; g < num_runs_; ++g) {
       Index j = begin_[g];
@@ -69,6 +73,11 @@ class Staircase {
   /// Strips that make up `columns` queries; at least one.
   Index strips_in(Index columns) const { return std::max<Index>(1, columns / height_); }
 
+  /// The last strip of the group that strip s is in.
+  Index last_of_group(Index s) const {
+    return std::min((s / in_group_ + 1) * in_group_, num_strips_) - 1;
+  }
+
   Index num_runs() const { return num_runs_; }
   Index run_begin(Index g) const { return begin_[g]; }
   /// The key of run g after the last one that any query of strip s sees.
@@ -81,15 +90,26 @@ class Staircase {
   /// are seen by strip s and all strips after it, and by none before.
   template <typename Body>
   void for_each_step(const Body& body) const {
+    for_each_step_of(1, body);
+  }
+  /// The same for groups of strips: s is the first of a group.
+  template <typename Body>
+  void for_each_group_step(const Body& body) const {
+    for_each_step_of(in_group_, body);
+  }
+
+ private:
+  template <typename Body>
+  void for_each_step_of(Index together, const Body& body) const {
     for (Index g = 0; g < num_runs_; ++g) {
-      for (Index s = 0; s < num_strips_; ++s) {
+      for (Index s = 0; s < num_strips_; s += together) {
         const Index first = s > 0 ? seen_end(g, s - 1) : run_begin(g);
-        if (first < seen_end(g, s)) body(first, seen_end(g, s), g, s);
+        const Index last = seen_end(g, std::min(s + together, num_strips_) - 1);
+        if (first < last) body(first, last, g, s);
       }
     }
   }
 
- private:
   static constexpr Index max_strips = 8;
   static constexpr Index max_runs = 8;
 
@@ -110,7 +130,7 @@ class Staircase {
   }
 
   Index height_, num_queries_;
-  Index num_strips_ = 1, num_runs_ = 1;
+  Index num_strips_ = 1, in_group_ = 1, num_runs_ = 1;
   Index begin_[max_runs + 1] = {};
   Index seen_[max_runs][max_strips] = {};
   Index earlier_[max_runs][max_strips] = {};

@@ -205,6 +205,7 @@ struct FloatKernel {
   }
 
   static Index block_columns() { return tile_columns; }
+  static Index block_grain() { return 1; }
   static bool packs_gradients() { return false; }
   static Index gradient_size(Index depth, Index) { return detail::packed_size<Scalar>(depth, 1); }
   /// Rows of dy are read where they are, but for a last panel that vectors would read beyond.

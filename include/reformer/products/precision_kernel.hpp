@@ -55,6 +55,9 @@ class PrecisionKernel {
   PrecisionKernel(Precision precision = Precision::float32)  // NOLINT: all that it is
       : precision_(precision),
         unit_(precision == Precision::float32 ? nullptr : &bfloat16_unit()) {}
+  /// The same by another unit, whose order of additions the bits are those of.
+  PrecisionKernel(Precision precision, const Bfloat16Unit& unit)
+      : precision_(precision), unit_(&unit) {}
 
   Index left_size(Index rows, Index depth) const {
     return in_floats() ? 0 : rows * left_stride(depth);
@@ -110,6 +113,7 @@ class PrecisionKernel {
   }
 
   Index block_columns() const { return in_floats() ? Floats::tile_columns : tile_columns; }
+  Index block_grain() const { return in_floats() ? 1 : std::max(tile_columns, tile_depth); }
   bool packs_gradients() const { return !in_floats(); }
   Index gradient_size(Index depth, Index columns) const {
     return Floats::gradient_size(depth, columns);

@@ -19,6 +19,7 @@
 /// | `right(x, orientation, memory)`              | B = x or x^T, of rows that were gathered   |
 /// | `right_size(orientation, depth, columns)`    | elements of memory that it takes           |
 /// | `block_columns()`                            | of B, of rows, that are multiplied at a time |
+/// | `block_grain()`                              | such an operand starts at a multiple of it |
 /// | `multiply(a, b, depth, c, write)`            | C = or += A B; C overlaps neither          |
 /// | `packs_gradients()`                          | which of the two ways of a weight gradient |
 /// | `add_gradient(x, dy, c, memory)`             | C += x^T dy, over at most `depth_block` rows |
@@ -28,8 +29,9 @@
 /// whole, by `left` and `pack_weight`, and multiplies tiles of them; another has `add_gradient`
 /// called for each tile.
 ///
-/// `a.from(i, p)` and `b.from(p, j)` are the operands from another row, depth or column on. Rows
-/// that were gathered are readable and finite up to the next whole vector.
+/// `a.from(i, p)` and `b.from(p, j)` are the operands from another row, depth or column on. Of rows
+/// that were gathered, p and j are multiples of `block_grain`, which is 1 or a multiple of 8 and of
+/// the width of a vector; they are readable and finite up to the next whole vector.
 ///
 /// An element's order of additions depends on the depth alone, never on the rows and columns of the
 /// call: one row has the same bits alone and inside a tile. What was summed over `depth_block`
@@ -70,6 +72,7 @@ concept ProductKernel = requires(const K& kernel, const MatrixView<const typenam
   kernel.pack_weight(x, orientation, n, memory);
   { kernel.weight(memory, n) } -> std::same_as<typename K::Right>;
   { kernel.block_columns() } -> std::same_as<Index>;
+  { kernel.block_grain() } -> std::same_as<Index>;
   { kernel.right_size(orientation, n, n) } -> std::same_as<Index>;
   { kernel.right(x, orientation, memory) } -> std::same_as<typename K::Right>;
   { kernel.gradient_size(n, n) } -> std::same_as<Index>;
