@@ -39,6 +39,48 @@ TEST(ParallelFor, NothingToDoCallsNothing) {
   parallel_for(2, 0, [](Index, int) { ADD_FAILURE() << "called"; });
 }
 
+/// A body whose threads hold something: how many hold it, and how often that began.
+struct Holding {
+  std::atomic<int>* held;
+  std::atomic<int>* begun;
+  std::atomic<int>* tasks_without;
+
+  struct Held {
+    explicit Held(const Holding& body) : count(body.held) {
+      ++*count;
+      ++*body.begun;
+      mine() = true;
+    }
+    Held(const Held&) = delete;
+    Held& operator=(const Held&) = delete;
+    ~Held() {
+      --*count;
+      mine() = false;
+    }
+    std::atomic<int>* count;
+  };
+  static bool& mine() {
+    thread_local bool is_held = false;
+    return is_held;
+  }
+  Held held_by_thread() const { return Held(*this); }
+  void operator()(Index, int) const {
+    if (!mine()) ++*tasks_without;
+  }
+};
+
+TEST(ParallelFor, LetsEachThreadHoldWhatTheBodyGivesWhileItWorks) {
+  for (const int threads : thread_counts) {
+    std::atomic<int> held{0}, begun{0}, tasks_without{0};
+    parallel_for(threads, 50, Holding{&held, &begun, &tasks_without});
+    EXPECT_EQ(tasks_without, 0) << threads << " threads";
+    EXPECT_EQ(held, 0) << threads << " threads";
+    EXPECT_GE(begun, 1) << threads << " threads";
+    EXPECT_LE(begun, threads) << "once for each thread, not for each task";
+    EXPECT_FALSE(Holding::mine());
+  }
+}
+
 TEST(ParallelFor, OneThreadGoesInOrder) {
   std::vector<Index> order;
   parallel_for(1, 5, [&](Index i, int thread) {

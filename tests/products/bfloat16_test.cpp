@@ -297,6 +297,7 @@ void expect_documented(const Bfloat16Unit& unit, const RandomTile& random_tile, 
   const auto& t = random_tile;
   for (const bool accumulate : {false, true}) {
     std::vector<float> out = t.c;
+    const detail::Bfloat16UnitInUse in_use(&unit);
     unit.multiply(t.tile(out, accumulate));
     for (Index i = 0; i < t.rows; ++i) {
       for (Index j = 0; j < t.c_stride(); ++j) {
@@ -348,6 +349,7 @@ TEST(Bfloat16Units, HaveTheBitsOfTheirEmulation) {
   if (all.size() == 2) GTEST_SKIP() << "this machine has no unit";
   for (std::size_t u = 2; u < all.size(); ++u) {
     const Bfloat16Unit &unit = all[u], &twin = portable_twin(unit);
+    const detail::Bfloat16UnitInUse in_use(&unit);
     std::mt19937 random(4);
     for (int n = 0; n < tiles; ++n) {
       const int kind = n % 5;

@@ -96,8 +96,10 @@ Matrix<typename K::Scalar> product(const typename K::Left& a, const typename K::
   using Scalar = typename K::Scalar;
   Matrix<Scalar> frame = Matrix<Scalar>::Constant(rows + 2, columns + 3, Scalar(-5));
   if (accumulate != nullptr) frame.block(1, 1, rows, columns) = *accumulate;
-  K().multiply(a, b, depth, rows_of(frame).middle_rows(1, rows).middle_columns(1, columns),
-               accumulate != nullptr ? Write::accumulate : Write::assign);
+  const K kernel;
+  [[maybe_unused]] const auto in_use = kernel.in_use();
+  kernel.multiply(a, b, depth, rows_of(frame).middle_rows(1, rows).middle_columns(1, columns),
+                  accumulate != nullptr ? Write::accumulate : Write::assign);
   const Matrix<Scalar> result = frame.block(1, 1, rows, columns);
   frame.block(1, 1, rows, columns).setConstant(Scalar(-5));
   EXPECT_TRUE((frame.array() == Scalar(-5)).all()) << "written outside of C";

@@ -255,6 +255,7 @@ TYPED_TEST(Product, BlockOperandsAreMultipliedInParts) {
   BlockOperands<TypeParam> operands({}, memory.data(), queries, keys, width, 2);
   operands.turn(0, rows_of(q));
   operands.turn(1, rows_of(std::as_const(k)).middle_rows(0, queries));
+  [[maybe_unused]] const auto in_use = TypeParam().in_use();
   const Index stride = round_up(queries, simd::width<Scalar>);
   Matrix<Scalar> scores = Matrix<Scalar>::Zero(keys, stride);
   operands.multiply(

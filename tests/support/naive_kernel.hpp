@@ -92,6 +92,8 @@ struct NaiveKernel {
              right(dy, Orientation::natural, memory), x.rows, c, Write::accumulate);
   }
 
+  struct Nothing {};
+  static Nothing in_use() { return {}; }
   static void multiply(const Left& a, const Right& b, Index depth, const MatrixView<Scalar>& c,
                        Write write) {
     for (Index i = 0; i < c.rows; ++i) {

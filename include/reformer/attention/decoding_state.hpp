@@ -240,7 +240,7 @@ class DecodingState {
         Dropout<Scalar>(0, {}, {})};
     const Index keys = is_exact() ? longest + 1 : rounds() * std::min(longest + 1, capacity_);
     const double work = 2.0 * static_cast<double>(tasks * keys * width_);
-    parallel_for(threads_for(workspace.threads(), work), tasks, [&](Index task, int thread) {
+    const auto attend_task = [&](Index task, int thread) {
       const Index b = task / heads_, h = task % heads_, head = head_of(b, h);
       const auto part = [&](const auto& x) { return group.part(x, b, h); };
       Query query{part(group.query).data, part(group.out).data,
@@ -257,7 +257,8 @@ class DecodingState {
                      query, key, value, scale);
       }
       finish_row(width_, query.out, query.normaliser);
-    });
+    };
+    parallel_for(threads_for(workspace.threads(), work), tasks, Multiplying{kernel, attend_task});
   }
 
  private:

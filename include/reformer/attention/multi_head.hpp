@@ -55,9 +55,10 @@ AttentionHead<Scalar> head_of(const MultiHead<Scalar>& group, Index slots, Index
 
 /// Calls `body(head, b, h, list, range, thread)` for all ranges of all heads, phase by phase.
 /// @param list_of  the list of a head of a sequence; all have the same number of phases
-template <typename Scalar, typename ListOf, typename Body>
+/// @param kernel   what the body multiplies by
+template <typename Scalar, typename ListOf, ProductKernel Kernel, typename Body>
 void for_each_range_of(Workspace& workspace, const MultiHead<Scalar>& group, const ListOf& list_of,
-                       const Body& body) {
+                       const Kernel& kernel, const Body& body) {
   const Index all_heads = group.batch * group.heads;
   for (Index phase = 0; phase < list_of(0, 0).num_phases(); ++phase) {
     Index most = 0;
@@ -65,20 +66,22 @@ void for_each_range_of(Workspace& workspace, const MultiHead<Scalar>& group, con
       most = std::max(most, list_of(i / group.heads, i % group.heads).num_ranges(phase));
     }
     // Heads vary fastest where ranges differ in length, so that the last ones to start are short.
-    parallel_for(workspace.threads(), all_heads * most, [&](Index task, int thread) {
+    const auto in_range = [&](Index task, int thread) {
       const Index i = task / all_heads;
       const Index h = task % group.heads, b = task / group.heads % group.batch;
       const BlockList auto& list = list_of(b, h);
       if (i >= list.num_ranges(phase)) return;
       body(head_of(group, list.num_slots(), b, h), b, h, list, list.range(phase, i), thread);
-    });
+    };
+    parallel_for(workspace.threads(), all_heads * most, Multiplying{kernel, in_range});
   }
 }
 
 /// Makes the block lists of the group and calls `body` for their ranges.
-template <typename Scalar, typename Body>
+template <typename Scalar, ProductKernel Kernel, typename Body>
 void for_each_range(Workspace& workspace, const MultiHead<Scalar>& group,
-                    const AttentionLayout& layout, Disjoint disjoint, const Body& body) {
+                    const AttentionLayout& layout, Disjoint disjoint, const Kernel& kernel,
+                    const Body& body) {
   switch (layout.blocks) {
     case BlockKind::bucket_chunks: {
       const auto list_of = [&](Index b, Index h) {
@@ -86,28 +89,28 @@ void for_each_range(Workspace& workspace, const MultiHead<Scalar>& group,
         return BucketBlocks(order + layout.order_slots(), layout.max_chunks, layout.rounds,
                             layout.window, disjoint);
       };
-      return for_each_range_of(workspace, group, list_of, body);
+      return for_each_range_of(workspace, group, list_of, kernel, body);
     }
     case BlockKind::chunks: {
       const auto list_of = [&](Index b, Index) {
         return ChunkedBlocks(layout.slots(group.first_sequence + b), layout.rounds, layout.window,
                              disjoint);
       };
-      return for_each_range_of(workspace, group, list_of, body);
+      return for_each_range_of(workspace, group, list_of, kernel, body);
     }
     case BlockKind::tiles: {
       const TiledBlocks list(layout.length, layout.causal, disjoint);
       return for_each_range_of(
-          workspace, group, [&](Index, Index) { return list; }, body);
+          workspace, group, [&](Index, Index) { return list; }, kernel, body);
     }
   }
 }
 /// The same; nothing for a plan.
-template <typename Scalar, ScratchSource Source, typename Body>
+template <typename Scalar, ScratchSource Source, ProductKernel Kernel, typename Body>
 void for_each_range(Source& workspace, const MultiHead<Scalar>& group, Disjoint disjoint,
-                    const Body& body) {
+                    const Kernel& kernel, const Body& body) {
   if constexpr (!only_plans<Source>)
-    for_each_range(workspace, group, *group.layout, disjoint, body);
+    for_each_range(workspace, group, *group.layout, disjoint, kernel, body);
 }
 
 /// Scratch tiles and operands of each thread, large enough for the group's blocks.
@@ -219,7 +222,7 @@ void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Sca
   {
     ScratchOf<Source> scratch(workspace);
     const ThreadTiles<Scalar, Kernel> tiles(scratch, group, kernel);
-    for_each_range(workspace, group, Disjoint::queries,
+    for_each_range(workspace, group, Disjoint::queries, kernel,
                    [&](const AttentionHead<Scalar>& head, Index, Index, const auto& list,
                        const BlockRange& range, int thread) {
                      auto mine = tiles[thread];
@@ -253,7 +256,7 @@ void attend_backward(Source& workspace, const MultiHead<Scalar>& group,
   }
   ScratchOf<Source> scratch(workspace);
   const ThreadTiles<Scalar, Kernel> tiles(scratch, group, kernel);
-  for_each_range(workspace, group, Disjoint::queries_and_keys,
+  for_each_range(workspace, group, Disjoint::queries_and_keys, kernel,
                  [&](const AttentionHead<Scalar>& head, Index b, Index h, const auto& list,
                      const BlockRange& range, int thread) {
                    const AttentionHeadGradient<Scalar> gradient{

@@ -71,25 +71,41 @@ template <typename Body>
 REFORMER_COMPILED_ONCE void run_task(const Body& body, Index i, int thread) {
   body(i, thread);
 }
+
+/// What a thread holds while it is in a parallel loop: that of the body, if it has one.
+template <typename Body>
+auto held_in_loop(const Body& body) {
+  if constexpr (requires { body.held_by_thread(); }) {
+    return body.held_by_thread();
+  } else {
+    return 0;
+  }
+}
 }  // namespace detail
 
 /// Calls `body(i, thread)` for i = 0 ... count - 1, in any order, with 0 <= thread < threads.
-/// `body` must not throw, and is compiled once.
+/// `body` must not throw, and is compiled once. If it has a member `held_by_thread`, each thread
+/// makes what that gives before its tasks and destroys it behind them.
 template <typename Body>
 void parallel_for(int threads, Index count, const Body& body) {
 #ifdef _OPENMP
   if (threads > 1 && count > 1) {
+#pragma omp parallel num_threads(threads)
+    {
+      [[maybe_unused]] const auto held = detail::held_in_loop(body);
 #ifdef REFORMER_THREAD_SANITIZER  // every thread has a share, or a race could hide by chance
-#pragma omp parallel for schedule(static, 1) num_threads(threads)
+#pragma omp for schedule(static, 1) nowait
 #else
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+#pragma omp for schedule(dynamic, 1) nowait
 #endif
-    for (Index i = 0; i < count; ++i) detail::run_task(body, i, omp_get_thread_num());
+      for (Index i = 0; i < count; ++i) detail::run_task(body, i, omp_get_thread_num());
+    }
     return;
   }
 #else
   static_cast<void>(threads);
 #endif
+  [[maybe_unused]] const auto held = detail::held_in_loop(body);
   for (Index i = 0; i < count; ++i) detail::run_task(body, i, 0);
 }
 

@@ -221,38 +221,32 @@ inline void avx512_bfloat16_tile(const Bfloat16Tile& tile) {
 #pragma GCC diagnostic pop
 #endif
 
-/// What AMX's tiles are: C in 0 to 3, two by two, A in 4 and 5, B in 6 and 7.
+/// AMX's tiles, all of 16 rows of 64 bytes: C in 0 to 3, two by two, A in 4 and 5, B in 6 and 7.
 struct AmxConfiguration {
   std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  std::uint16_t row_bytes[16] = {};
-  std::uint8_t rows[16] = {};
-
-  /// Of a block of at most 32 rows.
-  explicit AmxConfiguration(Index block_rows) {
-    const auto low = static_cast<std::uint8_t>(std::min<Index>(block_rows, 16));
-    const auto high = static_cast<std::uint8_t>(block_rows - low);
-    for (const auto& [tile, count] : {std::pair<std::size_t, std::uint8_t>{0, low},
-                                      {1, low},
-                                      {2, high},
-                                      {3, high},
-                                      {4, low},
-                                      {5, high},
-                                      {6, 16},
-                                      {7, 16}}) {
-      rows[tile] = count;
-      row_bytes[tile] = count == 0 ? 0 : 64;  // a tile without rows is none
-    }
-  }
+  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 static_assert(sizeof(AmxConfiguration) == 64);
 
-/// At most 32 rows of a panel by `tdpbf16ps`, with tiles that are configured for them.
+inline void begin_amx_bfloat16() {
+  alignas(64) static constexpr AmxConfiguration configuration;
+  // gcc 12 reads 8 of the 64 bytes that its own function is given.
+  asm volatile("ldtilecfg %0" ::"m"(configuration));
+}
+__attribute__((target("amx-tile"))) inline void end_amx_bfloat16() {
+  _tile_release();  // or every change of threads carries the tiles
+}
+
+/// At most 32 rows of a panel by `tdpbf16ps`.
 __attribute__((target("amx-tile,amx-bf16"))) REFORMER_COMPILED_ONCE inline void amx_bfloat16_block(
     const Bfloat16Tile& tile) {
-  constexpr Index w = bfloat16_panel, row_bytes = sizeof(float);
+  constexpr Index w = bfloat16_panel, row_bytes = sizeof(float), height = 16;
   const Bfloat16Terms terms(tile);
-  const bool has_high = tile.rows > 16;
-  alignas(64) float sums[32 * w];
+  const bool has_high = tile.rows > height;
+  const Index last_row = has_high ? height : 0, last_rows = tile.rows - last_row;
+  alignas(64) float sums[2 * height * w];
+  alignas(64) float last_tile[height * bfloat16_depth / 2] = {};  // if A has fewer rows
   asm volatile("" ::: "memory");  // what was packed is in memory before tiles are loaded
   _tile_zero(0);
   _tile_zero(1);
@@ -264,23 +258,38 @@ __attribute__((target("amx-tile,amx-bf16"))) REFORMER_COMPILED_ONCE inline void 
     const float* a = tile.a + term.a;
     const float* b = tile.b + term.b;
     for (Index p = 0; p < tile.depth / 2; p += bfloat16_depth / 2) {
+      const float* last = a + last_row * tile.a_stride + p;
+      Index last_stride = tile.a_stride * row_bytes;
+      if (last_rows < height) {
+        for (Index i = 0; i < last_rows; ++i) {
+          std::copy_n(last + i * tile.a_stride, bfloat16_depth / 2,
+                      last_tile + i * bfloat16_depth / 2);
+        }
+        asm volatile("" ::: "memory");
+        last = last_tile;
+        last_stride = bfloat16_depth / 2 * row_bytes;
+      }
       _tile_loadd(6, b + p * w, w * row_bytes);
       _tile_loadd(7, b + p * w + 16, w * row_bytes);
-      _tile_loadd(4, a + p, tile.a_stride * row_bytes);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
       if (has_high) {
-        _tile_loadd(5, a + p + 16 * tile.a_stride, tile.a_stride * row_bytes);
+        _tile_loadd(4, a + p, tile.a_stride * row_bytes);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, last, last_stride);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
+      } else {
+        _tile_loadd(4, last, last_stride);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
       }
     }
   }
   _tile_stored(0, sums, w * row_bytes);
   _tile_stored(1, sums + 16, w * row_bytes);
   if (has_high) {
-    _tile_stored(2, sums + 16 * w, w * row_bytes);
-    _tile_stored(3, sums + 16 * w + 16, w * row_bytes);
+    _tile_stored(2, sums + height * w, w * row_bytes);
+    _tile_stored(3, sums + height * w + 16, w * row_bytes);
   }
   asm volatile("" ::: "memory");
   for (Index i = 0; i < tile.rows; ++i) {
@@ -291,21 +300,15 @@ __attribute__((target("amx-tile,amx-bf16"))) REFORMER_COMPILED_ONCE inline void 
   }
 }
 
-__attribute__((target("amx-tile,amx-bf16"))) inline void amx_bfloat16_tile(
-    const Bfloat16Tile& tile) {
+/// On a thread that has called `begin_amx_bfloat16`.
+inline void amx_bfloat16_tile(const Bfloat16Tile& tile) {
   Bfloat16Tile block = tile;
   for (Index left = tile.rows; left > 0; left -= block.rows) {
     block.rows = std::min<Index>(left, 32);
-    if (left == tile.rows || block.rows < 32) {
-      // gcc 12 reads 8 of the 64 bytes that its own function is given.
-      alignas(64) const AmxConfiguration configuration(block.rows);
-      asm volatile("ldtilecfg %0" ::"m"(configuration) : "memory");
-    }
     block.for_each_panel(amx_bfloat16_block);
     block.a += block.rows * block.a_stride;
     block.c += block.rows * block.c_stride;
   }
-  _tile_release();  // or every change of threads carries the tiles
 }
 
 /// Whether there is AMX and the process may use it, for which it must ask, once.
@@ -335,16 +338,36 @@ struct Bfloat16Unit {
   const char* name;
   detail::Bfloat16Order order;
   void (*multiply)(const detail::Bfloat16Tile&);
+  void (*begin)() = nullptr;  ///< called by each thread before it multiplies, if it is there
+  void (*end)() = nullptr;    ///< and behind
 };
 
 namespace detail {
+
+/// A thread's use of a unit, or of none.
+class Bfloat16UnitInUse {
+ public:
+  explicit Bfloat16UnitInUse(const Bfloat16Unit* unit)
+      : end_(unit != nullptr ? unit->end : nullptr) {
+    if (unit != nullptr && unit->begin != nullptr) unit->begin();
+  }
+  Bfloat16UnitInUse(const Bfloat16UnitInUse&) = delete;
+  Bfloat16UnitInUse& operator=(const Bfloat16UnitInUse&) = delete;
+  ~Bfloat16UnitInUse() {
+    if (end_ != nullptr) end_();
+  }
+
+ private:
+  void (*end_)();
+};
 
 inline constexpr Bfloat16Unit portable_tile_unit{"portable", Bfloat16Order::tile,
                                                  portable_bfloat16_tile<Bfloat16Order::tile>};
 #ifdef REFORMER_BFLOAT16_X86
 inline constexpr Bfloat16Unit avx512_unit{"avx512_bf16", Bfloat16Order::chain,
                                           avx512_bfloat16_tile};
-inline constexpr Bfloat16Unit amx_unit{"amx_bf16", Bfloat16Order::tile, amx_bfloat16_tile};
+inline constexpr Bfloat16Unit amx_unit{"amx_bf16", Bfloat16Order::tile, amx_bfloat16_tile,
+                                       begin_amx_bfloat16, end_amx_bfloat16};
 inline bool has_avx512_bfloat16() {
   return __builtin_cpu_supports("avx512bf16") != 0;
 }

@@ -221,6 +221,8 @@ struct FloatKernel {
              c.middle_columns(whole, dy.columns - whole), Write::accumulate);
   }
 
+  struct Nothing {};
+  static Nothing in_use() { return {}; }
   /// @param c  must not overlap A or B
   static void multiply(const Left& a, const Right& b, Index depth, const MatrixView<Scalar>& c,
                        Write write) {

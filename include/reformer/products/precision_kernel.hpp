@@ -123,6 +123,7 @@ class PrecisionKernel {
     Floats::add_gradient(x, dy, c, memory);
   }
 
+  detail::Bfloat16UnitInUse in_use() const { return detail::Bfloat16UnitInUse(unit_); }
   /// @param c  must not overlap A or B
   REFORMER_COMPILED_ONCE void multiply(const Left& a, const Right& b, Index depth,
                                        const MatrixView<float>& c, Write write) const {

@@ -20,6 +20,7 @@
 /// | `right_size(orientation, depth, columns)`    | elements of memory that it takes           |
 /// | `block_columns()`                            | of B, of rows, that are multiplied at a time |
 /// | `block_grain()`                              | such an operand starts at a multiple of it |
+/// | `in_use()`                                   | what a thread holds while it multiplies    |
 /// | `multiply(a, b, depth, c, write)`            | C = or += A B; C overlaps neither          |
 /// | `packs_gradients()`                          | which of the two ways of a weight gradient |
 /// | `add_gradient(x, dy, c, memory)`             | C += x^T dy, over at most `depth_block` rows |
@@ -77,9 +78,22 @@ concept ProductKernel = requires(const K& kernel, const MatrixView<const typenam
   { kernel.right(x, orientation, memory) } -> std::same_as<typename K::Right>;
   { kernel.gradient_size(n, n) } -> std::same_as<Index>;
   kernel.add_gradient(x, x, c, memory);
+  kernel.in_use();
   kernel.multiply(a, b, n, c, write);
   { a.from(n, n) } -> std::same_as<typename K::Left>;
   { b.from(n, n) } -> std::same_as<typename K::Right>;
 };
+
+/// The body of a parallel loop that multiplies.
+template <ProductKernel K, typename Body>
+struct Multiplying {
+  K kernel;
+  Body body;
+
+  auto held_by_thread() const { return kernel.in_use(); }
+  void operator()(Index task, int thread) const { body(task, thread); }
+};
+template <ProductKernel K, typename Body>
+Multiplying(K, Body) -> Multiplying<K, Body>;
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -46,12 +46,13 @@ void accumulate_weight_gradient(Source& workspace, const std::type_identity_t<K>
   const Index block_out = detail::columns_of_tile(workspace.threads(), blocks_in, dweight.columns);
   const Index blocks_out = ceil_div(dweight.columns, block_out);
   const auto for_each_tile = [&](const auto& body) {
-    parallel_for(workspace, blocks_in * blocks_out, [&](Index task, int thread) {
+    const auto in_tile = [&](Index task, int thread) {
       const Index i = task % blocks_in * block_in, j = task / blocks_in * block_out;
       const Index in = std::min(block_in, dweight.rows - i);
       const Index out = std::min(block_out, dweight.columns - j);
       body(i, j, dweight.middle_rows(i, in).middle_columns(j, out), thread);
-    });
+    };
+    parallel_for(workspace, blocks_in * blocks_out, Multiplying{kernel, in_tile});
   };
   if (!kernel.packs_gradients()) {
     const auto memory = scratch.template per_thread<typename K::Packed>(

@@ -99,20 +99,19 @@ void weight_product(Source& workspace, std::initializer_list<WeightTerm<K>> term
   const int threads = detail::threads_of_product(workspace.threads(), out.rows, all, out.columns);
   const Index row_tiles = ceil_div(out.rows, detail::tile_rows);
   const Index width = detail::columns_of_tile(threads, row_tiles, out.columns);
+  const auto multiply_tile = [&](Index task, int thread) {
+    const Index i = task % row_tiles * detail::tile_rows, j = task / row_tiles * width;
+    const Index rows = std::min(detail::tile_rows, out.rows - i);
+    const auto tile = out.middle_rows(i, rows).middle_columns(j, std::min(width, out.columns - j));
+    Write how = write;
+    for (const auto& term : terms) {
+      detail::multiply_rows(term.a.middle_rows(i, rows), term.weight, j, memory[thread], tile, how);
+      how = Write::accumulate;
+    }
+    finish(tile, i, j);
+  };
   parallel_for(workspace, threads, row_tiles * ceil_div(out.columns, width),
-               [&](Index task, int thread) {
-                 const Index i = task % row_tiles * detail::tile_rows, j = task / row_tiles * width;
-                 const Index rows = std::min(detail::tile_rows, out.rows - i);
-                 const auto tile =
-                     out.middle_rows(i, rows).middle_columns(j, std::min(width, out.columns - j));
-                 Write how = write;
-                 for (const auto& term : terms) {
-                   detail::multiply_rows(term.a.middle_rows(i, rows), term.weight, j,
-                                         memory[thread], tile, how);
-                   how = Write::accumulate;
-                 }
-                 finish(tile, i, j);
-               });
+               Multiplying{terms.begin()->weight.kernel, multiply_tile});
 }
 
 /// out = or += a W
@@ -140,15 +139,15 @@ void weight_product_tiles(Source& workspace, const MatrixView<const typename K::
   const Index row_tiles = ceil_div(a.rows, detail::tile_rows);
   const Index width =
       detail::whole_grains(detail::columns_of_tile(threads, row_tiles, columns), grain);
+  const auto multiply_tile = [&](Index task, int thread) {
+    const Index i = task % row_tiles * detail::tile_rows, j = task / row_tiles * width;
+    const Index rows = std::min(detail::tile_rows, a.rows - i);
+    const MatrixView<Scalar> tile(tiles[thread], rows, std::min(width, columns - j));
+    detail::multiply_rows(a.middle_rows(i, rows), weight, j, memory[thread], tile, Write::assign);
+    finish(tile, i, j);
+  };
   parallel_for(workspace, threads, row_tiles * ceil_div(columns, width),
-               [&](Index task, int thread) {
-                 const Index i = task % row_tiles * detail::tile_rows, j = task / row_tiles * width;
-                 const Index rows = std::min(detail::tile_rows, a.rows - i);
-                 const MatrixView<Scalar> tile(tiles[thread], rows, std::min(width, columns - j));
-                 detail::multiply_rows(a.middle_rows(i, rows), weight, j, memory[thread], tile,
-                                       Write::assign);
-                 finish(tile, i, j);
-               });
+               Multiplying{weight.kernel, multiply_tile});
 }
 
 /// One of several products with the same rows: out = a W.
@@ -173,13 +172,14 @@ void weight_products(Source& workspace, Index rows, Index depth, const Make& mak
   }
   const auto memory = scratch.template per_thread<typename K::Packed>(packed);
   const int threads = detail::threads_of_product(workspace.threads(), rows, depth, columns);
+  const K kernel = results.begin()->weight.kernel;
   const Index row_tiles = ceil_div(rows, detail::tile_rows);
   const auto rows_of_tile = [&](Index tile, Scalar* data) {
     const Index count = std::min(detail::tile_rows, rows - tile * detail::tile_rows);
     return MatrixView<Scalar>(data, count, depth);
   };
   if (row_tiles >= threads) {
-    parallel_for(workspace, threads, row_tiles, [&](Index task, int thread) {
+    const auto multiply_rows_of = [&](Index task, int thread) {
       const Index first = task * detail::tile_rows;
       const auto a = rows_of_tile(task, made[thread]);
       make(first, a);
@@ -187,7 +187,8 @@ void weight_products(Source& workspace, Index rows, Index depth, const Make& mak
         detail::multiply_rows<K>(a, weight, 0, memory[thread], out.middle_rows(first, a.rows),
                                  Write::assign);
       }
-    });
+    };
+    parallel_for(workspace, threads, row_tiles, Multiplying{kernel, multiply_rows_of});
     return;
   }
   // Rows first, each tile of them in the memory of one thread, then columns.
@@ -197,7 +198,7 @@ void weight_products(Source& workspace, Index rows, Index depth, const Make& mak
   const Index width = detail::columns_of_tile(threads, row_tiles, columns);
   Index tasks = 0;
   for (const auto& result : results) tasks += row_tiles * ceil_div(result.out.columns, width);
-  parallel_for(workspace, threads, tasks, [&](Index task, int thread) {
+  const auto multiply_tile = [&](Index task, int thread) {
     const auto* result = results.begin();
     for (Index own; task >= (own = row_tiles * ceil_div(result->out.columns, width)); ++result) {
       task -= own;
@@ -207,7 +208,8 @@ void weight_products(Source& workspace, Index rows, Index depth, const Make& mak
     const auto out = result->out.middle_rows(tile * detail::tile_rows, a.rows)
                          .middle_columns(j, std::min(width, result->out.columns - j));
     detail::multiply_rows<K>(a, result->weight, j, memory[thread], out, Write::assign);
-  });
+  };
+  parallel_for(workspace, threads, tasks, Multiplying{kernel, multiply_tile});
 }
 
 }  // namespace reformer::inline REFORMER_ABI
