@@ -39,7 +39,7 @@ struct Name<Muon<float>> {
 };
 
 template <typename Optimizer>
-class OptimizerTest : public testing::Test {
+class OptimizerStateTest : public testing::Test {
  protected:
   /// The message of an action that must change neither the model nor the state.
   template <typename Action>
@@ -61,11 +61,11 @@ class OptimizerTest : public testing::Test {
   Optimizer optimizer;
 };
 using Optimizers = testing::Types<Adam<float>, Adafactor<float>, Muon<float>>;
-TYPED_TEST_SUITE(OptimizerTest, Optimizers);
+TYPED_TEST_SUITE(OptimizerStateTest, Optimizers);
 
 constexpr const char* rule = " as in the model whose state this is";
 
-TYPED_TEST(OptimizerTest, RefusesOtherParametersThanItsOwn) {
+TYPED_TEST(OptimizerStateTest, RefusesOtherParametersThanItsOwn) {
   this->optimizer.step(this->workspace, this->own, 0.01);
   using Parameters = std::vector<Parameter<float>>;
   const auto message = [&](auto change) {
@@ -102,7 +102,7 @@ TYPED_TEST(OptimizerTest, RefusesOtherParametersThanItsOwn) {
             std::string("the model has 11 parameters, must have 10") + rule);
 }
 
-TYPED_TEST(OptimizerTest, GoesOnWithACopyOfItsModel) {
+TYPED_TEST(OptimizerStateTest, GoesOnWithACopyOfItsModel) {
   this->optimizer.step(this->workspace, this->own, 0.01);
   ExampleModel<float> copy = this->own;
   this->optimizer.step(this->workspace, copy, 0.01);
@@ -110,7 +110,7 @@ TYPED_TEST(OptimizerTest, GoesOnWithACopyOfItsModel) {
   EXPECT_NE(values_of(copy), values_of(this->own));
 }
 
-TYPED_TEST(OptimizerTest, AllocateBeginsAnew) {
+TYPED_TEST(OptimizerStateTest, AllocateBeginsAnew) {
   ExampleModel<float> larger;
   larger.parameters[4] = Parameter<float>("larger", Role::weight, 200, 300);
   larger.set_gradients(1);
@@ -137,7 +137,7 @@ TYPED_TEST(OptimizerTest, AllocateBeginsAnew) {
   }
 }
 
-TYPED_TEST(OptimizerTest, RefusesStateThatWasReplacedByAnotherShape) {
+TYPED_TEST(OptimizerStateTest, RefusesStateThatWasReplacedByAnotherShape) {
   this->optimizer.allocate(this->own);
   this->optimizer.for_each_state(this->own, [](const std::string& name, Matrix<float>& matrix) {
     if (name == std::string(Name<TypeParam>::state) + "embedding.weight") matrix.setZero(1, 2);
@@ -149,7 +149,7 @@ TYPED_TEST(OptimizerTest, RefusesStateThatWasReplacedByAnotherShape) {
   EXPECT_EQ(values_of(this->own), values);
 }
 
-TYPED_TEST(OptimizerTest, RefusesArgumentsThatMeanNothing) {
+TYPED_TEST(OptimizerStateTest, RefusesArgumentsThatMeanNothing) {
   this->optimizer.step(this->workspace, this->own, 0.01);
   const auto message = [&](double rate, double scale = 1) {
     return this->refused(this->own,
@@ -169,7 +169,7 @@ TYPED_TEST(OptimizerTest, RefusesArgumentsThatMeanNothing) {
   EXPECT_EQ(message(0.01), "step: steps is 9223372036854775807, must be in [0, 2^63 - 1)");
 }
 
-TYPED_TEST(OptimizerTest, RefusesAGradientThatIsMissingOrOfAnotherShape) {
+TYPED_TEST(OptimizerStateTest, RefusesAGradientThatIsMissingOrOfAnotherShape) {
   for (const Index rows : {0, 257}) {
     this->own.parameters[4].gradient.setZero(rows, rows == 0 ? 0 : 130);
     EXPECT_EQ(
