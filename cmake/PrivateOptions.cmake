@@ -40,3 +40,12 @@ if(REFORMER_SANITIZE)
                          -fno-omit-frame-pointer)
   target_link_options(reformer_private_options INTERFACE -fsanitize=${REFORMER_SANITIZE})
 endif()
+
+# Up to `count` sources of a target as one, for most of what there is to compile is in the headers they
+# share: names in their unnamed namespaces must differ. Sources with options of their own stay alone, and
+# all do where a launcher such as ccache would take the others for new ones with the first that changes.
+function(compile_together target count)
+  if(NOT CMAKE_CXX_COMPILER_LAUNCHER)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${count})
+  endif()
+endfunction()

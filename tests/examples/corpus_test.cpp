@@ -89,10 +89,10 @@ struct KindOfFile {
   const char* remedy;   // after the name of the kind; FILE stands for the file
 };
 
-std::string with_length(const std::string& json) {
+std::string with_length(const std::string& header) {
   std::string bytes(8, '\0');
-  bytes[0] = static_cast<char>(json.size());
-  return bytes + json;
+  bytes[0] = static_cast<char>(header.size());
+  return bytes + header;
 }
 
 const std::vector<KindOfFile>& kinds_of_files() {

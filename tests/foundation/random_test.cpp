@@ -82,12 +82,12 @@ TEST(RandomKey, AtLayerKeepsSeedAndStep) {
 }
 
 // Bounds below are five standard deviations of the statistic; seeds are fixed.
-constexpr std::uint64_t count = 40000;
+constexpr std::uint64_t draws = 40000;
 
 TEST(RandomStream, UniformNumbersFillTheUnitInterval) {
   const RandomStream stream({5}, Purpose::data);
   double sum = 0, squares = 0, lowest = 1, highest = 0;
-  for (std::uint64_t i = 0; i < count; ++i) {
+  for (std::uint64_t i = 0; i < draws; ++i) {
     const double x = stream.uniform(i);
     ASSERT_GE(x, 0);
     ASSERT_LT(x, 1);
@@ -96,7 +96,7 @@ TEST(RandomStream, UniformNumbersFillTheUnitInterval) {
     lowest = std::min(lowest, x);
     highest = std::max(highest, x);
   }
-  const double n = count, mean = sum / n;
+  const double n = draws, mean = sum / n;
   EXPECT_NEAR(mean, 0.5, 5 * std::sqrt(1 / 12.0 / n));
   EXPECT_NEAR(squares / n - mean * mean, 1 / 12.0, 5 * std::sqrt(1 / 180.0 / n));
   EXPECT_LT(lowest, 1e-3);
@@ -106,18 +106,18 @@ TEST(RandomStream, UniformNumbersFillTheUnitInterval) {
 TEST(RandomStream, NormalNumbersHaveTheirMoments) {
   const RandomStream stream({6}, Purpose::data);
   double moments[5] = {}, neighbours = 0;
-  for (std::uint64_t i = 0; i < count; ++i) {
+  for (std::uint64_t i = 0; i < draws; ++i) {
     const double x = stream.normal(i);
     ASSERT_TRUE(std::isfinite(x));
     double power = 1;
     for (double& moment : moments) {
-      moment += power / static_cast<double>(count);
+      moment += power / static_cast<double>(draws);
       power *= x;
     }
     // A pair shares a block of bits, and must be independent all the same.
-    neighbours += x * stream.normal(i ^ 1) / static_cast<double>(count);
+    neighbours += x * stream.normal(i ^ 1) / static_cast<double>(draws);
   }
-  const double deviation = 1 / std::sqrt(static_cast<double>(count));
+  const double deviation = 1 / std::sqrt(static_cast<double>(draws));
   EXPECT_NEAR(moments[1], 0, 5 * deviation);
   EXPECT_NEAR(moments[2], 1, 5 * std::sqrt(2.0) * deviation);
   EXPECT_NEAR(moments[3], 0, 5 * std::sqrt(15.0) * deviation);

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 constexpr Index V = 13;
 
-ModelConfig small_config() {
+ModelConfig small_model_config() {
   return {.vocabulary = V,
           .width = 8,
           .num_heads = 2,
@@ -71,7 +71,7 @@ std::vector<ModelConfig> all_configs() {
         const int bits = configs.size() % 4 == 0 ? 0 : 18;
         for (const ResidualConfig& residual :
              {ResidualConfig(FloatResidual{}), ResidualConfig(FixedResidual{bits})}) {
-          ModelConfig config = small_config();
+          ModelConfig config = small_model_config();
           config.causal = causal;
           config.layers = {pattern, LocalPattern{.chunk_length = 5}};
           config.positions = positions;
@@ -108,7 +108,7 @@ void train(Model<float>& model, Optimizer& optimizer, std::int64_t done, std::in
   }
 }
 
-std::vector<float> values_of(const Model<float>& model) {
+std::vector<float> all_values(const Model<float>& model) {
   std::vector<float> all;
   model.for_each_parameter([&](const Parameter<float>& p) {
     all.insert(all.end(), p.value.data(), p.value.data() + p.size());
@@ -220,14 +220,14 @@ TEST(ModelFile, ReturnsConfigurationParametersAndMetadata) {
     EXPECT_EQ(file.step(), 0);
     EXPECT_FALSE(file.has_optimizer());
     const Model<float> loaded = file.model<float>();
-    EXPECT_TRUE(same_bits(values_of(loaded), values_of(model)));
+    EXPECT_TRUE(same_bits(all_values(loaded), all_values(model)));
     EXPECT_EQ(folder.names().size(), 1U);
   }
 }
 
 TEST(ModelFile, HoldsDoubleToo) {
   const TemporaryFolder folder;
-  Model<double> model(small_config());
+  Model<double> model(small_model_config());
   randomize_parameters(model, 1);
   Adam<double> adam;
   adam.allocate(model);
@@ -248,7 +248,7 @@ TEST(ModelFile, HoldsDoubleToo) {
 
 TEST(ModelFile, AnOptimizerThatTookNoStepMayHaveNoState) {
   const TemporaryFolder folder;
-  Model<float> model = random_model(small_config());
+  Model<float> model = random_model(small_model_config());
   save_model(folder / "m", model, Adafactor<float>(), 0);
   Adafactor<float> adafactor;
   train(model, adafactor, 0, 1);
@@ -262,7 +262,7 @@ TEST(ModelFile, AnOptimizerThatTookNoStepMayHaveNoState) {
 /// A model that is not the library's, with a parameter of its own.
 struct OwnModel {
   using Scalar = float;
-  Model<float> usual{small_config()};
+  Model<float> usual{small_model_config()};
   std::vector<Parameter<float>> own = {{"layers.0.gate.weight", Role::weight, 3, 5}};
 
   const ModelConfig& config() const { return usual.config(); }
@@ -319,7 +319,7 @@ TEST(ParameterShapes, AreTheParametersInTheirOrder) {
 TEST(ModelFile, NoticesFlippedBytesAndOtherLengths) {
   EXPECT_EQ(crc32("123456789"), 0xcbf43926U);
   const TemporaryFolder folder;
-  ModelConfig config = small_config();
+  ModelConfig config = small_model_config();
   config.width = config.num_heads = config.head_width = config.feed_forward_width = 1;
   config.positions = SinusoidalPositions{};
   config.vocabulary = 2;
@@ -348,7 +348,7 @@ TEST(ModelFile, NoticesFlippedBytesAndOtherLengths) {
 
 TEST(ModelFile, KeepsTheFileBeforeWhenTheDiskIsFull) {
   const TemporaryFolder folder;
-  const Model<float> model = random_model(small_config());
+  const Model<float> model = random_model(small_model_config());
   save_model(folder / "m", model);
   const std::string before = read_file(folder / "m");
   std::string message;
@@ -363,7 +363,7 @@ TEST(ModelFile, KeepsTheFileBeforeWhenTheDiskIsFull) {
 
 TEST(ModelFile, TakesNoMemoryForAModelThatTheFileDoesNotHold) {
   const TemporaryFolder folder;
-  ModelConfig config = small_config();
+  ModelConfig config = small_model_config();
   OwnModel model;
   randomize_parameters(model, 1);
   detail::OutgoingModel outgoing(std::as_const(model.usual), 0, {});
@@ -378,7 +378,7 @@ TEST(ModelFile, TakesNoMemoryForAModelThatTheFileDoesNotHold) {
 // ---- the configuration
 
 TEST(ModelConfigText, RefusesWhatItDoesNotKnow) {
-  ModelConfig config = small_config();
+  ModelConfig config = small_model_config();
   config.layers = {LshPattern{4, 1, 0, 2, {2, 4}}, LocalPattern{4}};
   config.residual = FixedResidual{};
   const std::string text = model_config_text(config);
@@ -427,7 +427,7 @@ TEST(ModelConfigText, RefusesWhatItDoesNotKnow) {
 }
 
 TEST(ModelConfigText, OfTheFirstFilesMeansTheDefaults) {
-  ModelConfig config = small_config();
+  ModelConfig config = small_model_config();
   config.ngrams.clear();
   Json fields = Json::parse(model_config_text(config));
   ASSERT_EQ(fields.erase("ngrams"), 1U);
@@ -443,7 +443,7 @@ TEST(ModelConfigText, OfTheFirstFilesMeansTheDefaults) {
 
 TEST(ModelHeader, RefusesWhatItDoesNotKnow) {
   const TemporaryFolder folder;
-  const Model<float> model = random_model(small_config());
+  const Model<float> model = random_model(small_model_config());
   save_model(folder / "m", model, Adam<float>(), 5);
   const auto metadata = SafetensorsFile(folder / "m").metadata();
   const auto error = [&](const char* key, const char* value) {
@@ -487,8 +487,8 @@ TEST(ModelFile, TheReadmeShowsThis) {
   const TemporaryFolder folder;
   const fs::path before = fs::current_path();
   fs::current_path(folder.path());
-  Model<float> model = random_model(small_config());
-  Model<float> own_model = random_model(small_config(), 2);
+  Model<float> model = random_model(small_model_config());
+  Model<float> own_model = random_model(small_model_config(), 2);
   Adam<float> adam;
   const std::int64_t step = 4;
   train(model, adam, 0, step);
@@ -506,8 +506,8 @@ TEST(ModelFile, TheReadmeShowsThis) {
   fs::current_path(before);
   train(model, adam, step, 1);
   train(loaded, its_adam, done, 1);
-  EXPECT_TRUE(same_bits(values_of(loaded), values_of(model)));
-  EXPECT_FALSE(same_bits(values_of(own_model), values_of(model)));
+  EXPECT_TRUE(same_bits(all_values(loaded), all_values(model)));
+  EXPECT_FALSE(same_bits(all_values(own_model), all_values(model)));
   train(own_model, adam, step, 1);
 
   const fs::path root = fs::path(TEST_DATA) / "../..";

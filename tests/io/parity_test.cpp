@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path data = fs::path(TEST_DATA) / "huggingface";
+const fs::path fixtures = fs::path(TEST_DATA) / "huggingface";
 
 template <typename Scalar>
 void expect_parity(const fs::path& file, const std::set<std::string>& kinds) {
@@ -40,10 +40,10 @@ struct Fixture {
 class Parity : public testing::TestWithParam<Fixture> {};
 
 TEST_P(Parity, InFloat) {
-  expect_parity<float>(data / GetParam().file, GetParam().kinds);
+  expect_parity<float>(fixtures / GetParam().file, GetParam().kinds);
 }
 TEST_P(Parity, InDouble) {
-  expect_parity<double>(data / GetParam().file, GetParam().kinds);
+  expect_parity<double>(fixtures / GetParam().file, GetParam().kinds);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -79,7 +79,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(Parity, EveryFixtureIsCompared) {
   std::size_t files = 0;
   for (const char* folder : {"local_tiny", "lsh_tiny", "lsh_factorized", "mixed", "encoder"}) {
-    files += expected_files(data / folder).size();
+    files += expected_files(fixtures / folder).size();
   }
   EXPECT_EQ(files, 10u);
 }
@@ -88,7 +88,7 @@ TEST(Parity, EveryFixtureIsCompared) {
 class Falsified : public testing::Test {
  protected:
   fs::path copy(const std::string& fixture) {
-    fs::copy(data / fixture, folder / fixture);
+    fs::copy(fixtures / fixture, folder / fixture);
     return folder / fixture / "expected.safetensors";
   }
 

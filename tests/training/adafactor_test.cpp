@@ -4,19 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "support/compare.hpp"
 #include "support/errors.hpp"
 #include "support/example_model.hpp"
+#include "support/not_finite.hpp"
 
 namespace reformer::test {
 namespace {
-
-constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 double rms(const Matrix<double>& x) {
   double sum = 0;

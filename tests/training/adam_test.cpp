@@ -5,19 +5,16 @@
 
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "support/compare.hpp"
 #include "support/errors.hpp"
 #include "support/example_model.hpp"
+#include "support/not_finite.hpp"
 
 namespace reformer::test {
 namespace {
-
-constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 /// The formulas of the paper for one element after another, in double.
 class NaiveAdam {
