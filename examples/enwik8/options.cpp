@@ -53,6 +53,9 @@ Table<Options> make_table() {
   t.choice("windows", &Options::windows, {"stream", "documents"},
            "what a window shows, in training and evaluations: a stretch of the text, whatever "
            "documents it is of, or of one document, a whole one if it is not longer");
+  t.whole("short-steps", &Options::short_steps, 0,
+          "steps at the beginning whose windows are cut into four, each of which the model sees "
+          "alone; those of --windows documents stay whole");
   return std::move(t.table);
 }
 
@@ -134,6 +137,11 @@ void check_overlap(const std::string& name, std::int64_t overlap, std::int64_t l
 void complete_options(Options& options) {
   training::complete_options(options);
   check_overlap("eval-overlap", options.eval_overlap, options.length);
+  if (options.short_steps > 0 && options.given.contains("short-steps") &&
+      options.length % Options::short_parts != 0) {
+    refuse("length", std::to_string(options.length),
+           fmt::format("a multiple of {} with --short-steps", Options::short_parts));
+  }
 }
 
 Parsed<Options> parse_options(const std::vector<std::string>& arguments) {

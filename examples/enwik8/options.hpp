@@ -28,6 +28,9 @@ struct Options : training::Options {
   std::int64_t sample_bytes = 400;  ///< length of the text sample at the end
   double sample_temperature = 0.8;  ///< of that text, 0: always the most likely byte
   std::string windows = "stream";   ///< anywhere in the text, or each within one of its documents
+  std::int64_t short_steps = 0;     ///< the first ones, whose windows are cut into `short_parts`
+
+  static constexpr std::int64_t short_parts = 4;
 
   bool is_by_document() const { return windows == "documents"; }
 

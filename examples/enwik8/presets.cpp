@@ -15,6 +15,7 @@ Options quick_preset() {
   options.ngram_dropout = 0.5;
   options.optimizer = "muon";
   options.learning_rate = 0.006;
+  options.short_steps = 500;
   return options;
 }
 

@@ -95,6 +95,14 @@ std::int64_t TrainingWindows::labels(std::int64_t step, std::int64_t first,
   return labels_of(places(step, first, count));
 }
 
+Windows cut(Windows windows, std::int64_t parts) {
+  if (windows.lengths.empty() && windows.length % parts == 0) {
+    windows.count *= parts;
+    windows.length /= parts;
+  }
+  return windows;
+}
+
 EvaluationWindows::EvaluationWindows(const Text& text, std::vector<Stretch> stretches,
                                      std::int64_t count, std::int64_t length, std::int64_t limit,
                                      std::int64_t overlap)

@@ -47,6 +47,10 @@ class TrainingWindows {
   std::uint64_t seed_ = 0;
 };
 
+/// The same tokens in as many times more windows, each as much shorter, one after the other.
+/// Windows with padding, or whose length cannot be divided so, stay as they are.
+Windows cut(Windows windows, std::int64_t parts);
+
 /// Cuts stretches of a text into consecutive windows for an evaluation, some at a time. Each label
 /// of a stretch counts in exactly one window; the last window of a stretch is as long as what is
 /// left.

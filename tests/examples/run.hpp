@@ -100,7 +100,7 @@ inline Strings tiny(const std::filesystem::path& data) {
           "--final-fraction", "0.05",        "--log-every",     "3",
           "--eval-every",     "4",           "--eval-bytes",    "100",
           "--sample-bytes",   "8",           "--ngrams",        "2,3",
-          "--ngram-rows",     "64"};
+          "--ngram-rows",     "64",          "--short-steps",   "0"};
 }
 
 /// A folder of texts of 2 to 402 bytes.

@@ -249,11 +249,26 @@ TEST_F(Trainer, PassesOfAStepAddUpToOneBatch) {
               small[1].at("gradient_norm").get<double>(), 1e-2);
 }
 
+TEST_F(Trainer, TheFirstStepsMayHaveShortWindows) {
+  const auto losses = [&](const std::string& short_steps, const std::string& length) {
+    const std::string out = path("short" + short_steps + "-" + length);
+    succeed(options({"--steps", "2", "--log-every", "1", "--learning-rate", "1e-30", "--ngrams",
+                     "0", "--layers", "local", "--positions", "sinusoidal", "--short-steps",
+                     short_steps, "--length", length, "--out", out}));
+    const auto records = records_of(out);
+    return std::pair(records[1].at("bpb").get<double>(), records[2].at("bpb").get<double>());
+  };
+  // Weights stand still, so a loss depends on the windows alone.
+  const auto whole = losses("0", "32"), cut = losses("1", "32");
+  EXPECT_NE(cut.first, whole.first);
+  EXPECT_EQ(cut.second, whole.second);
+}
+
 TEST_F(Trainer, AResumedRunHasTheBitsOfAStraightOne) {
   for (const auto& [optimizer, residual] : std::vector<std::pair<std::string, std::string>>{
            {"adam", "float"}, {"adafactor", "float"}, {"adam", "fixed"}}) {
-    const Strings common =
-        options({"--steps", "10", "--optimizer", optimizer, "--residual", residual});
+    const Strings common = options(
+        {"--steps", "10", "--optimizer", optimizer, "--residual", residual, "--short-steps", "4"});
     const std::string straight = "straight-" + optimizer + residual;
     const std::string broken = "broken-" + optimizer + residual;
     succeed(common + Strings{"--out", path(straight)});
@@ -416,6 +431,7 @@ TEST_F(Trainer, RefusesBadOptions) {
   usage({"--heads", "3"}, "--width is '16'; allowed: a multiple of --heads 3");
   usage({"--axial-shape", "4,4"}, "product is at least --length 32");
   usage({"--weight-decay", "0.1", "--optimizer", "adafactor"}, "--weight-decay is '0.1'");
+  usage({"--length", "30", "--short-steps", "1"}, "--length is '30'; allowed: a multiple of 4");
 }
 
 /// Values that an option does not take; "" is an argument that is empty.
@@ -433,7 +449,7 @@ const std::vector<BadValues>& bad_values() {
         "batch", "accumulate", "ngram-rows"},
        no_whole + Strings{"0", "2000000000000"}},
       {{"threads", "memory-budget", "eval-every", "final-bytes", "sample-bytes", "head-width",
-        "ff-width", "local-chunk-length", "warmup"},
+        "ff-width", "local-chunk-length", "warmup", "short-steps"},
        no_whole + Strings{"2000000000000"}},
       {{"keep-best"}, no_whole + Strings{"2000000000000"}},
       {{"eval-overlap"}, no_whole + Strings{"2000000000000", "100000"}},

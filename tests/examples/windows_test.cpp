@@ -45,6 +45,20 @@ TEST(Windows, LabelsAreTheInputsOneFurtherOn) {
   }
 }
 
+TEST(Windows, CutOnesHaveTheSameTokens) {
+  const auto text = counting(200);
+  const Windows windows = training_windows(text, 3, 12, 7, 1, 0), parts = cut(windows, 4);
+  EXPECT_EQ(parts.count, 12);
+  EXPECT_EQ(parts.length, 3);
+  EXPECT_EQ(parts.inputs, windows.inputs);
+  EXPECT_EQ(parts.labels, windows.labels);
+  EXPECT_EQ(cut(windows, 5).count, 3) << "12 is no multiple of 5";
+  const std::vector<Stretch> documents = {{0, 8}, {10, 5}};
+  const Windows padded = TrainingWindows(Text(text), documents, 8, 7).of(1, 0, 20);
+  ASSERT_FALSE(padded.lengths.empty());
+  EXPECT_EQ(cut(padded, 4).count, padded.count) << "padding would be windows of its own";
+}
+
 TEST(Windows, PlacesDependOnSeedAndStepOnlyAndCoverTheText) {
   const auto text = counting(100);
   const auto inputs = [&](std::uint64_t seed, std::int64_t step, std::int64_t first) {
