@@ -359,10 +359,11 @@ TEST(Attention, HidesASuffixFromTheTokensBeforeItWhateverItHolds) {
       Index begin;
       Precision precision = Precision::float32;
     };
-    for (const auto& [end, precision] :
+    for (const Suffix& suffix :
          {Suffix{1}, Suffix{57}, Suffix{140}, Suffix{57, Precision::bfloat16x3},
           Suffix{57, Precision::bfloat16}}) {
-      const AttentionOptions options{.pattern = pattern, .precision = precision};
+      const AttentionOptions options{.pattern = pattern, .precision = suffix.precision};
+      const Index end = suffix.begin;
       const auto before = [&](bool spoilt) {
         std::array<Tensor<float, 4>, 3> x;
         for (std::size_t i = 0; i < 3; ++i) {
@@ -383,7 +384,7 @@ TEST(Attention, HidesASuffixFromTheTokensBeforeItWhateverItHolds) {
         return rows;
       };
       EXPECT_TRUE(same_bits(before(true), before(false)))
-          << name_of(options) << ", suffix from " << end << ", " << name_of(precision);
+          << name_of(options) << ", suffix from " << end << ", " << name_of(suffix.precision);
     }
   }
 }
