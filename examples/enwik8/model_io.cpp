@@ -97,6 +97,7 @@ void begin_with_model(Options& options, std::int64_t tokens) {
   options.scores = {"dot"};
   options.rotary = "none";
   options.ngrams = {0};
+  options.value_ngrams = 0;
   for (const LayerPattern& layer : model.layers) {
     const AttentionPattern& pattern = layer.of_heads.front();
     if (const auto* lsh = std::get_if<LshPattern>(&pattern)) {

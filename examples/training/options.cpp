@@ -202,6 +202,11 @@ Table<Options> model_table(const Units& units, const std::vector<std::string>& p
                "lengths of n-grams of {}, from 2 to 16, of which each has a table of vectors that "
                "are added to the embedding; 0: none",
                units.many));
+  t.whole("value-ngrams", &Options::value_ngrams, 0,
+          fmt::format("length of the n-grams of {} whose vectors are added to the values of local "
+                      "and exact layers, of which each has a table, from 2 to 16; 0: none",
+                      units.many),
+          16);
   t.whole("ngram-rows", &Options::ngram_rows, 1, "of each table of n-grams", 1 << 24);
   t.real("ngram-dropout", &Options::ngram_dropout, 0, true, 1, false,
          "of the vectors of n-grams as wholes");
@@ -313,6 +318,9 @@ void complete_options(Options& options) {
     if (options.ngrams != std::vector<std::int64_t>{0} && (order < 2 || order > 16)) {
       refuse_option(options, "ngrams", "a comma list of whole numbers from 2 to 16, or 0");
     }
+  }
+  if (options.value_ngrams == 1) {
+    refuse_option(options, "value-ngrams", "a whole number from 2 to 16, or 0");
   }
   std::int64_t buckets_left = bucket_limit;
   for (const std::int64_t factor : options.buckets) {

@@ -57,6 +57,7 @@ struct Options {
       0};  ///< two or three factors, 0: two near the square root of length
   std::vector<std::int64_t> axial_widths{0};  ///< as many summands, 0: by a rule
   std::vector<std::int64_t> ngrams = {0};     ///< orders of tables of n-grams, 0: none
+  std::int64_t value_ngrams = 0;              ///< order of tables for values, 0: none
   std::int64_t ngram_rows = 16384;            ///< of each table
   double ngram_dropout = 0;                   ///< of the vectors of each table, as wholes
   double init_weights = 0.05;                 ///< standard deviations of the initial values

@@ -237,7 +237,8 @@ TEST_F(HuggingFaceRun, RefusesWhatDoesNotFit) {
 
 TEST_F(HuggingFaceRun, AModelTrainedHereIsExported) {
   succeed(tiny(folder_ / "text") + Strings{"--steps", "1", "--out", path("run"), "--values", "own",
-                                           "--ngrams", "0", "--export", path("exported")});
+                                           "--ngrams", "0", "--value-ngrams", "0", "--export",
+                                           path("exported")});
   HuggingFace model = HuggingFace::load(folder_ / "exported");
   EXPECT_EQ(model.config().model.vocabulary, 256);
 }

@@ -89,18 +89,31 @@ inline Strings tiny(const std::filesystem::path& data) {
     write_file(data, std::string(text.begin(), text.end()));
   }
   // Whatever the tests rely on is given, because presets change.
-  return {"--data",           data.string(), "--layers",        "local,lsh",
-          "--values",         "following",   "--scores",        "dot",
-          "--rotary",         "none",        "--optimizer",     "adam",
-          "--length",         "32",          "--width",         "16",
-          "--heads",          "2",           "--chunk-length",  "8",
-          "--positions",      "axial",       "--batch",         "2",
-          "--threads",        "1",           "--learning-rate", "0.001",
-          "--warmup",         "2",           "--schedule",      "cosine",
-          "--final-fraction", "0.05",        "--log-every",     "3",
-          "--eval-every",     "4",           "--eval-bytes",    "100",
-          "--sample-bytes",   "8",           "--ngrams",        "2,3",
-          "--ngram-rows",     "64",          "--short-steps",   "0"};
+  return {"--data",           data.string(),
+          "--layers",         "local,lsh",
+          "--values",         "following",
+          "--scores",         "dot",
+          "--rotary",         "none",
+          "--optimizer",      "adam",
+          "--length",         "32",
+          "--width",          "16",
+          "--heads",          "2",
+          "--chunk-length",   "8",
+          "--positions",      "axial",
+          "--batch",          "2",
+          "--threads",        "1",
+          "--learning-rate",  "0.001",
+          "--warmup",         "2",
+          "--schedule",       "cosine",
+          "--final-fraction", "0.05",
+          "--log-every",      "3",
+          "--eval-every",     "4",
+          "--eval-bytes",     "100",
+          "--sample-bytes",   "8",
+          "--ngrams",         "2,3",
+          "--value-ngrams",   "2",
+          "--ngram-rows",     "64",
+          "--short-steps",    "0"};
 }
 
 /// A folder of texts of 2 to 402 bytes.

@@ -470,6 +470,7 @@ const std::vector<BadValues>& bad_values() {
       {{"scores"}, {"", ",", "dot,", "x", "dot,dot,dot"}},
       {{"layers"}, {"", ",", "local,", "conv", "local,,lsh", "local lsh", "0"}},
       {{"ngrams"}, {"1,2", "17", "2,17", "1"}},
+      {{"value-ngrams"}, no_whole + Strings{"1", "17"}},
       {{"buckets", "axial-shape", "axial-widths", "ngrams"},
        {"", ",", "x", "-2", "4,", "4,,4", "0,0", "1.5", "nan", "2147483648",
         "99999999999999999999"}},

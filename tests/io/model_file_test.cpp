@@ -30,6 +30,7 @@ ModelConfig small_model_config() {
           .positions = AxialPositions{{4, 5}, {0, 0}},
           .ngrams = {{.order = 3, .rows = 10, .dropout = 0.25},
                      {.order = 2, .rows = 7, .dropout = 0.5}},
+          .value_ngrams = {{.order = 4, .rows = 9, .dropout = 0.125}},
           .layers = {LocalPattern{.chunk_length = 4}, LshPattern{.chunk_length = 4}}};
 }
 
@@ -198,10 +199,13 @@ TEST(ModelFile, AnotherProcessGoesOnWithTheSameBits) {
 /// another number of fields is a reminder to add them to model_config.hpp, too.
 auto fields_of(const ModelConfig& config) {
   const auto& [vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
-               activation, positions, ngrams, causal, layers, dropout, attention_dropout,
-               layer_norm_epsilon, residual] = config;
+               activation, positions, ngrams, value_ngrams, causal, layers, dropout,
+               attention_dropout, layer_norm_epsilon, residual] = config;
   std::vector<std::tuple<Index, Index, double>> tables;
   for (const auto& [order, rows, drop] : ngrams) tables.emplace_back(order, rows, drop);
+  tables.emplace_back();
+  if (value_ngrams)
+    tables.emplace_back(value_ngrams->order, value_ngrams->rows, value_ngrams->dropout);
   return std::tuple(vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
                     activation, tables, causal, layers, dropout, attention_dropout,
                     layer_norm_epsilon, positions.index(), residual.index());
@@ -429,8 +433,10 @@ TEST(ModelConfigText, RefusesWhatItDoesNotKnow) {
 TEST(ModelConfigText, OfTheFirstFilesMeansTheDefaults) {
   ModelConfig config = small_model_config();
   config.ngrams.clear();
+  config.value_ngrams.reset();
   Json fields = Json::parse(model_config_text(config));
   ASSERT_EQ(fields.erase("ngrams"), 1U);
+  ASSERT_EQ(fields.erase("value_ngrams"), 1U);
   for (auto& layer : fields["layers"]) {
     ASSERT_EQ(layer.erase("scores"), 1U);
     ASSERT_EQ(layer.erase("rotary_width"), 1U);

@@ -239,6 +239,11 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
   if (!draw.in_double && dice.chance(0.5)) {
     draw.precision = dice.pick({Precision::bfloat16x3, Precision::bfloat16});
   }
+  if (dice.chance(0.3)) {
+    config.value_ngrams = {.order = dice.between(2, 16),
+                           .rows = dice.scaled(1, 60),
+                           .dropout = dice.chance(0.5) ? 0.5 : 0.0};
+  }
   return draw;
 }
 
@@ -328,6 +333,10 @@ inline std::string text_of(const Draw& draw) {
   detail::write(out, c.positions);
   for (const NgramTable& table : c.ngrams)
     out << ' ' << table.order << "-grams{" << table.rows << ", dropout " << table.dropout << '}';
+  if (c.value_ngrams) {
+    out << " values' " << c.value_ngrams->order << "-grams{" << c.value_ngrams->rows << ", dropout "
+        << c.value_ngrams->dropout << '}';
+  }
   for (const LayerPattern& layer : c.layers) detail::write(out << ' ', layer);
   out << (c.causal ? " causal" : " not_causal") << " dropout " << c.dropout << " and "
       << c.attention_dropout << " epsilon " << c.layer_norm_epsilon;

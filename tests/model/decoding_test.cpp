@@ -672,19 +672,21 @@ TEST(Decoder, KeepsAsMuchAtEveryPosition) {
   const LayerPattern both = {LocalPattern{4}, bucket_chunks(4, 1, 2, {4})};
   // 2 heads of width 5, keys and values; scales of keys; what there is of each ring
   constexpr std::size_t ring = 64;
-  constexpr std::size_t recent = 4 * sizeof(std::int32_t);  // tokens of the longest n-gram
-  EXPECT_EQ(bytes(local, 5), 2 * (8 * 10 * 4 + ring) + recent);
+  constexpr std::size_t recent = 4 * sizeof(std::int32_t);     // tokens of the longest n-gram
+  constexpr std::size_t of_values = 2 * sizeof(std::int32_t);  // and of a layer that does not hash
+  EXPECT_EQ(bytes(local, 5), 2 * (8 * 10 * 4 + ring) + recent + of_values);
   EXPECT_EQ(bytes(local, 500), bytes(local, 5));
   EXPECT_EQ(bytes(buckets, 500), 2 * 2 * 4 * (8 * (10 * 4 + 4) + ring) + recent);
   EXPECT_EQ(bytes(buckets, 2000), bytes(buckets, 500));
   // One head of each.
-  EXPECT_EQ(2 * (bytes(both, 500) - recent), bytes(local, 500) + bytes(buckets, 500) - 2 * recent);
+  EXPECT_EQ(2 * (bytes(both, 500) - recent),
+            bytes(local, 500) - of_values + bytes(buckets, 500) - 2 * recent);
   // Buckets without tokens take nothing, others 8 rows at first; 61 tokens in 2 rounds.
   EXPECT_LE(bytes(bucket_chunks(64, 1, 2, {32, 32}), 60),
             2 * 2 * (1024 * ring + 61 * 8 * (10 * 4 + 4)) + recent);
   // As many rows as the prompt has tokens, then half as many again whenever they are used up.
-  EXPECT_EQ(bytes(ExactPattern{}, 99), 2 * (148 * 10 * 4 + ring) + recent);
-  EXPECT_EQ(bytes(ExactPattern{}, 128), 2 * (192 * 10 * 4 + ring) + recent);
+  EXPECT_EQ(bytes(ExactPattern{}, 99), 2 * (148 * 10 * 4 + ring) + recent + of_values);
+  EXPECT_EQ(bytes(ExactPattern{}, 128), 2 * (192 * 10 * 4 + ring) + recent + of_values);
 }
 
 TEST(Decoder, SaysWhatIsImpossible) {

@@ -159,6 +159,7 @@ TEST(ModelGradient, OfTheEncodingIsTheGradient) {
   for (const bool busy : {false, true}) {
     ModelConfig config = tiny_config();
     config.ngrams = {};  // which vectors in place of tokens do not have
+    config.value_ngrams = {};
     config.language_head = false;
     config.causal = !busy;
     config.dropout = config.attention_dropout = busy ? 0.1 : 0;

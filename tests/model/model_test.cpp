@@ -76,15 +76,17 @@ TEST(Model, IsEmbeddingPositionsReversibleLayersAndHead) {
         x1(row, j) = parameter(model, "embedding.weight").value(tokens.data()[row], j) + position;
       }
     }
-    const Pass pass{workspace, batch, length, {}};
+    Pass pass{workspace, batch, length, {}};
+    pass.tokens = {tokens.data(), static_cast<std::size_t>(tokens.size())};
     for (std::size_t i = 0; i < config.ngrams.size(); ++i) {
-      NgramEmbedding<double> ngram("ngram", 0, config.ngrams[i], config.width);
+      NgramEmbedding<double> ngram("ngram", config.ngrams[i], config.width);
       ngram.for_each_parameter([&](auto& p) {
         p.value = parameter(model, "ngrams." + std::to_string(i) + ".weight").value;
       });
       for (Index row = 0; row < x1.rows(); ++row) {
-        ngram.add_row(detail::recent_tokens(tokens, pass, row, config.ngrams[i].order),
-                      ngram.dropout(pass), row, x1.row(row).data());
+        ngram.add_row(detail::recent_tokens(pass, row, config.ngrams[i].order),
+                      ngram.dropout(pass, Purpose::ngram_dropout), row,
+                      {x1.row(row).data(), static_cast<std::size_t>(config.width)});
       }
     }
     Matrix<double> x2 = x1;
@@ -542,7 +544,7 @@ TEST(Model, InitializesBySeed) {
         const auto values = p.value.array().template cast<double>();
         if (p.name.ends_with("layer_norm.weight")) {
           EXPECT_TRUE((values == 1).all()) << p.name;
-        } else if (p.name.ends_with(".bias") || p.name.starts_with("ngrams.")) {
+        } else if (p.name.ends_with(".bias") || p.role == Role::ngram_table) {
           EXPECT_TRUE((values == 0).all()) << p.name;
         } else if (p.name.ends_with(".value_mixture")) {
           EXPECT_TRUE((values.row(0) == 0).all() && (values.row(1) == 1).all()) << p.name;

@@ -27,6 +27,7 @@ inline ModelConfig tiny_config() {
           .activation = Activation::gelu,
           .positions = AxialPositions{{5, 9}, {5, 7}},
           .ngrams = {{2, 7}, {4, 9, 0.3}},
+          .value_ngrams = {{2, 8, 0.2}},
           .layers = tiny_layers()};
 }
 

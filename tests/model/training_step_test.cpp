@@ -278,7 +278,8 @@ TEST(TrainingStep, OfVectorsTakesNoMoreThanWasPlanned) {
 
 TEST(TrainingStep, FindsAnOverflowBeforeItTouchesAGradient) {
   ModelConfig config = tiny_config();
-  config.ngrams[1].dropout = 0;  // logits and training then add up the same
+  config.ngrams[1].dropout = config.value_ngrams->dropout =
+      0;  // logits and training then add up the same
   config.residual = FixedResidual{};
   Workspace workspace(2);
   const Tokens tokens = random_tokens(2, 19, config.vocabulary, 2);

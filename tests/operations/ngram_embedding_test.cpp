@@ -22,16 +22,31 @@ Parameter<Scalar>& table_of(NgramEmbedding<Scalar>& embedding) {
   return *table;
 }
 
+template <typename Scalar>
+Dropout<Scalar> dropout_of(const NgramEmbedding<Scalar>& embedding, const Pass& pass) {
+  return embedding.dropout(pass, Purpose::ngram_dropout);
+}
+
 /// What is added to each row of a pass.
 template <typename Scalar>
-Matrix<Scalar> forward(const NgramEmbedding<Scalar>& embedding, const Tokens& tokens,
-                       const Pass& pass, Index width) {
-  Matrix<Scalar> x = Matrix<Scalar>::Zero(tokens.size(), width);
-  for (Index i = 0; i < tokens.size(); ++i) {
-    embedding.add_row(detail::recent_tokens(tokens, pass, i, 16), embedding.dropout(pass), i,
-                      x.row(i).data());
+Matrix<Scalar> forward(const NgramEmbedding<Scalar>& embedding, const Pass& pass, Index width) {
+  Matrix<Scalar> x = Matrix<Scalar>::Zero(pass.rows(), width);
+  for (Index i = 0; i < pass.rows(); ++i) {
+    embedding.add_row(detail::recent_tokens(pass, i, 16), dropout_of(embedding, pass), i,
+                      {x.row(i).data(), static_cast<std::size_t>(width)});
   }
   return x;
+}
+
+std::span<const std::int32_t> span_of(const Tokens& tokens) {
+  return {tokens.data(), static_cast<std::size_t>(tokens.size())};
+}
+
+Pass pass_over(Workspace& workspace, const Tokens& tokens) {
+  return {.workspace = workspace,
+          .batch = tokens.dimension(0),
+          .length = tokens.dimension(1),
+          .tokens = span_of(tokens)};
 }
 
 /// A text of each letter's number.
@@ -44,12 +59,12 @@ Tokens text(std::string_view letters) {
 constexpr Index width = 5;
 
 TEST(NgramEmbedding, IsAFunctionOfTheLastTokens) {
-  NgramEmbedding<float> embedding("ngrams", 0, {.order = 3, .rows = 4096}, width);
-  EXPECT_EQ(table_of(embedding).name, "ngrams.0.weight");
+  NgramEmbedding<float> embedding("ngrams", {.order = 3, .rows = 4096}, width);
+  EXPECT_EQ(table_of(embedding).name, "ngrams.weight");
   randomize_parameters(embedding, 1);
   Workspace workspace(1);
   const Tokens tokens = text("abcxabcybcaaaa");
-  const auto x = forward(embedding, tokens, {workspace, 1, tokens.size()}, width);
+  const auto x = forward(embedding, pass_over(workspace, tokens), width);
   EXPECT_TRUE(same_bits(Matrix<float>(x.row(2)), Matrix<float>(x.row(6))));    // abc and abc
   EXPECT_FALSE(same_bits(Matrix<float>(x.row(2)), Matrix<float>(x.row(9))));   // abc and ybc
   EXPECT_FALSE(same_bits(Matrix<float>(x.row(1)), Matrix<float>(x.row(5))));   // ab and xab
@@ -59,18 +74,19 @@ TEST(NgramEmbedding, IsAFunctionOfTheLastTokens) {
 }
 
 TEST(NgramEmbedding, SeesNothingBeforeTheSequenceOrPadding) {
-  NgramEmbedding<float> embedding("ngrams", 0, {.order = 4, .rows = 512}, width);
+  NgramEmbedding<float> embedding("ngrams", {.order = 4, .rows = 512}, width);
   randomize_parameters(embedding, 1);
   Workspace workspace(1);
   Tokens tokens = random_tokens(2, 6, 9, 1);
   std::vector<std::uint8_t> is_real(12, 1);
   is_real[8] = 0;
-  const Pass pass{.workspace = workspace, .batch = 2, .length = 6, .is_real = is_real};
-  const auto before = forward(embedding, tokens, pass, width);
+  Pass pass = pass_over(workspace, tokens);
+  pass.is_real = is_real;
+  const auto before = forward(embedding, pass, width);
   for (Index j = 0; j < width; ++j) EXPECT_EQ(before(8, j), 0);
   tokens(0, 5) += 1;  // the last of the sequence before
   tokens(1, 2) += 1;  // padding
-  const auto after = forward(embedding, tokens, pass, width);
+  const auto after = forward(embedding, pass, width);
   for (Index i = 0; i < 12; ++i) {
     EXPECT_EQ(same_bits(Matrix<float>(before.row(i)), Matrix<float>(after.row(i))), i != 5)
         << "row " << i;
@@ -82,13 +98,13 @@ TEST(NgramEmbedding, SpreadsOverItsRows) {
   const Index rows = 1024;
   Workspace workspace(1);
   const Pass pass{.workspace = workspace};
-  NgramEmbedding<float> embedding("ngrams", 0, {.order = 3, .rows = rows}, 1);
+  NgramEmbedding<float> embedding("ngrams", {.order = 3, .rows = rows}, 1);
   for (Index i = 0; i < rows; ++i) table_of(embedding).value(i, 0) = static_cast<float>(i);
   std::set<float> found;
   for (std::int32_t i = 0; i < 4096; ++i) {
     const std::int32_t gram[] = {i / 256, i / 16 % 16, i % 16};
     float row = 0;
-    embedding.add_row(gram, embedding.dropout(pass), 0, &row);
+    embedding.add_row(gram, dropout_of(embedding, pass), 0, {&row, 1});
     found.insert(row);
   }
   EXPECT_NEAR(static_cast<double>(found.size()), 1024 - 19, 16);
@@ -96,19 +112,19 @@ TEST(NgramEmbedding, SpreadsOverItsRows) {
 
 TEST(NgramEmbedding, BackwardAgreesWithFiniteDifferences) {
   Workspace workspace(2);
-  NgramEmbedding<double> embedding("ngrams", 0, {.order = 2, .rows = 7}, width);
+  NgramEmbedding<double> embedding("ngrams", {.order = 2, .rows = 7}, width);
   randomize_parameters(embedding, 1);
   reset_gradients(embedding);
   const Tokens tokens = random_tokens(2, 6, 4, 2);
   std::vector<std::uint8_t> is_real(12, 1);
   is_real[2] = is_real[11] = 0;
-  const Pass pass{.workspace = workspace, .batch = 2, .length = 6, .is_real = is_real};
+  Pass pass = pass_over(workspace, tokens);
+  pass.is_real = is_real;
   auto dout = random_matrix<double>(12, width, 3);
   for (const Index row : {2, 11}) dout.row(row).setZero();  // padding has no gradient
-  embedding.backward(tokens, rows_of(std::as_const(dout)), pass);
-  check_parameter_gradients("NgramEmbedding", embedding, [&] {
-    return weighted_sum(dout, forward(embedding, tokens, pass, width));
-  });
+  embedding.backward(rows_of(std::as_const(dout)), dropout_of(embedding, pass), pass);
+  check_parameter_gradients("NgramEmbedding", embedding,
+                            [&] { return weighted_sum(dout, forward(embedding, pass, width)); });
   EXPECT_EQ(workspace.bytes_in_use(), 0U);
 }
 
@@ -116,12 +132,13 @@ TEST(NgramEmbedding, DropsWholeVectorsInTraining) {
   Workspace workspace(2);
   const Index length = 4000;
   const Tokens tokens = random_tokens(1, length, 4, 2);
-  const auto one = [&](Index number, double dropout, const RandomKey& key, bool training) {
-    NgramEmbedding<double> embedding("n", number, {3, 50, dropout}, width);
+  const auto one = [&](Index table, double dropout, const RandomKey& key, bool training) {
+    NgramEmbedding<double> embedding("n", {3, 50, dropout}, width);
     randomize_parameters(embedding, 1);
-    return forward(embedding, tokens,
-                   {.workspace = workspace, .length = length, .key = key, .training = training},
-                   width);
+    Pass pass = pass_over(workspace, tokens);
+    pass.key = key;
+    pass.training = training;
+    return forward(embedding, pass.at_layer(table), width);
   };
   const Matrix<double> all = one(0, 0, {}, true);
   EXPECT_TRUE(same_bits(one(0, 0.75, {1, 2}, false), all));  // evaluation
@@ -142,21 +159,21 @@ TEST(NgramEmbedding, DropsWholeVectorsInTraining) {
 
 TEST(NgramEmbedding, BackwardWithDropoutAgreesWithFiniteDifferences) {
   Workspace workspace(2);
-  NgramEmbedding<double> embedding("ngrams", 1, {.order = 2, .rows = 7, .dropout = 0.4}, width);
+  NgramEmbedding<double> embedding("ngrams", {.order = 2, .rows = 7, .dropout = 0.4}, width);
   randomize_parameters(embedding, 1);
   reset_gradients(embedding);
   const Tokens tokens = random_tokens(2, 20, 4, 2);
-  const Pass pass{
-      .workspace = workspace, .batch = 2, .length = 20, .key = {3, 4}, .training = true};
+  Pass pass = pass_over(workspace, tokens);
+  pass.key = {3, 4};
+  pass.training = true;
   const auto dout = random_matrix<double>(40, width, 3);
-  embedding.backward(tokens, rows_of(dout), pass);
-  check_parameter_gradients("NgramEmbedding", embedding, [&] {
-    return weighted_sum(dout, forward(embedding, tokens, pass, width));
-  });
+  embedding.backward(rows_of(dout), dropout_of(embedding, pass), pass);
+  check_parameter_gradients("NgramEmbedding", embedding,
+                            [&] { return weighted_sum(dout, forward(embedding, pass, width)); });
 }
 
 TEST(NgramEmbedding, KnowsWhichRowsHaveAGradient) {
-  NgramEmbedding<float> embedding("ngrams", 0, {.order = 2, .rows = 4096}, width);
+  NgramEmbedding<float> embedding("ngrams", {.order = 2, .rows = 4096}, width);
   Parameter<float>& table = table_of(embedding);
   table.zero_gradient();
   Matrix<float> first;
@@ -168,7 +185,8 @@ TEST(NgramEmbedding, KnowsWhichRowsHaveAGradient) {
     for (const std::uint64_t seed : {1U, 2U}) {              // gradients add up, and so do rows
       const Tokens tokens = random_tokens(1, 20, 11, seed);  // most 2-grams stand once
       const auto dx = random_matrix<float>(20, width, seed + 10);
-      embedding.backward(tokens, rows_of(dx), {workspace, 1, 20});
+      const Pass pass = pass_over(workspace, tokens);
+      embedding.backward(rows_of(dx), dropout_of(embedding, pass), pass);
     }
     std::set<Index> reached(table.reached->list().begin(), table.reached->list().end());
     EXPECT_EQ(reached.size(), table.reached->list().size()) << "a row is there twice";
@@ -183,21 +201,25 @@ TEST(NgramEmbedding, KnowsWhichRowsHaveAGradient) {
 
 TEST(NgramEmbedding, ChecksBeforeItWrites) {
   const auto refusal = [](const NgramTable& config, Index columns) {
-    return message_of([&] { NgramEmbedding<float>("n", 0, config, columns); });
+    return message_of([&] { NgramEmbedding<float>("n", config, columns); });
   };
   EXPECT_EQ(refusal({.order = 1}, 2), "reformer::NgramEmbedding: order is 1, must be at least 2");
   EXPECT_TRUE(contains(refusal({.rows = 0}, 2), "rows is 0, must be at least 1"));
   EXPECT_TRUE(contains(refusal({}, 0), "width is 0, must be at least 1"));
   Workspace workspace(1);
-  NgramEmbedding<float> embedding("n", 0, {.order = 2, .rows = 3}, width);
+  NgramEmbedding<float> embedding("n", {.order = 2, .rows = 3}, width);
   const Tokens tokens = random_tokens(1, 4, 3, 1);
-  const Matrix<float> dx = Matrix<float>::Ones(4, width), narrow = Matrix<float>::Ones(4, 1);
+  const Matrix<float> dx = Matrix<float>::Ones(4, width), wide = Matrix<float>::Ones(4, 6);
   const auto message = [&](const Matrix<float>& gradient) {
-    return message_of([&] { embedding.backward(tokens, rows_of(gradient), {workspace, 1, 4}); });
+    const Pass pass = pass_over(workspace, tokens);
+    return message_of(
+        [&] { embedding.backward(rows_of(gradient), dropout_of(embedding, pass), pass); });
   };
-  EXPECT_TRUE(contains(message(dx), "gradient of n.0.weight is not allocated"));
+  EXPECT_TRUE(contains(message(dx), "gradient of n.weight is not allocated"));
   table_of(embedding).zero_gradient();
-  EXPECT_TRUE(contains(message(narrow), "columns of dx is 1, must equal width = 5"));
+  EXPECT_TRUE(contains(message(wide), "columns of dx is 6, must be at most 5"));
+  EXPECT_TRUE(
+      contains(message(Matrix<float>::Ones(5, width)), "rows of dx is 5, must be at most 4"));
   EXPECT_TRUE(table_of(embedding).reached->list().empty());
 }
 

@@ -28,6 +28,7 @@ inline ModelConfig divided_config() {
   config.feed_forward_width = 1500;
   config.positions = AxialPositions{{4, 8}, {8, 16}};
   config.ngrams = {{2, 1500}, {3, 900, 0.2}};
+  config.value_ngrams = {{2, 700, 0.2}};
   config.layers = {LocalPattern{4, 1, 0, true}, LshPattern{4, 1, 0, 2, {4}}};
   config.dropout = 0.1;
   return config;

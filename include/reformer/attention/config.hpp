@@ -3,6 +3,8 @@
 /// Configuration of a self-attention branch.
 #pragma once
 
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include "reformer/attention/layer_pattern.hpp"
@@ -18,12 +20,23 @@ struct SelfAttentionConfig {
   Index head_width = 64;                ///< K; H*K need not equal D
   LayerPattern pattern = LshPattern{};  ///< of all heads, or of shares of them
   bool causal = true;
+  /// Its vectors for the last few tokens are added to the values, see value_embedding.hpp; or none.
+  std::optional<NgramTable> value_ngrams = {};
   double attention_dropout = 0;  ///< of the attention weights
   double dropout = 0;            ///< of the output
   double layer_norm_epsilon = 1e-12;
 };
 
 namespace detail {
+/// Throws `std::invalid_argument` for a table that is not possible.
+/// @param width  H*K
+inline void check_value_ngrams(std::string_view function, const std::optional<NgramTable>& table,
+                               Index width) {
+  if (!table) return;
+  check_config(std::string(function) + ": value_ngrams", *table);
+  check_elements(function, "value_ngrams: rows * num_heads * head_width", table->rows, width);
+}
+
 /// Throws `std::invalid_argument` for sizes out of range, an impossible pattern or a list of them
 /// that heads cannot share, more rotated columns than a head has, a dropout outside [0, 1) or an
 /// epsilon out of range.
@@ -35,6 +48,7 @@ inline void check_config(std::string_view function, const SelfAttentionConfig& c
   check_dropout(function, "dropout", config.dropout);
   check_pattern(function, config.pattern, config.num_heads, config.causal);
   check_rotary_width(function, config.pattern, config.head_width);
+  check_value_ngrams(function, config.value_ngrams, config.num_heads * config.head_width);
   check_layer_norm_epsilon(function, config.layer_norm_epsilon);
 }
 }  // namespace detail

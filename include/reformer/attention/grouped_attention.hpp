@@ -5,10 +5,10 @@
 ///
 ///     y +-= dropout(attend(q, k, u) W_o),   q, k, v = LN(x) W_q, LN(x) W_k, LN(x) W_v
 ///
-/// where u, the values that keys carry, are v, those of what followed, or a mixture of both, and q
-/// and k are scaled where scores are cosines. Groups are so small that their arrays are about 2 MiB
-/// each: queries, keys, values and outputs exist for one group at a time. The output of a group is
-/// added straight to the half.
+/// where u, the values that keys carry, are v, those of what followed, or a mixture of both, to v
+/// vectors of n-grams may be added, and q and k are scaled where scores are cosines. Groups are so
+/// small that their arrays are about 2 MiB each: queries, keys, values and outputs exist for one
+/// group at a time. The output of a group is added straight to the half.
 ///
 /// A walk over the groups is written once for its memory and for its plan: given a `PlannedPass`,
 /// it takes the scratch of its largest group and computes nothing.
@@ -29,6 +29,7 @@
 #include "reformer/attention/multi_head.hpp"
 #include "reformer/attention/projections.hpp"
 #include "reformer/attention/rotary.hpp"
+#include "reformer/attention/value_embedding.hpp"
 #include "reformer/attention/value_mixture.hpp"
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/pass.hpp"
@@ -81,6 +82,10 @@ class GroupedAttention {
     if (has_cosine_scores(config.pattern)) {
       cosines_.emplace(name + ".temperature", config.num_heads, config.head_width);
     }
+    if (config.value_ngrams) {
+      value_embedding_.emplace(name + ".value_ngrams", *config.value_ngrams,
+                               config.num_heads * config.head_width);
+    }
     for (const AttentionPattern& pattern : config.pattern.of_heads) {
       const Index width = rotary_width_of(pattern);
       if (width > 0 && rotary_of(width) == nullptr) rotaries_.emplace_back(width, head_width_);
@@ -88,6 +93,8 @@ class GroupedAttention {
   }
 
   const AttentionProjections<Scalar, Kernel>& projections() const { return projections_; }
+  /// None if nothing is added to values.
+  const std::optional<ValueEmbedding<Scalar>>& value_embedding() const { return value_embedding_; }
   /// Of the heads of a layout, if their values are mixed, else null.
   const ValueMixture<Scalar>* mixture_of(const AttentionLayout& layout) const {
     return layout.values == Values::mixed ? &*mixture_ : nullptr;
@@ -164,6 +171,7 @@ class GroupedAttention {
         mixture_->backward(workspace, heads, dvalue, projected.value);
         dvalue = projected.value;
       }
+      if (value_embedding_) value_embedding_->backward(dvalue, part, head_width_, pass);
       rotate(group, walk, Rotation::back, dquery, dkey, pass);
       if (walk.layout.scores == Scores::cosine) {
         cosines_->backward_queries(workspace, part.first_head, projected.query, dquery);
@@ -197,6 +205,7 @@ class GroupedAttention {
     AttentionProjections<Scalar, Kernel>::visit_parameters(self.projections_, f);
     if (self.mixture_) f(self.mixture_->parameter());
     if (self.cosines_) f(self.cosines_->parameter());
+    if (self.value_embedding_) self.value_embedding_->for_each_parameter(f);
   }
 
   /// Queries, keys and values of a group, and memory for what `attend` writes.
@@ -226,6 +235,7 @@ class GroupedAttention {
     heads.normaliser = statistic();
     heads.key_scale = layout.shared ? statistic() : nullptr;
     projections_.forward(x, part, {query, key, values}, pass);
+    if (value_embedding_) value_embedding_->forward(part, head_width_, pass, values);
     if (cosines != nullptr) {
       cosines->scale_queries(pass.workspace, part.first_head, query, scaled_query);
       if (!layout.shared) cosines->scale_keys(pass.workspace, key, scaled_key);
@@ -331,7 +341,8 @@ class GroupedAttention {
   AttentionProjections<Scalar, Kernel> projections_;
   std::optional<ValueMixture<Scalar>> mixture_;  // of mixed values, for all heads
   std::optional<CosineScores<Scalar>> cosines_;  // likewise
-  std::vector<Rotary<Scalar>> rotaries_;         // one for each width
+  std::optional<ValueEmbedding<Scalar>> value_embedding_;
+  std::vector<Rotary<Scalar>> rotaries_;  // one for each width
 };
 
 }  // namespace reformer::inline REFORMER_ABI::detail

@@ -12,6 +12,8 @@
 /// | W_o           | [H*K, D]   |                                              |
 /// | a, b          | [2, H]     | if values of some heads are mixed, see value_mixture.hpp |
 /// | tau           | [1, H]     | if scores of some heads are cosines, see cosine_scores.hpp |
+/// | e             | [rows, H*K] | if vectors of n-grams are added to values, see
+/// value_embedding.hpp |
 ///
 /// No biases, as in trax and HuggingFace. Heads may be of different kinds (`LayerPattern`): kinds
 /// are worked on one after another, each with its own layout, and share nothing but the layer norm.
@@ -65,10 +67,12 @@ class SelfAttention {
     std::vector<Heads> kinds;
     KeptWeight<Kernel> query, value;
     std::optional<KeptWeight<Kernel>> key;
+    std::optional<detail::RecentTokens> recent;  ///< if their vectors are added to values
 
     /// The sequences that the next calls are for; all at first.
     void select(std::span<const Index> sequences) {
       for (Heads& heads : kinds) heads.state.select({sequences.begin(), sequences.end()});
+      if (recent) recent->select(sequences);
     }
     /// Forgets the selected sequences.
     void clear() {
@@ -78,6 +82,7 @@ class SelfAttention {
     std::size_t bytes() const {
       std::size_t bytes = 0;
       for (const Heads& heads : kinds) bytes += heads.state.bytes();
+      if (recent) bytes += recent->bytes();
       return bytes;
     }
   };
@@ -193,8 +198,14 @@ class SelfAttention {
     const auto kept = [&](const MatrixView<const Scalar>& weight) {
       return KeptWeight<Kernel>(pass.workspace, weight, Orientation::natural, pass.precision);
     };
-    Decoding decoding{
-        {}, kept(rows_of(projections.query().value)), kept(rows_of(projections.value().value)), {}};
+    Decoding decoding{{},
+                      kept(rows_of(projections.query().value)),
+                      kept(rows_of(projections.value().value)),
+                      {},
+                      {}};
+    if (const auto& embedding = heads_.value_embedding()) {
+      decoding.recent.emplace(pass.batch, embedding->order());
+    }
     if (projections.has_keys()) decoding.key.emplace(kept(rows_of(projections.key().value)));
     auto rotations = rotations_for(layouts, pass);
     for (std::size_t i = 0; i < kinds_.size(); ++i) {
@@ -234,6 +245,7 @@ class SelfAttention {
         if (heads_.mixture_of(layouts[i])) state.keep_unmixed(group.heads, group.projected.value);
       });
     });
+    if (decoding.recent) decoding.recent->keep(pass);
   }
 
   /// Throws `std::invalid_argument` unless `decode` can take these arguments.
@@ -265,6 +277,10 @@ class SelfAttention {
                         {decoding.query.packed(), decoding.key ? &decoding.key->packed() : nullptr,
                          decoding.value.packed()},
                         {query, key, value}, pass);
+    if (decoding.recent) {
+      decoding.recent->append(pass);
+      heads_.value_embedding()->add_next(*decoding.recent, pass, value);
+    }
     for (std::size_t i = 0; i < kinds_.size(); ++i) {
       decode_heads(kinds_[i], decoding.kinds[i], {query, key, value}, y, pass);
     }

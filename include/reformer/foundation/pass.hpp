@@ -29,6 +29,8 @@ struct BasicPass {
   bool training = false;
   /// `[B*T]`, 0 for padding and any other number for a real token; empty when all are real.
   std::span<const std::uint8_t> is_real = {};
+  /// `[B*T]`, what the rows stand for; empty when that is not tokens, or not known.
+  std::span<const std::int32_t> tokens = {};
   /// Backward only: false says that the caller puts y back itself, from a copy, so that a branch
   /// may leave `y -= f(x)` out and save the time.
   bool subtract = true;
@@ -72,7 +74,7 @@ struct BranchStorage {
 };
 
 /// Throws `std::invalid_argument` unless sizes are positive, the layer is one that a
-/// key can tell, and the mask, if any, is `[B*T]`.
+/// key can tell, and mask and tokens, if any, are `[B*T]`.
 inline void check_pass(std::string_view function, const Pass& pass) {
   check_at_least(function, "batch", pass.batch, 1);
   check_at_least(function, "length", pass.length, 1);
@@ -82,6 +84,8 @@ inline void check_pass(std::string_view function, const Pass& pass) {
   detail::check_key(function, pass.key);
   check(pass.is_real.empty() || static_cast<Index>(pass.is_real.size()) == pass.rows(), function,
         "is_real has ", pass.is_real.size(), " elements, must have B*T = ", pass.rows());
+  check(pass.tokens.empty() || static_cast<Index>(pass.tokens.size()) == pass.rows(), function,
+        "tokens has ", pass.tokens.size(), " elements, must have B*T = ", pass.rows());
 }
 
 namespace detail {

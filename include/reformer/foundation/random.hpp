@@ -32,6 +32,7 @@ enum class Purpose : std::uint32_t {
   data = 7,
   sampling = 8,
   ngram_dropout = 9,
+  value_ngram_dropout = 10,
 };
 
 namespace detail {

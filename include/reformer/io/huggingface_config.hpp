@@ -386,6 +386,8 @@ inline Json function_fields(std::string_view function, const HuggingFaceConfig& 
   std::optional<LocalPattern> local;
   check(model.ngrams.empty(), function, "ngrams has ", model.ngrams.size(),
         " elements, must be empty: HuggingFace's Reformer has no embeddings of n-grams");
+  check(!model.value_ngrams, function,
+        "value_ngrams is a table, must be none: HuggingFace's Reformer adds nothing to values");
   for (const LayerPattern& layer : model.layers) {
     const std::vector<HeadKind> of_heads = head_kinds(layer, model.num_heads);
     check(of_heads.size() == 1, function, "the heads of a layer are of ", of_heads.size(),

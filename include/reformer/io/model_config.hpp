@@ -4,14 +4,15 @@
 ///
 ///     {"vocabulary": 256, "language_head": true, "width": 192, ..., "activation": "relu",
 ///      "positions": {"kind": "axial", "shape": [64, 64], "widths": [48, 144]},
-///      "ngrams": [{"order": 2, "rows": 16384, "dropout": 0}, ...], "causal": true,
+///      "ngrams": [{"order": 2, "rows": 16384, "dropout": 0}, ...], "value_ngrams": null,
+///      "causal": true,
 ///      "layers": [{"kind": "local", "chunk_length": 64, ...}, {"kind": "lsh", ...}, ...],
 ///      ..., "residual": {"kind": "fixed", "fraction_bits": 0}}
 ///
-/// Every field but `ngrams`, `scores` and `rotary_width`, which the first files do not have, must
-/// be there and no other may be, so no file can mean something else than what it says. Kinds are
-/// `lsh`, `local` and `exact`; `axial`, `learned` and `sinusoidal`; `float` and `fixed`. A layer
-/// whose heads differ is the list of their patterns.
+/// Every field but `ngrams`, `value_ngrams`, `scores` and `rotary_width`, which the first files do
+/// not have, must be there and no other may be, so no file can mean something else than what it
+/// says. Kinds are `lsh`, `local` and `exact`; `axial`, `learned` and `sinusoidal`; `float` and
+/// `fixed`. A layer whose heads differ is the list of their patterns; what is absent is null.
 #pragma once
 
 #include <algorithm>
@@ -19,6 +20,7 @@
 #include <concepts>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -136,6 +138,7 @@ void visit_fields(auto& f, ConstOrNot<ModelConfig> auto& model) {
   f("activation", model.activation);
   f("positions", model.positions);
   f("ngrams", model.ngrams);
+  f("value_ngrams", model.value_ngrams);
   f("causal", model.causal);
   f("layers", model.layers);
   f("dropout", model.dropout);
@@ -183,6 +186,9 @@ inline Json field_to_json(const std::vector<LayerPattern>& layers) {
   return list;
 }
 
+inline Json field_to_json(const std::optional<NgramTable>& table) {
+  return table ? fields_to_json(*table) : Json();
+}
 inline Json field_to_json(const std::vector<NgramTable>& tables) {
   Json list = Json::array();
   for (const NgramTable& table : tables) list.push_back(fields_to_json(table));
@@ -213,8 +219,8 @@ class FieldReader {
     const auto found = object_.find(name);
     // The first files do not have these, and mean what the defaults say.
     const std::string_view called = name;
-    const bool is_younger =
-        called.starts_with("ngram") || called == "scores" || called == "rotary_width";
+    const bool is_younger = called.starts_with("ngram") || called == "value_ngrams" ||
+                            called == "scores" || called == "rotary_width";
     if (found == object_.end() && is_younger) return;
     if (found == object_.end()) throw std::runtime_error(join(what_, " has no ", name));
     read(name, *found, value);
@@ -318,10 +324,17 @@ class FieldReader {
     if (!value.is_array()) refuse(name, value, "a list");
     tables.assign(value.size(), {});
     for (std::size_t i = 0; i < value.size(); ++i) {
-      FieldReader fields(join(what_, ": ", name, "[", i, "]"), value[i]);
-      visit_fields(fields, tables[i]);
-      fields.check_known();
+      read(join(name, "[", i, "]"), value[i], tables[i]);
     }
+  }
+  void read(std::string_view name, const Json& value, std::optional<NgramTable>& table) const {
+    table.reset();
+    if (!value.is_null()) read(name, value, table.emplace());
+  }
+  void read(std::string_view name, const Json& value, NgramTable& table) const {
+    FieldReader fields(join(what_, ": ", name), value);
+    visit_fields(fields, table);
+    fields.check_known();
   }
   void read(std::string_view name, const Json& value, std::string& text) const {
     if (!value.is_string()) refuse(name, value, "text");

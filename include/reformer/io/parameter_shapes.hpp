@@ -66,6 +66,9 @@ inline std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
     if (has_cosine_scores(config.layers[i])) {
       add(attention + ".temperature", Role::temperature, 1, config.num_heads);
     }
+    if (const auto table = detail::attention_config(config, static_cast<Index>(i)).value_ngrams) {
+      add(attention + ".value_ngrams.weight", Role::ngram_table, table->rows, all_heads);
+    }
     norm(feed_forward + ".layer_norm", D);
     add(feed_forward + ".dense.weight", Role::weight, D, F);
     add(feed_forward + ".dense.bias", Role::bias, 1, F);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "reformer/attention/config.hpp"
@@ -46,6 +47,9 @@ struct ModelConfig {
   PositionConfig positions = AxialPositions{};
   /// Tables whose vectors for the last few tokens are added to the embedding; may be empty.
   std::vector<NgramTable> ngrams = {};
+  /// A table of its own for each layer whose heads do not hash: its vectors for the last few tokens
+  /// are added to the layer's values; or none. See attention/value_embedding.hpp.
+  std::optional<NgramTable> value_ngrams = {};
   bool causal = true;
   /// What each layer attends to, all its heads or shares of them; its size is the number of layers.
   /// (A function, because gcc 12 cannot compile a braced list here where a template writes the
@@ -60,11 +64,13 @@ struct ModelConfig {
 
 namespace detail {
 inline SelfAttentionConfig attention_config(const ModelConfig& config, Index layer) {
+  const LayerPattern& pattern = config.layers[static_cast<std::size_t>(layer)];
   return {.width = config.width,
           .num_heads = config.num_heads,
           .head_width = config.head_width,
-          .pattern = config.layers[static_cast<std::size_t>(layer)],
+          .pattern = pattern,
           .causal = config.causal,
+          .value_ngrams = has_buckets(pattern) ? std::nullopt : config.value_ngrams,
           .attention_dropout = config.attention_dropout,
           .dropout = config.dropout,
           .layer_norm_epsilon = config.layer_norm_epsilon};
@@ -97,6 +103,7 @@ inline void check_config(std::string_view function, const ModelConfig& config) {
   for (std::size_t i = 0; i < config.ngrams.size(); ++i) {
     check_config(detail::join(function, ": ngrams[", i, "]"), config.ngrams[i]);
   }
+  check_value_ngrams(function, config.value_ngrams, config.num_heads * config.head_width);
   constexpr std::size_t most_layers = std::size_t{1} << 20;  // each has streams of random numbers
   check(!config.layers.empty(), function, "layers is empty, must have at least one");
   check(config.layers.size() <= most_layers, function, "layers has ", config.layers.size(),

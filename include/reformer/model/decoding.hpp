@@ -246,6 +246,7 @@ class Decoder {
                     .length = T,
                     .key = key_,
                     .is_real = is_real,
+                    .tokens = Model<Scalar>::span_of(tokens),
                     .precision = precision_};
     model_->stack_.select(states_, sequences);
     model_->stack_.clear(states_);
@@ -382,8 +383,12 @@ const Matrix<Scalar>& Decoder<Scalar>::step(Workspace& workspace, std::span<cons
     seen.push_back(tokens[i]);
   }
   model_->stack_.select(states_, sequences);
-  const Pass pass{
-      .workspace = workspace, .batch = count, .length = 1, .key = key_, .precision = precision_};
+  const Pass pass{.workspace = workspace,
+                  .batch = count,
+                  .length = 1,
+                  .key = key_,
+                  .tokens = tokens,
+                  .precision = precision_};
   Scratch memory(workspace);
   auto halves = model_->halves_in(memory, count);
   model_->embed(column, pass, halves, [&](Index row) {

@@ -382,12 +382,17 @@ class Model {
   MemoryPlan plan_of(bool encodes, Index batch, Index length, int threads,
                      std::size_t memory_budget, Precision precision) const;
 
+  static std::span<const std::int32_t> span_of(const Tokens& tokens) {
+    return {tokens.data(), static_cast<std::size_t>(tokens.size())};
+  }
+
   Index attention_width() const { return config_.num_heads * config_.head_width; }
 
   Pass start(Workspace& workspace, std::string_view function, const Input& input,
              const RunOptions& options) const {
     Pass pass{workspace,   input.batch(),    input.length(),
               options.key, options.training, options.is_real};
+    if (input.tokens() != nullptr) pass.tokens = span_of(*input.tokens());
     pass.num_hashes = options.num_hashes;
     pass.precision = options.precision;
     check_pass(function, pass);
@@ -432,10 +437,6 @@ class Model {
 
   void check_head(std::string_view function) const {
     check(config_.language_head, function, "the model has no language head, only encode");
-  }
-
-  static std::span<const std::int32_t> span_of(const Tokens& tokens) {
-    return {tokens.data(), static_cast<std::size_t>(tokens.size())};
   }
 
   void check_labels(std::string_view function, const Input& input, const Tokens& labels) const {
@@ -559,10 +560,7 @@ class Model {
   void embed(const Input& input, const Pass& pass, Halves<Half>& halves) const {
     const Index most = longest_ngram();
     embed(input, pass, halves, [&](Index row) {
-      std::span<const std::int32_t> recent;
-      if (input.tokens() != nullptr)
-        recent = detail::recent_tokens(*input.tokens(), pass, row, most);
-      return std::pair(row % pass.length, recent);
+      return std::pair(row % pass.length, detail::recent_tokens(pass, row, most));
     });
   }
   /// @param place  of the token in a row: its position, and the tokens that end with it
@@ -583,7 +581,8 @@ class Model {
                           }
                           const auto [position, recent] = place(row);
                           for (std::size_t i = 0; i < ngrams_.size(); ++i) {
-                            ngrams_[i].add_row(recent, ngram_dropouts[i], row, x.data);
+                            ngrams_[i].add_row(recent, ngram_dropouts[i], row,
+                                               {x.data, static_cast<std::size_t>(D)});
                           }
                           positions_.add_row(position, x.data);
                           dropout.apply_tile(x, row, 0, D);
@@ -614,7 +613,10 @@ class Model {
     });
     if (input.tokens() != nullptr) {
       embedding_.backward(*input.tokens(), dx, pass);
-      for (auto& ngram : ngrams_) ngram.backward(*input.tokens(), dx, pass);
+      const auto ngram_dropouts = dropouts_of_ngrams(pass);
+      for (std::size_t i = 0; i < ngrams_.size(); ++i) {
+        ngrams_[i].backward(dx, ngram_dropouts[i], pass);
+      }
     }
     positions_.backward(dx, pass);
     if (dvectors == nullptr) return;
@@ -632,7 +634,7 @@ class Model {
   static std::vector<NgramEmbedding<Scalar>> ngrams_of(const ModelConfig& config) {
     std::vector<NgramEmbedding<Scalar>> ngrams;
     for (std::size_t i = 0; i < config.ngrams.size(); ++i) {
-      ngrams.emplace_back("ngrams", static_cast<Index>(i), config.ngrams[i], config.width);
+      ngrams.emplace_back("ngrams." + std::to_string(i), config.ngrams[i], config.width);
     }
     return ngrams;
   }
@@ -646,7 +648,10 @@ class Model {
 
   std::vector<Dropout<Scalar>> dropouts_of_ngrams(const Pass& pass) const {
     std::vector<Dropout<Scalar>> dropouts;
-    for (const auto& ngram : ngrams_) dropouts.push_back(ngram.dropout(pass));
+    for (std::size_t i = 0; i < ngrams_.size(); ++i) {  // each table has masks of its own
+      const Pass pass_of_table = pass.at_layer(static_cast<Index>(i));
+      dropouts.push_back(ngrams_[i].dropout(pass_of_table, Purpose::ngram_dropout));
+    }
     return dropouts;
   }
 

@@ -30,15 +30,16 @@ RowPair* row_pairs_in(Memory& memory, Index rows) {
   return memory.template take<RowPair>(rows);
 }
 
-/// Gradient of a table: dtable[row[i]] += scale dx[i], for i < dx.rows with row[i] >= 0. Sums run
-/// in double: a text of a million bytes has a hundred thousand spaces, and as many roundings would
-/// be felt in float.
+/// Gradient of the columns of a table from `first_column` on: dtable[row[i]] += scale dx[i], for
+/// i < dx.rows with row[i] >= 0. Sums run in double: a text of a million bytes has a hundred
+/// thousand spaces, and as many roundings would be felt in float.
 template <typename Scalar, typename RowOf>
 void accumulate_rows(Workspace& workspace, Parameter<Scalar>& table,
-                     const MatrixView<const Scalar>& dx, const RowOf& row_of, Scalar scale = 1) {
+                     const MatrixView<const Scalar>& dx, const RowOf& row_of, Scalar scale = 1,
+                     Index first_column = 0) {
   constexpr Index block = 32;
   constexpr Index ahead = 8;  // pieces of rows that lie anywhere
-  const auto gradient = rows_of(table.gradient);
+  const auto gradient = rows_of(table.gradient).middle_columns(first_column, dx.columns);
   Scratch scratch(workspace);
   auto* pairs = row_pairs_in(scratch, dx.rows);
   for (Index i = 0; i < dx.rows; ++i) pairs[i] = {static_cast<Index>(row_of(i)), i};

@@ -2,7 +2,8 @@
 /// @file
 /// Embeddings of hashed n-grams: x[t] += m[t] / (1 - p) table[h(token[t-n+1], ..., token[t])],
 ///
-/// where m[t] = 0 with probability p in training, else 1: dropout of whole vectors.
+/// where m[t] = 0 with probability p in training, else 1: dropout of whole vectors. x is what a
+/// model reads, or the values of an attention layer (attention/value_embedding.hpp).
 ///
 /// A byte says little of what comes next, the last three or four say most of what a small model
 /// will learn of it. A table looks that up for the price of a row: no product, and nothing is kept
@@ -28,67 +29,75 @@
 namespace reformer::inline REFORMER_ABI {
 
 namespace detail {
-/// The last real tokens at row `b*T + t` of `tokens` `[B, T]`, the newest last: at most `most`, and
-/// none from before the sequence or from before padding. A row of padding has none.
-inline std::span<const std::int32_t> recent_tokens(const Tokens& tokens, const Pass& pass,
-                                                   Index row, Index most) {
+/// The last real tokens at row `b*T + t` of a pass, the newest last: at most `most`, and none from
+/// before the sequence or from before padding. A row of padding has none, and no row has any if the
+/// tokens of the pass are not known.
+inline std::span<const std::int32_t> recent_tokens(const Pass& pass, Index row, Index most) {
+  if (pass.tokens.empty()) return {};
   const Index begin = row - std::min(row % pass.length + 1, most) + 1;
   Index first = row + 1;
   while (first > begin && !pass.is_padding(first - 1)) --first;
-  return {tokens.data() + first, static_cast<std::size_t>(row + 1 - first)};
+  return pass.tokens.subspan(static_cast<std::size_t>(first),
+                             static_cast<std::size_t>(row + 1 - first));
 }
+
+/// A part of arrays `[B*T, D]`, by its first element.
+struct PartOfRows {
+  Index first_row = 0, first_column = 0;
+};
 }  // namespace detail
 
-/// One table of n-grams, parameter `<name>.<number>.weight` `[rows, D]`, of which a step reaches
-/// few rows.
+/// One table of n-grams, parameter `<name>.weight` `[rows, D]`, of which a step reaches few rows.
 template <typename Scalar>
 class NgramEmbedding {
  public:
-  /// @param number  among the tables of a model: each has a dropout of its own
-  /// @throw std::invalid_argument for a number, configuration or width out of range
-  NgramEmbedding(const std::string& name, Index number, const NgramTable& config, Index width)
-      : number_(number),
-        config_((check_between("NgramEmbedding", "number", number, 0, RandomKey::num_layers - 1),
-                 detail::check_config("NgramEmbedding", config),
+  /// @throw std::invalid_argument for a configuration or width out of range
+  NgramEmbedding(const std::string& name, const NgramTable& config, Index width)
+      : config_((detail::check_config("NgramEmbedding", config),
                  check_between("NgramEmbedding", "width", width, 1, max_size),
                  check_elements("NgramEmbedding", "rows * width", config.rows, width), config)),
-        table_(name + "." + std::to_string(number) + ".weight", Role::ngram_table, config.rows,
-               width) {
+        table_(name + ".weight", Role::ngram_table, config.rows, width) {
     table_.reached.emplace(config.rows);
   }
 
   const NgramTable& config() const { return config_; }
 
-  /// Of a pass: element `b*T + t` stands for the vector of token t of sequence b.
-  Dropout<Scalar> dropout(const Pass& pass) const {
-    return {pass.training ? config_.dropout : 0.0, pass.key.at_layer(number_),
-            Purpose::ngram_dropout};
+  /// Of a pass, at its layer: element `b*T + t` stands for the vector of token t of sequence b.
+  Dropout<Scalar> dropout(const Pass& pass, Purpose purpose) const {
+    return {pass.training ? config_.dropout : 0.0, pass.key, purpose};
   }
 
-  /// x `[D]` += the vector of the last n of these tokens, or of all where there are fewer; nothing
-  /// if there is none.
+  /// x += the vector of the last n of these tokens, or of all where there are fewer; nothing if
+  /// there is none.
   /// @param recent   the newest last
   /// @param dropout  of the pass
   /// @param row      b*T + t
+  /// @param x        `[D]`, or so many columns of it from `first_column` on
   void add_row(std::span<const std::int32_t> recent, const Dropout<Scalar>& dropout, Index row,
-               Scalar* x) const {
+               std::span<Scalar> x, Index first_column = 0) const {
     if (recent.empty() || !dropout.keeps(static_cast<std::uint64_t>(row))) return;
-    simd::add_scaled(table_.value.cols(), dropout.scale(), table_row(recent), x);
+    const Scalar* vector = rows_of(table_.value).row(index_of(recent)) + first_column;
+    simd::add_scaled(static_cast<Index>(x.size()), dropout.scale(), vector, x.data());
   }
 
-  /// Table gradient += dx `[B*T, D]` at the n-grams of the rows.
-  /// @throw std::invalid_argument for another shape of dx, or no gradient
-  void backward(const Tokens& tokens, const MatrixView<const Scalar>& dx, const Pass& pass) {
+  /// Table gradient += dx at the n-grams of the rows of the pass, of which dx is a part.
+  /// @throw std::invalid_argument for a part that the pass and the table do not have, or no
+  /// gradient
+  void backward(const MatrixView<const Scalar>& dx, const Dropout<Scalar>& dropout,
+                const Pass& pass, const detail::PartOfRows& part = {}) {
     constexpr auto function = "NgramEmbedding::backward";
-    check_equal(function, "rows of dx", dx.rows, "number of tokens", tokens.size());
-    check_equal(function, "columns of dx", dx.columns, "width", table_.value.cols());
+    check_between(function, "rows of dx", dx.rows, 0, pass.rows() - part.first_row);
+    check_between(function, "columns of dx", dx.columns, 0,
+                  table_.value.cols() - part.first_column);
     check(table_.has_gradient(), function, "gradient of ", table_.name, " is not allocated");
-    const auto row_dropout = dropout(pass);
-    const auto table_row_of = [&](Index row) {
-      const bool is_kept = row_dropout.keeps(static_cast<std::uint64_t>(row));
-      return is_kept ? index_of(detail::recent_tokens(tokens, pass, row, config_.order)) : -1;
+    const auto table_row_of = [&](Index i) -> Index {
+      const Index row = part.first_row + i;
+      const auto recent = detail::recent_tokens(pass, row, config_.order);
+      const bool is_added = !recent.empty() && dropout.keeps(static_cast<std::uint64_t>(row));
+      return is_added ? index_of(recent) : -1;
     };
-    detail::accumulate_rows(pass.workspace, table_, dx, table_row_of, row_dropout.scale());
+    detail::accumulate_rows(pass.workspace, table_, dx, table_row_of, dropout.scale(),
+                            part.first_column);
   }
 
   /// Scratch of `backward`.
@@ -106,10 +115,6 @@ class NgramEmbedding {
   }
 
  private:
-  const Scalar* table_row(std::span<const std::int32_t> recent) const {
-    return rows_of(table_.value).row(index_of(recent));
-  }
-
   /// Each token is mixed into the hash as splitmix64 mixes its counter (Steele et al., 2014). The
   /// order and how many tokens there are count, so that "a" at the beginning is not "aa".
   Index index_of(std::span<const std::int32_t> recent) const {
@@ -124,7 +129,6 @@ class NgramEmbedding {
     return static_cast<Index>((hash >> 32) * static_cast<std::uint64_t>(config_.rows) >> 32);
   }
 
-  Index number_;
   NgramTable config_;
   Parameter<Scalar> table_;
 };
