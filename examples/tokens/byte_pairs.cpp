@@ -6,12 +6,15 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <deque>
+#include <functional>
 #include <limits>
 #include <queue>
 #include <stdexcept>
 #include <unordered_map>
 #include <unordered_set>
 
+#include "normal_form.hpp"
 #include "reformer/io/checksum.hpp"
 #include "reformer/io/json.hpp"
 #include "words.hpp"
@@ -117,23 +120,19 @@ class Finder {
     });
     return found == group_.end() ? nullptr : &*found;
   }
+  /// Whether one may stand at byte i, or a longer one, that is completed by what follows the text.
+  bool may_reach_beyond(std::string_view text, std::size_t i) const {
+    return begins_[static_cast<unsigned char>(text[i])] &&
+           std::any_of(group_.begin(), group_.end(), [&](const AddedToken& added) {
+             return added.content.size() > text.size() - i &&
+                    added.content.starts_with(text.substr(i));
+           });
+  }
 
  private:
   const std::vector<AddedToken>& group_;
   std::array<bool, 256> begins_{};
 };
-
-/// Whether an added token could stand across byte p, be it completed by what follows the text.
-bool may_stand_across(const AddedToken& added, std::string_view text, std::size_t p) {
-  const std::string_view content = added.content;
-  for (std::size_t before = 1; before < content.size() && before <= p; ++before) {
-    const std::string_view there = text.substr(p - before, content.size());
-    if (content.starts_with(there)) {
-      return true;
-    }
-  }
-  return false;
-}
 
 }  // namespace
 
@@ -142,11 +141,18 @@ class BytePairTokenizer::Encoder {
  public:
   Encoder(const BytePairTokenizer& tokenizer, std::size_t size)
       : tokenizer_(tokenizer),
-        seen_(std::bit_ceil(std::clamp(size / 8, std::size_t{1}, most_seen))) {}
+        seen_(std::bit_ceil(std::clamp(size / 8, std::size_t{1}, most_seen))) {
+    for (const auto& pattern : tokenizer.patterns_) {
+      cutters_.emplace_back(*pattern);
+    }
+  }
 
   void encode(std::string_view text, const std::array<Group, 2>& groups, std::size_t pass) {
     if (pass == groups.size()) {
-      return encode_words(text);
+      return encode_pieces(text, 0);
+    }
+    if (pass == 1 && tokenizer_.composes_ && !is_composed(text)) {
+      text = composed_.emplace_back(Composition(text).take());
     }
     if (groups[pass].empty()) {
       return encode(text, groups, pass + 1);
@@ -179,32 +185,49 @@ class BytePairTokenizer::Encoder {
     std::size_t begin = 0, size = 0;
   };
 
-  void encode_words(std::string_view text) {
-    for (std::size_t begin = 0; begin < text.size();) {
-      const std::size_t end = word_end(text, begin);
-      const std::string_view word = text.substr(begin, end - begin);
-      begin = end;
-      const std::uint64_t hash = hash_of(word);
-      const std::int32_t token = tokenizer_.find_word(word, hash);
-      if (token != no_token) {
-        tokens_.push_back(token);
-        continue;
-      }
-      Seen& seen = seen_[first_place(hash, seen_.size())];
-      if (seen.word == word) {
-        for (std::size_t i = 0; i < seen.size; ++i) {
-          const std::int32_t again = tokens_[seen.begin + i];
-          tokens_.push_back(again);
-        }
-        continue;
-      }
-      const std::size_t before = tokens_.size();
-      tokenizer_.merge(word, tokens_);
-      seen = {word, before, tokens_.size() - before};
+  /// @param first_pattern  the first that has not taken this text apart yet
+  void encode_pieces(std::string_view text, std::size_t first_pattern) {
+    if (first_pattern == cutters_.size()) {
+      return tokenizer_.has_words_ ? encode_words(text) : encode_word(text);
+    }
+    Pattern::Cutter& cutter = cutters_[first_pattern];
+    cutter.begin(text);
+    for (std::string_view piece; cutter.next(piece);) {
+      encode_pieces(piece, first_pattern + 1);
     }
   }
 
+  void encode_words(std::string_view text) {
+    for (std::size_t begin = 0; begin < text.size();) {
+      const std::size_t end = word_end(text, begin);
+      encode_word(text.substr(begin, end - begin));
+      begin = end;
+    }
+  }
+
+  void encode_word(std::string_view word) {
+    const std::uint64_t hash = hash_of(word);
+    const std::int32_t token = tokenizer_.find_word(word, hash);
+    if (token != no_token) {
+      tokens_.push_back(token);
+      return;
+    }
+    Seen& seen = seen_[first_place(hash, seen_.size())];
+    if (seen.word == word) {
+      for (std::size_t i = 0; i < seen.size; ++i) {
+        const std::int32_t again = tokens_[seen.begin + i];
+        tokens_.push_back(again);
+      }
+      return;
+    }
+    const std::size_t before = tokens_.size();
+    tokenizer_.merge(word, tokens_);
+    seen = {word, before, tokens_.size() - before};
+  }
+
   const BytePairTokenizer& tokenizer_;
+  std::vector<Pattern::Cutter> cutters_;
+  std::deque<std::string> composed_;  ///< texts that were not in normal form, where words stand
   std::vector<std::int32_t> tokens_;
   std::vector<Seen> seen_;  ///< one word at each place, the latest
 };
@@ -229,20 +252,34 @@ class BytePairTokenizer::Names {
   std::unordered_map<std::string_view, std::int32_t> ids_;
 };
 
-BytePairTokenizer::BytePairTokenizer(Definition definition) : files_(std::move(definition.files)) {
+BytePairTokenizer::BytePairTokenizer(Definition definition)
+    : composes_(definition.composes),
+      has_words_(definition.has_words),
+      ignores_merges_(definition.ignores_merges),
+      patterns_(std::move(definition.patterns)),
+      files_(std::move(definition.files)) {
   const Names names(definition.vocabulary);
   check_ids(definition, names);
   checksum_ = checksum_of(definition);
+  if (composes_ || !patterns_.empty() || ignores_merges_) {
+    std::string more = fmt::format("{} {} {}", composes_, has_words_, ignores_merges_);
+    for (const auto& pattern : patterns_) {
+      more += fmt::format(" {} {}", pattern->expression().size(), pattern->expression());
+    }
+    checksum_ = reformer::crc32(more, checksum_);
+  }
   set_texts(definition, names);
   set_merges(definition, names);
-  find_whole_words();
+  find_whole_words(definition);
   set_added(std::move(definition.added));
 }
 
-/// Every token has one id and every id one token.
+/// Every token has one id, and every id one token, except that some may be missing among those of
+/// added tokens, as GPT-4 has it.
 void BytePairTokenizer::check_ids(const Definition& definition, const Names& names) {
   const std::vector<std::string>& vocabulary = definition.vocabulary;
   std::size_t count = vocabulary.size();
+  std::size_t learned = 0;  // ids up to the last that is no added token
   std::unordered_set<std::int32_t> added_ids;
   std::unordered_set<std::string_view> contents;
   for (const AddedToken& added : definition.added) {
@@ -263,9 +300,16 @@ void BytePairTokenizer::check_ids(const Definition& definition, const Names& nam
     }
     count = std::max(count, index + 1);
   }
+  for (std::size_t i = 0; i < vocabulary.size(); ++i) {
+    if (!vocabulary[i].empty() && !added_ids.contains(static_cast<std::int32_t>(i))) {
+      learned = i + 1;
+    }
+  }
+  std::size_t missing = 0;
   for (std::size_t i = 0; i < count; ++i) {
     const bool is_named = i < vocabulary.size() && !vocabulary[i].empty();
-    if (!is_named && !added_ids.contains(static_cast<std::int32_t>(i))) {
+    if (!is_named && !added_ids.contains(static_cast<std::int32_t>(i)) &&
+        (i < learned || ++missing > most_missing_ids)) {
       fail(fmt::format("has no token with the id {}, but one with {}", i, count - 1));
     }
   }
@@ -339,16 +383,28 @@ void BytePairTokenizer::set_merges(const Definition& definition, const Names& na
 }
 
 /// Most words of a text are one token, and need not be merged to find it.
-void BytePairTokenizer::find_whole_words() {
+void BytePairTokenizer::find_whole_words(const Definition& definition) {
+  const Spelling spelling;
+  // A name that spells no bytes is no word of any text.
+  const auto is_spelled = [&](std::int32_t id) {
+    const auto index = static_cast<std::size_t>(id);
+    return index < definition.vocabulary.size() &&
+           spelling.read(definition.vocabulary[index]).has_value();
+  };
   whole_words_.assign(places_for(bytes_.size()), no_token);
   std::vector<std::int32_t> merged;
   for (std::int32_t id = 0; id < vocabulary(); ++id) {
     const std::string& word = bytes_[static_cast<std::size_t>(id)];
     merged.clear();
-    if (!word.empty()) {
-      merge(word, merged);
+    if (word.empty()) {
+      continue;
     }
-    if (merged.size() == 1 && merged.front() == id) {
+    bool is_whole = ignores_merges_ && is_spelled(id);
+    if (!is_whole) {
+      merge(word, merged);
+      is_whole = merged.size() == 1 && merged.front() == id;
+    }
+    if (is_whole) {
       std::size_t place = first_place(hash_of(word), whole_words_.size());
       while (whole_words_[place] != no_token) {
         place = (place + 1) & (whole_words_.size() - 1);
@@ -359,11 +415,16 @@ void BytePairTokenizer::find_whole_words() {
 }
 
 void BytePairTokenizer::set_added(std::vector<AddedToken> added_tokens) {
+  constexpr std::array<std::string_view, 4> ends = {"<|endoftext|>", "<|end_of_text|>", "</s>",
+                                                    "<eos>"};
+  for (AddedToken& added : added_tokens) {
+    if (added.is_normalized && composes_) {
+      added.content = Composition(added.content).take();
+    }
+  }
   std::stable_sort(
       added_tokens.begin(), added_tokens.end(),
       [](const AddedToken& a, const AddedToken& b) { return a.content.size() > b.content.size(); });
-  constexpr std::array<std::string_view, 4> ends = {"<|endoftext|>", "<|end_of_text|>", "</s>",
-                                                    "<eos>"};
   for (const AddedToken& added : added_tokens) {
     const std::size_t pass = added.is_normalized ? 1 : 0;
     all_[pass].push_back(added);
@@ -532,17 +593,88 @@ std::string BytePairTokenizer::bytes_of(std::int32_t token) const {
   return decode({&token, 1});
 }
 
-std::size_t BytePairTokenizer::safe_split(std::string_view text) const {
-  for (std::size_t p = text.empty() ? 0 : text.size() - 1; p > 0; --p) {
-    const auto across = [&](const Group& group) {
-      return std::any_of(group.begin(), group.end(),
-                         [&](const AddedToken& added) { return may_stand_across(added, text, p); });
-    };
-    if (always_ends_word(text, p) && std::none_of(plain_.begin(), plain_.end(), across)) {
-      return p;
+/// Of a text, where words are looked for.
+struct BytePairTokenizer::Stretch {
+  std::size_t begin = 0, end = 0;
+  std::string_view of(std::string_view text) const { return text.substr(begin, end - begin); }
+};
+
+/// What lies behind the last added token of a text, up to where another may begin that what follows
+/// completes.
+BytePairTokenizer::Stretch BytePairTokenizer::stretch_without(const Group& group,
+                                                              std::string_view text) {
+  if (group.empty()) {
+    return {0, text.size()};
+  }
+  const Finder finder(group);
+  std::size_t begin = 0;
+  for (std::size_t i = 0; i < text.size();) {
+    if (finder.may_reach_beyond(text, i)) {
+      return {begin, i};
+    }
+    const AddedToken* found = finder.at(text, i);
+    i += found == nullptr ? 1 : found->content.size();
+    if (found != nullptr) {
+      begin = i;
     }
   }
-  return 0;
+  return {begin, text.size()};
+}
+
+/// The last place that `is_allowed` where a word ends whatever follows this text, which holds no
+/// added tokens; 0 for none.
+std::size_t BytePairTokenizer::last_word_end(
+    std::string_view text, const std::function<bool(std::size_t)>& is_allowed) const {
+  if (patterns_.empty()) {
+    for (std::size_t p = text.empty() ? 0 : text.size() - 1; p > 0; --p) {
+      if (always_ends_word(text, p) && is_allowed(p)) {
+        return p;
+      }
+    }
+    return 0;
+  }
+  // What other patterns, or GPT-2's words, do within the pieces of the first does not matter.
+  return Pattern::Cutter(*patterns_.front()).last_cut(text, is_allowed);
+}
+
+std::size_t BytePairTokenizer::safe_split(std::string_view text) const {
+  // The last bytes may become a character with what follows.
+  for (int i = 0; i < 3 && !text.empty() && !character_before(text, text.size()).is_valid; ++i) {
+    text.remove_suffix(1);
+  }
+  const Stretch outer = stretch_without(plain_[0], text);
+  std::string_view source = outer.of(text);
+  std::optional<Composition> composition;
+  if (composes_) {
+    // What follows may also change the last character and the marks behind it.
+    std::size_t end = source.size();
+    do {
+      end -= end > 0 ? character_before(source, end).length : 0;
+    } while (end > 0 && !is_boundary_of_composition(source, end));
+    source = source.substr(0, end);
+    if (!is_composed(source)) {
+      composition.emplace(source);
+    }
+  }
+  const std::string_view words = composition ? composition->text() : source;
+  // Words are found in the normal form, and the source is cut.
+  const auto place_in_source = [&](std::size_t p) {
+    const std::optional<std::size_t> place = composition ? composition->place_in_source(p) : p;
+    const bool is_allowed = !composes_ || !place || *place == source.size() ||
+                            is_boundary_of_composition(source, *place);
+    return is_allowed ? place : std::nullopt;
+  };
+  const Stretch inner = stretch_without(plain_[1], words);
+  const std::size_t end = last_word_end(
+      inner.of(words), [&](std::size_t p) { return place_in_source(inner.begin + p).has_value(); });
+  return outer.begin + place_in_source(inner.begin + end).value_or(0);
+}
+
+std::string BytePairTokenizer::what_is_lost() const {
+  return composes_
+             ? fmt::format("'{}' does not give back every text: characters are normalised (NFC)",
+                           files_.empty() ? "" : files_.front().string())
+             : "";
 }
 
 std::string BytePairTokenizer::description() const {

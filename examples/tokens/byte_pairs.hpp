@@ -2,20 +2,24 @@
 /// @file
 /// Byte-level byte-pair encoding (BPE), as GPT-2 has it.
 ///
-/// A text is split into words (words.hpp). A word begins as its bytes; of all adjacent pairs that
-/// can be merged, the one whose merge comes first in the list, and of those the leftmost, becomes
-/// one token, again and again until none can.
+/// A text is split into words: GPT-2's (words.hpp), or those of patterns (pattern.hpp), of the text
+/// or of its normal form. A word begins as its bytes; of all adjacent pairs that can be merged, the
+/// one whose merge comes first in the list, and of those the leftmost, becomes one token, again and
+/// again until none can.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "pattern.hpp"
 #include "tokenizer.hpp"
 
 namespace tokens {
@@ -39,7 +43,18 @@ class BytePairTokenizer : public Tokenizer {
     std::vector<std::pair<std::string, std::string>> merges;  ///< most urgent first
     std::vector<AddedToken> added;
     std::vector<std::filesystem::path> files;
+    /// Texts are brought into Unicode's normal form C first.
+    bool composes = false;
+    /// Each takes apart what the one before has left whole.
+    std::vector<std::shared_ptr<const Pattern>> patterns;
+    /// GPT-2's words are what remains to be taken apart.
+    bool has_words = true;
+    /// A word that is a token is that token, even if merges would not make it.
+    bool ignores_merges = false;
   };
+
+  /// That many ids may be missing among those of added tokens.
+  static constexpr std::size_t most_missing_ids = 4096;
 
   /// @throw std::runtime_error on a definition that is none, without the name of the file
   explicit BytePairTokenizer(Definition definition);
@@ -53,6 +68,7 @@ class BytePairTokenizer : public Tokenizer {
   std::size_t safe_split(std::string_view text) const override;
   std::vector<std::filesystem::path> files() const override { return files_; }
   std::string description() const override;
+  std::string what_is_lost() const override;
   std::uint32_t checksum() const override { return checksum_; }
 
  private:
@@ -70,8 +86,13 @@ class BytePairTokenizer : public Tokenizer {
   static std::uint32_t checksum_of(const Definition& definition);
   void set_texts(const Definition& definition, const Names& names);
   void set_merges(const Definition& definition, const Names& names);
-  void find_whole_words();
+  void find_whole_words(const Definition& definition);
   void set_added(std::vector<AddedToken> added_tokens);
+
+  struct Stretch;
+  static Stretch stretch_without(const Group& group, std::string_view text);
+  std::size_t last_word_end(std::string_view text,
+                            const std::function<bool(std::size_t)>& is_allowed) const;
 
   const Pair* find_pair(std::int32_t left, std::int32_t right) const;
   std::int32_t find_word(std::string_view word, std::uint64_t hash) const;
@@ -79,6 +100,8 @@ class BytePairTokenizer : public Tokenizer {
   void merge_short(std::string_view word, std::vector<std::int32_t>& tokens) const;
   void merge_long(std::string_view word, std::vector<std::int32_t>& tokens) const;
 
+  bool composes_, has_words_, ignores_merges_;
+  std::vector<std::shared_ptr<const Pattern>> patterns_;
   std::vector<std::string> bytes_;  ///< text of each token; empty for those that stand for none
   std::array<std::int32_t, 256> token_of_byte_{};
   /// Tables with open addressing, of a power of two; a free place has the key `no_pair`, or the

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// Byte-level BPE as GPT-2 and the library `tokenizers` write it.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <limits>
@@ -64,7 +65,8 @@ std::vector<std::string> read_vocabulary(const Json& object, std::size_t num_add
   for (const auto& [name, value] : object.items()) {
     places = std::max(places, static_cast<std::size_t>(read_id(value, name)) + 1);
   }
-  if (places > object.size() + num_added) {  // before the table is made
+  // Before the table is made.
+  if (places > object.size() + num_added + BytePairTokenizer::most_missing_ids) {
     fail(fmt::format("has {} tokens and the id {}: there are holes between the ids",
                      object.size() + num_added, places - 1));
   }
@@ -139,32 +141,105 @@ void require(const Json& object, const std::string& where, const char* name,
   }
 }
 
-void check_parts(const Json& file) {
-  const auto require_type = [&](const char* part, std::initializer_list<const char*> allowed) {
-    const std::string type = type_of(member(file, part));
-    if (std::find(allowed.begin(), allowed.end(), type) == allowed.end()) {
-      fail(fmt::format("has the {} {}, which is not supported; allowed: {}", part, in_quotes(type),
-                       *allowed.begin()));
-    }
-  };
+/// @param where  names the part, such as "pre_tokenizer"
+void require_type(const Json& part, const std::string& where,
+                  std::initializer_list<const char*> allowed) {
+  const std::string type = type_of(part);
+  if (std::find(allowed.begin(), allowed.end(), type) == allowed.end()) {
+    fail(fmt::format("has the {} {}, which is not supported; allowed: {}", where, in_quotes(type),
+                     fmt::join(allowed, ", ")));
+  }
+}
+
+/// The parts of a "Sequence", or the one part that a thing is, with their names.
+std::vector<std::pair<Json, std::string>> parts_of(const Json& whole, const std::string& where,
+                                                   const char* list) {
+  if (type_of(whole) != "Sequence") {
+    return {{whole, where}};
+  }
+  const Json parts = member(whole, list);
+  if (!parts.is_array()) {
+    fail(fmt::format("has no {}.{}", where, list));
+  }
+  std::vector<std::pair<Json, std::string>> named;
+  for (const Json& part : parts) {
+    named.emplace_back(part, fmt::format("{}.{}[{}]", where, list, named.size()));
+  }
+  return named;
+}
+
+void read_normalizer(const Json& normalizer, Definition& definition) {
+  for (const auto& [part, where] : parts_of(normalizer, "normalizer", "normalizers")) {
+    require_type(part, where, {"null", "NFC"});
+    definition.composes = definition.composes || type_of(part) == "NFC";
+  }
+}
+
+std::shared_ptr<const Pattern> read_split(const Json& split, const std::string& where) {
+  // "Removed" stands in files made for GPT-4: what does not match is removed, and everything
+  // matches.
+  const bool keeps_matches = member(split, "invert") == true;
+  if (!keeps_matches) {
+    require(split, where, "invert", {false, nullptr});
+  }
+  require(split, where, "behavior",
+          keeps_matches ? std::initializer_list<Json>{"Isolated", "Removed"}
+                        : std::initializer_list<Json>{"Isolated"});
+  const Json pattern = member(split, "pattern");
+  const Json expression = pattern.is_object() ? member(pattern, "Regex") : Json();
+  if (!expression.is_string()) {
+    fail(fmt::format("has {}.pattern = {}, which is not supported; allowed: a Regex", where,
+                     reformer::shortened(pattern.dump(), 40)));
+  }
+  const auto text = expression.get<std::string>();
+  try {
+    return std::make_shared<const Pattern>(text);
+  } catch (const std::runtime_error& error) {
+    fail(fmt::format("has {}.pattern.Regex = {}, which is not supported: {}", where,
+                     in_quotes(text), error.what()));
+  }
+}
+
+/// Patterns, if any, and then bytes.
+void read_pre_tokenizer(const Json& pre_tokenizer, Definition& definition) {
+  const auto parts = parts_of(pre_tokenizer, "pre_tokenizer", "pretokenizers");
+  if (type_of(pre_tokenizer) == "Split" || parts.empty()) {
+    fail(
+        fmt::format("has the pre_tokenizer '{}' without a ByteLevel behind it, which is not "
+                    "supported; allowed: a Sequence of Split and ByteLevel",
+                    type_of(pre_tokenizer)));
+  }
+  const auto& [last, where] = parts.back();
+  require_type(last, where, {"ByteLevel"});
+  for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
+    require_type(parts[i].first, parts[i].second, {"Split"});
+    definition.patterns.push_back(read_split(parts[i].first, parts[i].second));
+  }
+  // What is missing is off, but for `use_regex`, which came later.
+  require(last, where, "add_prefix_space", {false});
+  definition.has_words = definition.patterns.empty() || member(last, "use_regex") != false;
+  if (definition.has_words) {
+    require(last, where, "use_regex", {true, nullptr});
+  }
+}
+
+/// All but the vocabulary, merges and added tokens.
+void read_parts(const Json& file, Definition& definition) {
   // Files from before models had types hold BPE where they hold merges.
   if (!file.contains("model") || !file["model"].is_object() || file["model"].contains("type") ||
       !file["model"].contains("merges")) {
-    require_type("model", {"BPE"});
+    require_type(member(file, "model"), "model", {"BPE"});
   }
-  require_type("normalizer", {"null"});
-  require_type("pre_tokenizer", {"ByteLevel"});
-  require_type("decoder", {"ByteLevel", "null"});
-  // What is missing is off, but for `use_regex`, which came later.
-  const Json& pre_tokenizer = file["pre_tokenizer"];
-  require(pre_tokenizer, "pre_tokenizer", "add_prefix_space", {false});
-  require(pre_tokenizer, "pre_tokenizer", "use_regex", {true, nullptr});
+  read_normalizer(member(file, "normalizer"), definition);
+  read_pre_tokenizer(member(file, "pre_tokenizer"), definition);
+  require_type(member(file, "decoder"), "decoder", {"ByteLevel", "null"});
   const Json& model = file["model"];
   require(model, "model", "dropout", {nullptr, 0.0});
   require(model, "model", "continuing_subword_prefix", {"", nullptr});
   require(model, "model", "end_of_word_suffix", {"", nullptr});
   require(model, "model", "byte_fallback", {false, nullptr});
-  require(model, "model", "ignore_merges", {false, nullptr});
+  require(model, "model", "ignore_merges", {false, true, nullptr});
+  definition.ignores_merges = member(model, "ignore_merges") == true;
 }
 
 std::vector<AddedToken> read_added(const Json& list) {
@@ -233,7 +308,8 @@ std::unique_ptr<Tokenizer> load_vocabulary_and_merges(const fs::path& vocabulary
 std::unique_ptr<Tokenizer> load_tokenizer_json(const fs::path& path) {
   return with_text(path, [&](std::string_view text) -> std::unique_ptr<Tokenizer> {
     const Json file = read_object(text);
-    check_parts(file);
+    Definition definition;
+    read_parts(file, definition);
     const Json& model = file["model"];
     for (const char* name : {"vocab", "merges"}) {
       if (!model.contains(name) ||
@@ -241,7 +317,6 @@ std::unique_ptr<Tokenizer> load_tokenizer_json(const fs::path& path) {
         fail(fmt::format("has no model.{}", name));
       }
     }
-    Definition definition;
     definition.files = {path};
     definition.added = read_added(member(file, "added_tokens"));
     definition.vocabulary = read_vocabulary(model["vocab"], definition.added.size());

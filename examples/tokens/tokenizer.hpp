@@ -84,7 +84,8 @@ class ByteTokenizer : public Tokenizer {
 /// The tokenizer at a place, which is one of
 ///  - the word "bytes";
 ///  - a sentencepiece model, a file named `*.model`;
-///  - a file `tokenizer.json` of byte-level BPE, or a file `vocab.json` beside a `merges.txt`;
+///  - a file `tokenizer.json` of byte-level BPE, be it with patterns of its own, or a file
+///  `vocab.json` beside a `merges.txt`;
 ///  - a folder that holds `spiece.model`, `tokenizer.model`, `tokenizer.json`, or `vocab.json` and
 ///    `merges.txt` (or `encoder.json` and `vocab.bpe`): the first that is there; or one `*.model`.
 /// @throw std::runtime_error with one line for everything else

@@ -45,17 +45,6 @@ std::size_t contraction(std::string_view text, std::size_t i) {
   return rest == "re" || rest == "ve" || rest == "ll" ? 3 : 0;
 }
 
-/// The character that ends before byte p > 0.
-Character character_before(std::string_view text, std::size_t p) {
-  for (std::size_t length = 1; length <= 4 && length <= p; ++length) {
-    const Character c = character_at(text, p - length);
-    if (c.is_valid && c.length == length) {
-      return c;
-    }
-  }
-  return {.is_valid = false};
-}
-
 }  // namespace
 
 Character character_at(std::string_view text, std::size_t i) {
@@ -88,6 +77,16 @@ Character character_at(std::string_view text, std::size_t i) {
     return invalid;
   }
   return {.kind = class_of(code_point), .length = length};
+}
+
+Character character_before(std::string_view text, std::size_t p) {
+  for (std::size_t length = 1; length <= 4 && length <= p; ++length) {
+    const Character c = character_at(text, p - length);
+    if (c.is_valid && c.length == length) {
+      return c;
+    }
+  }
+  return {.is_valid = false};
 }
 
 std::size_t space_at_begin(std::string_view text) {

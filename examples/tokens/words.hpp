@@ -29,6 +29,9 @@ struct Character {
 /// The character that begins at byte i < text.size().
 Character character_at(std::string_view text, std::size_t i);
 
+/// The character that ends before byte p > 0.
+Character character_before(std::string_view text, std::size_t p);
+
 /// Bytes of white space that a text begins with.
 std::size_t space_at_begin(std::string_view text);
 /// Bytes of white space that it ends with.
