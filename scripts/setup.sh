@@ -16,7 +16,7 @@
   build_packages=(g++ make cmake libeigen3-dev)
   test_packages=(libgtest-dev)
   trainer_packages=(libarchive-dev libicu-dev libpcre2-dev libsentencepiece-dev nlohmann-json3-dev
-    libcli11-dev libfmt-dev libpng-dev libjpeg-dev)
+    libtomlplusplus-dev libcli11-dev libfmt-dev libpng-dev libjpeg-dev)
   mpi_packages=(libopenmpi-dev openmpi-bin)
   benchmark_packages=(libbenchmark-dev)
   report_packages=(python3 gnuplot-nox)

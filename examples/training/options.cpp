@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "reformer/operations/config.hpp"
+#include "toml.hpp"
 
 namespace training {
 namespace {
@@ -78,6 +79,28 @@ void complete_axial(Options& options) {
 
 }  // namespace
 
+namespace {
+
+nlohmann::json read_json_config(const std::string& text) {
+  nlohmann::json object = nlohmann::json::parse(text, nullptr, false);
+  if (object.is_discarded()) {  // metrics, of which each line is an object
+    object = nlohmann::json::parse(text.substr(0, text.find('\n')), nullptr, false);
+  }
+  return object;
+}
+
+nlohmann::json read_toml_config(const std::string& text, const std::string& place) {
+  try {
+    return parse_toml(text);
+  } catch (const std::runtime_error& error) {
+    refuse("config", place,
+           fmt::format("lines of TOML such as width = 256 or layers = \"local,lsh\", but {}",
+                       error.what()));
+  }
+}
+
+}  // namespace
+
 Given read_config(const std::filesystem::path& place) {
   namespace fs = std::filesystem;
   std::error_code ignored;
@@ -87,16 +110,15 @@ Given read_config(const std::filesystem::path& place) {
   if (fs::is_directory(path, ignored) || !file || !(text << file.rdbuf())) {
     refuse("config", place.string(), "a file that can be read, or the folder of a run");
   }
-  nlohmann::json object = nlohmann::json::parse(text.str(), nullptr, false);
-  if (object.is_discarded()) {  // metrics, of which each line is an object
-    object = nlohmann::json::parse(text.str().substr(0, text.str().find('\n')), nullptr, false);
-  }
+  nlohmann::json object = path.extension() == ".toml" ? read_toml_config(text.str(), place.string())
+                                                      : read_json_config(text.str());
   if (object.is_object() && object.contains("options")) {
     object = nlohmann::json(object["options"]);
   }
   if (!object.is_object()) {
     refuse("config", place.string(),
-           R"(a JSON object of options, such as {"width": 256, "layers": "local,lsh"})");
+           R"(a JSON object of options, such as {"width": 256, "layers": "local,lsh"}, or TOML in )"
+           "a file named *.toml");
   }
   Given given;
   for (const auto& [name, value] : object.items()) {
@@ -136,7 +158,8 @@ Table<Options> run_table() {
          "folder for checkpoint.safetensors and metrics.jsonl (default: a new one under runs/)");
   t.flag("resume", &Options::resume, "continue the run in the folder --out");
   t.text("config", "FILE", &Options::config,
-         "take options from this file, options.json of a run; those given beside it come first");
+         "take options from this file, options.json of a run or one of TOML (*.toml); those given "
+         "beside it come first");
   t.flag("tensorboard", &Options::tensorboard, "write files of events for TensorBoard, too");
   t.whole("threads", &Options::threads, 0, "threads, 0 for all; the result does not depend on it",
           4096);

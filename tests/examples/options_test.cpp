@@ -267,6 +267,60 @@ TEST(Options, ComeFromAFileToo) {
                        "none'; allowed: a file that can be read, or the folder of a run"));
 }
 
+TEST(Options, ComeFromAFileOfTomlToo) {
+#ifndef TRAINING_WITH_TOML
+  GTEST_SKIP() << "built without toml++";
+#endif
+  const TemporaryFolder folder;
+  const auto with = [&](const std::string& text, const std::string& line = "") {
+    write_file(folder / "c.toml", text);
+    return parse("--config " + (folder / "c.toml").string() + " " + line);
+  };
+  const std::string text =
+      "# a comment\nwidth = 96\npreset = \"small\"\nlayers = 'local,lsh'\nlearning-rate = 5e-1\n"
+      "steps = 7\nminutes = 0\nout = \"x\"\n";
+  const Options options = with(text);
+  EXPECT_EQ(options.width, 96);
+  EXPECT_EQ(options.batch, 2) << "of the preset";
+  EXPECT_EQ(options.layers, (Strings{"local", "lsh"}));
+  EXPECT_EQ(options.learning_rate, 0.5);
+  EXPECT_EQ(options.steps, 7);
+  EXPECT_EQ(options.out, "");
+  EXPECT_EQ(with(text, "--width 48").width, 48) << "the command line comes first";
+  EXPECT_EQ(with(text, "--minutes 3").steps, 0) << "one limit puts the other out of force";
+  EXPECT_EQ(with("type = 'header'\n[options]\nseed = 5\n").seed, 5u);
+  EXPECT_EQ(options_to_json(with("# nothing\n")), options_to_json(parse("")));
+
+  // What a run saves gives the same options in either form.
+  for (const std::string& name : preset_names()) {
+    const Options saved = parse("--preset " + name);
+    std::string lines;
+    for (const auto& [key, value] : saved.asked.items()) {
+      if (!value.is_null()) lines += key + " = " + value.dump() + "\r\n";
+    }
+    EXPECT_EQ(options_to_json(with(lines)), options_to_json(saved)) << name;
+  }
+
+  const auto error = [&](const std::string& content) {
+    return message_of<OptionError>([&] { with(content); });
+  };
+  EXPECT_TRUE(contains(error("widht = 3"), "options of this program, but it has 'widht'"));
+  EXPECT_TRUE(contains(error("resume = true"), "numbers and words, but its 'resume' is true"));
+  EXPECT_TRUE(contains(error("width = [3]"), "numbers and words, but its 'width' is [3]"));
+  EXPECT_TRUE(contains(error("width.more = 3"), "but its 'width' is {\"more\":3}"));
+  EXPECT_TRUE(contains(error("width = -3"), "--width is '-3'; allowed: "));
+  EXPECT_TRUE(contains(error("width = 1979-05-27"), "--width is '1979-05-27'; allowed: "));
+  EXPECT_TRUE(contains(error("learning-rate = inf"), "--learning-rate is 'inf'; allowed: "));
+  const std::string broken = error("width = 96\nlayers = local\n");
+  EXPECT_TRUE(contains(broken,
+                       "c.toml'; allowed: lines of TOML such as width = 256 or layers = "
+                       "\"local,lsh\", but line 2: "));
+  EXPECT_FALSE(contains(broken, "\n"));
+  EXPECT_TRUE(contains(error("width = 3\nwidth = 3\n"), "but line 2: "));
+  EXPECT_TRUE(contains(error("{\"width\": 3}"), "but line 1: "));
+  EXPECT_TRUE(contains(error("width = 3 # \xff"), "but line 1: "));
+}
+
 TEST(Options, SurviveJson) {
   for (const std::string& name : preset_names()) {
     const Options options = parse("--preset " + name);
