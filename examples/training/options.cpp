@@ -77,10 +77,6 @@ void complete_axial(Options& options) {
   }
 }
 
-}  // namespace
-
-namespace {
-
 nlohmann::json read_json_config(const std::string& text) {
   nlohmann::json object = nlohmann::json::parse(text, nullptr, false);
   if (object.is_discarded()) {  // metrics, of which each line is an object
@@ -232,7 +228,7 @@ Table<Options> model_table(const Units& units, const std::vector<std::string>& p
           16);
   t.whole("ngram-rows", &Options::ngram_rows, 1, "of each table of n-grams", 1 << 24);
   t.real("ngram-dropout", &Options::ngram_dropout, 0, true, 1, false,
-         "of the vectors of n-grams as wholes");
+         "of the vectors of n-grams that are added to the embedding, as wholes");
   t.real("init-weights", &Options::init_weights, 0, true, infinity, false,
          "standard deviation of the initial weights of linear layers");
   t.real("init-embedding", &Options::init_embedding, 0, true, infinity, false,
