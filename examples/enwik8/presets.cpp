@@ -11,6 +11,7 @@ Options quick_preset() {
   options.length = 4096;
   options.layers = {"local", "bucket", "local"};
   options.ngrams = {2, 3, 4, 5, 6};
+  options.value_ngrams = 2;
   options.ngram_rows = 32768;
   options.ngram_dropout = 0.5;
   options.optimizer = "muon";
@@ -19,22 +20,15 @@ Options quick_preset() {
   return options;
 }
 
-Options small_preset() {
-  Options options;
-  training::prepare_for_buckets(options);
-  options.preset = "small";
-  options.minutes = 120;
-  options.memory_budget = 512;
-  options.length = 4096;
-  options.batch = 2;
-  options.layers = {"local", "bucket", "local", "bucket", "local", "bucket"};
-  options.width = 384;
-  options.heads = 6;
-  options.activation = "gelu-tanh";
-  options.learning_rate = 1e-3;
-  options.warmup = 200;
-  options.eval_bytes = 131072;
-  options.save_minutes = 10;
+/// What an hour of two cores is better spent on than on more steps of `quick`: docs/recipe.md.
+Options hour_preset() {
+  Options options = quick_preset();
+  options.preset = "hour";
+  options.minutes = 60;
+  options.memory_budget = 1024;
+  options.layers = {"local", "bucket", "local", "bucket", "local"};
+  options.width = 256;
+  options.heads = 4;
   return options;
 }
 
@@ -101,7 +95,7 @@ Options paper_preset() {
 }  // namespace
 
 const std::vector<Options>& presets() {
-  static const std::vector<Options> all{quick_preset(), small_preset(), base_preset(),
+  static const std::vector<Options> all{quick_preset(), hour_preset(), base_preset(),
                                         paper_preset()};
   return all;
 }

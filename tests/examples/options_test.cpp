@@ -85,7 +85,7 @@ TEST(Options, PresetsFillWhatIsNotGiven) {
 }
 
 TEST(Options, RefusesWithOneLine) {
-  EXPECT_EQ(error_of("--preset huge"), "--preset is 'huge'; allowed: quick, small, base, paper");
+  EXPECT_EQ(error_of("--preset huge"), "--preset is 'huge'; allowed: quick, hour, base, paper");
   EXPECT_EQ(error_of("--no-such 3"),
             "unknown option '--no-such'; see --help for those that are known");
   EXPECT_EQ(error_of("enwik8.gz"),
@@ -228,12 +228,12 @@ TEST(Options, ComeFromAFileToo) {
     write_file(folder / "c.json", text);
     return parse("--config " + (folder / "c.json").string() + " " + line);
   };
-  const std::string text = R"({"width": 96, "preset": "small", "layers": "local,lsh",
+  const std::string text = R"({"width": 96, "preset": "hour", "layers": "local,lsh",
                                "learning-rate": 0.5, "steps": 7, "minutes": 0, "out": "x"})";
   const Options options = with(text);
   EXPECT_EQ(options.width, 96);
-  EXPECT_EQ(options.preset, "small");
-  EXPECT_EQ(options.batch, 2) << "of the preset";
+  EXPECT_EQ(options.preset, "hour");
+  EXPECT_EQ(options.heads, 4) << "of the preset";
   EXPECT_EQ(options.layers, (Strings{"local", "lsh"}));
   EXPECT_EQ(options.learning_rate, 0.5);
   EXPECT_EQ(options.steps, 7);
@@ -277,11 +277,11 @@ TEST(Options, ComeFromAFileOfTomlToo) {
     return parse("--config " + (folder / "c.toml").string() + " " + line);
   };
   const std::string text =
-      "# a comment\nwidth = 96\npreset = \"small\"\nlayers = 'local,lsh'\nlearning-rate = 5e-1\n"
+      "# a comment\nwidth = 96\npreset = \"hour\"\nlayers = 'local,lsh'\nlearning-rate = 5e-1\n"
       "steps = 7\nminutes = 0\nout = \"x\"\n";
   const Options options = with(text);
   EXPECT_EQ(options.width, 96);
-  EXPECT_EQ(options.batch, 2) << "of the preset";
+  EXPECT_EQ(options.heads, 4) << "of the preset";
   EXPECT_EQ(options.layers, (Strings{"local", "lsh"}));
   EXPECT_EQ(options.learning_rate, 0.5);
   EXPECT_EQ(options.steps, 7);
@@ -334,7 +334,8 @@ TEST(Options, SurviveJson) {
 }
 
 TEST(Options, AreReadFromCheckpointsOfOtherVersions) {
-  const json all = options_to_json(parse("--preset small --residual fixed --seed 7"));
+  const json all =
+      options_to_json(parse("--preset hour --width 384 --heads 6 --residual fixed --seed 7"));
   const json defaults = options_to_json(Options());
   for (const auto& item : all.items()) {
     json older = all;
@@ -354,10 +355,10 @@ TEST(Options, AreReadFromCheckpointsOfOtherVersions) {
 
 TEST(Options, ResumeTakesTheRestFromTheCheckpoint) {
   const json saved =
-      options_to_json(parse("--preset small --width 192 --data text --steps 50 --eval-every 7"));
+      options_to_json(parse("--preset hour --width 192 --data text --steps 50 --eval-every 7"));
   const Options options =
       merge_for_resume(parse("--resume --out run --threads 3 --minutes 2"), saved);
-  EXPECT_EQ(options.preset, "small");
+  EXPECT_EQ(options.preset, "hour");
   EXPECT_EQ(options.width, 192);
   EXPECT_EQ(options.data, "text");
   EXPECT_EQ(options.eval_every, 7);
