@@ -59,7 +59,7 @@ struct Options {
   std::vector<std::int64_t> ngrams = {0};     ///< orders of tables of n-grams, 0: none
   std::int64_t value_ngrams = 0;              ///< order of tables for values, 0: none
   std::int64_t ngram_rows = 16384;            ///< of each table
-  double ngram_dropout = 0;                   ///< of the vectors of each table, as wholes
+  double ngram_dropout = 0;                   ///< of the embedding's vectors, as wholes
   double init_weights = 0.05;                 ///< standard deviations of the initial values
   double init_embedding = 0.5;
   double init_positions = 0.02;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,6 +35,7 @@ struct Case {
   bool causal = true, masked = false;
   double attention_dropout = 0, dropout = 0;
   Index width = 12, heads = 2, head_width = 5;
+  std::optional<NgramTable> value_ngrams = {};
 
   SelfAttentionConfig config() const {
     return {.width = width,
@@ -42,7 +44,8 @@ struct Case {
             .pattern = pattern,
             .causal = causal,
             .attention_dropout = attention_dropout,
-            .dropout = dropout};
+            .dropout = dropout,
+            .value_ngrams = value_ngrams};
   }
   std::vector<HeadKind> kinds() const { return head_kinds(pattern, heads); }
   /// The pattern by which a kind of heads hashes at the length, or null.
@@ -72,6 +75,7 @@ class Layer {
       : workspace(threads),
         attention("layer", c.config()),
         x(random_matrix<Scalar>(c.batch * c.length, c.width, seed + 100)),
+        tokens(random_tokens(c.batch, c.length, 4, seed + 200)),
         c_(c) {
     randomize_parameters(attention, seed);
     saved = attention.saved_in(memory, {c.batch, c.length});
@@ -101,7 +105,11 @@ class Layer {
     }
   }
 
-  Pass pass() { return {workspace, c_.batch, c_.length, {21, 4, 3}, true, is_real}; }
+  Pass pass() {
+    Pass pass{workspace, c_.batch, c_.length, {21, 4, 3}, true, is_real};
+    if (c_.value_ngrams) pass.tokens = {tokens.data(), static_cast<std::size_t>(tokens.size())};
+    return pass;
+  }
 
   /// y + f(x)
   Matrix<Scalar> forward(const Matrix<Scalar>& y) {
@@ -133,6 +141,7 @@ class Layer {
   SelfAttention<Scalar> attention;
   typename SelfAttention<Scalar>::Saved saved;
   Matrix<Scalar> x;
+  Tokens tokens;  // of passes of a layer that looks at them
   std::vector<std::uint8_t> is_real;
   std::vector<Tensor<double, 4>> rotations;  // of each kind of heads, if it hashes
 

@@ -28,13 +28,23 @@ std::pair<Matrix<float>, std::size_t> decoded(Layer<float>& layer, const Case& c
     }
     return rows;
   };
+  std::vector<std::int32_t> tokens;
+  const auto tokens_from = [&](Index t, Index count) -> std::span<const std::int32_t> {
+    tokens.clear();
+    for (Index b = 0; c.value_ngrams && b < c.batch; ++b) {
+      tokens.insert(tokens.end(), &layer.tokens(b, t), &layer.tokens(b, t) + count);
+    }
+    return tokens;
+  };
   Pass pass = layer.pass();
   pass.length = 1;
+  pass.tokens = {};
   auto decoding = layer.attention.decoding(pass);
   for (std::size_t i = 0; i < decoding.kinds.size(); ++i) {
     decoding.kinds[i].rotations = layer.rotations[i].template cast<float>();
   }
   pass.length = prompt;
+  pass.tokens = tokens_from(0, prompt);
   Half prompt_y(c.batch * prompt, c.width);
   layer.attention.prefill(half_of<Half>(rows_of_token(0, prompt)), prompt_y, decoding, pass);
   pass.length = 1;
@@ -47,6 +57,7 @@ std::pair<Matrix<float>, std::size_t> decoded(Layer<float>& layer, const Case& c
   put(matrix_of(prompt_y), 0, prompt);
   for (Index t = prompt; t < c.length; ++t) {
     Half next(c.batch, c.width);
+    pass.tokens = tokens_from(t, 1);
     layer.attention.decode(half_of<Half>(rows_of_token(t, 1)), next, decoding, pass);
     put(matrix_of(next), t, 1);
   }
@@ -81,6 +92,56 @@ TEST(SelfAttentionDecode, KeepsWhatIsThereOfAWindowWithoutEnd) {
   }
 }
 
+TEST(SelfAttentionDecode, KeepsTheTokensOfNgramsInValues) {
+  const LocalPattern local{4}, following{.chunk_length = 4, .values = Values::following},
+      mixed{.chunk_length = 4, .values = Values::mixed};
+  for (const LayerPattern& pattern :
+       std::vector<LayerPattern>{local,
+                                 following,
+                                 mixed,
+                                 ExactPattern{true, Values::following},
+                                 {mixed, ExactPattern{}}}) {
+    Case c{pattern, 2, 40};
+    c.value_ngrams = {.order = 3, .rows = 50};
+    Layer<float> layer(c);
+    const Matrix<float> whole = layer.forward();
+    for (const Index prompt : {1, 2, 17}) {
+      EXPECT_TRUE(same_bits(decoded(layer, c, prompt).first, whole))
+          << c.name() << ", prompt of " << prompt;
+    }
+  }
+}
+
+/// A sequence that is forgotten begins anew, and a token that is not known ends the n-grams.
+TEST(SelfAttentionDecode, ForgetsTheTokensOfNgramsInValues) {
+  using Half = FloatingHalf<float>;
+  Case c{LayerPattern(LocalPattern{4}), 2, 3};
+  c.value_ngrams = {.order = 3, .rows = 50};
+  Layer<float> layer(c);
+  Pass pass = layer.pass();
+  pass.length = 1;
+  pass.tokens = {};
+  auto decoding = layer.attention.decoding(pass);
+  const auto step = [&](std::span<const std::int32_t> tokens) {
+    pass.tokens = tokens;
+    Half y(2, c.width);
+    layer.attention.decode(half_of<Half>(layer.x.topRows(2)), y, decoding, pass);
+    return matrix_of(y);
+  };
+  const std::vector<std::int32_t> tokens = {1, 2};
+  const Matrix<float> first = step(tokens);
+  EXPECT_FALSE(same_bits(step(tokens), first));
+  decoding.clear();
+  EXPECT_TRUE(same_bits(step(tokens), first));
+  decoding.clear();
+  const Matrix<float> unknown = step({});
+  decoding.clear();
+  step(tokens);
+  decoding.kinds[0].state.clear();  // of what is kept, the tokens alone are left
+  EXPECT_TRUE(same_bits(step({}), unknown));
+  EXPECT_FALSE(same_bits(unknown, first));
+}
+
 TEST(SelfAttentionDecode, RefusesTheStateOfAnotherLayer) {
   using Half = FloatingHalf<float>;
   const auto message = [](Case other, Index batch = 2) {
@@ -106,6 +167,11 @@ TEST(SelfAttentionDecode, RefusesTheStateOfAnotherLayer) {
   }
   EXPECT_TRUE(contains(message({{local, ExactPattern{}}}),
                        "kinds of heads of the state is 2, must equal those of the layer = 1"));
+  Case with_ngrams{local};
+  with_ngrams.value_ngrams = {.order = 3, .rows = 5};
+  EXPECT_TRUE(contains(message(with_ngrams),
+                       "tokens that the state keeps of a sequence is 3, must equal order of "
+                       "value_ngrams = 0"));
   // The state that a prompt fills is checked as well.
   Layer<float> layer({ExactPattern{}});
   Pass pass = layer.pass();

@@ -20,11 +20,11 @@ struct SelfAttentionConfig {
   Index head_width = 64;                ///< K; H*K need not equal D
   LayerPattern pattern = LshPattern{};  ///< of all heads, or of shares of them
   bool causal = true;
-  /// Its vectors for the last few tokens are added to the values, see value_embedding.hpp; or none.
-  std::optional<NgramTable> value_ngrams = {};
   double attention_dropout = 0;  ///< of the attention weights
   double dropout = 0;            ///< of the output
   double layer_norm_epsilon = 1e-12;
+  /// Its vectors for the last few tokens are added to the values, see value_embedding.hpp; or none.
+  std::optional<NgramTable> value_ngrams = {};
 };
 
 namespace detail {

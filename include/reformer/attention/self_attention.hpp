@@ -12,8 +12,7 @@
 /// | W_o           | [H*K, D]   |                                              |
 /// | a, b          | [2, H]     | if values of some heads are mixed, see value_mixture.hpp |
 /// | tau           | [1, H]     | if scores of some heads are cosines, see cosine_scores.hpp |
-/// | e             | [rows, H*K] | if vectors of n-grams are added to values, see
-/// value_embedding.hpp |
+/// | e             | [rows, H*K] | of n-grams, if there are, see value_embedding.hpp |
 ///
 /// No biases, as in trax and HuggingFace. Heads may be of different kinds (`LayerPattern`): kinds
 /// are worked on one after another, each with its own layout, and share nothing but the layer norm.
@@ -77,6 +76,7 @@ class SelfAttention {
     /// Forgets the selected sequences.
     void clear() {
       for (Heads& heads : kinds) heads.state.clear();
+      if (recent) recent->clear();
     }
     /// Of what is kept of the sequences.
     std::size_t bytes() const {
@@ -462,6 +462,10 @@ class SelfAttention {
   void check_state(std::string_view function, const Decoding& decoding, const Pass& pass) const {
     check_equal(function, "kinds of heads of the state", static_cast<Index>(decoding.kinds.size()),
                 "those of the layer", static_cast<Index>(kinds_.size()));
+    const auto& embedding = heads_.value_embedding();
+    check_equal(function, "tokens that the state keeps of a sequence",
+                decoding.recent ? decoding.recent->most() : 0, "order of value_ngrams",
+                embedding ? embedding->order() : 0);
     for (std::size_t i = 0; i < kinds_.size(); ++i) {
       const auto& state = decoding.kinds[i].state;
       check_equal(function, "batch", pass.batch, "selected sequences of the state",

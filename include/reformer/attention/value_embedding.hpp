@@ -37,9 +37,14 @@ class RecentTokens {
     for (Index b = 0; b < batch; ++b) selected_.push_back(static_cast<std::size_t>(b));
   }
 
+  Index most() const { return most_; }
   /// The sequences that the next calls are for; all at first.
   void select(std::span<const Index> sequences) {
     selected_.assign(sequences.begin(), sequences.end());
+  }
+  /// Forgets those of the selected sequences.
+  void clear() {
+    for (const std::size_t sequence : selected_) last_[sequence].clear();
   }
   /// Keeps those of prompts, in place of what was kept of the selected sequences.
   void keep(const Pass& pass) {
@@ -50,8 +55,10 @@ class RecentTokens {
       last_[selected_[static_cast<std::size_t>(b)]].assign(recent.begin(), recent.end());
     }
   }
-  /// Adds the next token of each selected sequence, if the pass knows it.
+  /// Adds the next token of each selected sequence. Where the pass does not know it, no n-gram
+  /// ends, and none of those to come holds it.
   void append(const Pass& pass) {
+    if (pass.tokens.empty()) clear();
     for (std::size_t b = 0; b < pass.tokens.size(); ++b) {
       auto& last = last_[selected_[b]];
       if (static_cast<Index>(last.size()) == most_) last.erase(last.begin());

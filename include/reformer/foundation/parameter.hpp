@@ -27,7 +27,7 @@ enum class Role {
   position_table,  ///< `[T, D]`, vectors of positions, or parts of them along an axis
   mixture,         ///< `[2, H]`, shares of own and of following values: initially 0 and 1
   temperature,     ///< `[1, H]`, what cosines between queries and keys are multiplied by
-  ngram_table,     ///< `[rows, D]`, vectors of hashed n-grams: initially 0
+  ngram_table,     ///< `[rows, D]` or `[rows, H*K]`, vectors of hashed n-grams: initially 0
 };
 
 /// Rows of a table that a step has reached. A table of many rows, of which a step reaches few, is

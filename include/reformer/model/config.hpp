@@ -70,10 +70,10 @@ inline SelfAttentionConfig attention_config(const ModelConfig& config, Index lay
           .head_width = config.head_width,
           .pattern = pattern,
           .causal = config.causal,
-          .value_ngrams = has_buckets(pattern) ? std::nullopt : config.value_ngrams,
           .attention_dropout = config.attention_dropout,
           .dropout = config.dropout,
-          .layer_norm_epsilon = config.layer_norm_epsilon};
+          .layer_norm_epsilon = config.layer_norm_epsilon,
+          .value_ngrams = has_buckets(pattern) ? std::nullopt : config.value_ngrams};
 }
 
 inline FeedForwardConfig feed_forward_config(const ModelConfig& config) {

@@ -100,7 +100,8 @@ class Decoder;
 
 /// What a pass reads: tokens `[B, T]`, or vectors `[B, T, D]` that take the place of their
 /// embeddings. Positions are added and dropout is applied to both. A vector of padding may hold
-/// anything: one that is not finite counts as zero. Refers to what it is made from.
+/// anything: one that is not finite counts as zero. Vectors of n-grams, which tokens have in the
+/// embedding and in values, they do not get. Refers to what it is made from.
 template <typename Scalar>
 class ModelInput {
  public:
