@@ -19,7 +19,8 @@ Options tiny_options(const Strings& more = {}) {
                                "--width",        "16",    "--heads",     "2",
                                "--chunk-length", "8",     "--layers",    "local,lsh,exact",
                                "--batch",        "2",     "--threads",   "1",
-                               "--ngram-rows",   "64",    "--optimizer", "adam"} +
+                               "--ngram-rows",   "64",    "--optimizer", "adam",
+                               "--value-ngrams", "2"} +
                        more)
       .options;
 }
@@ -103,9 +104,11 @@ TEST(TokenModel, FollowsEveryOptionOfItsShape) {
       {{"--positions", "sinusoidal"}, -(4 * 4 + 8 * 12)},
       // Weight and bias of one hidden unit in each of three layers.
       {{"--ff-width", "65"}, 3 * (2 * 16 + 1)},
-      // Both heads in three layers; queries and keys are one in the layer that hashes.
-      {{"--head-width", "9"}, 2 * 16 * (4 + 3 + 4)},
-      {{"--layers", "local,lsh,lsh"}, -16 * 16},
+      // Both heads in three layers; queries and keys are one in the layer that hashes, and the
+      // others have a table of 64 rows for values.
+      {{"--head-width", "9"}, 2 * 16 * (4 + 3 + 4) + 2 * 64 * 2},
+      {{"--layers", "local,lsh,lsh"}, -16 * 16 - 64 * 16},
+      {{"--value-ngrams", "0"}, -2 * 64 * 16},
       {{"--layers", "local,lsh+local,exact"}, 16 * 8},  // keys of one of two heads
       {{"--activation", "relu", "--hashes", "3", "--buckets", "4"}, 0}};
   const std::int64_t plain =
