@@ -41,8 +41,8 @@ using Optimizers = testing::Types<Adam<float>, Adafactor<float>, Muon<float>>;
 TYPED_TEST_SUITE(DataParallelOf, Optimizers);
 
 TYPED_TEST(DataParallelOf, GivesTheBitsOfOneRank) {
-  for (const Precision precision : {Precision::float32, Precision::bfloat16}) {
-    SharedRun run{.precision = precision, .freezes = precision == Precision::bfloat16};
+  for (SharedRun run : {SharedRun{}, SharedRun{.is_tied = true},
+                        SharedRun{.precision = Precision::bfloat16, .freezes = true}}) {
     const SharedResult expected = this->alone(run);
     ASSERT_NE(expected.parameters, this->alone({.steps = 1}).parameters);
     for (const int ranks : {2, 3, 4, 5}) {

@@ -72,6 +72,11 @@ const BadField<ModelConfig> config_fields[] = {
      }},
     {"LearnedPositions::max_length", "0", "must be at least 1",
      [](auto& c) { c.positions = LearnedPositions{0}; }},
+    {"tied_embedding", "true", "must be false without a language head",
+     [](auto& c) {
+       c.language_head = false;
+       c.tied_embedding = true;
+     }},
     {"ngrams[1]: order", "17", "must be at most 16", [](auto& c) { c.ngrams[1].order = 17; }},
     {"ngrams[0]: order", "1", "must be at least 2", [](auto& c) { c.ngrams[0].order = 1; }},
     {"ngrams[1]: dropout", "1", "must be in [0, 1)", [](auto& c) { c.ngrams[1].dropout = 1; }},
@@ -613,11 +618,35 @@ const Refusal<HeadOfModel> head_entries[] = {
      [](auto& f) { f.head.logits(f.x, 3, rows_of(f.logits), f.pass()); }},
     {"OutputHead::logits", "first", "-1", "must be at least 0",
      [](auto& f) { f.head.logits(f.x, -1, rows_of(f.logits), f.pass()); }},
+    {"OutputHead::logits", "table", "given", "must be none of a head that is not tied",
+     [](auto& f) {
+       const Parameter<float> table("e", Role::embedding, V, 3);
+       f.head.logits(f.x, 0, rows_of(f.logits), f.pass(), &table);
+     }},
+    {"OutputHead::loss", "table", "none", "must be that of the embedding of a head that is tied",
+     [](auto& f) { OutputHead<float>(3, V, 1e-5, 0, true).loss(f.x, f.labels, f.pass()); }},
+    {"OutputHead::loss", "rows of the table", "10", "must equal vocabulary = 11",
+     [](auto& f) {
+       const Parameter<float> table("e", Role::embedding, V - 1, 3);
+       OutputHead<float>(3, V, 1e-5, 0, true).loss(f.x, f.labels, f.pass(), {}, &table);
+     }},
+    {"OutputHead::kept_weight", "columns of the table", "6", "must equal width = 3",
+     [](auto& f) {
+       const Parameter<float> table("e", Role::embedding, V, 6);
+       OutputHead<float>(3, V, 1e-5, 0, true).kept_weight(f.workspace, Precision::float32, &table);
+     }},
+    {"OutputHead::loss_and_gradients", "the table", "has no gradient", "call zero_gradients",
+     [](auto& f) {
+       OutputHead<float> tied(3, V, 1e-5, 0, true);
+       tied.for_each_parameter([](Parameter<float>& p) { p.allocate_gradient(); });
+       Parameter<float> table("e", Role::embedding, V, 3);
+       tied.loss_and_gradients(f.x, f.labels, 1, f.dx, f.pass(), &table);
+     }},
 };
 
 TEST(Entries, OfHead) {
   HeadOfModel fixture;
-  expect_cases(expect_refused<HeadOfModel>(fixture, head_entries), 20);
+  expect_cases(expect_refused<HeadOfModel>(fixture, head_entries), 25);
 }
 
 // --- training ------------------------------------------------------------------------------------

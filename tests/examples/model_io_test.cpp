@@ -109,6 +109,7 @@ TEST(TokenModel, FollowsEveryOptionOfItsShape) {
       {{"--head-width", "9"}, 2 * 16 * (4 + 3 + 4) + 2 * 64 * 2},
       {{"--layers", "local,lsh,lsh"}, -16 * 16 - 64 * 16},
       {{"--value-ngrams", "0"}, -2 * 64 * 16},
+      {{"--embedding", "tied"}, -2 * 16 * vocabulary},  // the head's weights of both halves
       {{"--layers", "local,lsh+local,exact"}, 16 * 8},  // keys of one of two heads
       {{"--activation", "relu", "--hashes", "3", "--buckets", "4"}, 0}};
   const std::int64_t plain =

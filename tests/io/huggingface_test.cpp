@@ -218,6 +218,9 @@ TEST(SaveHuggingFace, TakesAModelThatWasMadeHere) {
   };
   EXPECT_TRUE(contains(message([](ModelConfig& c) { c.positions = SinusoidalPositions{}; }),
                        "positions are sinusoidal, HuggingFace's Reformer has axial and learned"));
+  EXPECT_TRUE(
+      contains(message([](ModelConfig& c) { c.tied_embedding = true; }),
+               "tied_embedding is true, must be false: the head of HuggingFace's Reformer"));
   EXPECT_TRUE(contains(message([](ModelConfig& c) { c.layers.push_back(ExactPattern{}); }),
                        "a layer has exact attention"));
   EXPECT_TRUE(contains(message([](ModelConfig& c) { c.layers.push_back(LocalPattern{9}); }),

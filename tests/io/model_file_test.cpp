@@ -79,6 +79,7 @@ std::vector<ModelConfig> all_configs() {
           config.residual = residual;
           config.activation = static_cast<Activation>(configs.size() % 3);
           config.language_head = configs.size() % 5 != 1;
+          config.tied_embedding = configs.size() % 5 == 3;
           config.dropout = configs.size() % 7 < 4 ? 0.1 : 0;
           config.attention_dropout = configs.size() % 5 == 0 ? 0.2 : 0;
           config.layer_norm_epsilon = configs.size() % 3 == 0 ? 1e-12 : 0.1 + 0.2;
@@ -198,17 +199,17 @@ TEST(ModelFile, AnotherProcessGoesOnWithTheSameBits) {
 /// All fields but positions and residual, which have no comparison. That it does not compile with
 /// another number of fields is a reminder to add them to model_config.hpp, too.
 auto fields_of(const ModelConfig& config) {
-  const auto& [vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
-               activation, positions, ngrams, value_ngrams, causal, layers, dropout,
-               attention_dropout, layer_norm_epsilon, residual] = config;
+  const auto& [vocabulary, language_head, tied_embedding, width, num_heads, head_width,
+               feed_forward_width, activation, positions, ngrams, value_ngrams, causal, layers,
+               dropout, attention_dropout, layer_norm_epsilon, residual] = config;
   std::vector<std::tuple<Index, Index, double>> tables;
   for (const auto& [order, rows, drop] : ngrams) tables.emplace_back(order, rows, drop);
   tables.emplace_back();
   if (value_ngrams)
     tables.emplace_back(value_ngrams->order, value_ngrams->rows, value_ngrams->dropout);
-  return std::tuple(vocabulary, language_head, width, num_heads, head_width, feed_forward_width,
-                    activation, tables, causal, layers, dropout, attention_dropout,
-                    layer_norm_epsilon, positions.index(), residual.index());
+  return std::tuple(vocabulary, language_head, tied_embedding, width, num_heads, head_width,
+                    feed_forward_width, activation, tables, causal, layers, dropout,
+                    attention_dropout, layer_norm_epsilon, positions.index(), residual.index());
 }
 
 TEST(ModelFile, ReturnsConfigurationParametersAndMetadata) {
@@ -436,6 +437,7 @@ TEST(ModelConfigText, OfTheFirstFilesMeansTheDefaults) {
   config.value_ngrams.reset();
   Json fields = Json::parse(model_config_text(config));
   ASSERT_EQ(fields.erase("ngrams"), 1U);
+  ASSERT_EQ(fields.erase("tied_embedding"), 1U);
   ASSERT_EQ(fields.erase("value_ngrams"), 1U);
   for (auto& layer : fields["layers"]) {
     ASSERT_EQ(layer.erase("scores"), 1U);

@@ -244,6 +244,7 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
                            .rows = dice.scaled(1, 60),
                            .dropout = dice.chance(0.5) ? 0.5 : 0.0};
   }
+  config.tied_embedding = config.language_head && dice.chance(0.3);
   return draw;
 }
 
@@ -327,9 +328,9 @@ inline std::string text_of(const Draw& draw) {
   std::ostringstream out;
   const ModelConfig& c = draw.config;
   out << (draw.in_double ? "double" : "float") << " B " << draw.batch << " T " << draw.length
-      << " V " << c.vocabulary << (c.language_head ? "" : " no_head") << " D " << c.width << " H "
-      << c.num_heads << " K " << c.head_width << " F " << c.feed_forward_width << ' '
-      << name_of(c.activation) << ' ';
+      << " V " << c.vocabulary << (c.language_head ? "" : " no_head")
+      << (c.tied_embedding ? " tied" : "") << " D " << c.width << " H " << c.num_heads << " K "
+      << c.head_width << " F " << c.feed_forward_width << ' ' << name_of(c.activation) << ' ';
   detail::write(out, c.positions);
   for (const NgramTable& table : c.ngrams)
     out << ' ' << table.order << "-grams{" << table.rows << ", dropout " << table.dropout << '}';

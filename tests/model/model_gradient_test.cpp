@@ -28,6 +28,7 @@ struct Case {
   std::vector<LayerPattern> layers = tiny_layers();
   int branches = 2;      ///< a layer
   bool vectors = false;  ///< as input, in place of tokens
+  bool tied = false;     ///< embedding and head
 };
 
 /// Bucket ids of all hashed layers in a pass of the model.
@@ -45,6 +46,7 @@ void expect_gradients(const Case& c) {
   config.positions = c.positions;
   config.layers = c.layers;
   config.causal = c.causal;
+  config.tied_embedding = c.tied;
   config.dropout = config.attention_dropout = c.dropout;
   Model<double> model(config, layers_of<double>(c.branches, config.width));
   randomize_parameters(model, 7);
@@ -94,7 +96,7 @@ void expect_gradients(const Case& c) {
   };
   check_parameter_gradients(c.name, model, objective, {.step = 0x1p-16, .most_elements = 4});
   if (c.vectors) {
-    EXPECT_TRUE(parameter(model, "embedding.weight").gradient.isZero(0)) << c.name;
+    EXPECT_EQ(parameter(model, "embedding.weight").gradient.isZero(0), !c.tied) << c.name;
     std::vector<double> analytic(dvectors.data(), dvectors.data() + dvectors.size());
     for (Index i = 0; c.masked && i < 5 * config.width; ++i) {  // the padding of sequence 0
       EXPECT_EQ(dvectors(0, length - 5 + i / config.width, i % config.width), 0) << c.name;
@@ -108,7 +110,7 @@ void expect_gradients(const Case& c) {
     check_gradient(c.name, "vectors of sequence 1", objective, all.subspan(second),
                    std::span<const double>(analytic).subspan(second),
                    {.step = 0x1p-16, .most_elements = 10});
-  } else {  // by the embeddings of the tokens: summed, the embedding's
+  } else if (!c.tied) {  // by the embeddings of the tokens: summed, the embedding's
     Matrix<double> sum = Matrix<double>::Zero(config.vocabulary, config.width);
     for (Index row = 0; row < batch * length; ++row) {
       for (Index j = 0; j < config.width; ++j) {
@@ -152,6 +154,12 @@ TEST(ModelGradient, IsTheGradientUnderDropout) {
                     .causal = false,
                     .masked = true,
                     .dropout = 0.2});
+}
+
+TEST(ModelGradient, IsTheGradientOfATiedEmbedding) {
+  expect_gradients({.name = "tied", .tied = true});
+  expect_gradients({.name = "tied, masked, dropout", .masked = true, .dropout = 0.2, .tied = true});
+  expect_gradients({.name = "tied, of vectors", .vectors = true, .tied = true});
 }
 
 /// A loss of the caller's own, on a model without a head.

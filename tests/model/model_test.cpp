@@ -48,15 +48,20 @@ double naive_loss(const Matrix<double>& logits, const Tokens& labels) {
 TEST(Model, IsEmbeddingPositionsReversibleLayersAndHead) {
   using Half = Model<double>::Half;
   const Index batch = 2, length = 19;
-  for (const PositionConfig& positions : std::vector<PositionConfig>{
-           AxialPositions{{5, 9}, {5, 7}}, LearnedPositions{20}, SinusoidalPositions{}}) {
+  for (const auto& [positions, tied] :
+       std::vector<std::pair<PositionConfig, bool>>{{AxialPositions{{5, 9}, {5, 7}}, false},
+                                                    {LearnedPositions{20}, false},
+                                                    {SinusoidalPositions{}, false},
+                                                    {SinusoidalPositions{}, true}}) {
     ModelConfig config = tiny_config();
     config.positions = positions;
+    config.tied_embedding = tied;
     Model<double> model(config);
     randomize_parameters(model, 1);
     fix_rotations(model, 2);
     Workspace workspace(1);
     const Tokens tokens = random_tokens(batch, length, config.vocabulary, 3);
+    const Matrix<double>& table = parameter(model, "embedding.weight").value;
 
     Matrix<double> x1(batch * length, config.width);
     for (Index row = 0; row < x1.rows(); ++row) {
@@ -73,7 +78,7 @@ TEST(Model, IsEmbeddingPositionsReversibleLayersAndHead) {
           const double angle = static_cast<double>(t) / std::pow(10000.0, pair / 12);
           position = j % 2 == 0 ? std::sin(angle) : std::cos(angle);
         }
-        x1(row, j) = parameter(model, "embedding.weight").value(tokens.data()[row], j) + position;
+        x1(row, j) = (tied ? 4 : 1) * table(tokens.data()[row], j) + position;
       }
     }
     Pass pass{workspace, batch, length, {}};
@@ -107,9 +112,15 @@ TEST(Model, IsEmbeddingPositionsReversibleLayersAndHead) {
     const Matrix<double> normed =
         naive::layer_norm(both, parameter(model, "layer_norm.weight").value,
                           parameter(model, "layer_norm.bias").value, config.layer_norm_epsilon);
+    Matrix<double> weight(2 * config.width, config.vocabulary);
+    if (tied) {
+      EXPECT_EQ(model.find_parameter("head.weight"), nullptr);
+      weight << table.transpose() / 2, table.transpose() / 2;
+    } else {
+      weight = parameter(model, "head.weight").value;
+    }
     const Matrix<double> expected =
-        naive::add_row(naive::multiply(normed, parameter(model, "head.weight").value),
-                       parameter(model, "head.bias").value);
+        naive::add_row(naive::multiply(normed, weight), parameter(model, "head.bias").value);
     EXPECT_TRUE(close(as_matrix(model.logits(workspace, tokens)), expected, 4));
   }
 }
@@ -571,6 +582,12 @@ TEST(Model, InitializesBySeed) {
         .weights = 0.1, .embedding = 0.3, .learned_positions = 0.7, .axial_positions = 0.5};
     auto scaled = initialized(3, how);
     check_all(scaled, how);
+    // The stack is given the same vectors of tokens by an embedding that is tied.
+    config.tied_embedding = true;
+    auto tied = initialized(3, how);
+    config.tied_embedding = false;
+    EXPECT_TRUE(same_bits(Matrix<float>(parameter(tied, "embedding.weight").value * 4),
+                          parameter(scaled, "embedding.weight").value));
   }
 }
 

@@ -452,8 +452,9 @@ TEST(TrainingStep, TakesTheScratchThatWasPlanned) {
           ModelConfig config = busy_config();
           config.layers = {layer};
           config.dropout = config.attention_dropout = dropout;
-          for (const bool head : {true, false}) {
-            config.language_head = head;
+          for (const char* head : {"its own", "tied", "none"}) {
+            config.language_head = head != std::string("none");
+            config.tied_embedding = head == std::string("tied");
             for (const ResidualConfig& residual :
                  std::vector<ResidualConfig>{FloatResidual{}, FixedResidual{}}) {
               config.residual = residual;

@@ -22,7 +22,7 @@ template <typename Scalar>
 Matrix<Scalar> forward(const Embedding<Scalar>& embedding, const Tokens& tokens, Index width) {
   Matrix<Scalar> x(tokens.size(), width);
   for (Index i = 0; i < tokens.size(); ++i) {
-    std::copy_n(embedding.row(tokens.data()[i]), width, x.row(i).data());
+    embedding.read(tokens.data()[i], x.row(i).data());
   }
   return x;
 }
@@ -40,14 +40,18 @@ TEST(Embedding, RowsAreThoseOfTheTable) {
 
 TEST(Embedding, BackwardAgreesWithFiniteDifferences) {
   Workspace workspace(2);
-  Embedding<double> embedding("embedding", 4, 3);
-  randomize_parameters(embedding, 1);
-  reset_gradients(embedding);
-  const Tokens tokens = random_tokens(2, 5, 4, 2);  // ten tokens of four: some occur again
-  const auto dout = random_matrix<double>(10, 3, 3);
-  embedding.backward(tokens, rows_of(dout), {workspace, 2, 5});
-  check_parameter_gradients("Embedding", embedding,
-                            [&] { return weighted_sum(dout, forward(embedding, tokens, 3)); });
+  for (const double scale : {1, 4}) {
+    Embedding<double> embedding("embedding", 4, 3, scale);
+    randomize_parameters(embedding, 1);
+    reset_gradients(embedding);
+    const Tokens tokens = random_tokens(2, 5, 4, 2);  // ten tokens of four: some occur again
+    EXPECT_EQ(forward(embedding, tokens, 3)(0, 1),
+              scale * table_of(embedding).value(tokens(0, 0), 1));
+    const auto dout = random_matrix<double>(10, 3, 3);
+    embedding.backward(tokens, rows_of(dout), {workspace, 2, 5});
+    check_parameter_gradients("Embedding", embedding,
+                              [&] { return weighted_sum(dout, forward(embedding, tokens, 3)); });
+  }
 }
 
 TEST(Embedding, BackwardAddsWithTheSameBitsForAnyThreads) {

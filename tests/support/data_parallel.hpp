@@ -20,8 +20,9 @@
 namespace reformer::test {
 
 /// Weights and tables of more than one block, so that several ranks own slices of one.
-inline ModelConfig divided_config() {
+inline ModelConfig divided_config(bool is_tied = false) {
   ModelConfig config = tiny_config();
+  config.tied_embedding = is_tied;
   config.vocabulary = 30;
   config.width = 24;
   config.head_width = 8;
@@ -42,6 +43,7 @@ struct SharedRun {
   Precision precision = Precision::float32;
   Wire wire = Wire::exact;
   double max_norm = 0.05;
+  bool is_tied = false;       ///< embedding and head
   bool freezes = false;       ///< an embedding and a weight are not trained
   bool is_backwards = false;  ///< micro-batches change places: another order of additions
 };
@@ -62,7 +64,7 @@ class SharedTraining {
       : run_(run),
         rank_(communicator.rank()),
         workspace_(run.threads),
-        model_(divided_config()),
+        model_(divided_config(run.is_tied)),
         training_(communicator, model_, {run.micro_batches, run.wire}) {
     if (rank_ == 0) model_.initialize(1, {.axial_positions = 0.1});
     training_.broadcast_parameters();

@@ -384,6 +384,9 @@ inline Json function_fields(std::string_view function, const HuggingFaceConfig& 
   Json kinds = Json::array();
   std::optional<LshPattern> lsh;
   std::optional<LocalPattern> local;
+  check(!model.tied_embedding, function,
+        "tied_embedding is true, must be false: the head of HuggingFace's Reformer has a weight of "
+        "its own");
   check(model.ngrams.empty(), function, "ngrams has ", model.ngrams.size(),
         " elements, must be empty: HuggingFace's Reformer has no embeddings of n-grams");
   check(!model.value_ngrams, function,

@@ -2,17 +2,19 @@
 /// @file
 /// `ModelConfig` as JSON: all of it, field by field under the same names.
 ///
-///     {"vocabulary": 256, "language_head": true, "width": 192, ..., "activation": "relu",
+///     {"vocabulary": 256, "language_head": true, "tied_embedding": false, "width": 192, ...,
+///      "activation": "relu",
 ///      "positions": {"kind": "axial", "shape": [64, 64], "widths": [48, 144]},
 ///      "ngrams": [{"order": 2, "rows": 16384, "dropout": 0}, ...], "value_ngrams": null,
 ///      "causal": true,
 ///      "layers": [{"kind": "local", "chunk_length": 64, ...}, {"kind": "lsh", ...}, ...],
 ///      ..., "residual": {"kind": "fixed", "fraction_bits": 0}}
 ///
-/// Every field but `ngrams`, `value_ngrams`, `scores` and `rotary_width`, which the first files do
-/// not have, must be there and no other may be, so no file can mean something else than what it
-/// says. Kinds are `lsh`, `local` and `exact`; `axial`, `learned` and `sinusoidal`; `float` and
-/// `fixed`. A layer whose heads differ is the list of their patterns; what is absent is null.
+/// Every field but `tied_embedding`, `ngrams`, `value_ngrams`, `scores` and `rotary_width`, which
+/// the first files do not have, must be there and no other may be, so no file can mean something
+/// else than what it says. Kinds are `lsh`, `local` and `exact`; `axial`, `learned` and
+/// `sinusoidal`; `float` and `fixed`. A layer whose heads differ is the list of their patterns;
+/// what is absent is null.
 #pragma once
 
 #include <algorithm>
@@ -131,6 +133,7 @@ void visit_fields(auto& f, ConstOrNot<NgramTable> auto& table) {
 void visit_fields(auto& f, ConstOrNot<ModelConfig> auto& model) {
   f("vocabulary", model.vocabulary);
   f("language_head", model.language_head);
+  f("tied_embedding", model.tied_embedding);
   f("width", model.width);
   f("num_heads", model.num_heads);
   f("head_width", model.head_width);
@@ -220,7 +223,8 @@ class FieldReader {
     // The first files do not have these, and mean what the defaults say.
     const std::string_view called = name;
     const bool is_younger = called.starts_with("ngram") || called == "value_ngrams" ||
-                            called == "scores" || called == "rotary_width";
+                            called == "scores" || called == "rotary_width" ||
+                            called == "tied_embedding";
     if (found == object_.end() && is_younger) return;
     if (found == object_.end()) throw std::runtime_error(join(what_, " has no ", name));
     read(name, *found, value);

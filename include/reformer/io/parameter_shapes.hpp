@@ -77,7 +77,7 @@ inline std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
   }
   norm("layer_norm", 2 * D);
   if (config.language_head) {
-    add("head.weight", Role::head_weight, 2 * D, V);
+    if (!config.tied_embedding) add("head.weight", Role::head_weight, 2 * D, V);
     add("head.bias", Role::bias, 1, V);
   }
   return shapes;

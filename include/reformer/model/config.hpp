@@ -31,6 +31,10 @@ inline std::vector<LayerPattern> default_layers(bool causal, Index head_width) {
                        .scores = Scores::cosine};
   return {local, far, local, far};
 }
+
+/// What rows of a tied embedding are multiplied by where tokens are read. As weights of the head
+/// they must be small, as vectors of tokens about as large as what branches add to them.
+inline constexpr double tied_embedding_scale = 4;
 }  // namespace detail
 
 /// A Reformer language model. Written with designated initialisers; sizes default to a small byte
@@ -39,6 +43,10 @@ struct ModelConfig {
   Index vocabulary = 256;  ///< V
   /// Whether there are logits and a loss; without, `Model::encode` is all there is.
   bool language_head = true;
+  /// Whether embedding and head share one table E `[V, D]`: a token is read as 4 E[token], and
+  /// logits are (z_1 + z_2) / 2 E^T + b, where z_1 and z_2 are the halves of what the head makes of
+  /// the stack. The head then has no weight of its own, which would be twice as large as E.
+  bool tied_embedding = false;
   Index width = 256;                ///< D
   Index num_heads = 4;              ///< H
   Index head_width = 64;            ///< K
@@ -92,6 +100,8 @@ inline void check_config(std::string_view function, const ModelConfig& config) {
   check_between(function, "head_width", config.head_width, 1, max_size / config.num_heads);
   check_between(function, "feed_forward_width", config.feed_forward_width, 1, max_size);
   check_elements(function, "vocabulary * 2 * width", config.vocabulary, 2 * config.width);
+  check(config.language_head || !config.tied_embedding, function,
+        "tied_embedding is true, must be false without a language head");
   check_elements(function, "num_heads * head_width * width", config.num_heads * config.head_width,
                  config.width);
   check_elements(function, "feed_forward_width * width", config.feed_forward_width, config.width);

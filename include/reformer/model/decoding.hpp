@@ -297,7 +297,7 @@ Decoder<Scalar>::Decoder(Workspace& workspace, const Model<Scalar>& model, Index
   const Pass pass{
       .workspace = workspace, .batch = batch, .length = 1, .key = key_, .precision = precision_};
   states_ = model_->stack_.decoding(pass);
-  head_.emplace(model_->head_.kept_weight(workspace, precision));
+  head_.emplace(model_->head_.kept_weight(workspace, precision, model_->tied_table()));
   checksum_ = checksum();
 }
 

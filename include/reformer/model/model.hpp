@@ -4,7 +4,8 @@
 ///
 ///     x_1 = x_2 = dropout(embedding[token] + position), or of vectors in place of embeddings
 ///     (x_1, x_2) through a reversible stack: L layers of self-attention and feed-forward
-///     logits = dropout(LN([x_1, x_2])) W + b
+///     logits = dropout(LN([x_1, x_2])) W + b, with W of its own or the embedding's rows: see
+///     `ModelConfig::tied_embedding`
 ///
 /// A model is its parameters. What a pass needs is taken from the caller's workspace and given back
 /// at its end: two halves and, in a training step, their two gradients, [B*T, D] each, whatever the
@@ -46,7 +47,7 @@ namespace reformer::inline REFORMER_ABI {
 /// biases 0, as in HuggingFace, mixed values are those of what followed, and temperatures 20.
 struct Initialization {
   double weights = 0.02;            ///< linear weights
-  double embedding = 0.02;          ///< token embedding
+  double embedding = 0.02;          ///< token embedding, as the stack is given it
   double learned_positions = 0.02;  ///< learned position table
   double axial_positions = 1.0;     ///< axial position tables
 };
@@ -99,9 +100,10 @@ template <typename Scalar>
 class Decoder;
 
 /// What a pass reads: tokens `[B, T]`, or vectors `[B, T, D]` that take the place of their
-/// embeddings. Positions are added and dropout is applied to both. A vector of padding may hold
-/// anything: one that is not finite counts as zero. Vectors of n-grams, which tokens have in the
-/// embedding and in values, they do not get. Refers to what it is made from.
+/// embeddings (of 4 times the rows of an embedding that is tied). Positions are added and dropout
+/// is applied to both. A vector of padding may hold anything: one that is not finite counts as
+/// zero. Vectors of n-grams, which tokens have in the embedding and in values, they do not get.
+/// Refers to what it is made from.
 template <typename Scalar>
 class ModelInput {
  public:
@@ -191,7 +193,8 @@ class Model {
   }
 
   /// Parts of the model in the order of the forward pass: part 0 is the embedding with positions
-  /// and n-grams, part 1 + i is layer i, and the last is the head.
+  /// and n-grams, part 1 + i is layer i, and the last is the head. An embedding that is tied is of
+  /// part 0 alone, which is the first that is read and the last whose gradients are complete.
   Index num_parts() const { return num_layers() + 2; }
   /// Visits the parameters of one part. Those of all parts, one after another, are those of
   /// `for_each_parameter` in its order.
@@ -375,6 +378,12 @@ class Model {
             " is that of two parameters, must be that of one");
     });
   }
+
+  /// The table that a tied head is given, or null.
+  const Parameter<Scalar>* tied_table() const {
+    return config_.tied_embedding ? &embedding_.table() : nullptr;
+  }
+  Parameter<Scalar>* tied_table() { return config_.tied_embedding ? &embedding_.table() : nullptr; }
 
   Index num_layers() const { return static_cast<Index>(config_.layers.size()); }
   /// The branches of a layer are from that of the layer to that of the next.
@@ -576,9 +585,11 @@ class Model {
                       [&](Index first, Index count, int thread) {
                         const MatrixView<Scalar> x(memory[thread], 1, D);
                         for (Index row = first; row < first + count; ++row) {
-                          std::copy_n(vector_of(input, row), D, x.data);
                           if (input.vectors() != nullptr) {
+                            std::copy_n(vector_of(input, row), D, x.data);
                             detail::clear_unusable_padding(pass, row, D, x.data);
+                          } else {
+                            embedding_.read(input.tokens()->data()[row], x.data);
                           }
                           const auto [position, recent] = place(row);
                           for (std::size_t i = 0; i < ngrams_.size(); ++i) {
@@ -594,7 +605,7 @@ class Model {
     detail::check_range("the embedding", halves.first, pass.length);
   }
 
-  /// `[D]`, before its position is added.
+  /// `[D]`, before its position is added; of a token the row of the table.
   const Scalar* vector_of(const Input& input, Index row) const {
     return input.vectors() != nullptr ? input.vectors()->data() + row * config_.width
                                       : embedding_.row(input.tokens()->data()[row]);
@@ -686,11 +697,12 @@ template <typename Scalar>
 Model<Scalar>::Model(const ModelConfig& config, const LayerChange& change)
     : config_((detail::check_config("Model", config),
                detail::check_residual<Scalar>("Model", config.residual), config)),
-      embedding_("embedding", config.vocabulary, config.width),
+      embedding_("embedding", config.vocabulary, config.width,
+                 static_cast<Scalar>(config.tied_embedding ? detail::tied_embedding_scale : 1)),
       positions_("positions", config.positions, config.width),
       ngrams_(ngrams_of(config)),
       head_(config.width, config.language_head ? config.vocabulary : 0, config.layer_norm_epsilon,
-            config.dropout) {
+            config.dropout, config.tied_embedding) {
   std::vector<Branch> branches;
   std::vector<Index> layers;
   for (Index i = 0; i < static_cast<Index>(config.layers.size()); ++i) {
@@ -746,7 +758,7 @@ void Model<Scalar>::initialize(std::uint64_t seed, const Initialization& how) {
       case Role::head_weight:
         return draw(how.weights);
       case Role::embedding:
-        return draw(how.embedding);
+        return draw(how.embedding / static_cast<double>(embedding_.scale()));
       case Role::position_table:
         return draw(positions);
       case Role::gain:
@@ -778,7 +790,7 @@ Loss Model<Scalar>::loss(Workspace& workspace, const Input& input, const Tokens&
         "each has ", each.size(), " elements, must have B*T = ", labels.size(), " or none");
   const Pass pass = start(workspace, "Model::loss", input, options);
   Scratch memory(workspace);
-  return head_.loss(forward(memory, input, pass), span_of(labels), pass, each);
+  return head_.loss(forward(memory, input, pass), span_of(labels), pass, each, tied_table());
 }
 
 template <typename Scalar>
@@ -799,8 +811,8 @@ Loss Model<Scalar>::loss_and_gradients(Workspace& workspace, const Input& input,
   Scratch memory(workspace);
   Walk walk = walk_in(memory, pass.batch, pass.length, plan.storage);
   forward(input, walk, pass, observer);
-  const Loss loss =
-      head_.loss_and_gradients(walk.halves, span_of(labels), scale, walk.gradients, pass);
+  const Loss loss = head_.loss_and_gradients(walk.halves, span_of(labels), scale, walk.gradients,
+                                             pass, tied_table());
   backward(input, walk, dvectors, pass, observer);
   return loss;
 }
@@ -814,7 +826,7 @@ Tensor<Scalar, 3> Model<Scalar>::logits(Workspace& workspace, const Input& input
   check_elements(function, "B*T * vocabulary", pass.rows(), config_.vocabulary);
   Tensor<Scalar, 3> result(pass.batch, pass.length, config_.vocabulary);
   Scratch memory(workspace);
-  head_.logits(forward(memory, input, pass), 0, rows_of(result), pass);
+  head_.logits(forward(memory, input, pass), 0, rows_of(result), pass, tied_table());
   return result;
 }
 
@@ -907,7 +919,8 @@ std::vector<Scalar> Model<Scalar>::next_token_logits(Workspace& workspace,
   check(last >= 0, function, "is_real has no token that is real, must have at least one");
   std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
   Scratch memory(workspace);
-  head_.logits(forward(memory, row, pass), last, {result.data(), 1, config_.vocabulary}, pass);
+  head_.logits(forward(memory, row, pass), last, {result.data(), 1, config_.vocabulary}, pass,
+               tied_table());
   return result;
 }
 
@@ -956,7 +969,7 @@ MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int t
     plan.encoding = 2 * bytes(batch * length * 2 * config_.width);
     head_.plan_encode_backward(scratch, batch * length);
   } else {
-    head_.plan_gradients(scratch, batch * length, precision);
+    head_.plan_gradients(scratch, batch * length, precision, tied_table());
   }
   stack_.plan(scratch, pass, plan.storage);
   plan.scratch = scratch.peak_bytes() - plan.workspace();

@@ -9,6 +9,14 @@
 /// | x_1, x_2     | [B*T, D]    |
 /// | W, b         | [2D, V], [V] |
 ///
+/// A tied head has no W of its own. With the halves z = [z_1, z_2] and the table E [V, D] of the
+/// embedding, which it is given by the caller,
+///
+///     logits = (z_1 + z_2) / 2 E^T + b
+///
+/// as if W were [E^T; E^T] / 2, in half the products. It adds to the gradient of E what W would
+/// have, dE += dlogits^T (z_1 + z_2) / 2.
+///
 /// In training a panel of positions goes through product, softmax, loss and gradient at once:
 /// logits [B*T, V] never exist. A head without a vocabulary ends at z.
 #pragma once
@@ -37,19 +45,22 @@ namespace reformer::inline REFORMER_ABI {
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
 class OutputHead {
  public:
+  /// @param is_tied  passes with logits are then given the table of the embedding, others nothing
   /// @throw std::invalid_argument for sizes, an epsilon or a dropout out of range
-  OutputHead(Index width, Index vocabulary, double layer_norm_epsilon, double dropout)
+  OutputHead(Index width, Index vocabulary, double layer_norm_epsilon, double dropout,
+             bool is_tied = false)
       : width_((check_between("OutputHead", "width", width, 1, max_size / 2),
                 check_between("OutputHead", "vocabulary", vocabulary, 0, max_size),
                 check_elements("OutputHead", "vocabulary * 2 * width", vocabulary, 2 * width),
                 check_dropout("OutputHead", "dropout", dropout), width)),
         dropout_(dropout),
         norm_("layer_norm", 2 * width, layer_norm_epsilon),
-        weight_("head.weight", Role::head_weight, 2 * width, vocabulary),
+        is_tied_(is_tied),
+        weight_("head.weight", Role::head_weight, is_tied ? 0 : 2 * width, vocabulary),
         bias_("head.bias", Role::bias, 1, vocabulary) {}
 
   /// V, or 0 for a head that ends at z.
-  Index vocabulary() const { return weight_.value.cols(); }
+  Index vocabulary() const { return bias_.value.cols(); }
 
   /// z `[B*T, 2D]`
   /// @throw std::invalid_argument for sizes that do not fit, as the others, before anything is
@@ -75,13 +86,15 @@ class OutputHead {
   }
 
   /// Logits `[count, V]` of rows `[first, first + count)`.
+  /// @param table  of the embedding `[V, D]` if the head is tied, otherwise null, as in the others
   template <ResidualHalf Half>
-  void logits(const Halves<Half>& x, Index first, const MatrixView<Scalar>& out,
-              const Pass& pass) const {
+  void logits(const Halves<Half>& x, Index first, const MatrixView<Scalar>& out, const Pass& pass,
+              const Parameter<Scalar>* table = nullptr) const {
     check_vocabulary("OutputHead::logits");
+    check_table("OutputHead::logits", table);
     Scratch scratch(pass.workspace);
-    const PackedWeight<Kernel> weight(scratch, pass.workspace, rows_of(weight_.value),
-                                      Orientation::natural, pass.precision);
+    const PackedWeight<Kernel> weight(scratch, pass.workspace, rows_of(weight_or(table).value),
+                                      orientation(), pass.precision);
     logits(x, first, weight, out, pass);
   }
 
@@ -94,7 +107,8 @@ class OutputHead {
     check_vocabulary(function);
     check_equal(function, "columns of out", out.columns, "vocabulary", vocabulary());
     check_between(function, "first", first, 0, pass.rows() - out.rows);
-    check_equal(function, "rows of the weight", weight.depth(), "2 * width", 2 * width_);
+    check_equal(function, "rows of the weight", weight.depth(), is_tied_ ? "width" : "2 * width",
+                factor_width());
     check_equal(function, "columns of the weight", weight.columns(), "vocabulary", vocabulary());
     Scratch scratch(pass.workspace);
     const Index panel = std::min(panel_rows(), out.rows);
@@ -106,8 +120,10 @@ class OutputHead {
     }
   }
 
-  KeptWeight<Kernel> kept_weight(Workspace& workspace, Precision precision) const {
-    return {workspace, rows_of(weight_.value), Orientation::natural, precision};
+  KeptWeight<Kernel> kept_weight(Workspace& workspace, Precision precision,
+                                 const Parameter<Scalar>* table = nullptr) const {
+    check_table("OutputHead::kept_weight", table);
+    return {workspace, rows_of(weight_or(table).value), orientation(), precision};
   }
 
   /// Sum of losses over labels `[B*T]` that are not `ignored_label`.
@@ -115,21 +131,23 @@ class OutputHead {
   ///   empty
   template <ResidualHalf Half>
   Loss loss(const Halves<Half>& x, std::span<const std::int32_t> labels, const Pass& pass,
-            std::span<double> each = {}) const {
+            std::span<double> each = {}, const Parameter<Scalar>* table = nullptr) const {
     constexpr auto function = "OutputHead::loss";
     check_input(function, x, pass);
     check_labels(function, labels, pass);
+    check_table(function, table);
     check(each.empty() || static_cast<Index>(each.size()) == pass.rows(), function, "each has ",
           each.size(), " elements, must have B*T = ", pass.rows(), " or none");
-    return sum_losses<false>(nullptr, x, labels.data(), Scalar(0), {}, pass,
+    return sum_losses<false>(nullptr, table, nullptr, x, labels.data(), Scalar(0), {}, pass,
                              each.empty() ? nullptr : each.data());
   }
 
-  /// The same, and the gradients of `scale` times the sum: parameter gradients are accumulated, dx
-  /// is overwritten.
+  /// The same, and the gradients of `scale` times the sum: parameter gradients, the table's too,
+  /// are accumulated, dx is overwritten.
   template <ResidualHalf Half>
   Loss loss_and_gradients(const Halves<Half>& x, std::span<const std::int32_t> labels, Scalar scale,
-                          const HalfGradients<Scalar>& dx, const Pass& pass) {
+                          const HalfGradients<Scalar>& dx, const Pass& pass,
+                          Parameter<Scalar>* table = nullptr) {
     constexpr auto function = "OutputHead::loss_and_gradients";
     check_input(function, x, pass);
     check_labels(function, labels, pass);
@@ -137,16 +155,21 @@ class OutputHead {
           ", must be finite");
     check_output(function, dx, pass);
     detail::check_gradients(function, *this);
-    return sum_losses<true>(this, x, labels.data(), scale, dx, pass, nullptr);
+    check_table(function, table);
+    check(table == nullptr || table->has_gradient(), function,
+          "the table has no gradient, call zero_gradients first");
+    return sum_losses<true>(this, table, table, x, labels.data(), scale, dx, pass, nullptr);
   }
 
   /// Scratch of `loss_and_gradients`.
-  void plan_gradients(ScratchPlan& scratch, Index rows, Precision precision) const {
+  void plan_gradients(ScratchPlan& scratch, Index rows, Precision precision,
+                      const Parameter<Scalar>* table = nullptr) const {
     const PlannedPass pass{
         .workspace = scratch, .length = rows, .training = true, .precision = precision};
-    // A plan changes nothing, but a head whose gradients are computed does.
+    // A plan changes nothing, but a head and a table whose gradients are computed do.
     auto* self = const_cast<OutputHead*>(this);
-    sum_losses<true>(self, Halves<FloatingHalf<Scalar>>{}, nullptr, Scalar(0), {}, pass, nullptr);
+    sum_losses<true>(self, table, const_cast<Parameter<Scalar>*>(table),
+                     Halves<FloatingHalf<Scalar>>{}, nullptr, Scalar(0), {}, pass, nullptr);
   }
 
   /// Scratch of `encode_backward`.
@@ -171,7 +194,7 @@ class OutputHead {
   static void visit_parameters(Self& self, F& f) {
     self.norm_.for_each_parameter(f);
     if (self.vocabulary() == 0) return;
-    f(self.weight_);
+    if (!self.is_tied_) f(self.weight_);
     f(self.bias_);
   }
 
@@ -199,6 +222,15 @@ class OutputHead {
   void check_vocabulary(std::string_view function) const {
     check_at_least(function, "vocabulary of the head", vocabulary(), 1);
   }
+  void check_table(std::string_view function, const Parameter<Scalar>* table) const {
+    check((table != nullptr) == is_tied_, function, "table is ",
+          table == nullptr ? "none" : "given", ", must be ",
+          is_tied_ ? "that of the embedding" : "none", " of a head that is ",
+          is_tied_ ? "tied" : "not tied");
+    if (table == nullptr) return;
+    check_equal(function, "rows of the table", table->value.rows(), "vocabulary", vocabulary());
+    check_equal(function, "columns of the table", table->value.cols(), "width", width_);
+  }
   void check_labels(std::string_view function, std::span<const std::int32_t> labels,
                     const Pass& pass) const {
     check_vocabulary(function);
@@ -217,6 +249,43 @@ class OutputHead {
     const Index of_large = most / columns / detail::tile_rows * detail::tile_rows;
     return std::clamp<Index>(in_cache / columns,
                              std::clamp(of_large, detail::tile_rows, 2 * detail::tile_rows), 512);
+  }
+
+  /// What gives logits: W, or the table, whose rows are the columns of such a weight.
+  const Parameter<Scalar>& weight_or(const Parameter<Scalar>* table) const {
+    return is_tied_ ? *table : weight_;
+  }
+  Orientation orientation() const {
+    return is_tied_ ? Orientation::transposed : Orientation::natural;
+  }
+  Index factor_width() const { return is_tied_ ? width_ : 2 * width_; }
+
+  /// What is multiplied by it: z, or the mean of its halves, which replaces the first one.
+  template <ScratchSource Source>
+  MatrixView<Scalar> factor_of(Source& workspace, const MatrixView<Scalar>& z) const {
+    if (!is_tied_) return z;
+    for_each_row_tile(workspace, z.rows, [&](Index row, Index count, int) {
+      for (Index i = row; i < row + count; ++i) {
+        Scalar* first = z.row(i);
+        for (Index j = 0; j < width_; ++j) first[j] = (first[j] + first[width_ + j]) / 2;
+      }
+    });
+    return z.middle_columns(0, width_);
+  }
+
+  /// From the gradient by that mean, which is where the mean was, to that by the norm's output.
+  /// @param first  of the rows, which masks of dropout go by
+  template <ScratchSource Source>
+  void mean_backward(Source& workspace, const MatrixView<Scalar>& dz, Index first,
+                     const Dropout<Scalar>& dropout) const {
+    for_each_row_tile(workspace, dz.rows, [&](Index row, Index count, int) {
+      for (Index i = row; i < row + count; ++i) {
+        Scalar* of_row = dz.row(i);
+        for (Index j = 0; j < width_; ++j) of_row[j] /= 2;
+        std::copy_n(of_row, width_, of_row + width_);
+      }
+      dropout.apply_tile(dz.middle_rows(row, count), first + row, 0, 2 * width_);
+    });
   }
 
   template <typename Half>
@@ -285,32 +354,39 @@ class OutputHead {
     normalize_backward(x, 0, dout, row_of_x, dx, pass);
   }
 
+  /// @return what was multiplied, a part of `normed`
   template <typename Half, ScratchSource Source>
-  void panel_logits(const Halves<Half>& x, Index first, const PackedWeight<Kernel>& weight,
-                    const MatrixView<Scalar>& normed, const MatrixView<Scalar>& out,
-                    const BasicPass<Source>& pass) const {
+  MatrixView<Scalar> panel_logits(const Halves<Half>& x, Index first,
+                                  const PackedWeight<Kernel>& weight,
+                                  const MatrixView<Scalar>& normed, const MatrixView<Scalar>& out,
+                                  const BasicPass<Source>& pass) const {
     normalize(x, first, normed, pass);
-    weight_product(pass.workspace, normed, weight.whole(), out, Write::assign,
+    const auto factor = factor_of(pass.workspace, normed);
+    weight_product(pass.workspace, factor, weight.whole(), out, Write::assign,
                    [&](const MatrixView<Scalar>& tile, Index, Index j) {
                      add_bias(tile, bias_.value.data() + j);
                    });
+    return factor;
   }
 
   /// Losses, and gradients if they are wanted, panel by panel.
-  /// @param to  this head, whose gradients are accumulated; not used without gradients, as dx
+  /// @param to, to_table  this head and the table, whose gradients are accumulated; not used
+  ///   without gradients, as dx
   template <bool with_gradients, typename Half, ScratchSource Source>
-  Loss sum_losses(OutputHead* to, const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
+  Loss sum_losses(OutputHead* to, const Parameter<Scalar>* table, Parameter<Scalar>* to_table,
+                  const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
                   const HalfGradients<Scalar>& dx, const BasicPass<Source>& pass,
                   double* each) const {
     auto& workspace = pass.workspace;
     ScratchOf<Source> scratch(workspace);
     const Index V = vocabulary(), D2 = 2 * width_;
-    const auto weight_value = rows_of(std::as_const(weight_.value));
-    const PackedWeight<Kernel> weight(scratch, workspace, weight_value, Orientation::natural,
+    const auto weight_value = rows_of(weight_or(table).value);
+    const PackedWeight<Kernel> weight(scratch, workspace, weight_value, orientation(),
                                       pass.precision);
     std::optional<PackedWeight<Kernel>> weight_transposed;
     if constexpr (with_gradients) {
-      weight_transposed.emplace(scratch, workspace, weight_value, Orientation::transposed,
+      weight_transposed.emplace(scratch, workspace, weight_value,
+                                is_tied_ ? Orientation::natural : Orientation::transposed,
                                 pass.precision);
     }
     const Index panel = std::min(panel_rows(), pass.rows());
@@ -326,7 +402,7 @@ class OutputHead {
     detail::for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
       const auto normed = normed_panel.middle_rows(0, rows);
       const auto logits = logits_panel.middle_rows(0, rows);
-      panel_logits(x, first, weight, normed, logits, pass);
+      const auto factor = panel_logits(x, first, weight, normed, logits, pass);
       parallel_for(workspace, ceil_div(rows, group), [&](Index task, int) {
         for (Index i = task * group; i < std::min((task + 1) * group, rows); ++i) {
           const std::int32_t label = labels[first + i];
@@ -348,12 +424,18 @@ class OutputHead {
       if (each != nullptr) std::copy_n(losses, rows, each + first);
       if constexpr (with_gradients) {
         accumulate_bias_gradient<Scalar>(workspace, logits, to->bias_.gradient.data());
-        accumulate_weight_gradient<Kernel>(workspace, pass.precision, normed, logits,
-                                           gradient_in(workspace, to->weight_));
-        weight_product(workspace, logits, weight_transposed->whole(), normed, Write::assign,
+        if (is_tied_) {
+          accumulate_weight_gradient<Kernel>(workspace, pass.precision, logits, factor,
+                                             gradient_in(workspace, *to_table));
+        } else {
+          accumulate_weight_gradient<Kernel>(workspace, pass.precision, factor, logits,
+                                             gradient_in(workspace, to->weight_));
+        }
+        weight_product(workspace, logits, weight_transposed->whole(), factor, Write::assign,
                        [&](const MatrixView<Scalar>& tile, Index i, Index j) {
-                         dropout.apply_tile(tile, first + i, j, D2);
+                         if (!is_tied_) dropout.apply_tile(tile, first + i, j, D2);
                        });
+        if (is_tied_) mean_backward(workspace, normed, first, dropout);
         to->normalize_backward(x, first, normed, row_of_x, dx, pass);
       }
     });
@@ -363,7 +445,8 @@ class OutputHead {
   Index width_;
   double dropout_;
   LayerNorm<Scalar> norm_;
-  Parameter<Scalar> weight_, bias_;
+  bool is_tied_;
+  Parameter<Scalar> weight_, bias_;  // the weight has no rows if the head is tied
 };
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Token embedding: x[row] = table[token]; backward dtable[token] += dx[row].
+/// Token embedding: x[row] = c table[token]; backward dtable[token] += c dx[row].
 #pragma once
 
 #include <algorithm>
@@ -77,14 +77,19 @@ inline void plan_accumulate_rows(ScratchPlan& scratch, Index rows) {
 template <typename Scalar>
 class Embedding {
  public:
-  Embedding(const std::string& name, Index vocabulary, Index width)
+  /// @param scale  c, what rows of the table are multiplied by to be the vectors of tokens
+  Embedding(const std::string& name, Index vocabulary, Index width, Scalar scale = 1)
       : table_((check_between("Embedding", "vocabulary", vocabulary, 1, max_size),
                 check_between("Embedding", "width", width, 1, max_size),
                 check_elements("Embedding", "vocabulary * width", vocabulary, width),
                 name + ".weight"),
-               Role::embedding, vocabulary, width) {}
+               Role::embedding, vocabulary, width),
+        scale_(scale) {}
 
   Index vocabulary() const { return table_.value.rows(); }
+  Scalar scale() const { return scale_; }
+  Parameter<Scalar>& table() { return table_; }
+  const Parameter<Scalar>& table() const { return table_; }
 
   /// Throws `std::invalid_argument` if a token is outside [0, V).
   void check_tokens(std::string_view function, const Tokens& tokens) const {
@@ -95,10 +100,16 @@ class Embedding {
     }
   }
 
-  /// The vector `[D]` of a token.
+  /// The row `[D]` of a token in the table.
   const Scalar* row(std::int32_t token) const { return rows_of(table_.value).row(token); }
 
-  /// Table gradient += dx `[B*T, D]` at the tokens of the rows.
+  /// out `[D]` = the vector of a token
+  void read(std::int32_t token, Scalar* out) const {
+    const Scalar* from = row(token);
+    for (Index j = 0; j < table_.value.cols(); ++j) out[j] = scale_ * from[j];
+  }
+
+  /// Table gradient += c dx `[B*T, D]` at the tokens of the rows.
   /// @throw std::invalid_argument for tokens out of range, another shape of dx, or no gradient
   void backward(const Tokens& tokens, const MatrixView<const Scalar>& dx, const Pass& pass) {
     constexpr auto function = "Embedding::backward";
@@ -106,7 +117,8 @@ class Embedding {
     check_equal(function, "rows of dx", dx.rows, "number of tokens", tokens.size());
     check_equal(function, "columns of dx", dx.columns, "width", table_.value.cols());
     check(table_.has_gradient(), function, "gradient of ", table_.name, " is not allocated");
-    detail::accumulate_rows(pass.workspace, table_, dx, [&](Index i) { return tokens.data()[i]; });
+    detail::accumulate_rows(
+        pass.workspace, table_, dx, [&](Index i) { return tokens.data()[i]; }, scale_);
   }
 
   /// Scratch of `backward`.
@@ -125,6 +137,7 @@ class Embedding {
 
  private:
   Parameter<Scalar> table_;
+  Scalar scale_;
 };
 
 }  // namespace reformer::inline REFORMER_ABI
