@@ -96,6 +96,7 @@ void begin_with_model(Options& options, std::int64_t tokens) {
   options.values = {"own"};
   options.scores = {"dot"};
   options.rotary = "none";
+  options.embedding = "separate";
   options.ngrams = {0};
   options.value_ngrams = 0;
   for (const LayerPattern& layer : model.layers) {

@@ -85,6 +85,7 @@ reformer::ModelConfig config_of(const Options& options, std::int64_t vocabulary)
   }
   reformer::ModelConfig config{
       .vocabulary = vocabulary,
+      .tied_embedding = options.embedding == "tied",
       .width = options.width,
       .num_heads = options.heads,
       .head_width = options.head_width,

@@ -196,6 +196,10 @@ Table<Options> model_table(const Units& units, const std::vector<std::string>& p
            "layers whose queries and keys are rotated by their positions");
   t.whole("width", &Options::width, 1,
           fmt::format("numbers for each {} in each half of the model", units.one), 1 << 20);
+  t.choice("embedding", &Options::embedding, {"separate", "tied"},
+           fmt::format("table of vectors of {}, separate from the weights of the head, or tied to "
+                       "them: one for both, which is a third as large",
+                       units.many));
   t.whole("heads", &Options::heads, 1, "attention heads", 1 << 16);
   t.whole("head-width", &Options::head_width, 0, "0: width / heads", 1 << 20);
   t.whole("ff-width", &Options::ff_width, 0, "of the feed-forward layers, 0: 4 * width", 1 << 24);

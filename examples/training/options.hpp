@@ -56,6 +56,7 @@ struct Options {
   std::vector<std::int64_t> axial_shape{
       0};  ///< two or three factors, 0: two near the square root of length
   std::vector<std::int64_t> axial_widths{0};  ///< as many summands, 0: by a rule
+  std::string embedding = "separate";         ///< from the head's weights, or tied to them
   std::vector<std::int64_t> ngrams = {0};     ///< orders of tables of n-grams, 0: none
   std::int64_t value_ngrams = 0;              ///< order of tables for values, 0: none
   std::int64_t ngram_rows = 16384;            ///< of each table
