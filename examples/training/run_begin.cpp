@@ -121,6 +121,9 @@ void Run::begin(const std::optional<Checkpoint>& checkpoint) {
       prepare_output_folder(folder_);
     }
     task_->begin(folder_);
+    if (!checkpoint) {  // before the first checkpoint, so that none is without its options
+      reformer::write_file_atomically(folder_ / options_name, options().asked.dump(2) + '\n');
+    }
   });
   folder_ = ranks_.agree(folder_.string());
   const json first_record = header();
@@ -142,9 +145,6 @@ void Run::begin(const std::optional<Checkpoint>& checkpoint) {
   ranks_.together([&] {
     if (!ranks_.is_first()) {
       return;
-    }
-    if (!checkpoint) {
-      reformer::write_file_atomically(folder_ / options_name, options().asked.dump(2) + '\n');
     }
     if (options().tensorboard) {
       events_.emplace(folder_, step_);

@@ -165,6 +165,9 @@ TEST_F(Program, KilledAtAnyMomentItEndsWithTheSameBits) {
       status = process.wait();
       if (WIFSIGNALED(status)) {
         ++killed;
+        if (fs::exists(run / "checkpoint.safetensors")) {
+          ASSERT_TRUE(fs::exists(run / "options.json")) << "a checkpoint without its options";
+        }
         while_writing += fs::exists(run / "checkpoint.safetensors.tmp") ? 1 : 0;
       }
     } while (WIFSIGNALED(status));
