@@ -13,6 +13,10 @@ int default_threads() {
   return detail::threads_here();
 }
 
+const Bfloat16Unit& bfloat16_unit() {
+  return detail::bfloat16_unit_here();
+}
+
 template class Model<float>;
 template class Decoder<float>;
 template std::vector<std::vector<std::int32_t>> generate<float>(
@@ -22,8 +26,11 @@ template std::vector<std::vector<std::int32_t>> generate<float>(
 template void detail::adam_update<float>(Workspace&, const AdamConfig&, std::int64_t,
                                          Parameter<float>&, const Slice&, Matrix<float>&,
                                          Matrix<float>&, double, double);
+template class detail::OptimizerState<float, Adam<float>>;
 template class Adam<float>;
+template class detail::OptimizerState<float, Muon<float>>;
 template class Muon<float>;
+template class detail::OptimizerState<float, Adafactor<float>>;
 template class Adafactor<float>;
 template std::vector<double> detail::block_squares<float>(Workspace&, const Parameter<float>&,
                                                           const Slice&);

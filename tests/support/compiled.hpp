@@ -17,7 +17,9 @@ REFORMER_TEST_TEMPLATE class Decoder<double>;
 REFORMER_TEST_TEMPLATE std::vector<std::vector<std::int32_t>> generate(
     Workspace&, Decoder<double>&, const std::vector<std::vector<std::int32_t>>&,
     const GenerationOptions&, const TokenCallback&);
+REFORMER_TEST_TEMPLATE class detail::OptimizerState<double, Adam<double>>;
 REFORMER_TEST_TEMPLATE class Adam<double>;
+REFORMER_TEST_TEMPLATE class detail::OptimizerState<double, Adafactor<double>>;
 REFORMER_TEST_TEMPLATE class Adafactor<double>;
 REFORMER_TEST_TEMPLATE Tensor<Bucket, 4> lsh_buckets(Workspace&, const Tensor<double, 4>&,
                                                      const LshPattern&, const Tensor<double, 4>&,
@@ -32,8 +34,18 @@ REFORMER_TEST_TEMPLATE AttentionGradients<double> attention_backward(
     const AttentionOptions&, const AttentionOutput<double>&, const Tensor<double, 4>&,
     const Tensor<Bucket, 4>&);
 
+REFORMER_TEST_TEMPLATE class SelfAttention<float>;
+REFORMER_TEST_TEMPLATE class SelfAttention<double>;
+REFORMER_TEST_TEMPLATE class FeedForward<float>;
+REFORMER_TEST_TEMPLATE class FeedForward<double>;
+
 // Below the branches, which tests use by themselves.
 namespace detail {
+
+REFORMER_TEST_TEMPLATE class GroupedAttention<float>;
+REFORMER_TEST_TEMPLATE class GroupedAttention<double>;
+REFORMER_TEST_TEMPLATE class AttentionProjections<float>;
+REFORMER_TEST_TEMPLATE class AttentionProjections<double>;
 
 REFORMER_TEST_TEMPLATE void attend(Workspace&, const MultiHead<float>&, const Dropout<float>&,
                                    const PrecisionKernel&);

@@ -375,13 +375,23 @@ inline bool has_avx512_bfloat16() {
 
 }  // namespace detail
 
-/// The unit that this machine has.
-inline const Bfloat16Unit& bfloat16_unit() {
+namespace detail {
+inline const Bfloat16Unit& bfloat16_unit_here() {
 #ifdef REFORMER_BFLOAT16_X86
-  if (detail::may_use_amx_bfloat16()) return detail::amx_unit;
-  if (detail::has_avx512_bfloat16()) return detail::avx512_unit;
+  if (may_use_amx_bfloat16()) return amx_unit;
+  if (has_avx512_bfloat16()) return avx512_unit;
 #endif
-  return detail::portable_tile_unit;
+  return portable_tile_unit;
 }
+}  // namespace detail
+
+/// The unit that this machine has.
+#ifdef REFORMER_COMPILED  // the kernels of all heights are long: they are compiled there
+REFORMER_EXPORT const Bfloat16Unit& bfloat16_unit();
+#else
+inline const Bfloat16Unit& bfloat16_unit() {
+  return detail::bfloat16_unit_here();
+}
+#endif
 
 }  // namespace reformer::inline REFORMER_ABI
