@@ -7,11 +7,13 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
+#include "reformer/foundation/function_ref.hpp"
 #include "reformer/foundation/tensor.hpp"
 
 namespace reformer::inline REFORMER_ABI {
@@ -103,11 +105,18 @@ struct Parameter {
   }
 };
 
+/// What models and stacks make of the function that `for_each_parameter` is given.
+template <typename Scalar>
+using ParameterVisitor = FunctionRef<void(Parameter<Scalar>&)>;
+/// The same of those that are const.
+template <typename Scalar>
+using ConstParameterVisitor = FunctionRef<void(const Parameter<Scalar>&)>;
+
 namespace detail {
-/// Throws `std::invalid_argument` unless every parameter of the model has a gradient.
-template <typename Model>
-void check_gradients(std::string_view function, Model& model) {
-  model.for_each_parameter([&](const auto& p) {
+/// Throws `std::invalid_argument` unless every parameter of the layer or model has a gradient.
+template <typename Layer>
+void check_gradients(std::string_view function, Layer& layer) {
+  layer.for_each_parameter([&](const auto& p) {
     check(p.has_gradient(), function, p.name, " has no gradient, call zero_gradients first");
   });
 }

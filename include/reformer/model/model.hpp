@@ -183,13 +183,9 @@ class Model {
   void set_num_buckets(const std::vector<Index>& factors);
 
   /// Visits every parameter in a fixed order: optimisers, checkpoints and checks all loop here.
-  template <typename F>
-  void for_each_parameter(F&& f) {
-    visit_parameters(*this, f);
-  }
-  template <typename F>
-  void for_each_parameter(F&& f) const {
-    visit_parameters(*this, f);
+  void for_each_parameter(auto&& f) { visit_parameters(*this, ParameterVisitor<Scalar>(f)); }
+  void for_each_parameter(auto&& f) const {
+    visit_parameters(*this, ConstParameterVisitor<Scalar>(f));
   }
 
   /// Parts of the model in the order of the forward pass: part 0 is the embedding with positions
@@ -199,13 +195,11 @@ class Model {
   /// Visits the parameters of one part. Those of all parts, one after another, are those of
   /// `for_each_parameter` in its order.
   /// @throw std::invalid_argument if there is no such part
-  template <typename F>
-  void for_each_parameter_of(Index part, F&& f) {
-    visit_part(*this, part, f);
+  void for_each_parameter_of(Index part, auto&& f) {
+    visit_part(*this, part, ParameterVisitor<Scalar>(f));
   }
-  template <typename F>
-  void for_each_parameter_of(Index part, F&& f) const {
-    visit_part(*this, part, f);
+  void for_each_parameter_of(Index part, auto&& f) const {
+    visit_part(*this, part, ConstParameterVisitor<Scalar>(f));
   }
 
   /// The parameter of this name, or null if there is none.
@@ -339,12 +333,12 @@ class Model {
     typename Stack::Stored stored;
   };
 
-  template <typename Self, typename F>
-  static void visit_parameters(Self& self, F& f) {
+  template <typename Self, typename Visitor>
+  static void visit_parameters(Self& self, Visitor f) {
     for (Index part = 0; part < self.num_parts(); ++part) visit_part(self, part, f);
   }
-  template <typename Self, typename F>
-  static void visit_part(Self& self, Index part, F& f) {
+  template <typename Self, typename Visitor>
+  static void visit_part(Self& self, Index part, Visitor f) {
     check_between("Model", "part", part, 0, self.num_parts() - 1);
     if (part == 0) {
       self.embedding_.for_each_parameter(f);

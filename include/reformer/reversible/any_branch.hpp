@@ -6,7 +6,6 @@
 
 #include <any>
 #include <concepts>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -122,13 +121,9 @@ class AnyBranch {
   void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     branch_->decode(x, y, decoding, pass);
   }
-  template <typename F>
-  void for_each_parameter(F&& f) {
-    branch_->for_each_parameter([&](Parameter<Scalar>& p) { f(p); });
-  }
-  template <typename F>
-  void for_each_parameter(F&& f) const {
-    std::as_const(*branch_).for_each_parameter([&](const Parameter<Scalar>& p) { f(p); });
+  void for_each_parameter(auto&& f) { branch_->for_each_parameter(ParameterVisitor<Scalar>(f)); }
+  void for_each_parameter(auto&& f) const {
+    std::as_const(*branch_).for_each_parameter(ConstParameterVisitor<Scalar>(f));
   }
 
  private:
@@ -153,8 +148,8 @@ class AnyBranch {
     virtual void prefill(const Half&, Half&, Decoding&, const Pass&) const = 0;
     virtual void check_decode(const Half&, const Half&, const Decoding&, const Pass&) const = 0;
     virtual void decode(const Half&, Half&, Decoding&, const Pass&) const = 0;
-    virtual void for_each_parameter(const std::function<void(Parameter<Scalar>&)>&) = 0;
-    virtual void for_each_parameter(const std::function<void(const Parameter<Scalar>&)>&) const = 0;
+    virtual void for_each_parameter(ParameterVisitor<Scalar>) = 0;
+    virtual void for_each_parameter(ConstParameterVisitor<Scalar>) const = 0;
   };
 
   template <typename Branch>
@@ -270,10 +265,8 @@ class AnyBranch {
         of_decoding(decoding, [&](auto& own) { branch.decode(x, y, own, pass); });
       }
     }
-    void for_each_parameter(const std::function<void(Parameter<Scalar>&)>& f) override {
-      branch.for_each_parameter(f);
-    }
-    void for_each_parameter(const std::function<void(const Parameter<Scalar>&)>& f) const override {
+    void for_each_parameter(ParameterVisitor<Scalar> f) override { branch.for_each_parameter(f); }
+    void for_each_parameter(ConstParameterVisitor<Scalar> f) const override {
       branch.for_each_parameter(f);
     }
 

@@ -9,7 +9,6 @@
 #pragma once
 
 #include <concepts>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -75,8 +74,8 @@ concept ReversibleBranch = ResidualHalf<Half> && std::copy_constructible<Branch>
              typename Branch::Saved& saved, const Pass& pass,
              MatrixView<const typename Half::Scalar> dy, MatrixView<typename Half::Scalar> dx,
              ScratchPlan& scratch, const SavedPass& sizes, const BranchStorage& stored,
-             const std::function<void(Parameter<typename Half::Scalar>&)>& visit,
-             const std::function<void(const Parameter<typename Half::Scalar>&)>& visit_constant) {
+             ParameterVisitor<typename Half::Scalar> visit,
+             ConstParameterVisitor<typename Half::Scalar> visit_constant) {
   { Branch::label } -> std::convertible_to<std::string_view>;
   constant.forward(x, y, saved, pass);
   branch.reverse(x, y, dy, dx, saved, pass);

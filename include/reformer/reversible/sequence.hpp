@@ -233,13 +233,11 @@ class ReversibleSequence {
     return bytes;
   }
 
-  template <typename Visitor>
-  void for_each_parameter(Visitor&& visitor) {
-    for (Branch& branch : branches_) branch.for_each_parameter(visitor);
+  void for_each_parameter(auto&& f) {
+    for (Branch& branch : branches_) branch.for_each_parameter(f);
   }
-  template <typename Visitor>
-  void for_each_parameter(Visitor&& visitor) const {
-    for (const Branch& branch : branches_) branch.for_each_parameter(visitor);
+  void for_each_parameter(auto&& f) const {
+    for (const Branch& branch : branches_) branch.for_each_parameter(f);
   }
 
  private:

@@ -87,12 +87,12 @@ class Adafactor : public detail::OptimizerState<Scalar, Adafactor<Scalar>> {
  private:
   friend detail::OptimizerState<Scalar, Adafactor<Scalar>>;
 
-  template <typename Model>
-  void take_step(Workspace& workspace, Model& model, double rate, double gradient_scale) {
+  void take_step(Workspace& workspace, const typename Adafactor::MutableSource& source, double rate,
+                 double gradient_scale) {
     std::vector<Parameter<Scalar>*> parameters;
     Index widest = 0;
-    model.for_each_parameter([&](Parameter<Scalar>& p) {
-      const bool is_here = detail::slice_of(model, parameters.size(), p).size() > 0;
+    source.for_each_parameter([&](Parameter<Scalar>& p) {
+      const bool is_here = source.slice(parameters.size(), p).size() > 0;
       parameters.push_back(is_here ? &p : nullptr);
       widest = std::max(widest, p.value.cols());
     });
@@ -179,6 +179,7 @@ void Adafactor<Scalar>::update(Parameter<Scalar>& p, Matrix<Scalar>& row, Matrix
 }
 
 #ifdef REFORMER_COMPILED
+extern template class REFORMER_EXPORT detail::OptimizerState<float, Adafactor<float>>;
 extern template class REFORMER_EXPORT Adafactor<float>;
 #endif
 

@@ -132,13 +132,13 @@ class Adam : public detail::OptimizerState<Scalar, Adam<Scalar>> {
  private:
   friend detail::OptimizerState<Scalar, Adam<Scalar>>;
 
-  template <typename Model>
-  void take_step(Workspace& workspace, Model& model, double rate, double gradient_scale) {
+  void take_step(Workspace& workspace, const typename Adam::MutableSource& source, double rate,
+                 double gradient_scale) {
     ++this->steps_;
     std::size_t index = 0;
-    model.for_each_parameter([&](Parameter<Scalar>& p) {
+    source.for_each_parameter([&](Parameter<Scalar>& p) {
       if (!p.is_frozen) {
-        detail::adam_update(workspace, config_, this->steps_, p, detail::slice_of(model, index, p),
+        detail::adam_update(workspace, config_, this->steps_, p, source.slice(index, p),
                             this->first_[index], this->second_[index], rate, gradient_scale);
       }
       ++index;
@@ -155,6 +155,7 @@ extern template REFORMER_EXPORT void adam_update<float>(Workspace&, const AdamCo
                                                         Matrix<float>&, Matrix<float>&, double,
                                                         double);
 }  // namespace detail
+extern template class REFORMER_EXPORT detail::OptimizerState<float, Adam<float>>;
 extern template class REFORMER_EXPORT Adam<float>;
 #endif
 

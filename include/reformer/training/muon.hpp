@@ -66,14 +66,15 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
  private:
   friend detail::OptimizerState<Scalar, Muon<Scalar>>;
 
-  template <typename Model>
-  void take_step(Workspace& workspace, Model& model, double rate, double gradient_scale) {
-    take_scratch(workspace, model);
+  using Source = typename Muon::MutableSource;
+
+  void take_step(Workspace& workspace, const Source& source, double rate, double gradient_scale) {
+    take_scratch(workspace, source);
     ++this->steps_;
     std::size_t index = 0;
-    model.for_each_parameter([&](Parameter<Scalar>& p) {
+    source.for_each_parameter([&](Parameter<Scalar>& p) {
       Matrix<Scalar>&first = this->first_[index], &second = this->second_[index];
-      const Slice slice = detail::slice_of(model, index, p);
+      const Slice slice = source.slice(index, p);
       ++index;
       if (p.is_frozen || slice.size() == 0) return;
       if (is_hidden(p)) {
@@ -89,12 +90,11 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
 
   /// All that the step will take of the workspace, before it changes anything: there may be no
   /// memory.
-  template <typename Model>
-  static void take_scratch(Workspace& workspace, Model& model) {
+  static void take_scratch(Workspace& workspace, const Source& source) {
     ScratchPlan plan(workspace.threads());
     std::size_t index = 0;
-    model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      const bool is_here = detail::slice_of(model, index++, p).size() > 0;
+    source.for_each_parameter([&](const Parameter<Scalar>& p) {
+      const bool is_here = source.slice(index++, p).size() > 0;
       if (is_here && !p.is_frozen && is_hidden(p))
         plan_hidden(plan, p.value.rows(), p.value.cols());
     });
@@ -144,6 +144,7 @@ void Muon<Scalar>::update_hidden(Workspace& workspace, Parameter<Scalar>& p,
 }
 
 #ifdef REFORMER_COMPILED
+extern template class REFORMER_EXPORT detail::OptimizerState<float, Muon<float>>;
 extern template class REFORMER_EXPORT Muon<float>;
 #endif
 

@@ -14,6 +14,7 @@
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
+#include "reformer/foundation/function_ref.hpp"
 #include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/workspace.hpp"
@@ -58,6 +59,24 @@ Slice slice_of(const Model& model, std::size_t index, const Parameter<Scalar>& p
   } else {
     return {0, p.size()};
   }
+}
+
+/// The parameters of a model, whatever its type, as an optimiser sees them. Refers to the model.
+/// @tparam P  `Parameter<Scalar>`, or that with const
+template <typename P>
+struct ParameterSource {
+  FunctionRef<void(FunctionRef<void(P&)>)> for_each_parameter;
+  FunctionRef<Slice(std::size_t, const P&)> slice;  ///< of parameter i: see `slice_of`
+};
+
+/// Calls `action` with the parameters of a model.
+template <typename P, typename Model, typename Action>
+void with_parameters(Model& model, const Action& action) {
+  const auto visit = [&](FunctionRef<void(P&)> f) {
+    model.for_each_parameter([&](P& p) { f(p); });
+  };
+  const auto slice = [&](std::size_t index, const P& p) { return slice_of(model, index, p); };
+  action(ParameterSource<P>{visit, slice});
 }
 
 /// Calls `work(begin, end)` in parallel for pieces of a parameter's elements, which are all of the
@@ -112,9 +131,9 @@ inline std::array<StateShape, 2> slice_shapes(std::array<StateShape, 2> shapes, 
 class StateOwner {
  public:
   StateOwner() = default;
-  template <typename Model>
-  explicit StateOwner(Model& model) {
-    model.for_each_parameter([&](const auto& p) {
+  template <typename P>
+  explicit StateOwner(const ParameterSource<P>& source) {
+    source.for_each_parameter([&](const P& p) {
       parameters_.push_back({p.name, p.value.rows(), p.value.cols()});
     });
   }
@@ -125,15 +144,15 @@ class StateOwner {
   bool is_empty() const { return parameters_.empty(); }
 
   /// @throw std::invalid_argument unless the model has these parameters, in this order
-  template <typename Model>
-  void check_owns(std::string_view function, Model& model) const {
+  template <typename P>
+  void check_owns(std::string_view function, const ParameterSource<P>& source) const {
     constexpr std::string_view rule = " as in the model whose state this is";
     std::size_t count = 0;
-    model.for_each_parameter([&](const auto&) { ++count; });
+    source.for_each_parameter([&](const P&) { ++count; });
     check(count == parameters_.size(), function, "the model has ", count, " parameters, must have ",
           parameters_.size(), rule);
     std::size_t index = 0;
-    model.for_each_parameter([&](const auto& p) {
+    source.for_each_parameter([&](const P& p) {
       const Shape& own = parameters_[index];
       check(p.name == own.name, function, "parameter ", index, " is ", p.name, ", must be ",
             own.name, rule);
@@ -179,15 +198,11 @@ class OptimizerState {
   ///   the state is that of other parameters, or for arguments out of range
   template <typename Model>
   void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
-    const std::string function = join(Optimizer::name, "::step");
-    check_step<Scalar>(function, steps_, rate, gradient_scale);
-    check_gradients(function, model);
-    if (owner_.is_empty()) {
-      allocate_state(model);
-    } else {
-      check_all(function, model);
-    }
-    static_cast<Optimizer&>(*this).take_step(workspace, model, rate, gradient_scale);
+    with_parameters<const Parameter<Scalar>>(
+        model, [&](const Source& source) { prepare_step(source, rate, gradient_scale); });
+    with_parameters<Parameter<Scalar>>(model, [&](const MutableSource& source) {
+      static_cast<Optimizer&>(*this).take_step(workspace, source, rate, gradient_scale);
+    });
   }
 
   /// Number of steps taken; part of the state.
@@ -198,41 +213,59 @@ class OptimizerState {
   /// checkpoint can be read. State that has their shapes stays where it is.
   template <typename Model>
   void allocate(Model& model) {
-    allocate_state(model);
+    with_parameters<const Parameter<Scalar>>(model,
+                                             [&](const Source& source) { allocate_state(source); });
     steps_ = 0;
   }
 
   /// Visits the state as `f(name, matrix)`, in the order of the model's parameters; nothing before
   /// there is any.
   /// @throw std::invalid_argument if the state is that of other parameters
-  template <typename Model, typename F>
-  void for_each_state(Model& model, F&& f) {
-    visit_state(*this, model, f);
+  template <typename Model>
+  void for_each_state(Model& model, auto&& f) {
+    const FunctionRef<void(const std::string&, Matrix<Scalar>&)> visit(f);
+    with_parameters<const Parameter<Scalar>>(
+        model, [&](const Source& source) { visit_state(*this, source, visit); });
   }
-  template <typename Model, typename F>
-  void for_each_state(Model& model, F&& f) const {
-    visit_state(*this, model, f);
+  template <typename Model>
+  void for_each_state(Model& model, auto&& f) const {
+    const FunctionRef<void(const std::string&, const Matrix<Scalar>&)> visit(f);
+    with_parameters<const Parameter<Scalar>>(
+        model, [&](const Source& source) { visit_state(*this, source, visit); });
   }
 
  protected:
+  using MutableSource = ParameterSource<Parameter<Scalar>>;
+
   std::int64_t steps_ = 0;
   std::vector<Matrix<Scalar>> first_, second_;
 
  private:
-  template <typename Model>
-  static std::array<StateShape, 2> shapes_of(const Model& model, std::size_t index,
+  using Source = ParameterSource<const Parameter<Scalar>>;
+
+  static std::array<StateShape, 2> shapes_of(const Source& source, std::size_t index,
                                              const Parameter<Scalar>& p) {
-    return slice_shapes(Optimizer::state_shapes(p), p.size(), slice_of(model, index, p));
+    return slice_shapes(Optimizer::state_shapes(p), p.size(), source.slice(index, p));
   }
 
-  template <typename Model>
-  void allocate_state(Model& model) {
-    StateOwner owner(model);
+  void prepare_step(const Source& source, double rate, double gradient_scale) {
+    const std::string function = join(Optimizer::name, "::step");
+    check_step<Scalar>(function, steps_, rate, gradient_scale);
+    check_gradients(function, source);
+    if (owner_.is_empty()) {
+      allocate_state(source);
+    } else {
+      check_all(function, source);
+    }
+  }
+
+  void allocate_state(const Source& source) {
+    StateOwner owner(source);
     const bool is_own = owner == owner_;
     std::vector<Matrix<Scalar>> first, second;
     std::size_t index = 0;
-    model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      const auto shapes = shapes_of(model, index, p);
+    source.for_each_parameter([&](const Parameter<Scalar>& p) {
+      const auto shapes = shapes_of(source, index, p);
       if (!is_own) {
         first.emplace_back();
         second.emplace_back();
@@ -247,25 +280,24 @@ class OptimizerState {
     second_ = std::move(second);
   }
 
-  template <typename Model>
-  void check_all(std::string_view function, Model& model) const {
-    owner_.check_owns(function, model);
+  void check_all(std::string_view function, const Source& source) const {
+    owner_.check_owns(function, source);
     std::size_t index = 0;
-    model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      const auto shapes = shapes_of(model, index, p);
+    source.for_each_parameter([&](const Parameter<Scalar>& p) {
+      const auto shapes = shapes_of(source, index, p);
       check_state(function, shapes[0], p.name, first_[index]);
       check_state(function, shapes[1], p.name, second_[index]);
       ++index;
     });
   }
 
-  template <typename Self, typename Model, typename F>
-  static void visit_state(Self& self, Model& model, F& f) {
+  template <typename Self, typename Visitor>
+  static void visit_state(Self& self, const Source& source, Visitor f) {
     if (self.owner_.is_empty()) return;
-    self.check_all(join(Optimizer::name, "::for_each_state"), model);
+    self.check_all(join(Optimizer::name, "::for_each_state"), source);
     std::size_t index = 0;
-    model.for_each_parameter([&](const Parameter<Scalar>& p) {
-      const auto shapes = shapes_of(model, index, p);
+    source.for_each_parameter([&](const Parameter<Scalar>& p) {
+      const auto shapes = shapes_of(source, index, p);
       f(join(shapes[0].prefix, p.name), self.first_[index]);
       f(join(shapes[1].prefix, p.name), self.second_[index]);
       ++index;
