@@ -315,7 +315,7 @@ TEST_F(BytePairs, RefusesOtherFilesWithOneLine) {
       {set("/normalizer", "NFC"), "has the normalizer 'without a type'"},
       {set("/pre_tokenizer", {{"type", "Whitespace"}}), "has the pre_tokenizer 'Whitespace'"},
       {set("/pre_tokenizer", {{"type", "Sequence"}}), "has no pre_tokenizer.pretokenizers"},
-      {set("/pre_tokenizer", sequence("pretokenizers", json::array())),
+      {set("/pre_tokenizer", sequence("pretokenizers", {})),
        "has the pre_tokenizer 'Sequence' without a ByteLevel behind it"},
       {set("/pre_tokenizer", split("a")),
        "has the pre_tokenizer 'Split' without a ByteLevel behind it, which is not supported; "

@@ -87,7 +87,7 @@ TEST_F(BytePairs, TextsAreBroughtIntoNormalForm) {
   }
   file_["normalizer"] = sequence("normalizers", {{{"type", "NFC"}}});
   EXPECT_EQ(load(file_)->checksum(), tokenizer->checksum());
-  file_["normalizer"] = sequence("normalizers", json::array());
+  file_["normalizer"] = sequence("normalizers", {});
   EXPECT_EQ(load(file_)->checksum(), plain->checksum());
   // Added tokens are found as they are written, or in normal form, as they say.
   file_["normalizer"] = {{"type", "NFC"}};
