@@ -41,7 +41,8 @@ TEST(FunctionRef, RefersToTheFunctionItself) {
 TEST(FunctionRef, PassesArgumentsOnAsTheyAre) {
   const auto take = [](std::unique_ptr<int> owned, int& to) { to = *owned; };
   int to = 0;
-  FunctionRef<void(std::unique_ptr<int>, int&)>(take)(std::make_unique<int>(7), to);
+  const FunctionRef<void(std::unique_ptr<int>, int&)> f(take);
+  f(std::make_unique<int>(7), to);
   EXPECT_EQ(to, 7);
 }
 
@@ -56,7 +57,8 @@ TEST(FunctionRef, TakesWhatCanBeCalledWithItsArguments) {
   const auto see = [&](const int& x) { seen = x; };
   const ConstShown inner(see);
   int value = 4;
-  Shown(inner)(value);
+  const Shown outer(inner);
+  outer(value);
   EXPECT_EQ(seen, 4);
 }
 

@@ -14,21 +14,21 @@ namespace reformer::test {
 namespace {
 
 // Several vectors of any width, with every ragged end.
-constexpr Index most = 70;
+constexpr Index most_elements = 70;
 // Elements beyond the end, which must stay as they are.
 constexpr Index guard = 20;
 
 template <typename Scalar>
 class Simd : public testing::Test {
  protected:
-  std::vector<Scalar> input = random_values<Scalar>(most + guard, 1);
-  std::vector<Scalar> before = random_values<Scalar>(most + guard, 2);
+  std::vector<Scalar> input = random_values<Scalar>(most_elements + guard, 1);
+  std::vector<Scalar> before = random_values<Scalar>(most_elements + guard, 2);
 
   /// Runs `row(n, x, y)` for all sizes and compares y with `element(x[i],
   /// y[i])`.
   template <typename Row, typename Element>
   void expect_elementwise(const Row& row, const Element& element, double factor) {
-    for (Index n = 0; n <= most; ++n) {
+    for (Index n = 0; n <= most_elements; ++n) {
       std::vector<Scalar> actual = before, expected = before;
       row(n, input.data(), actual.data());
       for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
@@ -43,9 +43,9 @@ class Simd : public testing::Test {
   template <typename Row>
   void expect_independent_of_place(const Row& row) {
     std::vector<Scalar> whole = before;
-    row(most, input.data(), whole.data());
-    for (Index first = 0; first < most; ++first) {
-      for (Index n = 1; first + n <= most; n += 1 + n / 3) {
+    row(most_elements, input.data(), whole.data());
+    for (Index first = 0; first < most_elements; ++first) {
+      for (Index n = 1; first + n <= most_elements; n += 1 + n / 3) {
         std::vector<Scalar> part(before.begin() + first, before.begin() + first + n);
         row(n, input.data() + first, part.data());
         const std::vector<Scalar> expected(whole.begin() + first, whole.begin() + first + n);
@@ -89,7 +89,7 @@ TYPED_TEST(Simd, MapIsElementwise) {
 TYPED_TEST(Simd, MapWorksInPlace) {
   std::vector<TypeParam> expected = this->input;
   for (TypeParam& value : expected) value = -value;
-  simd::map(most + guard, this->input.data(), this->input.data(),
+  simd::map(most_elements + guard, this->input.data(), this->input.data(),
             [](const auto& v) { return Eigen::internal::pnegate(v); });
   EXPECT_TRUE(same_bits(this->input, expected));
 }
@@ -123,7 +123,7 @@ TYPED_TEST(Simd, ElementsDoNotDependOnTheirPlace) {
 }
 
 TYPED_TEST(Simd, SumAndDotAgreeWithLoops) {
-  for (Index n = 0; n <= most; ++n) {
+  for (Index n = 0; n <= most_elements; ++n) {
     double sum = 0, dot = 0;
     for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
       sum += static_cast<double>(this->input[i]);
@@ -140,7 +140,7 @@ TYPED_TEST(Simd, SumAndDotAgreeWithLoops) {
 // Elements beyond the end take part in the padded vector of a ragged end: a function that does not
 // map 0 to 0 must not add them to the sum.
 TYPED_TEST(Simd, SumCountsEachElementOnce) {
-  for (Index n = 0; n <= most; ++n) {
+  for (Index n = 0; n <= most_elements; ++n) {
     const TypeParam* x = this->input.data();
     const auto sum = simd::sum<TypeParam>(n, [&](const auto& at) {
       return Eigen::internal::padd(Eigen::internal::pmul(at(x), simd::set(TypeParam(0))),

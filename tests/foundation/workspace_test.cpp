@@ -228,7 +228,7 @@ TEST(Workspace, SurvivesAnAllocationThatFails) {
   walk(workspace);
 }
 
-constexpr Index most = std::numeric_limits<Index>::max();
+constexpr Index largest = std::numeric_limits<Index>::max();
 
 TEST(Workspace, RefusesNumbersOfThreadsThatMeanNothing) {
   EXPECT_EQ(message_of([] { Workspace workspace(-1); }),
@@ -247,7 +247,8 @@ TEST(Scratch, RefusesSizesThatNoMemoryHolds) {
   Scratch scratch(workspace);
   const int* kept = scratch.take<int>(16);
   const std::size_t used = workspace.bytes_in_use(), peak = workspace.peak_bytes();
-  for (const Index count : {most, most - 1, most / 2, most / 4, most / 4 + 1, most / 8 + 1}) {
+  for (const Index count :
+       {largest, largest - 1, largest / 2, largest / 4, largest / 4 + 1, largest / 8 + 1}) {
     EXPECT_THROW(scratch.take<double>(count), std::bad_alloc) << count;
     EXPECT_THROW(scratch.per_thread<double>(count), std::bad_alloc) << count;
     EXPECT_THROW(scratch.matrix<double>(count, 1), std::bad_alloc) << count;
@@ -282,17 +283,17 @@ TEST(Scratch, RefusesNegativeCounts) {
 
 TEST(ScratchPlan, RefusesSizesThatNoMemoryHolds) {
   ScratchPlan plan(3);
-  for (const Index count : {most, most / 4 + 1, most / 8 + 1}) {
+  for (const Index count : {largest, largest / 4 + 1, largest / 8 + 1}) {
     EXPECT_THROW(plan.take<double>(count), std::bad_alloc) << count;
     EXPECT_THROW(plan.per_thread<double>(count), std::bad_alloc) << count;
     EXPECT_THROW(plan.matrix<double>(2, count), std::bad_alloc) << count;
     EXPECT_THROW(plan.matrix<double>(count, 2), std::bad_alloc) << count;
   }
   EXPECT_EQ(plan.peak_bytes(), 0U);
-  plan.take<std::uint8_t>(most - 127);
-  plan.take<std::uint8_t>(most - 127);
-  EXPECT_THROW(plan.take<std::uint8_t>(most - 127), std::bad_alloc) << "their sum wraps";
-  EXPECT_EQ(plan.peak_bytes(), 2 * (static_cast<std::size_t>(most) - 127));
+  plan.take<std::uint8_t>(largest - 127);
+  plan.take<std::uint8_t>(largest - 127);
+  EXPECT_THROW(plan.take<std::uint8_t>(largest - 127), std::bad_alloc) << "their sum wraps";
+  EXPECT_EQ(plan.peak_bytes(), 2 * (static_cast<std::size_t>(largest) - 127));
 }
 
 TEST(Scratch, RowsOfAMatrixStartLinesAndAvoidLargePowersOfTwo) {

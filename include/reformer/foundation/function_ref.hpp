@@ -25,20 +25,42 @@ class FunctionRef<Result(Arguments...)> {
   requires(!std::same_as<std::remove_cvref_t<F>, FunctionRef> &&
            std::is_invocable_r_v<Result, F&, Arguments...>)  //
       FunctionRef(F&& function)                              // NOLINT: a function is one
-      : function_(const_cast<void*>(static_cast<const void*>(std::addressof(function)))),
-        call_([](void* of, Arguments... arguments) -> Result {
-          // `const` again, if it was.
-          return std::invoke(*static_cast<std::remove_reference_t<F>*>(of),
+      : target_(function), call_([](Target target, Arguments... arguments) -> Result {
+          return std::invoke(*target.template get<std::remove_reference_t<F>>(),
                              std::forward<Arguments>(arguments)...);
         }) {}
 
   Result operator()(Arguments... arguments) const {
-    return call_(function_, std::forward<Arguments>(arguments)...);
+    return call_(target_, std::forward<Arguments>(arguments)...);
   }
 
  private:
-  void* function_;
-  Result (*call_)(void*, Arguments...);
+  /// The address of an object, const or not, or of a plain function, which are not convertible.
+  union Target {
+    const void* object;
+    void (*function)();
+
+    template <typename F>
+    explicit Target(F& of) {
+      if constexpr (std::is_function_v<F>) {
+        function = reinterpret_cast<void (*)()>(&of);
+      } else {
+        object = std::addressof(of);
+      }
+    }
+    /// @tparam F  what it was made from, `const` if that was
+    template <typename F>
+    F* get() const {
+      if constexpr (std::is_function_v<F>) {
+        return reinterpret_cast<F*>(function);
+      } else {
+        return static_cast<F*>(const_cast<void*>(object));
+      }
+    }
+  };
+
+  Target target_;
+  Result (*call_)(Target, Arguments...);
 };
 
 }  // namespace reformer::inline REFORMER_ABI
