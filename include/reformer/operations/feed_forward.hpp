@@ -369,12 +369,11 @@ class FeedForward {
 
     // The forward pass: the hidden values serve both to subtract and to differentiate.
     if (saved.inner.rows > 0) {
+      const auto inner =
+          saved.inner.middle_rows(first, hidden.rows).middle_columns(block.first, block.count);
       for_each_row_tile(workspace, hidden.rows, [&](Index row, Index count, int) {
-        const auto tile = hidden.middle_rows(row, count);
-        for (Index i = 0; i < count; ++i) {
-          std::copy_n(saved.inner.row(first + row + i) + block.first, block.count, tile.row(i));
-        }
-        activate_tile(tile, slope.middle_rows(row, count));
+        activate_tile(inner.middle_rows(row, count), hidden.middle_rows(row, count),
+                      slope.middle_rows(row, count));
       });
     } else {
       ScratchOf<Source> memory(workspace);
@@ -417,13 +416,14 @@ class FeedForward {
     });
   }
 
-  /// Of a tile of u: slope = act'(u) unless it is empty, and u becomes act(u).
-  void activate_tile(const MatrixView<Scalar>& tile, const MatrixView<Scalar>& slope) const {
-    for (Index r = 0; r < tile.rows; ++r) {
+  /// h = act(u) of a tile, where h may be u, and slope = act'(u) unless it is empty.
+  void activate_tile(const MatrixView<const Scalar>& u, const MatrixView<Scalar>& h,
+                     const MatrixView<Scalar>& slope) const {
+    for (Index r = 0; r < u.rows; ++r) {
       if (slope.rows > 0) {
-        activation_derivative(config_.activation, tile.columns, tile.row(r), slope.row(r));
+        activation_derivative(config_.activation, u.columns, u.row(r), slope.row(r));
       }
-      activate(config_.activation, tile.columns, tile.row(r), tile.row(r));
+      activate(config_.activation, u.columns, u.row(r), h.row(r));
     }
   }
 
@@ -444,9 +444,10 @@ class FeedForward {
                        std::copy_n(tile.row(r), tile.columns, inner.row(first + i + r) + column);
                      }
                      activate_tile(
-                         tile, slope.rows > 0
-                                   ? slope.middle_rows(i, tile.rows).middle_columns(j, tile.columns)
-                                   : MatrixView<Scalar>{});
+                         tile, tile,
+                         slope.rows > 0
+                             ? slope.middle_rows(i, tile.rows).middle_columns(j, tile.columns)
+                             : MatrixView<Scalar>{});
                    });
   }
 
