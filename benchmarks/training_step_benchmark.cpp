@@ -238,6 +238,7 @@ const Registration registration([] {
   in_precisions(check, {.length = 200, .depth = 1, .width = 32, .chunk = 16, .head_width = 16});
   in_precisions(quick, {});
   in_precisions(all, {.length = 16384});
+  in_precisions(all, {.length = 65536});
   // The same number of tokens in every step (the paper's figure 5), one layer.
   const auto fixed_tokens = [&](Selection from, Index tokens) {
     for (Index length = 1024; length <= tokens; length *= 2) {
