@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "support/errors.hpp"
@@ -19,7 +22,8 @@ TEST(Pass, RowsAreBatchTimesLength) {
 TEST(Pass, AtLayerChangesNothingElse) {
   Workspace workspace(1);
   const std::vector<std::uint8_t> mask(6, 1);
-  const Pass pass{workspace, 2, 3, {11, 22, 0}, true, mask};
+  Pass pass{workspace, 2, 3, {11, 22, 0}, true, mask};
+  pass.dropout_share = 0.25;
   const Pass layer = pass.at_layer(7);
   EXPECT_EQ(&layer.workspace, &workspace);
   EXPECT_EQ(layer.batch, 2);
@@ -28,8 +32,17 @@ TEST(Pass, AtLayerChangesNothingElse) {
   EXPECT_EQ(layer.key.step, 22U);
   EXPECT_EQ(layer.key.layer, 7U);
   EXPECT_TRUE(layer.training);
+  EXPECT_EQ(layer.dropout_share, 0.25);
   EXPECT_EQ(layer.is_real.data(), mask.data());
   EXPECT_EQ(layer.is_real.size(), mask.size());
+}
+
+TEST(Pass, DropsOutItsShareOfARateInTrainingOnly) {
+  Workspace workspace(1);
+  EXPECT_EQ((Pass{.workspace = workspace, .training = true}.dropout(0.5)), 0.5);
+  EXPECT_EQ((Pass{.workspace = workspace, .training = true, .dropout_share = 0.25}.dropout(0.5)),
+            0.125);
+  EXPECT_EQ((Pass{.workspace = workspace, .dropout_share = 0.25}.dropout(0.5)), 0);
 }
 
 TEST(CheckPass, AcceptsAMaskOfEveryRowOrNone) {
@@ -58,6 +71,12 @@ TEST(CheckPass, NamesWhatIsWrong) {
               check_pass("f", {workspace, 2, 3, {}, false, mask});
             }),
             "reformer::f: is_real has 5 elements, must have B*T = 6");
+  for (const auto& [share, text] : {std::pair(-0.5, "-0.5"), {1.5, "1.5"}, {std::nan(""), "nan"}}) {
+    EXPECT_EQ(message_of([&, value = share] {
+                check_pass("f", {.workspace = workspace, .dropout_share = value});
+              }),
+              std::string("reformer::f: dropout_share is ") + text + ", must be from 0 to 1");
+  }
 }
 
 }  // namespace

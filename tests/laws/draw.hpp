@@ -55,6 +55,7 @@ struct Draw {
   Index cut = 1;       ///< where the law of suffixes cuts
   RandomKey key;
   bool training = false;
+  double dropout_share = 1;
   Index num_hashes = 0;  ///< `RunOptions::num_hashes` of passes without gradients
   double budget = 0;     ///< share of what could be stored
   Precision precision = Precision::float32;
@@ -245,6 +246,7 @@ inline Draw make_draw(std::uint64_t seed, std::uint32_t number) {
                            .dropout = dice.chance(0.5) ? 0.5 : 0.0};
   }
   config.tied_embedding = config.language_head && dice.chance(0.3);
+  if (dice.chance(0.3)) draw.dropout_share = dice.pick({0.0, 0.25});
   return draw;
 }
 
@@ -347,9 +349,9 @@ inline std::string text_of(const Draw& draw) {
     out << " floating";
   }
   out << " key " << draw.key.seed << ',' << draw.key.step << (draw.training ? " training" : "")
-      << " budget " << draw.budget << " hashes " << draw.num_hashes << ' '
-      << name_of(draw.precision) << " append " << draw.appended << " cut " << draw.cut << " values "
-      << draw.values << " mask";
+      << " share " << draw.dropout_share << " budget " << draw.budget << " hashes "
+      << draw.num_hashes << ' ' << name_of(draw.precision) << " append " << draw.appended << " cut "
+      << draw.cut << " values " << draw.values << " mask";
   detail::write_mask(out, draw.is_real);
   return out.str();
 }

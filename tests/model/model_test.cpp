@@ -505,6 +505,30 @@ TEST(Model, DrawsByKeyAndDropsOutInTrainingOnly) {
       << "the seed draws no rotations";
 }
 
+TEST(Model, DropsOutItsShareOfTheRates) {
+  // All dropouts that a model has: a quarter of these rates is exact.
+  const auto config_with = [](double rate) {
+    ModelConfig config = tiny_config();
+    config.dropout = config.attention_dropout = rate;
+    for (NgramTable& table : config.ngrams) table.dropout = rate;
+    config.value_ngrams->dropout = rate;
+    return config;
+  };
+  const Tokens tokens = random_tokens(2, 23, 11, 3);
+  Workspace workspace(2);
+  const auto gradients = [&](double rate, double share) {
+    Model<float> model(config_with(rate));
+    randomize_parameters(model, 1);
+    model.zero_gradients();
+    model.loss_and_gradients(workspace, tokens, tokens, 1.0F,
+                             {.key = {4}, .training = true, .dropout_share = share});
+    return gradients_of(model);
+  };
+  EXPECT_EQ(gradients(0.5, 0.25), gradients(0.125, 1));
+  EXPECT_EQ(gradients(0.5, 0), gradients(0, 1));
+  EXPECT_NE(gradients(0.5, 0.25), gradients(0.5, 1));
+}
+
 TEST(Model, HashesAsOftenAsItIsAskedTo) {
   ModelConfig config = tiny_config(), more = config;
   for (LayerPattern& layer : more.layers) {

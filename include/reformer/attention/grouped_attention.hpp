@@ -333,7 +333,7 @@ class GroupedAttention {
 
   template <ScratchSource Source>
   Dropout<Scalar> dropout_of_weights(const BasicPass<Source>& pass) const {
-    return {pass.training ? attention_dropout_ : 0.0, pass.key, Purpose::attention_dropout};
+    return {pass.dropout(attention_dropout_), pass.key, Purpose::attention_dropout};
   }
 
   Index num_heads_, head_width_;

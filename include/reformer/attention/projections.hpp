@@ -269,7 +269,7 @@ class AttentionProjections {
 
   template <ScratchSource Source>
   Dropout<Scalar> dropout_of(const BasicPass<Source>& pass) const {
-    return {pass.training ? dropout_ : 0.0, pass.key, Purpose::branch_dropout};
+    return {pass.dropout(dropout_), pass.key, Purpose::branch_dropout};
   }
   MatrixView<const Scalar> columns_of(const Parameter<Scalar>& weight,
                                       const HeadGroup& group) const {

@@ -39,8 +39,13 @@ struct BasicPass {
   Index num_hashes = 0;
   /// Of matrix products; a backward pass must be given the forward pass's.
   Precision precision = Precision::float32;
+  /// What dropout has of its rates in training, from 0 to 1; a backward pass must be given the
+  /// forward pass's.
+  double dropout_share = 1;
 
   Index rows() const { return batch * length; }
+  /// Probability with which a dropout of this rate leaves out in this pass.
+  double dropout(double rate) const { return training ? rate * dropout_share : 0; }
   bool is_padding(Index row) const {
     return !is_real.empty() && is_real[static_cast<std::size_t>(row)] == 0;
   }
@@ -74,7 +79,7 @@ struct BranchStorage {
 };
 
 /// Throws `std::invalid_argument` unless sizes are positive, the layer is one that a
-/// key can tell, and mask and tokens, if any, are `[B*T]`.
+/// key can tell, the share of dropout is from 0 to 1, and mask and tokens, if any, are `[B*T]`.
 inline void check_pass(std::string_view function, const Pass& pass) {
   check_at_least(function, "batch", pass.batch, 1);
   check_at_least(function, "length", pass.length, 1);
@@ -82,6 +87,8 @@ inline void check_pass(std::string_view function, const Pass& pass) {
         pass.batch, ", must be at most ", std::numeric_limits<Index>::max() / pass.length,
         " for length ", pass.length);
   detail::check_key(function, pass.key);
+  check(pass.dropout_share >= 0 && pass.dropout_share <= 1, function, "dropout_share is ",
+        pass.dropout_share, ", must be from 0 to 1");
   check(pass.is_real.empty() || static_cast<Index>(pass.is_real.size()) == pass.rows(), function,
         "is_real has ", pass.is_real.size(), " elements, must have B*T = ", pass.rows());
   check(pass.tokens.empty() || static_cast<Index>(pass.tokens.size()) == pass.rows(), function,

@@ -65,6 +65,9 @@ struct RunOptions {
   Index num_hashes = 0;
   /// Of matrix products, of a model of floats. What hashing multiplies is in float32 always.
   Precision precision = Precision::float32;
+  /// What dropout has in training of the rates of its configuration, from 0 to 1. It costs where
+  /// everything is read for the first time, and pays where data is read again.
+  double dropout_share = 1;
 };
 
 /// Labels for predicting the next token: `labels[b, t] = tokens[b, t + 1]`, the last one ignored.
@@ -399,6 +402,7 @@ class Model {
     if (input.tokens() != nullptr) pass.tokens = span_of(*input.tokens());
     pass.num_hashes = options.num_hashes;
     pass.precision = options.precision;
+    pass.dropout_share = options.dropout_share;
     check_pass(function, pass);
     detail::check_precision<Scalar>(function, pass.precision);
     check_between(function, "num_hashes", options.num_hashes, 0, max_hashes);
@@ -662,7 +666,7 @@ class Model {
   }
 
   Dropout<Scalar> embedding_dropout(const Pass& pass) const {
-    return {pass.training ? config_.dropout : 0.0, pass.key, Purpose::embedding_dropout};
+    return {pass.dropout(config_.dropout), pass.key, Purpose::embedding_dropout};
   }
 
   bool is_finite(const Halves<Half>& halves) const {

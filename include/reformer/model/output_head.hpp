@@ -296,7 +296,7 @@ class OutputHead {
 
   template <ScratchSource Source>
   Dropout<Scalar> dropout_of(const BasicPass<Source>& pass) const {
-    return {pass.training ? dropout_ : 0.0, pass.key, Purpose::head_dropout};
+    return {pass.dropout(dropout_), pass.key, Purpose::head_dropout};
   }
 
   /// z of rows `[first, first + z.rows)`

@@ -199,7 +199,7 @@ class FeedForward {
 
   template <ScratchSource Source>
   Dropout<Scalar> dropout(const BasicPass<Source>& pass, Purpose purpose) const {
-    return {pass.training ? config_.dropout : 0.0, pass.key, purpose};
+    return {pass.dropout(config_.dropout), pass.key, purpose};
   }
 
   template <typename Half>

@@ -64,7 +64,7 @@ class NgramEmbedding {
 
   /// Of a pass, at its layer: element `b*T + t` stands for the vector of token t of sequence b.
   Dropout<Scalar> dropout(const Pass& pass, Purpose purpose) const {
-    return {pass.training ? config_.dropout : 0.0, pass.key, purpose};
+    return {pass.dropout(config_.dropout), pass.key, purpose};
   }
 
   /// x += the vector of the last n of these tokens, or of all where there are fewer; nothing if
