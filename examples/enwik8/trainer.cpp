@@ -159,11 +159,13 @@ class TextTask : public training::TaskWith<Options> {
   std::size_t memory() const override { return text_.corpus().bytes.size(); }
 
   Windows training_windows(std::int64_t step, std::int64_t first) const override {
-    Windows windows = windows_->of(step, first, options().batch);
+    Windows windows =
+        windows_->of((step - 1) * options().windows_of_a_step() + first, options().batch);
     return step <= options().short_steps ? cut(std::move(windows), Options::short_parts) : windows;
   }
   std::int64_t training_labels(std::int64_t step) const override {
-    return windows_->labels(step, 0, options().accumulate * options().batch);
+    return windows_->labels((step - 1) * options().windows_of_a_step(),
+                            options().windows_of_a_step());
   }
   std::unique_ptr<training::Evaluation> evaluation(training::Split split,
                                                    training::Extent extent) const override {

@@ -45,15 +45,16 @@ TrainingWindows::TrainingWindows(const Text& text, const std::vector<Stretch>& s
     stretches_.push_back({stretch, weight_});
     weight_ += std::max(stretch.labels, length);
   }
+  passes_ = {std::max<std::int64_t>(weight_ / length, 1), seed};
 }
 
-std::vector<Stretch> TrainingWindows::places(std::int64_t step, std::int64_t first,
-                                             std::int64_t count) const {
-  const reformer::RandomStream stream({seed_, static_cast<std::uint32_t>(step)},
-                                      reformer::Purpose::data);
+std::vector<Stretch> TrainingWindows::places(std::int64_t first, std::int64_t count) const {
+  const reformer::RandomStream stream({.seed = seed_, .layer = 1}, reformer::Purpose::data);
   std::vector<Stretch> places;
-  for (std::int64_t i = first; i < first + count; ++i) {
-    double share = stream.uniform(static_cast<std::uint64_t>(i));
+  for (std::int64_t number = first; number < first + count; ++number) {
+    const auto [pass, item] = passes_.turn(number);
+    const double offset = stream.uniform(static_cast<std::uint64_t>(pass));
+    double share = (static_cast<double>(item) + offset) / static_cast<double>(passes_.count());
     auto drawn = stretches_.begin();
     if (stretches_.size() > 1) {
       const double place = share * static_cast<double>(weight_);
@@ -74,8 +75,8 @@ std::vector<Stretch> TrainingWindows::places(std::int64_t step, std::int64_t fir
   return places;
 }
 
-Windows TrainingWindows::of(std::int64_t step, std::int64_t first, std::int64_t count) const {
-  const std::vector<Stretch> all = places(step, first, count);
+Windows TrainingWindows::of(std::int64_t first, std::int64_t count) const {
+  const std::vector<Stretch> all = places(first, count);
   Windows windows;
   for (const Stretch& place : all) {
     windows.length = std::max(windows.length, place.labels);
@@ -90,9 +91,8 @@ Windows TrainingWindows::of(std::int64_t step, std::int64_t first, std::int64_t 
   return windows;
 }
 
-std::int64_t TrainingWindows::labels(std::int64_t step, std::int64_t first,
-                                     std::int64_t count) const {
-  return labels_of(places(step, first, count));
+std::int64_t TrainingWindows::labels(std::int64_t first, std::int64_t count) const {
+  return labels_of(places(first, count));
 }
 
 Windows cut(Windows windows, std::int64_t parts) {

@@ -8,19 +8,21 @@
 #include <vector>
 
 #include "text.hpp"
+#include "training/shuffled_passes.hpp"
 #include "training/windows.hpp"
 
 namespace enwik8 {
 
 using training::Windows;
 
-/// Windows for training, each at a random place of a text and within one of its stretches. The
-/// places are a function of seed, step and number of the window alone, so there is no position in
-/// the data to be saved or restored.
+/// Windows for training, each within one stretch of a text: pass after pass over the text, each in
+/// a random order. A window is a function of the seed and of its number alone, so there is no
+/// position in the data to be saved or restored.
 ///
-/// A stretch that fits is a window as a whole. Any other is drawn as often as it is longer than
-/// such a one would be, and the window is anywhere in it. So the labels of all stretches are seen
-/// equally often in the mean.
+/// A stretch that fits is a window as a whole, once in a pass. Any other has as many windows as it
+/// is longer than such a one would be, rounded up or down; they are one window's length apart,
+/// nearly, and begin elsewhere in every pass. So a pass sees next to nothing twice, and the labels
+/// of all stretches are seen equally often in the mean.
 class TrainingWindows {
  public:
   /// @param stretches  at least one
@@ -28,13 +30,15 @@ class TrainingWindows {
                   std::uint64_t seed);
 
   /// As long as the longest of them; the others are padded.
-  /// @param first  number of the first window within its step
-  Windows of(std::int64_t step, std::int64_t first, std::int64_t count) const;
+  /// @param first  number of the first window, counted from 0 over all steps
+  Windows of(std::int64_t first, std::int64_t count) const;
   /// The labels of these that count.
-  std::int64_t labels(std::int64_t step, std::int64_t first, std::int64_t count) const;
+  std::int64_t labels(std::int64_t first, std::int64_t count) const;
+  /// Windows of a pass.
+  std::int64_t of_a_pass() const { return passes_.count(); }
 
  private:
-  std::vector<Stretch> places(std::int64_t step, std::int64_t first, std::int64_t count) const;
+  std::vector<Stretch> places(std::int64_t first, std::int64_t count) const;
 
   struct Weighted {
     Stretch stretch;
@@ -45,6 +49,7 @@ class TrainingWindows {
   std::int64_t weight_ = 0;
   std::int64_t length_ = 0;
   std::uint64_t seed_ = 0;
+  training::ShuffledPasses passes_{1, 0};
 };
 
 /// The same tokens in as many times more windows, each as much shorter, one after the other.

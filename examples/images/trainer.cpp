@@ -12,7 +12,7 @@
 #include "drawing.hpp"
 #include "options.hpp"
 #include "picture_set.hpp"
-#include "reformer/foundation/random.hpp"
+#include "training/shuffled_passes.hpp"
 #include "training/words.hpp"
 
 namespace images {
@@ -85,15 +85,11 @@ class PictureTask : public training::TaskWith<Options> {
   std::size_t memory() const override { return static_cast<std::size_t>(set_.bytes()); }
 
   Windows training_windows(std::int64_t step, std::int64_t first) const override {
-    const reformer::RandomStream stream({options().seed, static_cast<std::uint32_t>(step)},
-                                        reformer::Purpose::data);
-    const std::int64_t count = set_.train.count();
+    const training::ShuffledPasses passes(set_.train.count(), options().seed);
+    const std::int64_t before = (step - 1) * options().windows_of_a_step() + first;
     std::vector<std::int64_t> which;
-    for (std::int64_t i = first; i < first + options().batch; ++i) {
-      const double place =
-          stream.uniform(static_cast<std::uint64_t>(i)) * static_cast<double>(count);
-      // The product of a number just below 1 may round up to `count`.
-      which.push_back(std::min(static_cast<std::int64_t>(place), count - 1));
+    for (std::int64_t number = before; number < before + options().batch; ++number) {
+      which.push_back(passes.turn(number).item);
     }
     return windows_of(set_.train, which);
   }

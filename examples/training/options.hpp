@@ -93,6 +93,8 @@ struct Options {
 
   /// Names of the options that were given by the user, such as "width".
   std::set<std::string> given;
+
+  std::int64_t windows_of_a_step() const { return accumulate * batch; }
 };
 
 /// What a model reads and predicts, in words.

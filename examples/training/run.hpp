@@ -73,9 +73,7 @@ class Run {
   bool is_last_step() const;
   bool is_out_of_patience() const;
   bool last_step_is_known() const { return !is_limited_by_time() || ending_; }
-  std::int64_t tokens_per_step() const {
-    return options().batch * options().length * options().accumulate;
-  }
+  std::int64_t tokens_per_step() const { return options().windows_of_a_step() * options().length; }
   /// Only one rank has a file to write to.
   void write(const nlohmann::json& record) {
     if (metrics_) {

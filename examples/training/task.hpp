@@ -109,7 +109,7 @@ class Task {
   virtual Windows training_windows(std::int64_t step, std::int64_t first) const = 0;
   /// The labels of all windows of a step that count, for the mean of their losses.
   virtual std::int64_t training_labels(std::int64_t /*step*/) const {
-    return options().accumulate * options().batch * options().length;
+    return options().windows_of_a_step() * options().length;
   }
   virtual std::unique_ptr<Evaluation> evaluation(Split split, Extent extent) const = 0;
   virtual std::vector<FurtherTest> further_tests() const { return {}; }

@@ -28,7 +28,7 @@ Options tiny_options(const Strings& more = {}) {
 Windows some_windows(std::int64_t length = 32) {
   std::vector<std::uint8_t> text(500);
   std::iota(text.begin(), text.end(), std::uint8_t{3});
-  return TrainingWindows(text, Text(text).whole(), length, 1).of(1, 0, 2);
+  return TrainingWindows(text, Text(text).whole(), length, 1).of(0, 2);
 }
 
 std::vector<float> values_of(const std::vector<NamedValues>& parameters) {

@@ -192,7 +192,7 @@ TEST_F(Trainer, KeepsTheBestWeightsAndEndsWithThem) {
   write_file(folder_ / "letters", letters);
   const Strings common = options({"--data", path("letters"), "--ngrams", "4", "--ngram-rows",
                                   "4096", "--learning-rate", "0.01", "--schedule", "constant",
-                                  "--steps", "60", "--eval-bytes", "1000"});
+                                  "--steps", "120", "--eval-bytes", "1000"});
   succeed(common + Strings{"--keep-best", "100", "--out", path("all")});
   const auto validations = [&](const std::string& name) {
     std::vector<double> found;
@@ -204,7 +204,7 @@ TEST_F(Trainer, KeepsTheBestWeightsAndEndsWithThem) {
     return found;
   };
   const std::vector<double> all = validations("all");
-  ASSERT_EQ(all.size(), 15U) << "one every 4 steps, the last step's too";
+  ASSERT_EQ(all.size(), 30U) << "one every 4 steps, the last step's too";
   const auto best = std::min_element(all.begin(), all.end());
   ASSERT_NE(best, all.end() - 1) << "the text has to be learnt by heart";
   const json test = records_of(folder_ / "all").back();

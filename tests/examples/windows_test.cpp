@@ -22,8 +22,8 @@ std::vector<std::uint8_t> counting(std::size_t size) {
 }
 
 Windows training_windows(const Text& text, std::int64_t count, std::int64_t length,
-                         std::uint64_t seed, std::int64_t step, std::int64_t first) {
-  return TrainingWindows(text, text.whole(), length, seed).of(step, first, count);
+                         std::uint64_t seed, std::int64_t first) {
+  return TrainingWindows(text, text.whole(), length, seed).of(first, count);
 }
 
 EvaluationWindows evaluation_windows(const Text& text, std::int64_t count, std::int64_t length,
@@ -33,7 +33,7 @@ EvaluationWindows evaluation_windows(const Text& text, std::int64_t count, std::
 
 TEST(Windows, LabelsAreTheInputsOneFurtherOn) {
   const auto text = counting(200);
-  const Windows windows = training_windows(text, 3, 10, 7, 1, 0);
+  const Windows windows = training_windows(text, 3, 10, 7, 0);
   ASSERT_EQ(windows.count, 3);
   ASSERT_EQ(windows.inputs.size(), 30u);
   ASSERT_EQ(windows.labels.size(), 30u);
@@ -47,41 +47,55 @@ TEST(Windows, LabelsAreTheInputsOneFurtherOn) {
 
 TEST(Windows, CutOnesHaveTheSameTokens) {
   const auto text = counting(200);
-  const Windows windows = training_windows(text, 3, 12, 7, 1, 0), parts = cut(windows, 4);
+  const Windows windows = training_windows(text, 3, 12, 7, 0), parts = cut(windows, 4);
   EXPECT_EQ(parts.count, 12);
   EXPECT_EQ(parts.length, 3);
   EXPECT_EQ(parts.inputs, windows.inputs);
   EXPECT_EQ(parts.labels, windows.labels);
   EXPECT_EQ(cut(windows, 5).count, 3) << "12 is no multiple of 5";
   const std::vector<Stretch> documents = {{0, 8}, {10, 5}};
-  const Windows padded = TrainingWindows(Text(text), documents, 8, 7).of(1, 0, 20);
+  const Windows padded = TrainingWindows(Text(text), documents, 8, 7).of(0, 20);
   ASSERT_FALSE(padded.lengths.empty());
   EXPECT_EQ(cut(padded, 4).count, padded.count) << "padding would be windows of its own";
 }
 
-TEST(Windows, PlacesDependOnSeedAndStepOnlyAndCoverTheText) {
+TEST(Windows, PlacesDependOnSeedAndNumberOnlyAndCoverTheText) {
   const auto text = counting(100);
-  const auto inputs = [&](std::uint64_t seed, std::int64_t step, std::int64_t first) {
-    return training_windows(text, 4, 8, seed, step, first).inputs;
+  const auto inputs = [&](std::uint64_t seed, std::int64_t first) {
+    return training_windows(text, 4, 8, seed, first).inputs;
   };
-  EXPECT_EQ(inputs(1, 5, 0), inputs(1, 5, 0));
-  EXPECT_NE(inputs(1, 5, 0), inputs(2, 5, 0));
-  EXPECT_NE(inputs(1, 5, 0), inputs(1, 6, 0));
+  EXPECT_EQ(inputs(1, 5), inputs(1, 5));
+  EXPECT_NE(inputs(1, 5), inputs(2, 5));
+  EXPECT_NE(inputs(1, 5), inputs(1, 9));
   // The passes of a step see what one large pass would see.
-  const auto all = training_windows(text, 8, 8, 1, 5, 0).inputs;
-  EXPECT_TRUE(std::equal(all.begin() + 32, all.end(), inputs(1, 5, 4).begin()));
+  const auto all = training_windows(text, 8, 8, 1, 5).inputs;
+  EXPECT_TRUE(std::equal(all.begin() + 32, all.end(), inputs(1, 9).begin()));
 
   std::set<std::int32_t> starts;
-  for (std::int64_t step = 0; step < 2000; ++step) {
-    starts.insert(inputs(3, step, 0)[0]);
+  for (std::int64_t number = 0; number < 2000; ++number) {
+    starts.insert(training_windows(text, 1, 8, 3, number).inputs[0]);
   }
   EXPECT_EQ(starts.size(), 92u) << "all places at which a window and its last label fit";
   EXPECT_EQ(*starts.rbegin(), 91);
 }
 
+TEST(Windows, APassSeesNextToNothingTwice) {
+  const auto bytes = counting(241);
+  const Text text(bytes);
+  const TrainingWindows all(text, text.whole(), 8, 3);
+  ASSERT_EQ(all.of_a_pass(), 30);
+  for (std::int64_t pass = 0; pass < 20; ++pass) {
+    const std::vector<std::int32_t> labels = all.of(pass * 30, 30).labels;
+    ASSERT_EQ(labels.size(), 240u);
+    // The 233 places where a window can begin are divided by 30, so the first and the last of a
+    // pass are 225 or more apart, and neighbours never further than they are long.
+    EXPECT_GE(std::set(labels.begin(), labels.end()).size(), 225u + 8) << "pass " << pass;
+  }
+}
+
 TEST(Windows, ATextOfOneWindowIsEnough) {
   const auto text = counting(9);
-  EXPECT_EQ(training_windows(text, 1, 8, 1, 1, 0).labels.back(), 8);
+  EXPECT_EQ(training_windows(text, 1, 8, 1, 0).labels.back(), 8);
 }
 
 TEST(Windows, EvaluationPredictsEachByteButTheFirstOnce) {
@@ -242,7 +256,7 @@ TEST_F(DocumentWindows, OfTrainingArePaddedAndSeeAllDocumentsEquallyOften) {
   std::vector<int> seen(80);
   constexpr int steps = 20'000;
   for (std::int64_t step = 1; step <= steps; ++step) {
-    const Windows windows = all.of(step, 2, 2);
+    const Windows windows = all.of(2 * step, 2);
     ASSERT_EQ(windows.count, 2);
     ASSERT_LE(windows.length, 8);
     ASSERT_EQ(windows.inputs.size(), static_cast<std::size_t>(windows.positions()));
@@ -261,7 +275,7 @@ TEST_F(DocumentWindows, OfTrainingArePaddedAndSeeAllDocumentsEquallyOften) {
     }
     ASSERT_EQ(*std::max_element(lengths.begin(), lengths.end()), windows.length);
     ASSERT_EQ(windows.lengths, lengths[0] == lengths[1] ? std::vector<std::int64_t>() : lengths);
-    ASSERT_EQ(all.labels(step, 2, 2), lengths[0] + lengths[1]);
+    ASSERT_EQ(all.labels(2 * step, 2), lengths[0] + lengths[1]);
     ASSERT_EQ(windows.label_bytes, lengths[0] + lengths[1]);
   }
   // Weights are 8 + 8 + 39 + 8 + 22. Windows begin at all places of a stretch where they fit.
