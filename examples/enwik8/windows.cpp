@@ -78,6 +78,7 @@ std::vector<Stretch> TrainingWindows::places(std::int64_t first, std::int64_t co
 Windows TrainingWindows::of(std::int64_t first, std::int64_t count) const {
   const std::vector<Stretch> all = places(first, count);
   Windows windows;
+  windows.dropout_share = passes_.share_before(first);
   for (const Stretch& place : all) {
     windows.length = std::max(windows.length, place.labels);
   }

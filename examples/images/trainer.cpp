@@ -91,7 +91,9 @@ class PictureTask : public training::TaskWith<Options> {
     for (std::int64_t number = before; number < before + options().batch; ++number) {
       which.push_back(passes.turn(number).item);
     }
-    return windows_of(set_.train, which);
+    Windows windows = windows_of(set_.train, which);
+    windows.dropout_share = passes.share_before(before);
+    return windows;
   }
   std::unique_ptr<training::Evaluation> evaluation(training::Split split,
                                                    training::Extent extent) const override {

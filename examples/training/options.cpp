@@ -241,7 +241,9 @@ Table<Options> model_table(const Units& units, const std::vector<std::string>& p
          "the same of axial or learned positions");
   t.choice("residual", &Options::residual, {"float", "fixed"},
            "arithmetic of the residual stream; fixed point is reversed exactly");
-  t.real("dropout", &Options::dropout, 0, true, 1, false, "of what each branch adds");
+  t.real("dropout", &Options::dropout, 0, true, 1, false,
+         "of what each branch adds; like all dropout it begins at 0, and grows as the first pass "
+         "over the data comes to its end");
   t.real("attention-dropout", &Options::attention_dropout, 0, true, 1, false,
          "of attention weights");
   return std::move(t.table);

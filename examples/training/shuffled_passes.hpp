@@ -29,6 +29,12 @@ class ShuffledPasses {
   /// @param number  from 0
   Turn turn(std::int64_t number) const;
 
+  /// The share of all items that have come before this turn: of dropout, which costs where
+  /// everything is new and pays where it is known.
+  double share_before(std::int64_t number) const {
+    return number < count_ ? static_cast<double>(number) / static_cast<double>(count_) : 1;
+  }
+
  private:
   std::int64_t count_ = 1;
   std::uint64_t seed_ = 0;

@@ -64,6 +64,15 @@ TEST(ShuffledPasses, PutEachItemEverywhereEquallyOften) {
   EXPECT_EQ(std::count(pairs.begin(), pairs.end(), 0), count) << "no item comes twice";
 }
 
+TEST(ShuffledPasses, KnowHowMuchHasComeBefore) {
+  const ShuffledPasses passes(8, 1);
+  EXPECT_EQ(passes.share_before(0), 0);
+  EXPECT_EQ(passes.share_before(2), 0.25);
+  EXPECT_EQ(passes.share_before(7), 0.875);
+  EXPECT_EQ(passes.share_before(8), 1);
+  EXPECT_EQ(passes.share_before(12), 1);
+}
+
 TEST(ShuffledPasses, ReachFurtherThanARunWillCome) {
   constexpr std::int64_t count = std::int64_t{1} << 40;
   const auto turn = ShuffledPasses(count, 1).turn(3 * count + 5);

@@ -239,6 +239,16 @@ TEST_F(Trainer, StopsAtAnOverflowInFixedPoint) {
   }
 }
 
+TEST_F(Trainer, DropsOutMoreAndMoreInTheFirstPassOverTheData) {
+  const auto loss = [&](const std::string& rate, const std::string& steps) {
+    const std::string name = rate + " " + steps;
+    succeed(options({"--steps", steps, "--dropout", rate, "--out", path(name)}));
+    return records_of(folder_ / name).back().at("test_bpb");
+  };
+  EXPECT_EQ(loss("0.9", "1"), loss("0", "1")) << "nothing is left out of what is read first";
+  EXPECT_NE(loss("0.9", "2"), loss("0", "2"));
+}
+
 TEST_F(Trainer, PassesOfAStepAddUpToOneBatch) {
   succeed(options({"--steps", "1", "--batch", "4", "--out", path("large")}));
   succeed(options({"--steps", "1", "--batch", "1", "--accumulate", "4", "--out", path("small")}));

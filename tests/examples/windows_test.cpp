@@ -93,6 +93,15 @@ TEST(Windows, APassSeesNextToNothingTwice) {
   }
 }
 
+TEST(Windows, HaveTheMoreDropoutTheMoreHasBeenRead) {
+  const auto text = counting(241);  // 30 windows
+  EXPECT_EQ(training_windows(text, 2, 8, 1, 0).dropout_share, 0);
+  EXPECT_EQ(training_windows(text, 2, 8, 1, 15).dropout_share, 0.5);
+  EXPECT_EQ(training_windows(text, 2, 8, 1, 30).dropout_share, 1);
+  EXPECT_EQ(training_windows(text, 2, 8, 1, 3000).dropout_share, 1);
+  EXPECT_EQ(cut(training_windows(text, 2, 8, 1, 15), 4).dropout_share, 0.5);
+}
+
 TEST(Windows, ATextOfOneWindowIsEnough) {
   const auto text = counting(9);
   EXPECT_EQ(training_windows(text, 1, 8, 1, 0).labels.back(), 8);
