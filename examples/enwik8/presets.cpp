@@ -14,6 +14,7 @@ Options quick_preset() {
   options.value_ngrams = 2;
   options.ngram_rows = 32768;
   options.ngram_dropout = 0.5;
+  options.dropout_passes = 1;
   options.optimizer = "muon";
   options.learning_rate = 0.006;
   options.short_steps = 500;
@@ -49,6 +50,7 @@ Options base_preset() {
   options.learning_rate = 5e-4;
   options.warmup = 1000;
   options.dropout = 0.1;
+  options.dropout_passes = 1;
   options.eval_every = 500;
   options.eval_bytes = 262144;
   options.save_minutes = 15;

@@ -45,32 +45,29 @@ TrainingWindows::TrainingWindows(const Text& text, const std::vector<Stretch>& s
     stretches_.push_back({stretch, weight_});
     weight_ += std::max(stretch.labels, length);
   }
-  passes_ = {std::max<std::int64_t>(weight_ / length, 1), seed};
+  epochs_ = {weight_ / length, seed};
 }
 
 std::vector<Stretch> TrainingWindows::places(std::int64_t first, std::int64_t count) const {
+  // A stream apart from those of the orders.
   const reformer::RandomStream stream({.seed = seed_, .layer = 1}, reformer::Purpose::data);
   std::vector<Stretch> places;
   for (std::int64_t number = first; number < first + count; ++number) {
-    const auto [pass, item] = passes_.turn(number);
-    const double offset = stream.uniform(static_cast<std::uint64_t>(pass));
-    double share = (static_cast<double>(item) + offset) / static_cast<double>(passes_.count());
-    auto drawn = stretches_.begin();
-    if (stretches_.size() > 1) {
-      const double place = share * static_cast<double>(weight_);
-      drawn = std::upper_bound(stretches_.begin() + 1, stretches_.end(), place,
-                               [](double value, const Weighted& weighted) {
-                                 return value < static_cast<double>(weighted.weight_before);
-                               }) -
-              1;
-      share = (place - static_cast<double>(drawn->weight_before)) /
-              static_cast<double>(std::max(drawn->stretch.labels, length_));
-    }
-    const auto [begin, labels] = drawn->stretch;
-    const std::int64_t starts = std::max<std::int64_t>(labels - length_, 0) + 1;
-    // The product of a number just below 1 may round up to `starts`.
-    const auto start = static_cast<std::int64_t>(share * static_cast<double>(starts));
-    places.push_back({begin + std::min(start, starts - 1), std::min(labels, length_)});
+    const auto [epoch, item] = epochs_.turn(number);
+    const double offset = stream.uniform(static_cast<std::uint64_t>(epoch));
+    const double place = (static_cast<double>(item) + offset) /
+                         static_cast<double>(epochs_.count()) * static_cast<double>(weight_);
+    const auto weighted = std::upper_bound(stretches_.begin() + 1, stretches_.end(), place,
+                                           [](double value, const Weighted& next) {
+                                             return value < static_cast<double>(next.weight_before);
+                                           }) -
+                          1;
+    const auto [begin, labels] = weighted->stretch;
+    const auto middle =
+        static_cast<std::int64_t>(place - static_cast<double>(weighted->weight_before));
+    const std::int64_t last = std::max<std::int64_t>(labels - length_, 0);
+    const std::int64_t start = std::clamp<std::int64_t>(middle - length_ / 2, 0, last);
+    places.push_back({begin + start, std::min(labels, length_)});
   }
   return places;
 }
@@ -78,7 +75,7 @@ std::vector<Stretch> TrainingWindows::places(std::int64_t first, std::int64_t co
 Windows TrainingWindows::of(std::int64_t first, std::int64_t count) const {
   const std::vector<Stretch> all = places(first, count);
   Windows windows;
-  windows.dropout_share = passes_.share_before(first);
+  windows.epochs_before = epochs_.epochs_before(first);
   for (const Stretch& place : all) {
     windows.length = std::max(windows.length, place.labels);
   }

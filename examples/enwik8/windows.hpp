@@ -8,21 +8,22 @@
 #include <vector>
 
 #include "text.hpp"
-#include "training/shuffled_passes.hpp"
+#include "training/shuffled_epochs.hpp"
 #include "training/windows.hpp"
 
 namespace enwik8 {
 
 using training::Windows;
 
-/// Windows for training, each within one stretch of a text: pass after pass over the text, each in
-/// a random order. A window is a function of the seed and of its number alone, so there is no
-/// position in the data to be saved or restored.
+/// Windows for training, each within one stretch of a text: epoch after epoch, each in a random
+/// order. A window is a function of the seed and of its number alone, so there is no position in
+/// the data to be saved or restored.
 ///
-/// A stretch that fits is a window as a whole, once in a pass. Any other has as many windows as it
-/// is longer than such a one would be, rounded up or down; they are one window's length apart,
-/// nearly, and begin elsewhere in every pass. So a pass sees next to nothing twice, and the labels
-/// of all stretches are seen equally often in the mean.
+/// The middles of an epoch's windows are one length apart and begin elsewhere in every epoch; where
+/// a window would reach over an end of its stretch, it is moved inwards. So an epoch sees all of a
+/// long stretch but some tokens at its ends, and nothing twice but some others there. A stretch
+/// that fits is a window as a whole, at most once in an epoch, and left out now and then if there
+/// are longer ones. In the mean the labels of all stretches are seen equally often.
 class TrainingWindows {
  public:
   /// @param stretches  at least one
@@ -34,8 +35,7 @@ class TrainingWindows {
   Windows of(std::int64_t first, std::int64_t count) const;
   /// The labels of these that count.
   std::int64_t labels(std::int64_t first, std::int64_t count) const;
-  /// Windows of a pass.
-  std::int64_t of_a_pass() const { return passes_.count(); }
+  std::int64_t windows_per_epoch() const { return epochs_.count(); }
 
  private:
   std::vector<Stretch> places(std::int64_t first, std::int64_t count) const;
@@ -49,7 +49,7 @@ class TrainingWindows {
   std::int64_t weight_ = 0;
   std::int64_t length_ = 0;
   std::uint64_t seed_ = 0;
-  training::ShuffledPasses passes_{1, 0};
+  training::ShuffledEpochs epochs_{1, 0};
 };
 
 /// The same tokens in as many times more windows, each as much shorter, one after the other.

@@ -21,6 +21,7 @@ Options quick_preset() {
   options.preset = "quick";
   options.minutes = 10;
   options.memory_budget = 64;
+  options.dropout_passes = 1;
   options.layers = {"local", "bucket", "local"};
   options.positions = "axial";
   options.local_chunk_length = 128;  // more than a row of 32 pixels

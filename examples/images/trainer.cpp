@@ -12,7 +12,7 @@
 #include "drawing.hpp"
 #include "options.hpp"
 #include "picture_set.hpp"
-#include "training/shuffled_passes.hpp"
+#include "training/shuffled_epochs.hpp"
 #include "training/words.hpp"
 
 namespace images {
@@ -85,14 +85,14 @@ class PictureTask : public training::TaskWith<Options> {
   std::size_t memory() const override { return static_cast<std::size_t>(set_.bytes()); }
 
   Windows training_windows(std::int64_t step, std::int64_t first) const override {
-    const training::ShuffledPasses passes(set_.train.count(), options().seed);
+    const training::ShuffledEpochs epochs(set_.train.count(), options().seed);
     const std::int64_t before = (step - 1) * options().windows_of_a_step() + first;
     std::vector<std::int64_t> which;
     for (std::int64_t number = before; number < before + options().batch; ++number) {
-      which.push_back(passes.turn(number).item);
+      which.push_back(epochs.turn(number).item);
     }
     Windows windows = windows_of(set_.train, which);
-    windows.dropout_share = passes.share_before(before);
+    windows.epochs_before = epochs.epochs_before(before);
     return windows;
   }
   std::unique_ptr<training::Evaluation> evaluation(training::Split split,

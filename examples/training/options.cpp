@@ -241,11 +241,12 @@ Table<Options> model_table(const Units& units, const std::vector<std::string>& p
          "the same of axial or learned positions");
   t.choice("residual", &Options::residual, {"float", "fixed"},
            "arithmetic of the residual stream; fixed point is reversed exactly");
-  t.real("dropout", &Options::dropout, 0, true, 1, false,
-         "of what each branch adds; like all dropout it begins at 0, and grows as the first pass "
-         "over the data comes to its end");
+  t.real("dropout", &Options::dropout, 0, true, 1, false, "of what each branch adds");
   t.real("attention-dropout", &Options::attention_dropout, 0, true, 1, false,
          "of attention weights");
+  t.real("dropout-passes", &Options::dropout_passes, 0, true, infinity, false,
+         "passes over the data in which all dropout grows from 0 to its rates, 0: it has them from "
+         "the beginning");
   return std::move(t.table);
 }
 

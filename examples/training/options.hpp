@@ -67,6 +67,7 @@ struct Options {
   std::string residual = "float";  ///< halves of the residual stream: float or fixed
   double dropout = 0;              ///< of branches' outputs
   double attention_dropout = 0;    ///< of attention weights
+  double dropout_passes = 0;       ///< over the data, in which dropout grows
 
   // Training.
   std::uint64_t seed = 1;
@@ -95,6 +96,11 @@ struct Options {
   std::set<std::string> given;
 
   std::int64_t windows_of_a_step() const { return accumulate * batch; }
+  /// What dropout has of its rates when all data has been read so often. It costs where everything
+  /// is new, and pays where it is read again.
+  double dropout_share(double epochs) const {
+    return epochs < dropout_passes ? epochs / dropout_passes : 1;
+  }
 };
 
 /// What a model reads and predicts, in words.

@@ -169,12 +169,12 @@ struct TokenModel::Parts {
   reformer::RunOptions evaluation() const {
     return {.key = {options.seed, 0}, .precision = precision_of(options)};
   }
-  reformer::RunOptions training_options(std::int64_t pass, double dropout_share) const {
+  reformer::RunOptions training_options(std::int64_t pass, const Windows& windows) const {
     return {.key = {options.seed, static_cast<std::uint32_t>(pass)},
             .training = true,
             .memory_budget = memory_budget(),
             .precision = precision_of(options),
-            .dropout_share = dropout_share};
+            .dropout_share = options.dropout_share(windows.epochs_before)};
   }
 };
 
@@ -323,8 +323,8 @@ std::vector<LossSum> TokenModel::accumulate(
           const reformer::Loss loss = parts_->model.loss_and_gradients(
               parts_->workspace, inputs.tokens,
               inputs.labels(parts_->tokens_of(windows, windows.labels)), static_cast<float>(scale),
-              inputs.options(parts_->training_options(pass_number(step, i), windows.dropout_share)),
-              nullptr, &observer);
+              inputs.options(parts_->training_options(pass_number(step, i), windows)), nullptr,
+              &observer);
           return LossSum{loss.sum, windows.label_bytes};
         });
       },
@@ -421,8 +421,7 @@ std::string TokenModel::first_not_finite(const Windows& windows, std::int64_t pa
   const auto inputs = parts_->inputs_of(windows);
   const std::optional<Index> layer = parts_->model.first_non_finite_layer(
       parts_->workspace, inputs.tokens,
-      inputs.options(pass > 0 ? parts_->training_options(pass, windows.dropout_share)
-                              : parts_->evaluation()));
+      inputs.options(pass > 0 ? parts_->training_options(pass, windows) : parts_->evaluation()));
   if (layer && *layer < 0) {
     return "in the embedding";
   }

@@ -21,7 +21,7 @@ struct Windows {
   std::int64_t context =
       0;  ///< positions at the beginning of each window whose labels do not count
   std::int64_t label_bytes = 0;  ///< bytes of the data that the labels which count stand for
-  double dropout_share = 1;      ///< of training, `reformer::RunOptions::dropout_share`
+  double epochs_before = 0;      ///< of training: how often all data has been read before
 
   std::int64_t positions() const { return count * length; }
 };

@@ -88,6 +88,8 @@ const Refusal<Foundation> foundation[] = {
      [](auto&) { (void)RandomKey{}.at_layer(bad_layer); }},
     {"f", "batch", "0", "must be at least 1",
      [](auto& f) { check_pass("f", Pass{.workspace = f.workspace, .batch = 0}); }},
+    {"f", "dropout_share", "-1", "must be from 0 to 1",
+     [](auto& f) { check_pass("f", Pass{.workspace = f.workspace, .dropout_share = -1}); }},
     {"f", "length", "0", "must be at least 1",
      [](auto& f) { check_pass("f", Pass{.workspace = f.workspace, .length = 0}); }},
     {"f", "batch", "9223372036854775807", "must be at most",

@@ -224,6 +224,8 @@ const BadPass bad_passes[] = {
      [](auto&, auto& options) { options.num_hashes = -1; }},
     {"num_hashes", "65536", "must be at most 65535",
      [](auto&, auto& options) { options.num_hashes = 65536; }},
+    {"dropout_share", "2", "must be from 0 to 1",
+     [](auto&, auto& options) { options.dropout_share = 2; }},
     {"precision", "3", "must be float32, bfloat16x3 or bfloat16",
      [](auto&, auto& options) { options.precision = static_cast<Precision>(3); }},
 };

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -425,6 +426,40 @@ TEST_F(Images, ArePredictedValueByValue) {
       EXPECT_EQ(windows.inputs[12 * w + i], i == 0 ? 0 : picture[i - 1]);
     }
   }
+}
+
+TEST_F(Images, ComeOnceInEachEpoch) {
+  int run = 0;
+  // Weights stand still, so the loss of a step is that of its picture.
+  const auto losses = [&](const Strings& more, std::int64_t steps) {
+    const std::string out = path("run" + std::to_string(run++));
+    const Outcome outcome =
+        train(tiny() +
+              Strings{"--steps", std::to_string(steps), "--batch", "1", "--log-every", "1",
+                      "--learning-rate", "1e-30", "--layers", "local", "--samples", "0",
+                      "--completions", "0", "--out", out} +
+              more);
+    EXPECT_EQ(outcome.code, 0) << outcome.error;
+    std::vector<double> found;
+    for (const nlohmann::json& record : records_of(out)) {
+      if (record.at("type") == "train") found.push_back(record.at("bpb"));
+    }
+    return found;
+  };
+  const auto count = read_pictures(some_pictures(), 4).train.count();
+  std::vector<double> all = losses({}, 2 * count);
+  ASSERT_EQ(std::ssize(all), 2 * count);
+  const auto second = all.begin() + count;
+  EXPECT_FALSE(std::equal(all.begin(), second, second)) << "in the same order";
+  std::sort(all.begin(), second);
+  std::sort(second, all.end());
+  EXPECT_TRUE(std::equal(all.begin(), second, second));
+  EXPECT_GT(std::set<double>(all.begin(), second).size(), static_cast<std::size_t>(count) / 2);
+
+  const auto dropping = losses({"--dropout", "0.9", "--dropout-passes", "1"}, 2);
+  const auto plain = losses({"--dropout", "0", "--dropout-passes", "1"}, 2);
+  EXPECT_EQ(dropping[0], plain[0]) << "nothing is left out of what is read first";
+  EXPECT_NE(dropping[1], plain[1]);
 }
 
 TEST_F(Images, AreLearnedDrawnAndCompleted) {

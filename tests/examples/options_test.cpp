@@ -70,6 +70,16 @@ TEST(Options, TheLastOfTwoCounts) {
   EXPECT_EQ(parse("--batch 2 --batch 3").batch, 3);
 }
 
+TEST(Options, DropoutGrowsForSoManyPassesOverTheData) {
+  const Options one = parse("--dropout-passes 1"), four = parse("--dropout-passes 4");
+  EXPECT_EQ(one.dropout_share(0), 0);
+  EXPECT_EQ(one.dropout_share(0.25), 0.25);
+  EXPECT_EQ(four.dropout_share(3), 0.75);
+  EXPECT_EQ(four.dropout_share(4), 1);
+  EXPECT_EQ(four.dropout_share(400), 1);
+  EXPECT_EQ(parse("--dropout-passes 0").dropout_share(0), 1);
+}
+
 TEST(Options, PresetsFillWhatIsNotGiven) {
   for (const std::string& name : preset_names()) {
     const Options options = parse("--preset " + name);

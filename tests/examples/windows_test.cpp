@@ -79,27 +79,37 @@ TEST(Windows, PlacesDependOnSeedAndNumberOnlyAndCoverTheText) {
   EXPECT_EQ(*starts.rbegin(), 91);
 }
 
-TEST(Windows, APassSeesNextToNothingTwice) {
+TEST(Windows, AnEpochSeesNearlyEverythingOnce) {
   const auto bytes = counting(241);
   const Text text(bytes);
   const TrainingWindows all(text, text.whole(), 8, 3);
-  ASSERT_EQ(all.of_a_pass(), 30);
-  for (std::int64_t pass = 0; pass < 20; ++pass) {
-    const std::vector<std::int32_t> labels = all.of(pass * 30, 30).labels;
+  ASSERT_EQ(all.windows_per_epoch(), 30);
+  for (std::int64_t epoch = 0; epoch < 20; ++epoch) {
+    const std::vector<std::int32_t> labels = all.of(epoch * 30, 30).labels;
     ASSERT_EQ(labels.size(), 240u);
-    // The 233 places where a window can begin are divided by 30, so the first and the last of a
-    // pass are 225 or more apart, and neighbours never further than they are long.
-    EXPECT_GE(std::set(labels.begin(), labels.end()).size(), 225u + 8) << "pass " << pass;
+    EXPECT_GE(std::set(labels.begin(), labels.end()).size(), 240u - 8 / 2) << "epoch " << epoch;
   }
 }
 
-TEST(Windows, HaveTheMoreDropoutTheMoreHasBeenRead) {
+TEST(Windows, AnEpochHasEachDocumentThatFitsOnce) {
+  const auto bytes = counting(60);
+  const Text text(bytes);
+  const std::vector<Stretch> documents = {{0, 8}, {10, 5}, {20, 1}, {30, 8}, {50, 3}};
+  const TrainingWindows all(text, documents, 8, 3);
+  ASSERT_EQ(all.windows_per_epoch(), 5);
+  for (std::int64_t epoch = 0; epoch < 20; ++epoch) {
+    std::multiset<std::int32_t> begins;
+    for (std::int64_t i = 0; i < 5; ++i) begins.insert(all.of(epoch * 5 + i, 1).inputs[0]);
+    EXPECT_EQ(begins, (std::multiset<std::int32_t>{0, 10, 20, 30, 50})) << "epoch " << epoch;
+  }
+}
+
+TEST(Windows, KnowHowOftenAllHasBeenRead) {
   const auto text = counting(241);  // 30 windows
-  EXPECT_EQ(training_windows(text, 2, 8, 1, 0).dropout_share, 0);
-  EXPECT_EQ(training_windows(text, 2, 8, 1, 15).dropout_share, 0.5);
-  EXPECT_EQ(training_windows(text, 2, 8, 1, 30).dropout_share, 1);
-  EXPECT_EQ(training_windows(text, 2, 8, 1, 3000).dropout_share, 1);
-  EXPECT_EQ(cut(training_windows(text, 2, 8, 1, 15), 4).dropout_share, 0.5);
+  EXPECT_EQ(training_windows(text, 2, 8, 1, 0).epochs_before, 0);
+  EXPECT_EQ(training_windows(text, 2, 8, 1, 15).epochs_before, 0.5);
+  EXPECT_EQ(training_windows(text, 2, 8, 1, 75).epochs_before, 2.5);
+  EXPECT_EQ(cut(training_windows(text, 2, 8, 1, 15), 4).epochs_before, 0.5);
 }
 
 TEST(Windows, ATextOfOneWindowIsEnough) {
@@ -287,15 +297,17 @@ TEST_F(DocumentWindows, OfTrainingArePaddedAndSeeAllDocumentsEquallyOften) {
     ASSERT_EQ(all.labels(2 * step, 2), lengths[0] + lengths[1]);
     ASSERT_EQ(windows.label_bytes, lengths[0] + lengths[1]);
   }
-  // Weights are 8 + 8 + 39 + 8 + 22. Windows begin at all places of a stretch where they fit.
+  // Weights are 8 + 8 + 39 + 8 + 22. The middle of a window is any place of a stretch that it can
+  // be.
   std::vector<double> expected(80);
   for (const auto& [begin, labels] : text().documents()) {
-    const std::int64_t length = std::min<std::int64_t>(labels, 8), starts = labels - length + 1;
+    const std::int64_t length = std::min<std::int64_t>(labels, 8);
     const double often = 2.0 * steps * static_cast<double>(std::max<std::int64_t>(labels, 8)) / 85;
-    for (std::int64_t start = 0; start < starts; ++start) {
+    for (std::int64_t middle = 0; middle < labels; ++middle) {
+      const std::int64_t start = std::clamp<std::int64_t>(middle - 4, 0, labels - length);
       for (std::int64_t i = 1; i <= length; ++i) {
         expected[static_cast<std::size_t>(begin + start + i)] +=
-            often / static_cast<double>(starts);
+            often / static_cast<double>(labels);
       }
     }
     // All labels of each document together are seen as often as there are.

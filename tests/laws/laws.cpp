@@ -173,6 +173,10 @@ class Trial {
             input.num_hashes, draw_.precision, draw_.dropout_share};
   }
 
+  bool drops() const {
+    return draw_.training && draw_.dropout_share > 0 && draw_.config.dropout > 0;
+  }
+
   static constexpr std::size_t no_limit = std::numeric_limits<std::size_t>::max();
   std::size_t budget() {
     if (draw_.budget == 1) return no_limit;
@@ -375,7 +379,7 @@ class Trial {
             model_.plan(draw_.batch, draw_.length, threads, bytes, draw_.precision);
         step(model_, workspace, drawn(), bytes);
         const std::string what = join("workspace on ", threads, " threads");
-        if ((draw_.training && draw_.dropout_share > 0) || draw_.config.dropout == 0) {
+        if (drops() || draw_.config.dropout == 0) {
           expect_equal("plan and count", what, workspace.peak_bytes(), plan.workspace());
         } else {
           expect_at_most("plan and count", what, workspace.peak_bytes(), plan.workspace());
@@ -400,8 +404,7 @@ class Trial {
   void reversal() {
     const Input input = drawn();
     constexpr double tolerance = 1e-7;
-    const bool drops = draw_.training && draw_.config.dropout > 0;
-    const bool comparable = is_fixed() || (std::is_same_v<Scalar, double> && !drops);
+    const bool comparable = is_fixed() || (std::is_same_v<Scalar, double> && !drops());
     const auto same = [&](const Results& actual, const Results& expected) {
       return is_fixed() ? difference(actual, expected) : distance(actual, expected, tolerance);
     };
@@ -646,8 +649,7 @@ class Trial {
       if (is_fixed() || !draw_.config.language_head || draw_.tokens.size() > 150) return;
       const Input input = drawn();
       double analytic = 0, norm = 0;
-      const bool drops = draw_.training && draw_.config.dropout > 0;
-      step(model_, one_, input, drops ? no_limit : 0);
+      step(model_, one_, input, drops() ? no_limit : 0);
       std::vector<Matrix<double>> directions, values;
       model_.for_each_parameter([&](const Parameter<double>& p) {
         directions.push_back(test::random_matrix<double>(p.value.rows(), p.value.cols(),

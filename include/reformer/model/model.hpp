@@ -65,8 +65,7 @@ struct RunOptions {
   Index num_hashes = 0;
   /// Of matrix products, of a model of floats. What hashing multiplies is in float32 always.
   Precision precision = Precision::float32;
-  /// What dropout has in training of the rates of its configuration, from 0 to 1. It costs where
-  /// everything is read for the first time, and pays where data is read again.
+  /// What all dropout has in training of the rates of its configuration, from 0 to 1.
   double dropout_share = 1;
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "shuffled_passes.hpp"
+#include "shuffled_epochs.hpp"
 
 #include <bit>
 
@@ -8,7 +8,7 @@
 namespace training {
 namespace {
 
-// Four make a pseudorandom permutation of many bits; few bits want more.
+// Three make a pseudorandom permutation of many bits; few bits want more.
 constexpr std::uint32_t rounds = 8;
 
 /// A permutation of the numbers of `2 * half_bits` bits.
@@ -25,18 +25,18 @@ std::uint64_t permuted(std::uint64_t value, int half_bits, const reformer::Rando
 
 }  // namespace
 
-ShuffledPasses::Turn ShuffledPasses::turn(std::int64_t number) const {
-  const std::int64_t pass = number / count_;
+ShuffledEpochs::Turn ShuffledEpochs::turn(std::int64_t number) const {
+  const std::int64_t epoch = number / count_;
   const auto count = static_cast<std::uint64_t>(count_);
   const int half_bits = (static_cast<int>(std::bit_width(count - 1)) + 1) / 2;
-  const reformer::RandomStream stream({seed_, static_cast<std::uint32_t>(pass)},
+  const reformer::RandomStream stream({seed_, static_cast<std::uint32_t>(epoch)},
                                       reformer::Purpose::data);
-  // Less than 4 * count numbers are permuted, so this takes less than four turns in the mean.
+  // Fewer than 4 * count numbers are permuted, so this takes fewer than four steps in the mean.
   auto item = static_cast<std::uint64_t>(number % count_);
   do {
     item = permuted(item, half_bits, stream);
   } while (item >= count);
-  return {pass, static_cast<std::int64_t>(item)};
+  return {epoch, static_cast<std::int64_t>(item)};
 }
 
 }  // namespace training
