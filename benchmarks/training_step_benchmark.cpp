@@ -157,6 +157,13 @@ void training_step(Run& run, const Sizes& s, What what) {
   run.count("scratch_bytes", bytes(workspace.peak_bytes() - kept));
 }
 
+/// A case with an estimate of its time, if that is more than a moment.
+Case expected(Case which, const Sizes& s, What what) {
+  const double seconds = work(s, what).flop / 1.5e11 / which.threads;
+  if (seconds > 0.1) which.seconds = seconds;
+  return which;
+}
+
 const Registration registration([] {
   const auto step = [](Selection from, const Sizes& s, What what, int threads = default_threads()) {
     Case which{"training_step", s.rounds > 0 ? "lsh" : "exact", pass_of(what),
@@ -164,9 +171,7 @@ const Registration registration([] {
     which.sizes.emplace_back("depth", s.depth);
     which.sizes.emplace_back("width", s.width);
     if (s.vocabulary != Sizes{}.vocabulary) which.sizes.emplace_back("vocabulary", s.vocabulary);
-    const double seconds = work(s, what).flop / 1.5e11 / threads;
-    if (seconds > 0.1) which.seconds = seconds;
-    add(from, which, [=](Run& run) { training_step(run, s, what); });
+    add(from, expected(which, s, what), [=](Run& run) { training_step(run, s, what); });
   };
   constexpr auto check = Selection::check, quick = Selection::quick, all = Selection::all;
   constexpr auto gradients = What::gradients;
@@ -224,21 +229,22 @@ const Registration registration([] {
   // Tokens of pieces of words, GPT-2's number of them.
   step(all, {.length = 16384, .vocabulary = 50257}, What::full);
   // In each precision of products, one after another.
-  const auto in_precisions = [&](Selection from, const Sizes& of) {
+  const auto in_precisions = [&](Selection from, const Sizes& of, What what = What::gradients) {
     for (const Precision precision :
          {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
       Sizes s = of;
       s.precision = precision;
-      Case which{"precision_of_step", name_of(precision), pass_of(gradients),
+      Case which{"precision_of_step", name_of(precision), pass_of(what),
                  sizes_of(s.batch, s.length, s.rounds)};
       which.sizes.emplace_back("depth", s.depth);
-      add(from, which, [=](Run& run) { training_step(run, s, gradients); });
+      add(from, expected(which, s, what), [=](Run& run) { training_step(run, s, what); });
     }
   };
   in_precisions(check, {.length = 200, .depth = 1, .width = 32, .chunk = 16, .head_width = 16});
   in_precisions(quick, {});
   in_precisions(all, {.length = 16384});
   in_precisions(all, {.length = 65536});
+  in_precisions(all, {.length = 1048576}, What::full);
   // The same number of tokens in every step (the paper's figure 5), one layer.
   const auto fixed_tokens = [&](Selection from, Index tokens) {
     for (Index length = 1024; length <= tokens; length *= 2) {

@@ -97,8 +97,13 @@ Options paper_preset() {
 }  // namespace
 
 const std::vector<Options>& presets() {
-  static const std::vector<Options> all{quick_preset(), hour_preset(), base_preset(),
-                                        paper_preset()};
+  static const std::vector<Options> all = [] {
+    std::vector<Options> presets{quick_preset(), hour_preset(), base_preset(), paper_preset()};
+    for (Options& options : presets) {
+      options.precision = "auto";
+    }
+    return presets;
+  }();
   return all;
 }
 

@@ -69,6 +69,7 @@ std::vector<Options> presets() {
   std::vector<Options> all{quick_preset(), paper_preset()};
   for (Options& options : all) {
     options.length = values_of(options);
+    options.precision = "auto";
   }
   return all;
 }

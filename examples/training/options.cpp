@@ -254,10 +254,10 @@ Table<Options> training_table(const Units& units) {
   TableBuilder<Options> t;
   t.group("Training", true);
   t.seed("seed", &Options::seed, "all randomness comes from it");
-  t.choice("precision", &Options::precision, {"float32", "bfloat16x3", "bfloat16"},
+  t.choice("precision", &Options::precision, {"auto", "float32", "bfloat16x3", "bfloat16"},
            "what matrix products round their operands to: 16 binary digits in bfloat16x3, 8 in "
-           "bfloat16, which is faster where the processor has instructions for it; evaluations "
-           "have it, too");
+           "bfloat16; auto: bfloat16 where the processor multiplies it faster, else float32. "
+           "Evaluations have it, too");
   t.whole("batch", &Options::batch, 1,
           fmt::format("windows of --length {} for each pass", units.many), 1 << 20);
   t.whole("accumulate", &Options::accumulate, 1, "passes for each step, of all ranks together",

@@ -71,7 +71,7 @@ struct Options {
 
   // Training.
   std::uint64_t seed = 1;
-  std::string precision = "float32";  ///< of matrix products: float32, bfloat16x3 or bfloat16
+  std::string precision = "float32";  ///< of matrix products: as `Precision`, or auto
   std::int64_t batch = 1;
   std::int64_t accumulate = 1;  ///< batches for each step
   std::string optimizer = "adam";

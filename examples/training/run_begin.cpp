@@ -184,11 +184,11 @@ void Run::announce() {
     progress_.message(warning);
   }
   progress_.message(
-      fmt::format("training: {}, {} {} per step, {} on {} thread{}, seed {}",
+      fmt::format("training: {}, {} {} per step, {} on {} thread{}, products in {}, seed {}",
                   is_limited_by_time() ? fmt::format("{} minutes", options().minutes)
                                        : fmt::format("{} steps", grouped(options().steps)),
                   grouped(tokens_per_step()), units.many, options().optimizer, model_->threads(),
-                  model_->threads() == 1 ? "" : "s", options().seed));
+                  model_->threads() == 1 ? "" : "s", model_->precision(), options().seed));
   announce_ranks();
   progress_.message(fmt::format("evaluation: {}", task_->context_rule()));
 }
@@ -236,6 +236,7 @@ json Run::header() const {
               {"flags", TRAINING_FLAGS},
               {"simd", instruction_sets()},
               {"bfloat16", bfloat16_instructions()},
+              {"precision", model_->precision()},
               {"threads", model_->threads()},
               {"ranks", ranks_.size()},
               {"processors_allowed", ranks_.gather(allowed_processors())},

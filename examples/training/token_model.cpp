@@ -55,9 +55,15 @@ void begin_training(AnyTraining& training, reformer::Communicator& communicator,
 
 reformer::Precision precision_of(const Options& options) {
   using reformer::Precision;
-  return options.precision == "bfloat16x3" ? Precision::bfloat16x3
-         : options.precision == "bfloat16" ? Precision::bfloat16
-                                           : Precision::float32;
+  if (options.precision == "auto") {
+    return reformer::fastest_precision();
+  }
+  for (const Precision precision : {Precision::bfloat16x3, Precision::bfloat16}) {
+    if (options.precision == name_of(precision)) {
+      return precision;
+    }
+  }
+  return Precision::float32;
 }
 
 /// "head.weight [64, 258]"
@@ -217,6 +223,10 @@ void TokenModel::check_huggingface() const {
   if (!parts_->huggingface) {
     reformer::huggingface_config(parts_->model.config());
   }
+}
+
+std::string TokenModel::precision() const {
+  return name_of(precision_of(parts_->options));
 }
 
 int TokenModel::threads() const {

@@ -72,6 +72,8 @@ class TokenModel {
   void check_huggingface() const;
 
   int threads() const;
+  /// Of its products, `auto` resolved.
+  std::string precision() const;
   /// What the model calls token 0; the others follow.
   std::int32_t first_token() const;
   std::int64_t num_parameters() const;

@@ -111,8 +111,9 @@ TEST_F(HuggingFaceRun, BeginsWithTheModelAndExportsIt) {
 }
 
 TEST_F(HuggingFaceRun, ByteBIsTokenBPlusTwo) {
-  Options given =
-      parse_options({"--init", path("model"), "--length", "64", "--threads", "1"}).options;
+  Options given = parse_options({"--init", path("model"), "--length", "64", "--threads", "1",
+                                 "--precision", "float32"})
+                      .options;
   begin_with_model(given, vocabulary);
   TokenModel model(given, vocabulary, TokenModel::Use::generation);
   EXPECT_EQ(model.load_huggingface(path("model")), Strings());

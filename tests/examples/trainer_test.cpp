@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "enwik8/corpus.hpp"
+#include "enwik8/presets.hpp"
 #include "examples/run.hpp"
+#include "reformer/products/precision_kernel.hpp"
 
 namespace enwik8::test {
 namespace {
@@ -160,13 +162,14 @@ TEST_F(Trainer, KeepsToThePrecisionThatItBeganWith) {
     return losses;
   };
   const Strings common = options({"--steps", "4", "--log-every", "1"});
-  succeed(common + Strings{"--out", path("float32")});
+  succeed(common + Strings{"--precision", "float32", "--out", path("float32")});
   const auto expected = losses_of("float32");
   for (const std::string& precision : Strings{"bfloat16x3", "bfloat16"}) {
     const Strings own = common + Strings{"--precision", precision};
     succeed(own + Strings{"--out", path(precision)});
     const json header = records_of(folder_ / precision).front();
     EXPECT_EQ(header.at("options").at("precision"), precision);
+    EXPECT_EQ(header.at("precision"), precision);
     EXPECT_EQ(header.at("bfloat16"), bfloat16_instructions());
     const auto losses = losses_of(precision);
     ASSERT_EQ(losses.size(), expected.size());
@@ -181,6 +184,23 @@ TEST_F(Trainer, KeepsToThePrecisionThatItBeganWith) {
         contains(train({"--resume", "--out", path(precision), "--precision", "float32"}).error,
                  "--precision is 'float32', but the run in"));
   }
+}
+
+TEST_F(Trainer, TakesThePrecisionThatIsFastestHere) {
+  const Strings common = options({"--steps", "4"});
+  const std::string out = succeed(common + Strings{"--out", path("auto")}).out;
+  const json header = records_of(folder_ / "auto").front();
+  EXPECT_EQ(header.at("options").at("precision"), "auto");
+  const std::string precision = name_of(reformer::fastest_precision());
+  EXPECT_EQ(header.at("precision"), precision);
+  EXPECT_TRUE(contains(out, "products in " + precision + ", seed"));
+  succeed(common + Strings{"--precision", precision, "--out", path("named")});
+  EXPECT_EQ(snapshot_of(folder_ / "auto").values, snapshot_of(folder_ / "named").values);
+  // Every preset asks for it; what was saved before there was a choice did not.
+  for (const Options& preset : presets()) {
+    EXPECT_EQ(preset.precision, "auto") << preset.preset;
+  }
+  EXPECT_EQ(Options().precision, "float32");
 }
 
 TEST_F(Trainer, KeepsTheBestWeightsAndEndsWithThem) {

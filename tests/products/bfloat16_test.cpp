@@ -9,10 +9,12 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "reformer/products/bfloat16_operands.hpp"
 #include "reformer/products/bfloat16_tiles.hpp"
+#include "reformer/products/precision_kernel.hpp"
 
 namespace reformer::test {
 namespace {
@@ -369,6 +371,57 @@ TEST(Bfloat16Units, HaveTheBitsOfTheirEmulation) {
           << "], depth " << tile.depth << ", numbers " << kind << ": " << *differs.first << ", not "
           << *differs.second;
     }
+  }
+}
+
+// A unit that a machine has is asked for its bits before it is used.
+TEST(Bfloat16Units, AreUsedOnlyIfTheyGiveTheirBits) {
+  for (const Bfloat16Unit& unit : units()) EXPECT_TRUE(detail::gives_its_bits(unit)) << unit.name;
+  const auto refused = [](const char* name, Bfloat16Order order,
+                          void (*multiply)(const Bfloat16Tile&)) {
+    EXPECT_FALSE(detail::gives_its_bits({name, order, multiply})) << name;
+  };
+  constexpr auto chain = detail::portable_bfloat16_tile<Bfloat16Order::chain>;
+  constexpr auto tile = detail::portable_bfloat16_tile<Bfloat16Order::tile>;
+  refused("another order", Bfloat16Order::tile, chain);
+  refused("another order", Bfloat16Order::chain, tile);
+  refused("without low parts", Bfloat16Order::tile, [](const Bfloat16Tile& t) {
+    Bfloat16Tile high = t;
+    high.a_low = high.b_low = 0;
+    tile(high);
+  });
+  refused("only the first panel", Bfloat16Order::tile, [](const Bfloat16Tile& t) {
+    Bfloat16Tile first = t;
+    first.columns = detail::bfloat16_panel;
+    tile(first);
+  });
+  refused("without the last row", Bfloat16Order::tile, [](const Bfloat16Tile& t) {
+    Bfloat16Tile upper = t;
+    --upper.rows;
+    tile(upper);
+  });
+  refused("half of the depth", Bfloat16Order::tile, [](const Bfloat16Tile& t) {
+    Bfloat16Tile half = t;
+    half.depth /= 2;
+    tile(half);
+  });
+  refused("never adds", Bfloat16Order::tile, [](const Bfloat16Tile& t) {
+    Bfloat16Tile other = t;
+    other.accumulate = false;
+    tile(other);
+  });
+  refused("denormal sums", Bfloat16Order::tile, [](const Bfloat16Tile& t) {
+    tile(t);
+    if (!t.accumulate) t.c[0] = 0x1p-130F;
+  });
+  // What is used here is one of them, and what is fastest has a unit.
+  const auto all = units();
+  EXPECT_TRUE(std::any_of(all.begin(), all.end(), [](const Bfloat16Unit& unit) {
+    return std::string_view(unit.name) == bfloat16_unit().name;
+  }));
+  if (fastest_precision() != Precision::float32) {
+    EXPECT_EQ(fastest_precision(), Precision::bfloat16);
+    EXPECT_NE(std::string_view(bfloat16_unit().name), "portable");
   }
 }
 

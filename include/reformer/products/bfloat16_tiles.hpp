@@ -20,6 +20,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 #include "reformer/foundation/abi.hpp"
@@ -376,16 +377,61 @@ inline bool has_avx512_bfloat16() {
 }  // namespace detail
 
 namespace detail {
+
+/// Whether a unit gives the bits of portable code in its order: asked once before it is used, in a
+/// tile that takes each of its ways. Row 0 times column 0 is denormal.
+inline bool gives_its_bits(const Bfloat16Unit& unit) {
+  constexpr Index rows = 33, columns = 33, depth = 64, low = depth / 2, a_stride = 2 * low;
+  constexpr Index b_low = low * bfloat16_panel, b_panel = 2 * b_low;
+  constexpr std::size_t a_size = rows * a_stride, b_size = 2 * b_panel, c_size = rows * columns;
+  std::array<float, a_size> a;
+  std::array<float, b_size> b;
+  std::uint32_t state = 1;
+  const auto pair = [&](float scale) {
+    const auto number = [&] {
+      state = state * 1664525U + 1013904223U;
+      return bfloat16_bits((static_cast<float>(state >> 8) * 0x1p-23F - 1) * scale);
+    };
+    const std::uint32_t even = number();
+    return bfloat16_pair(even, number());
+  };
+  for (std::size_t i = 0; i < a_size; ++i) store_pair(&a[i], pair(i < a_stride ? 0x1p-64F : 1));
+  for (std::size_t i = 0; i < b_size; ++i) {
+    store_pair(&b[i], pair(i % bfloat16_panel == 0 ? 0x1p-64F : 1));
+  }
+  for (const Index parts : {1, 2}) {
+    const Index apart = parts - 1;
+    std::array<float, c_size> sums, expected;
+    for (std::size_t i = 0; i < c_size; ++i) sums[i] = expected[i] = static_cast<float>(i);
+    Bfloat16Tile tile{a.data(), a_stride,    apart * low, b.data(), b_panel, apart * b_low,
+                      depth,    sums.data(), columns,     rows,     columns, parts == 1};
+    {
+      const Bfloat16UnitInUse in_use(&unit);
+      unit.multiply(tile);
+    }
+    tile.c = expected.data();
+    (unit.order == Bfloat16Order::tile ? portable_bfloat16_tile<Bfloat16Order::tile>
+                                       : portable_bfloat16_tile<Bfloat16Order::chain>)(tile);
+    if (std::memcmp(sums.data(), expected.data(), sizeof sums) != 0) return false;
+  }
+  return true;
+}
+
 inline const Bfloat16Unit& bfloat16_unit_here() {
 #ifdef REFORMER_BFLOAT16_X86
-  if (may_use_amx_bfloat16()) return amx_unit;
-  if (has_avx512_bfloat16()) return avx512_unit;
-#endif
+  static const Bfloat16Unit& unit = may_use_amx_bfloat16() && gives_its_bits(amx_unit) ? amx_unit
+                                    : has_avx512_bfloat16() && gives_its_bits(avx512_unit)
+                                        ? avx512_unit
+                                        : portable_tile_unit;
+  return unit;
+#else
   return portable_tile_unit;
+#endif
 }
+
 }  // namespace detail
 
-/// The unit that this machine has.
+/// The unit that this machine has, and that gives its bits.
 #ifdef REFORMER_COMPILED  // the kernels of all heights are long: they are compiled there
 REFORMER_EXPORT const Bfloat16Unit& bfloat16_unit();
 #else

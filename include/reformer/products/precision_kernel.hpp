@@ -7,16 +7,30 @@
 #pragma once
 
 #include <algorithm>
+#include <string_view>
 #include <variant>
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/compiled_once.hpp"
 #include "reformer/foundation/precision.hpp"
 #include "reformer/products/bfloat16_operands.hpp"
+#include "reformer/products/bfloat16_tiles.hpp"
 #include "reformer/products/float_kernel.hpp"
 #include "reformer/products/product_kernel.hpp"
 
 namespace reformer::inline REFORMER_ABI {
+
+/// The precision whose products take the least time here, of those in which training loses nothing
+/// that seeds show (docs/recipe.md): `bfloat16` where there is AMX, or `vdpbf16ps` on a processor of
+/// AMD; Intel's has no more products of that than of floats. Else `float32`.
+inline Precision fastest_precision() {
+#ifdef REFORMER_BFLOAT16_X86
+  const std::string_view unit = bfloat16_unit().name;
+  if (unit == detail::amx_unit.name) return Precision::bfloat16;
+  if (unit == detail::avx512_unit.name && __builtin_cpu_is("amd")) return Precision::bfloat16;
+#endif
+  return Precision::float32;
+}
 
 /// Satisfies `ProductKernel`. In `float32` it is `FloatKernel<float>`, bit for bit; in the others
 /// both sides are packed as bfloat16 numbers, which start at multiples of `tile_depth` of the
