@@ -4,6 +4,7 @@
 // model of exact attention that keeps all keys and values.
 //
 //     decoding [--positions LIST] [--exact-positions LIST] [--width N] [--threads N]
+//              [--precision NAME]
 //
 // The state at a position is made by decoding up to there; for exact attention by a prompt of that
 // length. Before anything is timed, the last of 2,048 decoded rows of logits (512 of width 1,024)
@@ -63,6 +64,10 @@ double seconds_of(const auto& action) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+Decoder<float> decoder_of(Workspace& workspace, const Model<float>& model, Precision precision) {
+  return {workspace, model, 1, {}, precision};
+}
+
 /// Median time of the next steps.
 double step_seconds(Workspace& workspace, Decoder<float>& decoder) {
   std::vector<double> times;
@@ -74,11 +79,11 @@ double step_seconds(Workspace& workspace, Decoder<float>& decoder) {
   return times[steps / 2];
 }
 
-void verify(Workspace& workspace, Model<float>& model) {
+void verify(Workspace& workspace, Model<float>& model, Precision precision) {
   // As long as all heads are one group of the forward pass, beyond which roundings differ.
   const Index length = std::min<Index>(2048, (Index{1} << 19) / model.config().width);
   constexpr Index prompt = 100;
-  Decoder<float> decoder(workspace, model);
+  Decoder<float> decoder = decoder_of(workspace, model, precision);
   decoder.prefill(workspace, text(prompt));
   for (Index t = prompt; t + 1 < length; ++t) {
     decoder.step(workspace, std::array{token_at(t)});
@@ -86,7 +91,8 @@ void verify(Workspace& workspace, Model<float>& model) {
   const auto& row = decoder.step(workspace, std::array{token_at(length - 1)});
   const Tokens whole = text(length);
   const auto expected =
-      model.next_token_logits(workspace, std::span(whole.data(), static_cast<std::size_t>(length)));
+      model.next_token_logits(workspace, std::span(whole.data(), static_cast<std::size_t>(length)),
+                              {.precision = precision});
   if (!std::equal(expected.begin(), expected.end(), row.data())) {
     throw std::runtime_error("decoded logits differ from those of the forward pass");
   }
@@ -112,13 +118,14 @@ double reading_rate(Workspace& workspace) {
   return static_cast<double>(memory.size() * sizeof(float)) / least;
 }
 
-/// Of all parameters that a step reads as wholes: not the table of the vocabulary.
-double bytes_of_weights(const Model<float>& model) {
+/// Of all parameters that a step reads as wholes: not the table of the vocabulary. Packed in
+/// bfloat16 they take half.
+double bytes_of_weights(const Model<float>& model, Precision precision) {
   double bytes = 0;
   model.for_each_parameter([&](const Parameter<float>& p) {
     if (p.role != Role::embedding) bytes += static_cast<double>(p.size()) * sizeof(float);
   });
-  return bytes;
+  return precision == Precision::bfloat16 ? bytes / 2 : bytes;
 }
 
 void print(Index position, const char* how, double seconds, std::size_t state,
@@ -131,42 +138,48 @@ void print(Index position, const char* how, double seconds, std::size_t state,
 
 /// Times a decoder and prints its line.
 void time_decoder(Workspace& workspace, const Model<float>& model, Decoder<float>& decoder,
-                  Index position, const char* how) {
+                  Index position, const char* how, Precision precision) {
   const double before = reading_rate(workspace);
   const double seconds = step_seconds(workspace, decoder);
   const double rate = (before + reading_rate(workspace)) / 2;
-  print(position, how, seconds, decoder.state_bytes(), bytes_of_weights(model) / seconds / rate);
+  print(position, how, seconds, decoder.state_bytes(),
+        bytes_of_weights(model, precision) / seconds / rate);
 }
 
-void decode(Workspace& workspace, Model<float>& model, const std::vector<Index>& positions) {
-  Decoder<float> decoder(workspace, model);
+void decode(Workspace& workspace, Model<float>& model, const std::vector<Index>& positions,
+            Precision precision) {
+  Decoder<float> decoder = decoder_of(workspace, model, precision);
   decoder.prefill(workspace, text(1));
   for (const Index position : positions) {
     while (decoder.length(0) < position) {
       decoder.step(workspace, std::array{token_at(decoder.length(0))});
     }
-    time_decoder(workspace, model, decoder, position, "decoding");
+    time_decoder(workspace, model, decoder, position, "decoding", precision);
   }
 }
 
-void recompute(Workspace& workspace, Model<float>& model, const std::vector<Index>& positions) {
+void recompute(Workspace& workspace, Model<float>& model, const std::vector<Index>& positions,
+               Precision precision) {
+  const RunOptions options{.precision = precision};
   for (const Index position : positions) {
     if (position > recomputed_until) continue;
     const Tokens tokens = text(position);
     const std::span<const std::int32_t> row(tokens.data(), static_cast<std::size_t>(position));
-    if (position < 10'000) model.next_token_logits(workspace, row);  // warms up
-    print(position, "recomputing", seconds_of([&] { model.next_token_logits(workspace, row); }), 0);
+    const auto pass = [&] { model.next_token_logits(workspace, row, options); };
+    if (position < 10'000) pass();  // warms up
+    print(position, "recomputing", seconds_of(pass), 0);
   }
 }
 
-void decode_exactly(Workspace& workspace, Index width, const std::vector<Index>& positions) {
+void decode_exactly(Workspace& workspace, Index width, const std::vector<Index>& positions,
+                    Precision precision) {
   Model<float> model(config_of(width, {ExactPattern{}, ExactPattern{}}));
   model.initialize(1);
-  verify(workspace, model);
+  verify(workspace, model, precision);
   for (const Index position : positions) {
-    Decoder<float> decoder(workspace, model);
+    Decoder<float> decoder = decoder_of(workspace, model, precision);
     decoder.prefill(workspace, text(position));
-    time_decoder(workspace, model, decoder, position, "exact attention");
+    time_decoder(workspace, model, decoder, position, "exact attention", precision);
   }
 }
 
@@ -182,21 +195,31 @@ std::vector<Index> list_of(const std::string& text) {
   return numbers;
 }
 
+Precision precision_of(const std::string& name) {
+  for (const Precision precision :
+       {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
+    if (name == name_of(precision)) return precision;
+  }
+  throw std::invalid_argument("--precision is '" + name +
+                              "'; allowed: float32, bfloat16x3, bfloat16");
+}
+
 void run(TableOptions options) {
   Workspace workspace(std::stoi(options["--threads"]));
   const Index width = std::stol(options["--width"]);
   check(width >= 64 && width % 64 == 0, "decoding", "--width is ", width,
         ", must be a multiple of 64");
+  const Precision precision = precision_of(options["--precision"]);
   Model<float> model(causal_config(width));
   model.initialize(1);
-  verify(workspace, model);
+  verify(workspace, model, precision);
   std::printf(
       "| position | how | us a token | tokens/s | state, MB | weights, of the rate of reading |\n"
       "|---|---|---|---|---|---|\n");
   const auto positions = list_of(options["--positions"]);
-  decode(workspace, model, positions);
-  recompute(workspace, model, positions);
-  decode_exactly(workspace, width, list_of(options["--exact-positions"]));
+  decode(workspace, model, positions, precision);
+  recompute(workspace, model, positions, precision);
+  decode_exactly(workspace, width, list_of(options["--exact-positions"]), precision);
 }
 
 }  // namespace
@@ -208,6 +231,7 @@ int main(int argc, char** argv) {
                            {{"--positions", "1024,16384,262144,1048576"},
                             {"--exact-positions", "1024,16384,65536"},
                             {"--width", "128"},
-                            {"--threads", "1"}},
+                            {"--threads", "1"},
+                            {"--precision", "float32"}},
                            run);
 }
