@@ -185,7 +185,7 @@ class Decoder {
       model_->check_length_of_pass(function, prompt.length());
       Tokens row(1, prompt.length());
       std::copy(prompt.tokens.begin(), prompt.tokens.end(), row.data());
-      model_->embedding_.check_tokens(function, row);
+      model_->embedding_.check_input(function, row);
     }
     for (const Prompt& prompt : prompts) {
       auto& sequence = sequences_[index(prompt.sequence)];
@@ -252,7 +252,7 @@ class Decoder {
     model_->stack_.clear(states_);
     Scratch memory(workspace);
     auto halves = model_->halves_in(memory, pass.rows());
-    model_->embed(tokens, pass, halves);
+    model_->embedding_.forward(tokens, pass, halves);
     model_->stack_.prefill(halves, states_, pass);
     for (Index row = 0; row < count; ++row) {
       const Prompt& prompt = prompts[index(row)];
@@ -293,7 +293,7 @@ Decoder<Scalar>::Decoder(Workspace& workspace, const Model<Scalar>& model, Index
   });
   logits_.setZero(batch, model_->config().vocabulary);
   if (recomputes_) return;
-  recent_ = index(model_->longest_ngram());
+  recent_ = index(model_->embedding_.longest_ngram());
   const Pass pass{
       .workspace = workspace, .batch = batch, .length = 1, .key = key_, .precision = precision_};
   states_ = model_->stack_.decoding(pass);
@@ -363,7 +363,7 @@ const Matrix<Scalar>& Decoder<Scalar>::step(Workspace& workspace, std::span<cons
   }
   Tokens column(count, 1);
   std::copy(tokens.begin(), tokens.end(), column.data());
-  model_->embedding_.check_tokens(function, column);
+  model_->embedding_.check_input(function, column);
   if (count == 0) return logits_;
 
   for (const Index b : sequences) {
@@ -391,7 +391,7 @@ const Matrix<Scalar>& Decoder<Scalar>::step(Workspace& workspace, std::span<cons
                   .precision = precision_};
   Scratch memory(workspace);
   auto halves = model_->halves_in(memory, count);
-  model_->embed(column, pass, halves, [&](Index row) {
+  model_->embedding_.forward(column, pass, halves, [&](Index row) {
     const Sequence& sequence = sequences_[index(sequences[index(row)])];
     return std::pair(sequence.length - 1, std::span<const std::int32_t>(sequence.seen));
   });

@@ -2,7 +2,7 @@
 /// @file
 /// The model: embedding and positions, a reversible stack, a head over both halves.
 ///
-///     x_1 = x_2 = dropout(embedding[token] + position), or of vectors in place of embeddings
+///     x_1 = x_2 = dropout(embedding + position): `InputEmbedding`
 ///     (x_1, x_2) through a reversible stack: L layers of self-attention and feed-forward
 ///     logits = dropout(LN([x_1, x_2])) W + b, with W of its own or the embedding's rows: see
 ///     `ModelConfig::tied_embedding`
@@ -31,14 +31,12 @@
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/check_shape.hpp"
 #include "reformer/model/config.hpp"
+#include "reformer/model/input_embedding.hpp"
 #include "reformer/model/output_head.hpp"
 #include "reformer/model/pass_observer.hpp"
 #include "reformer/model/storage.hpp"
-#include "reformer/operations/embedding.hpp"
 #include "reformer/operations/feed_forward.hpp"
 #include "reformer/operations/layer_norm.hpp"
-#include "reformer/operations/ngram_embedding.hpp"
-#include "reformer/operations/positions.hpp"
 #include "reformer/reversible/sequence.hpp"
 
 namespace reformer::inline REFORMER_ABI {
@@ -100,32 +98,6 @@ struct MemoryPlan {
 
 template <typename Scalar>
 class Decoder;
-
-/// What a pass reads: tokens `[B, T]`, or vectors `[B, T, D]` that take the place of their
-/// embeddings (of 4 times the rows of an embedding that is tied). Positions are added and dropout
-/// is applied to both. A vector of padding may hold anything: one that is not finite counts as
-/// zero. Vectors of n-grams, which tokens have in the embedding and in values, they do not get.
-/// Refers to what it is made from.
-template <typename Scalar>
-class ModelInput {
- public:
-  ModelInput(const Tokens& tokens)  // NOLINT: one of the two things that it is
-      : tokens_(&tokens), batch_(tokens.dimension(0)), length_(tokens.dimension(1)) {}
-  ModelInput(const Tensor<Scalar, 3>& vectors)  // NOLINT
-      : vectors_(&vectors), batch_(vectors.dimension(0)), length_(vectors.dimension(1)) {}
-
-  Index batch() const { return batch_; }
-  Index length() const { return length_; }
-  /// Null if it is vectors.
-  const Tokens* tokens() const { return tokens_; }
-  /// Null if it is tokens.
-  const Tensor<Scalar, 3>* vectors() const { return vectors_; }
-
- private:
-  const Tokens* tokens_ = nullptr;
-  const Tensor<Scalar, 3>* vectors_ = nullptr;
-  Index batch_, length_;
-};
 
 /// Reformer model: its parameters and their gradients, and nothing of a pass.
 ///
@@ -344,8 +316,6 @@ class Model {
     check_between("Model", "part", part, 0, self.num_parts() - 1);
     if (part == 0) {
       self.embedding_.for_each_parameter(f);
-      self.positions_.for_each_parameter(f);
-      for (auto& ngram : self.ngrams_) ngram.for_each_parameter(f);
     } else if (part < self.num_parts() - 1) {
       for (Index i = self.first_branch(part - 1); i < self.first_branch(part); ++i) {
         self.stack_[i].for_each_parameter(f);
@@ -406,12 +376,7 @@ class Model {
     detail::check_precision<Scalar>(function, pass.precision);
     check_between(function, "num_hashes", options.num_hashes, 0, max_hashes);
     check_length_of_pass(function, pass.length);
-    if (input.vectors() != nullptr) {
-      check_equal(function, "vectors dimension 2", input.vectors()->dimension(2), "width",
-                  config_.width);
-    } else {
-      embedding_.check_tokens(function, *input.tokens());
-    }
+    embedding_.check_input(function, input);
     check_filled(function);
     return pass;
   }
@@ -526,7 +491,7 @@ class Model {
   Halves<Half> forward(Scratch& memory, const Input& input, const Pass& pass,
                        const Visit& visit) const {
     Halves<Half> halves = halves_in(memory, pass.rows());
-    embed(input, pass, halves);
+    embedding_.forward(input, pass, halves);
     visit(Index{-1}, std::as_const(halves));
     Index layer = 0;
     stack_.forward(halves, pass, [&](Index branch) {
@@ -540,7 +505,7 @@ class Model {
       if (observer != nullptr) observer->before_forward(part);
     };
     before(0);
-    embed(input, pass, walk.halves);
+    embedding_.forward(input, pass, walk.halves);
     before(1);  // the first layer, or the head
     Index part = 1;
     stack_.forward(walk.halves, walk.saved, walk.stored, pass, [&](Index branch) {
@@ -559,113 +524,8 @@ class Model {
     stack_.reverse(walk.halves, walk.gradients, walk.saved, walk.stored, pass, [&](Index branch) {
       if (branch == first_branch(part - 2)) after(--part);
     });
-    embed_backward(input, walk.gradients, dvectors, pass);
+    embedding_.backward(input, walk.gradients, dvectors, pass);
     after(0);
-  }
-
-  /// dropout(embedding + n-grams + position), in both halves; vectors have no n-grams
-  void embed(const Input& input, const Pass& pass, Halves<Half>& halves) const {
-    const Index most = longest_ngram();
-    embed(input, pass, halves, [&](Index row) {
-      return std::pair(row % pass.length, detail::recent_tokens(pass, row, most));
-    });
-  }
-  /// @param place  of the token in a row: its position, and the tokens that end with it
-  template <typename Place>
-  void embed(const Input& input, const Pass& pass, Halves<Half>& halves, const Place& place) const {
-    const Index D = config_.width;
-    Scratch scratch(pass.workspace);
-    const auto memory = scratch.per_thread<Scalar>(D);
-    const auto dropout = embedding_dropout(pass);
-    const auto ngram_dropouts = dropouts_of_ngrams(pass);
-    for_each_row_tile(pass.workspace.threads(), pass.rows(),
-                      [&](Index first, Index count, int thread) {
-                        const MatrixView<Scalar> x(memory[thread], 1, D);
-                        for (Index row = first; row < first + count; ++row) {
-                          if (input.vectors() != nullptr) {
-                            std::copy_n(vector_of(input, row), D, x.data);
-                            detail::clear_unusable_padding(pass, row, D, x.data);
-                          } else {
-                            embedding_.read(input.tokens()->data()[row], x.data);
-                          }
-                          const auto [position, recent] = place(row);
-                          for (std::size_t i = 0; i < ngrams_.size(); ++i) {
-                            ngrams_[i].add_row(recent, ngram_dropouts[i], row,
-                                               {x.data, static_cast<std::size_t>(D)});
-                          }
-                          positions_.add_row(position, x.data);
-                          dropout.apply_tile(x, row, 0, D);
-                          halves.first.write(row, 0, D, x.data);
-                          halves.second.write(row, 0, D, x.data);
-                        }
-                      });
-    detail::check_range("the embedding", halves.first, pass.length);
-  }
-
-  /// `[D]`, before its position is added; of a token the row of the table.
-  const Scalar* vector_of(const Input& input, Index row) const {
-    return input.vectors() != nullptr ? input.vectors()->data() + row * config_.width
-                                      : embedding_.row(input.tokens()->data()[row]);
-  }
-
-  /// @param gradients  by the two halves; the first is destroyed
-  void embed_backward(const Input& input, const HalfGradients<Scalar>& gradients,
-                      Tensor<Scalar, 3>* dvectors, const Pass& pass) {
-    const MatrixView<Scalar> dx = gradients.first;
-    const auto dropout = embedding_dropout(pass);
-    for_each_row_tile(pass.workspace.threads(), pass.rows(), [&](Index first, Index count, int) {
-      const auto tile = dx.middle_rows(first, count);
-      for (Index i = 0; i < count; ++i) {
-        simd::add(dx.columns, &gradients.second(first + i, 0), tile.row(i));
-      }
-      dropout.apply_tile(tile, first, 0, dx.columns);
-    });
-    if (input.tokens() != nullptr) {
-      embedding_.backward(*input.tokens(), dx, pass);
-      const auto ngram_dropouts = dropouts_of_ngrams(pass);
-      for (std::size_t i = 0; i < ngrams_.size(); ++i) {
-        ngrams_[i].backward(dx, ngram_dropouts[i], pass);
-      }
-    }
-    positions_.backward(dx, pass);
-    if (dvectors == nullptr) return;
-    dvectors->resize(pass.batch, pass.length, dx.columns);
-    for (Index row = 0; row < dx.rows; ++row) {
-      Scalar* out = dvectors->data() + row * dx.columns;
-      if (detail::is_usable(pass, row, dx.columns, vector_of(input, row))) {
-        std::copy_n(dx.row(row), dx.columns, out);
-      } else {
-        std::fill_n(out, dx.columns, Scalar(0));
-      }
-    }
-  }
-
-  static std::vector<NgramEmbedding<Scalar>> ngrams_of(const ModelConfig& config) {
-    std::vector<NgramEmbedding<Scalar>> ngrams;
-    for (std::size_t i = 0; i < config.ngrams.size(); ++i) {
-      ngrams.emplace_back("ngrams." + std::to_string(i), config.ngrams[i], config.width);
-    }
-    return ngrams;
-  }
-
-  /// Tokens that embedding the last of them looks at.
-  Index longest_ngram() const {
-    Index most = 1;
-    for (const NgramTable& table : config_.ngrams) most = std::max(most, table.order);
-    return most;
-  }
-
-  std::vector<Dropout<Scalar>> dropouts_of_ngrams(const Pass& pass) const {
-    std::vector<Dropout<Scalar>> dropouts;
-    for (std::size_t i = 0; i < ngrams_.size(); ++i) {  // each table has masks of its own
-      const Pass pass_of_table = pass.at_layer(static_cast<Index>(i));
-      dropouts.push_back(ngrams_[i].dropout(pass_of_table, Purpose::ngram_dropout));
-    }
-    return dropouts;
-  }
-
-  Dropout<Scalar> embedding_dropout(const Pass& pass) const {
-    return {pass.dropout(config_.dropout), pass.key, Purpose::embedding_dropout};
   }
 
   bool is_finite(const Halves<Half>& halves) const {
@@ -682,9 +542,7 @@ class Model {
   }
 
   ModelConfig config_;
-  Embedding<Scalar> embedding_;
-  Positions<Scalar> positions_;
-  std::vector<NgramEmbedding<Scalar>> ngrams_;
+  InputEmbedding<Scalar> embedding_;
   Stack stack_;
   std::vector<Index> first_branch_;  // of each layer, and the number of branches
   OutputHead<Scalar> head_;
@@ -694,10 +552,7 @@ template <typename Scalar>
 Model<Scalar>::Model(const ModelConfig& config, const LayerChange& change)
     : config_((detail::check_config("Model", config),
                detail::check_residual<Scalar>("Model", config.residual), config)),
-      embedding_("embedding", config.vocabulary, config.width,
-                 static_cast<Scalar>(config.tied_embedding ? detail::tied_embedding_scale : 1)),
-      positions_("positions", config.positions, config.width),
-      ngrams_(ngrams_of(config)),
+      embedding_(config),
       head_(config.width, config.language_head ? config.vocabulary : 0, config.layer_norm_epsilon,
             config.dropout, config.tied_embedding) {
   std::vector<Branch> branches;
@@ -715,7 +570,7 @@ Model<Scalar>::Model(const ModelConfig& config, const LayerChange& change)
   }
   first_branch_.push_back(static_cast<Index>(branches.size()));
   stack_ = Stack(std::move(branches), std::move(layers));
-  config_.positions = positions_.config();
+  config_.positions = embedding_.positions();
   if (change) check_names();
 }
 
@@ -889,7 +744,7 @@ std::vector<std::vector<Tensor<Bucket, 4>>> Model<Scalar>::buckets(
     }
   }
   auto halves = halves_in(memory, pass.rows());
-  embed(input, pass, halves);
+  embedding_.forward(input, pass, halves);
   stack_.forward(halves, saved, pass);
   std::vector<std::vector<Tensor<Bucket, 4>>> result;
   for (const auto& [attention, own] : of_layer) {
@@ -959,9 +814,7 @@ MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int t
   for (Index i = 0; i < stack_.size(); ++i) plan.saved += saved_bytes(stack_[i], pass, false);
   ScratchPlan scratch(threads);
   walk_in(scratch, batch, length, plan.storage);
-  scratch.scope([&] { scratch.per_thread<Scalar>(config_.width); });  // embed
-  embedding_.plan_backward(scratch, batch * length);
-  for (const auto& ngram : ngrams_) ngram.plan_backward(scratch, batch * length);
+  embedding_.plan(scratch, batch * length);
   if (encodes) {
     plan.encoding = 2 * bytes(batch * length * 2 * config_.width);
     head_.plan_encode_backward(scratch, batch * length);
