@@ -95,7 +95,7 @@ TEST(Options, PresetsFillWhatIsNotGiven) {
 }
 
 TEST(Options, RefusesWithOneLine) {
-  EXPECT_EQ(error_of("--preset huge"), "--preset is 'huge'; allowed: quick, hour, base, paper");
+  EXPECT_EQ(error_of("--preset huge"), "--preset is 'huge'; allowed: quick, hour, day, paper");
   EXPECT_EQ(error_of("--no-such 3"),
             "unknown option '--no-such'; see --help for those that are known");
   EXPECT_EQ(error_of("enwik8.gz"),

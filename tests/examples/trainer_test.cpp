@@ -464,7 +464,7 @@ TEST_F(Trainer, RefusesBadOptions) {
     refuse(options(Strings{"--steps", "1", "--out", path("refused")} + more), exit_usage, part);
   };
   usage({"--no-such", "1"}, "unknown option '--no-such'");
-  usage({"--preset", "huge"}, "allowed: quick, hour, base, paper");
+  usage({"--preset", "huge"}, "allowed: quick, hour, day, paper");
   usage({"--length", "0"}, "--length is '0'");
   usage({"--batch", "-3"}, "--batch is '-3'");
   usage({"--heads", "3"}, "--width is '16'; allowed: a multiple of --heads 3");
