@@ -229,22 +229,24 @@ const Registration registration([] {
   // Tokens of pieces of words, GPT-2's number of them.
   step(all, {.length = 16384, .vocabulary = 50257}, What::full);
   // In each precision of products, one after another.
-  const auto in_precisions = [&](Selection from, const Sizes& of, What what = What::gradients) {
+  const auto in_precision = [&](Selection from, Precision precision, Sizes s, What what) {
+    s.precision = precision;
+    Case which{"precision_of_step", name_of(precision), pass_of(what),
+               sizes_of(s.batch, s.length, s.rounds)};
+    which.sizes.emplace_back("depth", s.depth);
+    add(from, expected(which, s, what), [=](Run& run) { training_step(run, s, what); });
+  };
+  const auto in_precisions = [&](Selection from, const Sizes& s) {
     for (const Precision precision :
          {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
-      Sizes s = of;
-      s.precision = precision;
-      Case which{"precision_of_step", name_of(precision), pass_of(what),
-                 sizes_of(s.batch, s.length, s.rounds)};
-      which.sizes.emplace_back("depth", s.depth);
-      add(from, expected(which, s, what), [=](Run& run) { training_step(run, s, what); });
+      in_precision(from, precision, s, gradients);
     }
   };
   in_precisions(check, {.length = 200, .depth = 1, .width = 32, .chunk = 16, .head_width = 16});
   in_precisions(quick, {});
   in_precisions(all, {.length = 16384});
   in_precisions(all, {.length = 65536});
-  in_precisions(all, {.length = 1048576}, What::full);
+  in_precision(all, Precision::bfloat16, {.length = 1048576}, What::full);
   // The same number of tokens in every step (the paper's figure 5), one layer.
   const auto fixed_tokens = [&](Selection from, Index tokens) {
     for (Index length = 1024; length <= tokens; length *= 2) {

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -20,10 +21,10 @@
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
-#include "reformer/foundation/check_shape.hpp"
 #include "reformer/foundation/parallel.hpp"
 #include "reformer/foundation/parameter.hpp"
 #include "reformer/foundation/pass.hpp"
+#include "reformer/foundation/random.hpp"
 #include "reformer/foundation/residual.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/tensor.hpp"

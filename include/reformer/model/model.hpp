@@ -36,7 +36,6 @@
 #include "reformer/model/pass_observer.hpp"
 #include "reformer/model/storage.hpp"
 #include "reformer/operations/feed_forward.hpp"
-#include "reformer/operations/layer_norm.hpp"
 #include "reformer/reversible/sequence.hpp"
 
 namespace reformer::inline REFORMER_ABI {

@@ -374,16 +374,15 @@ inline bool has_avx512_bfloat16() {
 }
 #endif
 
-}  // namespace detail
-
-namespace detail {
-
-/// Whether a unit gives the bits of portable code in its order: asked once before it is used, in a
-/// tile that takes each of its ways. Row 0 times column 0 is denormal.
+/// Whether a unit gives the bits of portable code in its order, in tiles that take each of its
+/// ways: all heights of its kernels, several panels, one part and two. Row 0 times column 0 is
+/// denormal.
 inline bool gives_its_bits(const Bfloat16Unit& unit) {
-  constexpr Index rows = 33, columns = 33, depth = 64, low = depth / 2, a_stride = 2 * low;
-  constexpr Index b_low = low * bfloat16_panel, b_panel = 2 * b_low;
-  constexpr std::size_t a_size = rows * a_stride, b_size = 2 * b_panel, c_size = rows * columns;
+  constexpr std::array<Index, 17> heights{1,  2,  3,  4,  5,  6,  7,  8, 9,
+                                          10, 11, 12, 13, 16, 19, 32, 33};
+  constexpr Index most = heights.back(), columns = 33, depth = 64, low = depth / 2;
+  constexpr Index a_stride = 2 * low, b_low = low * bfloat16_panel, b_panel = 2 * b_low;
+  constexpr std::size_t a_size = most * a_stride, b_size = 2 * b_panel, c_size = most * columns;
   std::array<float, a_size> a;
   std::array<float, b_size> b;
   std::uint32_t state = 1;
@@ -399,30 +398,33 @@ inline bool gives_its_bits(const Bfloat16Unit& unit) {
   for (std::size_t i = 0; i < b_size; ++i) {
     store_pair(&b[i], pair(i % bfloat16_panel == 0 ? 0x1p-64F : 1));
   }
-  for (const Index parts : {1, 2}) {
-    const Index apart = parts - 1;
-    std::array<float, c_size> sums, expected;
-    for (std::size_t i = 0; i < c_size; ++i) sums[i] = expected[i] = static_cast<float>(i);
-    Bfloat16Tile tile{a.data(), a_stride,    apart * low, b.data(), b_panel, apart * b_low,
-                      depth,    sums.data(), columns,     rows,     columns, parts == 1};
-    {
-      const Bfloat16UnitInUse in_use(&unit);
+  const Bfloat16UnitInUse in_use(&unit);
+  for (const Index rows : heights) {
+    for (const Index apart : {0, 1}) {  // of two parts, low ones are that many times `low` behind
+      std::array<float, c_size> sums, expected;
+      for (std::size_t i = 0; i < c_size; ++i) sums[i] = expected[i] = static_cast<float>(i);
+      Bfloat16Tile tile{a.data(), a_stride,    apart * low, b.data(), b_panel, apart * b_low,
+                        depth,    sums.data(), columns,     rows,     columns, apart == 0};
       unit.multiply(tile);
+      tile.c = expected.data();
+      (unit.order == Bfloat16Order::tile ? portable_bfloat16_tile<Bfloat16Order::tile>
+                                         : portable_bfloat16_tile<Bfloat16Order::chain>)(tile);
+      if (std::memcmp(sums.data(), expected.data(), sizeof sums) != 0) return false;
     }
-    tile.c = expected.data();
-    (unit.order == Bfloat16Order::tile ? portable_bfloat16_tile<Bfloat16Order::tile>
-                                       : portable_bfloat16_tile<Bfloat16Order::chain>)(tile);
-    if (std::memcmp(sums.data(), expected.data(), sizeof sums) != 0) return false;
   }
   return true;
 }
 
 inline const Bfloat16Unit& bfloat16_unit_here() {
 #ifdef REFORMER_BFLOAT16_X86
-  static const Bfloat16Unit& unit = may_use_amx_bfloat16() && gives_its_bits(amx_unit) ? amx_unit
-                                    : has_avx512_bfloat16() && gives_its_bits(avx512_unit)
-                                        ? avx512_unit
-                                        : portable_tile_unit;
+  static const Bfloat16Unit& unit = []() -> const Bfloat16Unit& {
+    const unsigned mode = _mm_getcsr();  // portable code rounds as the program says
+    _mm_setcsr(0x1F80);
+    const bool has_amx = may_use_amx_bfloat16() && gives_its_bits(amx_unit);
+    const bool has_avx512 = !has_amx && has_avx512_bfloat16() && gives_its_bits(avx512_unit);
+    _mm_setcsr(mode);
+    return has_amx ? amx_unit : has_avx512 ? avx512_unit : portable_tile_unit;
+  }();
   return unit;
 #else
   return portable_tile_unit;
