@@ -108,8 +108,8 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
       matches->add(windows, model.buckets(windows));
     }
   }
-  fmt::print(console.out, "{} split of {}, {} bytes: {:.4f} bits per byte\n", options.split,
-             text.source(), grouped(loss.bytes), loss.bits_per_byte());
+  fmt::print(console.out, "{} split of {}, {} bytes: {:.4f} bits per byte, in {}\n", options.split,
+             text.source(), grouped(loss.bytes), loss.bits_per_byte(), model.precision());
   if (options.by_distance) {
     for (const std::string& line : classes.lines()) {
       fmt::print(console.out, "{}\n", line);

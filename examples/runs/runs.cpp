@@ -45,15 +45,24 @@ std::string bits_text(const std::optional<double>& bits) {
   return bits ? fmt::format("{:.4f}", *bits) : "-";
 }
 
+/// The options of a run, with the precision that `auto` was.
+json options_of(const RunRecord& run) {
+  json options = run.header.value("options", json::object());
+  if (const auto precision = run.header.find("precision"); precision != run.header.end()) {
+    options["precision"] = *precision;
+  }
+  return options;
+}
+
 std::string option_text(const RunRecord& run, const std::string& name) {
-  const json value = run.header.value("options", json::object()).value(name, json());
+  const json value = options_of(run).value(name, json());
   return value.is_null() ? "-" : training::as_text(value);
 }
 
 std::vector<std::string> names_that_differ(std::span<const RunRecord> runs) {
   std::set<std::string> names;
   for (const RunRecord& run : runs) {
-    const json options = run.header.value("options", json::object());
+    const json options = options_of(run);
     for (const auto& [name, value] : options.items()) {
       const std::string text = training::as_text(value);
       const auto differs = [&, &option = name](const RunRecord& other) {

@@ -2,6 +2,7 @@
 #include "options.hpp"
 
 #include <array>
+#include <cmath>
 #include <fstream>
 #include <sstream>
 #include <system_error>
@@ -394,8 +395,11 @@ std::string preset_table(
     }
     std::vector<std::string> row;
     for (const nlohmann::json& value : values) {
-      row.push_back(value.is_number_float() ? fmt::format("{:.3g}", value.get<double>())
-                                            : as_text(value));
+      const bool is_fraction =
+          value.is_number_float() && value.get<double>() != std::floor(value.get<double>());
+      row.push_back(is_fraction               ? fmt::format("{:.3g}", value.get<double>())
+                    : value.is_number_float() ? fmt::format("{:.0f}", value.get<double>())
+                                              : as_text(value));
     }
     if (std::all_of(row.begin(), row.end(), [&](const auto& value) { return value == row[0]; })) {
       continue;

@@ -15,6 +15,7 @@
 #include "output_folder.hpp"
 #include "reformer/foundation/container.hpp"
 #include "reformer/io/atomic_file.hpp"
+#include "reformer/products/precision_kernel.hpp"
 #include "reformer/version.hpp"
 #include "run.hpp"
 #include "words.hpp"
@@ -80,7 +81,12 @@ void Run::prepare(std::optional<Checkpoint>& checkpoint) {
   divide_over_ranks(task_->options(), ranks_.size(), !options().resume);
   task_->load([&](const std::string& line) { progress_.message(line); });
   resident_before_model_ = std::max(resident_memory(), task_->memory());
-  model_ = std::make_unique<TokenModel>(options(), task_->vocabulary(), TokenModel::Use::training,
+  Options of_model = options();
+  if (of_model.precision == "auto") {  // what is fastest on all machines, float32 being the first
+    const auto fastest = ranks_.gather(reformer::fastest_precision());
+    of_model.precision = name_of(*std::min_element(fastest.begin(), fastest.end()));
+  }
+  model_ = std::make_unique<TokenModel>(of_model, task_->vocabulary(), TokenModel::Use::training,
                                         &ranks_.communicator());
   if (!options().export_folder.empty()) {
     check_export();

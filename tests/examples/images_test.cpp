@@ -402,6 +402,8 @@ TEST_F(Images, ThatAreNotThereOrTooFewAreRefusedInOneLine) {
 
 TEST(ImageOptions, HaveThePublishedConfigurationAsAPreset) {
   const Options paper = training::parse_options(option_set(), {"--preset", "paper"}).options;
+  EXPECT_EQ(paper.precision, "auto");
+  EXPECT_EQ(training::parse_options(option_set(), {}).options.precision, "auto");
   EXPECT_EQ(paper.length, 12'288);
   EXPECT_EQ(paper.layers.size(), 12u);
   EXPECT_EQ(paper.width, 1024);

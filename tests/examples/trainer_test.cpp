@@ -196,6 +196,10 @@ TEST_F(Trainer, TakesThePrecisionThatIsFastestHere) {
   EXPECT_TRUE(contains(out, "products in " + precision + ", seed"));
   succeed(common + Strings{"--precision", precision, "--out", path("named")});
   EXPECT_EQ(snapshot_of(folder_ / "auto").values, snapshot_of(folder_ / "named").values);
+  interrupt(common + Strings{"--out", path("run")}, after(2));
+  EXPECT_TRUE(
+      contains(succeed({"--resume", "--out", path("run")}).out, "products in " + precision));
+  EXPECT_EQ(snapshot_of(folder_ / "run"), snapshot_of(folder_ / "auto"));
   // Every preset asks for it; what was saved before there was a choice did not.
   for (const Options& preset : presets()) {
     EXPECT_EQ(preset.precision, "auto") << preset.preset;
