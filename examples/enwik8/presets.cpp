@@ -33,8 +33,8 @@ Options hour_preset() {
   return options;
 }
 
-/// A larger one for a day of two cores, on a text of which they read two passes in that time, such
-/// as enwik8; on a smaller one it ends when it learns no more.
+/// A larger one for a day of two cores and a text that they read once or twice in it, such as
+/// enwik8: docs/recipe.md. On a smaller text it ends when it learns no more.
 Options day_preset() {
   Options options = hour_preset();
   options.preset = "day";
