@@ -8,6 +8,7 @@
 #include <string>
 
 #include "examples/run.hpp"
+#include "reformer/products/precision_kernel.hpp"
 
 namespace enwik8::test {
 namespace {
@@ -45,6 +46,11 @@ class Evaluator : public testing::Test {
 };
 
 TemporaryFolder* Evaluator::folder_ = nullptr;
+
+TEST_F(Evaluator, NamesThePrecisionOfItsProducts) {
+  EXPECT_TRUE(contains(text({}), std::string(" bits per byte, in ") +
+                                     name_of(reformer::fastest_precision()) + "\n"));
+}
 
 TEST_F(Evaluator, GivesWhatTheTrainerGave) {
   const nlohmann::json test = records_of(*folder_ / "run").back();

@@ -68,6 +68,27 @@ TEST(Runs, AreComparedInATableAndAPicture) {
   EXPECT_TRUE(contains(read_file(folder / "c.svg"), "second, validation"));
 }
 
+TEST(Runs, TellWhatAutomaticPrecisionWas) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(train(tiny(folder / "text") + Strings{"--steps", "3"} + in(folder.path(), "here")).code,
+            0);
+  // The same options on another machine.
+  std::vector<nlohmann::json> records = records_of(folder / "here");
+  ASSERT_EQ(records.front().at("options").at("precision"), "auto");
+  const std::string precision = records.front().at("precision");
+  records.front()["precision"] = "of_another";
+  std::string elsewhere;
+  for (const nlohmann::json& record : records) elsewhere += record.dump() + '\n';
+  write_file(folder / "elsewhere.jsonl", elsewhere);
+  const Outcome table =
+      compare({(folder / "here").string(), (folder / "elsewhere.jsonl").string()});
+  EXPECT_EQ(table.code, 0) << table.error;
+  EXPECT_TRUE(contains(table.out, "--precision")) << table.out;
+  EXPECT_TRUE(contains(table.out, precision));
+  EXPECT_TRUE(contains(table.out, "of_another"));
+  EXPECT_FALSE(contains(table.out, "--width")) << "which are equal";
+}
+
 TEST(Runs, RefuseWhatTheyCannotRead) {
   const TemporaryFolder folder;
   const Outcome none = compare({(folder / "none").string()});
