@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -20,10 +21,17 @@ Scalar value(Activation f, Scalar x) {
   activate(f, 1, &x, &x);
   return x;
 }
+/// d = f'(x): the gradient by x of a sum of all f(x).
+template <typename Scalar>
+void derivatives(Activation f, Index n, const Scalar* x, Scalar* d) {
+  std::fill_n(d, n, Scalar(1));
+  activate_backward(f, n, x, d);
+}
 template <typename Scalar>
 Scalar derivative(Activation f, Scalar x) {
-  activation_derivative(f, 1, &x, &x);
-  return x;
+  Scalar d;
+  derivatives(f, 1, &x, &d);
+  return d;
 }
 
 template <typename Scalar>
@@ -38,7 +46,7 @@ TYPED_TEST(ActivationTest, ValuesAndDerivativesFollowTheFormulas) {
     std::vector<TypeParam> y(x.size()), slope(x.size());
     const auto n = static_cast<Index>(x.size());
     activate(f, n, x.data(), y.data());
-    activation_derivative(f, n, x.data(), slope.data());
+    derivatives(f, n, x.data(), slope.data());
     for (std::size_t i = 0; i < x.size(); ++i) {
       const auto v = static_cast<double>(x[i]);
       ASSERT_NEAR(static_cast<double>(y[i]), naive::activation(f, v), 0.1 * tolerance<TypeParam>)
@@ -72,13 +80,24 @@ TEST(ActivationDerivative, AgreesWithFiniteDifferences) {
     Matrix<double> x(1, 41);
     for (Index i = 0; i < 41; ++i) x(0, i) = 0.1 + 0.25 * static_cast<double>(i - 20);  // never 0
     Matrix<double> slope(1, 41), y(1, 41);
-    activation_derivative(f, 41, x.data(), slope.data());
+    derivatives(f, 41, x.data(), slope.data());
     check_gradient(std::string(name_of(f)), "x",
                    [&] {
                      activate(f, 41, x.data(), y.data());
                      return y.sum();
                    },
                    x, slope, {.tolerance = 1e-9});
+  }
+}
+
+TYPED_TEST(ActivationTest, GradientsAreMultipliedByTheDerivative) {
+  const auto x = random_values<TypeParam>(37, 4), d = random_values<TypeParam>(37, 5);
+  for (const Activation f : activations) {
+    std::vector<TypeParam> dx = d;
+    activate_backward(f, 37, x.data(), dx.data());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      EXPECT_EQ(dx[i], d[i] * derivative(f, x[i])) << name_of(f) << ", element " << i;
+    }
   }
 }
 
@@ -115,12 +134,12 @@ TYPED_TEST(ActivationTest, ElementsDoNotDependOnTheirPlace) {
   for (const Activation f : activations) {
     std::vector<TypeParam> y(x.size()), slope(x.size());
     activate(f, most, x.data(), y.data());
-    activation_derivative(f, most, x.data(), slope.data());
+    derivatives(f, most, x.data(), slope.data());
     for (Index first = 0; first < most; ++first) {
       for (Index n = 1; first + n <= most; n += 5) {
         std::vector<TypeParam> part(x.begin() + first, x.begin() + first + n), part_slope = part;
         activate(f, n, part.data(), part.data());  // in place
-        activation_derivative(f, n, part_slope.data(), part_slope.data());
+        derivatives(f, n, x.data() + first, part_slope.data());
         const std::vector<TypeParam> expected(y.begin() + first, y.begin() + first + n);
         const std::vector<TypeParam> expected_slope(slope.begin() + first,
                                                     slope.begin() + first + n);
@@ -138,7 +157,7 @@ TYPED_TEST(ActivationTest, WritesNoFurtherThanTheCount) {
     for (Index n = 0; n <= 40; ++n) {
       std::vector<TypeParam> y(80, TypeParam(-7)), slope = y;
       activate(f, n, x.data(), y.data());
-      activation_derivative(f, n, x.data(), slope.data());
+      derivatives(f, n, x.data(), slope.data());
       for (auto i = static_cast<std::size_t>(n); i < 80; ++i) {
         ASSERT_EQ(y[i], TypeParam(-7)) << name_of(f) << ", n = " << n;
         ASSERT_EQ(slope[i], TypeParam(-7)) << name_of(f) << ", n = " << n;

@@ -212,15 +212,8 @@ class AttentionProjections {
 
     for_each_panel(workspace, out.rows, panel, [&](Index first, Index rows) {
       const auto out_rows = out.middle_rows(first, rows);
-      MatrixView<const Scalar> df = dy.middle_rows(group.first_row() + first, rows);
-      if (dropout.active()) {
-        for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
-          const auto tile = dropped.middle_rows(row, count);
-          for (Index i = 0; i < count; ++i) std::copy_n(df.row(row + i), width_, tile.row(i));
-          dropout.apply_tile(tile, group.first_row() + first + row, 0, width_);
-        });
-        df = dropped.middle_rows(0, rows);
-      }
+      const auto df = dropped_rows(workspace, dy.middle_rows(group.first_row() + first, rows),
+                                   dropout, group.first_row() + first, dropped);
       accumulate_weight_gradient<Kernel>(workspace, pass.precision, out_rows, df, dweight);
       weight_product_tiles<Kernel>(
           workspace, df, from_output.whole(), K,

@@ -8,8 +8,9 @@
 ///     "gelu_new", trax FastGelu)
 #pragma once
 
+#include <cmath>
 #include <numbers>
-#include <string_view>
+#include <type_traits>
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/simd.hpp"
@@ -89,21 +90,26 @@ void activate(Activation f, Index n, const Scalar* x, Scalar* y) {
   }
 }
 
-/// y = f'(x), elementwise; y may be x. The derivative of relu at 0 is 0.
+/// d = d f'(x), elementwise: what was the gradient by f(x) becomes that by x. The derivative of
+/// relu at 0 is 0.
 template <typename Scalar>
-void activation_derivative(Activation f, Index n, const Scalar* x, Scalar* y) {
+void activate_backward(Activation f, Index n, const Scalar* x, Scalar* d) {
   using detail::Gelu;
   namespace e = Eigen::internal;
   switch (f) {
     case Activation::relu:
-      return simd::map(n, x, y, [](const auto& v) {
-        return e::pselect(e::pcmp_lt(simd::set(Scalar(0)), v), simd::set(Scalar(1)),
-                          simd::set(Scalar(0)));
+      return simd::update(n, x, d, [](const auto& v, const auto& dv) {
+        const auto zero = simd::set(Scalar(0));
+        return e::pmul(e::pselect(e::pcmp_lt(zero, v), simd::set(Scalar(1)), zero), dv);
       });
     case Activation::gelu:
-      return simd::map(n, x, y, [](const auto& v) { return Gelu<Scalar>::exact(v).derivative; });
+      return simd::update(n, x, d, [](const auto& v, const auto& dv) {
+        return e::pmul(Gelu<Scalar>::exact(v).derivative, dv);
+      });
     case Activation::gelu_tanh:
-      return simd::map(n, x, y, [](const auto& v) { return Gelu<Scalar>::by_tanh(v).derivative; });
+      return simd::update(n, x, d, [](const auto& v, const auto& dv) {
+        return e::pmul(Gelu<Scalar>::by_tanh(v).derivative, dv);
+      });
   }
 }
 

@@ -9,13 +9,16 @@
 /// is kept exactly.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/random.hpp"
 #include "reformer/foundation/simd.hpp"
+#include "reformer/foundation/workspace.hpp"
 
 namespace reformer::inline REFORMER_ABI {
 
@@ -76,5 +79,21 @@ class Dropout {
   std::uint32_t threshold_;
   Scalar scale_;
 };
+
+/// Rows of x after dropout: x itself without any, else a copy.
+/// @param first  number of the first of them in an array of as many columns
+/// @param memory  at least as large as x, or empty where there is no dropout
+template <typename Scalar, ScratchSource Source>
+MatrixView<const Scalar> dropped_rows(Source& workspace, const MatrixView<const Scalar>& x,
+                                      const Dropout<Scalar>& dropout, Index first,
+                                      const MatrixView<Scalar>& memory) {
+  if (!dropout.active()) return x;
+  for_each_row_tile(workspace, x.rows, [&](Index row, Index count, int) {
+    const auto tile = memory.middle_rows(row, count);
+    for (Index i = 0; i < count; ++i) std::copy_n(x.row(row + i), x.columns, tile.row(i));
+    dropout.apply_tile(tile, first + row, 0, x.columns);
+  });
+  return memory.middle_rows(0, x.rows);
+}
 
 }  // namespace reformer::inline REFORMER_ABI

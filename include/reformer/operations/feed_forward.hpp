@@ -14,7 +14,7 @@
 /// hidden columns at a time, so that a block of it is still in cache when the second product reads
 /// it. Work inside a panel is cut into tiles, so threads share it whatever its size; each weight
 /// gradient is summed by the thread that owns the tile of it. Nothing is saved for the backward
-/// pass.
+/// pass but u, what the activation is applied to, where there is memory for it.
 #pragma once
 
 #include <string_view>
@@ -87,7 +87,10 @@ class FeedForward {
     add_rows(x, y, saved, pass);
   }
 
+  /// @throw std::invalid_argument for a pass or a precision that cannot be
   Decoding decoding(const Pass& pass) const {
+    check_pass("FeedForward::decoding", pass);
+    detail::check_precision<Scalar>("FeedForward::decoding", pass.precision);
     return {{pass.workspace, rows_of(weight_in_.value), natural, pass.precision},
             {pass.workspace, rows_of(weight_out_.value), natural, pass.precision}};
   }
@@ -283,8 +286,8 @@ class FeedForward {
       normalise(x, first, normed, pass);
       for_each_block(workspace, hidden_panel.columns, [&](const HiddenBlock& block) {
         const auto hidden = hidden_panel.middle_rows(0, rows).middle_columns(0, block.count);
-        hidden_layer(in.middle_columns(block.first, block.count), first, block, normed, hidden, {},
-                     saved.inner, pass);
+        hidden_layer(in.middle_columns(block.first, block.count), first, block, normed, hidden,
+                     inner_of(saved, first, rows, block), pass);
         add_output(out.middle_depth(block.first, block.count), first, block, hidden, sum,
                    Sign::plus, y, pass);
       });
@@ -294,16 +297,18 @@ class FeedForward {
   /// Scratch of `reverse`, for a panel of rows.
   struct ReversePanel {
     MatrixView<Scalar> normed, dnormed;  // [panel, D]
-    MatrixView<Scalar> hidden, slope;    // [panel, columns of a block]
+    MatrixView<Scalar> hidden;           // [panel, columns of a block]
+    MatrixView<Scalar> inner;            // [panel, columns of a block], if u is not stored
     MatrixView<Scalar> sum;              // [panel, D], of what is subtracted, if anything is
     MatrixView<Scalar> dropped;          // [panel, D], df after dropout, if there is any
 
     template <ScratchMemory Memory>
-    ReversePanel(Memory& memory, Index rows, Index width, Index columns, bool subtracts, bool drops)
+    ReversePanel(Memory& memory, Index rows, Index width, Index columns, bool stored,
+                 bool subtracts, bool drops)
         : normed(memory.template matrix<Scalar>(rows, width)),
           dnormed(memory.template matrix<Scalar>(rows, width)),
-          hidden(memory.template matrix<Scalar>(rows, columns)),
-          slope(memory.template matrix<Scalar>(rows, columns)) {
+          hidden(memory.template matrix<Scalar>(rows, columns)) {
+      if (!stored) inner = memory.template matrix<Scalar>(rows, columns);
       if (subtracts) sum = memory.template matrix<Scalar>(rows, width);
       if (drops) dropped = memory.template matrix<Scalar>(rows, width);
     }
@@ -311,7 +316,7 @@ class FeedForward {
     ReversePanel first_rows(Index rows) const {
       ReversePanel part = *this;
       for (auto* x :
-           {&part.normed, &part.dnormed, &part.hidden, &part.slope, &part.sum, &part.dropped}) {
+           {&part.normed, &part.dnormed, &part.hidden, &part.inner, &part.sum, &part.dropped}) {
         *x = x->middle_rows(0, rows);
       }
       return part;
@@ -327,21 +332,14 @@ class FeedForward {
     ScratchOf<Source> scratch(workspace);
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
     const Index D = config_.width, panel = std::min(reverse_panel_rows, pass.rows());
-    const ReversePanel whole(scratch, panel, D, block_columns(), pass.subtract,
-                             output_dropout.active());
+    const ReversePanel whole(scratch, panel, D, block_columns(), saved.inner.rows > 0,
+                             pass.subtract, output_dropout.active());
     detail::for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
       const ReversePanel arrays = whole.first_rows(rows);
       normalise(x, first, arrays.normed, pass);
-      // f = dropout(h W_2 + b_2); without dropout the gradient is read where it is
-      MatrixView<const Scalar> df = dy.middle_rows(first, rows);
-      if (output_dropout.active()) {
-        for_each_row_tile(workspace, rows, [&](Index row, Index count, int) {
-          const auto tile = arrays.dropped.middle_rows(row, count);
-          for (Index i = 0; i < count; ++i) std::copy_n(df.row(row + i), D, tile.row(i));
-          output_dropout.apply_tile(tile, first + row, 0, D);
-        });
-        df = arrays.dropped;
-      }
+      // f = dropout(h W_2 + b_2)
+      const auto df = dropped_rows(workspace, dy.middle_rows(first, rows), output_dropout, first,
+                                   arrays.dropped);
       accumulate_bias_gradient(workspace, df, bias_out_.gradient.data());
       for_each_block(workspace, block_columns(), [&](const HiddenBlock& block) {
         reverse_block(arrays, df, first, block, y, saved, pass);
@@ -361,24 +359,23 @@ class FeedForward {
                      const BasicPass<Source>& pass) {
     auto& workspace = pass.workspace;
     const auto hidden = arrays.hidden.middle_columns(0, block.count);
-    const auto slope = arrays.slope.middle_columns(0, block.count);
+    const bool stored = saved.inner.rows > 0;
+    const auto inner = stored ? inner_of(saved, first, hidden.rows, block)
+                              : arrays.inner.middle_columns(0, block.count);
     const auto in =
         rows_of(std::as_const(weight_in_.value)).middle_columns(block.first, block.count);
     const auto out =
         rows_of(std::as_const(weight_out_.value)).middle_rows(block.first, block.count);
 
     // The forward pass: the hidden values serve both to subtract and to differentiate.
-    if (saved.inner.rows > 0) {
-      const auto inner =
-          saved.inner.middle_rows(first, hidden.rows).middle_columns(block.first, block.count);
+    if (stored) {
       for_each_row_tile(workspace, hidden.rows, [&](Index row, Index count, int) {
-        activate_tile(inner.middle_rows(row, count), hidden.middle_rows(row, count),
-                      slope.middle_rows(row, count));
+        activate_tile(inner.middle_rows(row, count), hidden.middle_rows(row, count));
       });
     } else {
       ScratchOf<Source> memory(workspace);
       const PackedWeight<Kernel> packed(memory, workspace, in, natural, pass.precision);
-      hidden_layer(packed.whole(), first, block, arrays.normed, hidden, slope, {}, pass);
+      hidden_layer(packed.whole(), first, block, arrays.normed, hidden, inner, pass);
     }
     if (pass.subtract) {
       ScratchOf<Source> memory(workspace);
@@ -394,7 +391,7 @@ class FeedForward {
     {
       ScratchOf<Source> memory(workspace);
       const PackedWeight<Kernel> packed(memory, workspace, out, transposed, pass.precision);
-      hidden_backward(packed.whole(), first, block, df, slope, dhidden, pass);
+      hidden_backward(packed.whole(), first, block, df, inner, dhidden, pass);
     }
     accumulate_bias_gradient<Scalar>(workspace, dhidden, bias_in_.gradient.data() + block.first);
     accumulate_weight_gradient<Kernel>(
@@ -416,24 +413,26 @@ class FeedForward {
     });
   }
 
-  /// h = act(u) of a tile, where h may be u, and slope = act'(u) unless it is empty.
-  void activate_tile(const MatrixView<const Scalar>& u, const MatrixView<Scalar>& h,
-                     const MatrixView<Scalar>& slope) const {
+  /// The part of a block of some rows in the u that is stored; empty if none is.
+  static MatrixView<Scalar> inner_of(const Saved& saved, Index first, Index rows,
+                                     const HiddenBlock& block) {
+    if (saved.inner.rows == 0) return {};
+    return saved.inner.middle_rows(first, rows).middle_columns(block.first, block.count);
+  }
+
+  /// h = act(u) of a tile, where h may be u.
+  void activate_tile(const MatrixView<const Scalar>& u, const MatrixView<Scalar>& h) const {
     for (Index r = 0; r < u.rows; ++r) {
-      if (slope.rows > 0) {
-        activation_derivative(config_.activation, u.columns, u.row(r), slope.row(r));
-      }
       activate(config_.activation, u.columns, u.row(r), h.row(r));
     }
   }
 
-  /// hidden = act(u), u = dropout(normed W_1 + b_1), of a block of hidden columns;
-  /// slope = act'(u) unless it is empty, and rows of `inner` become u unless that is empty.
+  /// hidden = act(u), u = dropout(normed W_1 + b_1), of a block of hidden columns; inner = u unless
+  /// it is empty.
   template <ScratchSource Source>
   void hidden_layer(const WeightBlock<Kernel>& in, Index first, const HiddenBlock& block,
                     const MatrixView<const Scalar>& normed, const MatrixView<Scalar>& hidden,
-                    const MatrixView<Scalar>& slope, const MatrixView<Scalar>& inner,
-                    const BasicPass<Source>& pass) const {
+                    const MatrixView<Scalar>& inner, const BasicPass<Source>& pass) const {
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
     weight_product(pass.workspace, normed, in, hidden, Write::assign,
                    [&](const MatrixView<Scalar>& tile, Index i, Index j) {
@@ -441,28 +440,23 @@ class FeedForward {
                      add_bias(tile, bias_in_.value.data() + column);
                      hidden_dropout.apply_tile(tile, first + i, column, config_.hidden_width);
                      for (Index r = 0; r < tile.rows && inner.rows > 0; ++r) {
-                       std::copy_n(tile.row(r), tile.columns, inner.row(first + i + r) + column);
+                       std::copy_n(tile.row(r), tile.columns, inner.row(i + r) + j);
                      }
-                     activate_tile(
-                         tile, tile,
-                         slope.rows > 0
-                             ? slope.middle_rows(i, tile.rows).middle_columns(j, tile.columns)
-                             : MatrixView<Scalar>{});
+                     activate_tile(tile, tile);
                    });
   }
 
   /// Gradient of `hidden_layer`: du = dropout(act'(u) (df W_2^T)).
   template <ScratchSource Source>
   void hidden_backward(const WeightBlock<Kernel>& out, Index first, const HiddenBlock& block,
-                       const MatrixView<const Scalar>& df, const MatrixView<const Scalar>& slope,
+                       const MatrixView<const Scalar>& df, const MatrixView<const Scalar>& inner,
                        const MatrixView<Scalar>& dhidden, const BasicPass<Source>& pass) const {
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
     weight_product(
         pass.workspace, df, out, dhidden, Write::assign,
         [&](const MatrixView<Scalar>& tile, Index i, Index j) {
           for (Index r = 0; r < tile.rows; ++r) {
-            simd::update(tile.columns, slope.row(i + r) + j, tile.row(r),
-                         [](const auto& a, const auto& b) { return Eigen::internal::pmul(a, b); });
+            activate_backward(config_.activation, tile.columns, inner.row(i + r) + j, tile.row(r));
           }
           hidden_dropout.apply_tile(tile, first + i, block.first + j, config_.hidden_width);
         });
