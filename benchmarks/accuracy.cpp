@@ -68,8 +68,7 @@ void table(const std::string& title, const Model<float>& model, Workspace& works
       "\n%s, loss %.4f nats a byte in double\n\n| precision | halves | loss is away by | error of "
       "gradients |\n|---|---|---|---|\n",
       title.c_str(), expected.loss);
-  for (const Precision precision :
-       {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
+  for (const Precision precision : precisions) {
     for (const auto& [name, residual] :
          {std::pair<const char*, ResidualConfig>{"float", FloatResidual{}},
           {"fixed", FixedResidual{}}}) {

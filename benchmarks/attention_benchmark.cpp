@@ -181,8 +181,7 @@ const Registration registration([] {
   // In each precision of products, one after another.
   const auto in_precisions = [&](Selection from, Sizes s, const std::string& kind,
                                  const AttentionPattern& pattern, Index rounds) {
-    for (const Precision precision :
-         {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
+    for (const Precision precision : precisions) {
       s.precision = precision;
       add_case(from, s, kind + "_" + name_of(precision), pattern, rounds, all,
                "precision_of_attention");

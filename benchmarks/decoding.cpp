@@ -196,12 +196,10 @@ std::vector<Index> list_of(const std::string& text) {
 }
 
 Precision precision_of(const std::string& name) {
-  for (const Precision precision :
-       {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
-    if (name == name_of(precision)) return precision;
-  }
-  throw std::invalid_argument("--precision is '" + name +
-                              "'; allowed: float32, bfloat16x3, bfloat16");
+  const auto precision = precision_named(name);
+  check(precision.has_value(), "decoding", "--precision is '", name,
+        "', must be float32, bfloat16x3 or bfloat16");
+  return *precision;
 }
 
 void run(TableOptions options) {

@@ -81,8 +81,7 @@ const Registration registration([] {
                  {{"rows", s.rows}, {"in", s.in}, {"out", s.out}}};
       for (const int threads : one_and_all_threads()) {
         which.threads = threads;
-        for (const Precision precision :
-             {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
+        for (const Precision precision : precisions) {
           const bool is_usual = precision == Precision::float32;
           which.variant = is_usual ? "reformer" : name_of(precision);
           add(from, which, [=](Run& run) { product(run, s, backward, precision); });

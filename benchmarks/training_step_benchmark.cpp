@@ -237,8 +237,7 @@ const Registration registration([] {
     add(from, expected(which, s, what), [=](Run& run) { training_step(run, s, what); });
   };
   const auto in_precisions = [&](Selection from, const Sizes& s) {
-    for (const Precision precision :
-         {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
+    for (const Precision precision : precisions) {
       in_precision(from, precision, s, gradients);
     }
   };

@@ -53,17 +53,12 @@ void begin_training(AnyTraining& training, reformer::Communicator& communicator,
   }
 }
 
+/// The table of options lets no other names through.
 reformer::Precision precision_of(const Options& options) {
-  using reformer::Precision;
   if (options.precision == "auto") {
     return reformer::fastest_precision();
   }
-  for (const Precision precision : {Precision::bfloat16x3, Precision::bfloat16}) {
-    if (options.precision == name_of(precision)) {
-      return precision;
-    }
-  }
-  return Precision::float32;
+  return reformer::precision_named(options.precision).value();
 }
 
 /// "head.weight [64, 258]"

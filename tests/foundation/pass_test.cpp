@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +18,15 @@ TEST(Pass, RowsAreBatchTimesLength) {
   Workspace workspace(1);
   EXPECT_EQ((Pass{workspace, 3, 5}.rows()), 15);
   EXPECT_EQ((Pass{workspace}.rows()), 1);
+}
+
+TEST(Precision, IsFoundByItsName) {
+  EXPECT_EQ(precision_named("float32"), Precision::float32);
+  EXPECT_EQ(precision_named("bfloat16x3"), Precision::bfloat16x3);
+  EXPECT_EQ(precision_named("bfloat16"), Precision::bfloat16);
+  for (const char* name : {"", "float", "float320", "BFLOAT16"}) {
+    EXPECT_EQ(precision_named(name), std::nullopt) << name;
+  }
 }
 
 TEST(Pass, AtLayerChangesNothingElse) {

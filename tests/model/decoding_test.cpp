@@ -172,8 +172,7 @@ TEST(Decoding, InEachPrecisionIsTheForwardPass) {
     config.tied_embedding = tied;
     const Model<float> model = model_of<float>(config);
     const auto in_floats = logits_of(model, tokens);
-    for (const Precision precision :
-         {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
+    for (const Precision precision : precisions) {
       Workspace workspace(2);
       Decoder<float> decoder(workspace, model, 1, {7}, precision);
       decoder.prefill(workspace, 0, std::span(tokens.data(), index_of(prompt)));

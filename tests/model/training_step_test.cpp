@@ -202,8 +202,7 @@ TEST(TrainingStep, InEachPrecisionIsUndoneExactlyAndPlannedByAnyNumberOfThreads)
   ModelConfig config = busy_config();
   config.residual = FixedResidual{};
   std::vector<double> losses;
-  for (const Precision precision :
-       {Precision::float32, Precision::bfloat16x3, Precision::bfloat16}) {
+  for (const Precision precision : precisions) {
     Workspace single(1);
     Model<float> model(config);
     // What a budget saves from being computed again is what would have been computed.

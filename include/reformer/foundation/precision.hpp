@@ -3,6 +3,10 @@
 /// Precision of matrix products.
 #pragma once
 
+#include <array>
+#include <optional>
+#include <string_view>
+
 #include "reformer/foundation/abi.hpp"
 
 namespace reformer::inline REFORMER_ABI {
@@ -16,6 +20,10 @@ enum class Precision {
   bfloat16     ///< to bfloat16: 8 bits of a number
 };
 
+/// All of them.
+inline constexpr std::array precisions = {Precision::float32, Precision::bfloat16x3,
+                                          Precision::bfloat16};
+
 constexpr const char* name_of(Precision precision) {
   switch (precision) {
     case Precision::bfloat16x3:
@@ -25,6 +33,14 @@ constexpr const char* name_of(Precision precision) {
     default:
       return "float32";
   }
+}
+
+/// The precision of that name, if there is one.
+constexpr std::optional<Precision> precision_named(std::string_view name) {
+  for (const Precision precision : precisions) {
+    if (name == name_of(precision)) return precision;
+  }
+  return std::nullopt;
 }
 
 }  // namespace reformer::inline REFORMER_ABI
