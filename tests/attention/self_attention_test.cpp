@@ -507,7 +507,7 @@ TEST(SelfAttention, RejectsWrongArguments) {
   };
   EXPECT_TRUE(contains(with_rotations(LocalPattern{}, {2, 5, 2, 2}), "does not hash"));
   EXPECT_TRUE(contains(with_rotations({LshPattern{4}, LshPattern{8}}, {2, 5, 2, 2}),
-                       "rotations are given to a layer whose heads hash by two patterns"));
+                       "rotations are given to a layer of which two kinds of heads hash"));
   EXPECT_TRUE(contains(with_rotations({LocalPattern{}, LshPattern{4}}, {2, 5, 2, 2}),
                        "rotations dimension 0 is 2, must equal num_heads = 1"));
   EXPECT_TRUE(contains(with_rotations(c.pattern, {3, 5, 2, 2}),

@@ -153,6 +153,7 @@ struct Operations {
   Workspace workspace{2};
   Tokens tokens = random_tokens(B, T, V, 1);
   LayerNorm<float> norm{"norm", D, 1e-5};
+  NgramEmbedding<float> ngrams{"ngrams", {.order = 2, .rows = 8}, D};
   Embedding<float> embedding{"embedding", V, D};
   Positions<float> positions{"positions", LearnedPositions{T}, D};
   FeedForward<float> feed_forward{"f", {.width = D, .hidden_width = F}};
@@ -164,6 +165,7 @@ struct Operations {
 
   Operations() {
     fill(norm);
+    fill(ngrams);
     fill(embedding);
     fill(positions);
     fill(feed_forward);
@@ -174,6 +176,7 @@ struct Operations {
     for (const Matrix<float>* m : {&dy, &dx, &wide, &short_}) bits.add(*m);
     add(add(bits, x), y);
     add_gradients(bits, norm);
+    add_gradients(bits, ngrams);
     add_gradients(bits, embedding);
     add_gradients(bits, positions);
     add_gradients(bits, feed_forward);
@@ -183,6 +186,14 @@ struct Operations {
   void forward(const Half& a, Half&& b) { feed_forward.forward(a, b, saved, pass()); }
   void reverse(Matrix<float>& a, Matrix<float>& b) {
     feed_forward.reverse(x, y, rows_of(std::as_const(a)), rows_of(b), saved, pass());
+  }
+  Pass pass_with_tokens() {
+    Pass with = pass();
+    with.tokens = std::span(tokens.data(), rows);
+    return with;
+  }
+  void ngram_backward(const Pass& of, const detail::PartOfRows& part) {
+    ngrams.backward(rows_of(std::as_const(dx)), ngrams.dropout(of, Purpose::data), of, part);
   }
   void norm_backward(Index first, Matrix<float>& dout, Matrix<float>& into) {
     norm.backward(x, first, rows_of(dout), rows_of(into), pass());
@@ -245,6 +256,44 @@ const Refusal<Operations> operations[] = {
      [](auto& f) { f.norm_backward(-1, f.dy, f.dx); }},
     {"LayerNorm::backward", "first", "1", "must be at most 0",
      [](auto& f) { f.norm_backward(1, f.dy, f.dx); }},
+    {"LayerNorm::backward", "rows of x", "10", "must equal B*T = 5",
+     [](auto& f) {
+       f.norm.backward(f.x, 0, rows_of(f.dy), rows_of(f.dx), {f.workspace, 1, T});
+     }},
+    {"LayerNorm::backward", "is_real", "9", "must have B*T = 10",
+     [](auto& f) {
+       f.norm.backward(f.x, 0, rows_of(f.dy), rows_of(f.dx), {f.workspace, B, T, {}, true, f.mask});
+     }},
+    {"NgramEmbedding::backward", "tokens", "9", "must have B*T = 10",
+     [](auto& f) {
+       Pass pass = f.pass();
+       pass.tokens = std::span(f.tokens.data(), rows - 1);
+       f.ngram_backward(pass, {});
+     }},
+    {"NgramEmbedding::backward", "the first row", "-1", "must be at least 0",
+     [](auto& f) {
+       f.ngram_backward(f.pass_with_tokens(), {-1, 0});
+     }},
+    {"NgramEmbedding::backward", "the first column", "-1", "must be at least 0",
+     [](auto& f) {
+       f.ngram_backward(f.pass_with_tokens(), {0, -1});
+     }},
+    {"NgramEmbedding::backward", "rows of dx", "10", "must be at most 9",
+     [](auto& f) {
+       f.ngram_backward(f.pass_with_tokens(), {1, 0});
+     }},
+    {"FeedForward", "width * hidden_width", "2147483647 * 2147483647", "must be at most",
+     [](auto&) { FeedForward<float>("f", {.width = max_size, .hidden_width = max_size}); }},
+    {"FeedForward::decoding", "length", "0", "must be at least 1",
+     [](auto& f) {
+       f.feed_forward.decoding({f.workspace, B, 0});
+     }},
+    {"FeedForward::decoding", "precision", "7", "must be float32, bfloat16x3 or bfloat16",
+     [](auto& f) {
+       Pass pass = f.pass();
+       pass.precision = static_cast<Precision>(7);
+       f.feed_forward.decoding(pass);
+     }},
     {"LayerNorm::backward", "norm.weight", "has no gradient", "call zero_gradients",
      [](auto& f) { f.without_gradients(f.norm, [&] { f.norm_backward(0, f.dy, f.dx); }); }},
     {"Embedding", "vocabulary", "0", "must be at least 1",
@@ -759,6 +808,35 @@ const Refusal<Attention> attention_entries[] = {
     {"SelfAttention::decoding", "batch", "0", "must be at least 1",
      [](auto& f) {
        (void)f.layer.decoding({f.workspace, 0, 1});
+     }},
+    {"SelfAttention", "width * (num_heads * head_width)", "2147483647 * 2147483647",
+     "must be at most",
+     [](auto&) {
+       SelfAttention<float>("a", {.width = max_size, .num_heads = 1, .head_width = max_size});
+     }},
+    {"SelfAttention::saved_in", "length", "0", "must be at least 1",
+     [](auto& f) {
+       f.layer.saved_in(f.memory, {B, 0});
+     }},
+    {"SelfAttention::plan", "length", "0", "must be at least 1",
+     [](auto& f) {
+       ScratchPlan plan(1);
+       f.layer.plan(plan, {B, 0}, {});
+     }},
+    {"SelfAttention::context_work", "length", "0", "must be at least 1",
+     [](auto& f) { f.layer.context_work(0); }},
+    {"SelfAttention::buckets_of", "length", "0", "must be at least 1",
+     [](auto& f) { f.layer.buckets_of({}); }},
+    {"SelfAttention::buckets_of", "saved bucket ids", "0", "must equal those of the pass",
+     [](auto& f) {
+       f.layer.buckets_of(f.layer.saved_in(f.memory, {B, T, true}));
+     }},
+    {"SelfAttention::buckets_of", "saved bucket ids", "", "must equal those of the pass",
+     [](auto& f) { f.layer.buckets_of(f.saved, 7); }},
+    {"SelfAttention::decode", "is_real", "2", "must have none",
+     [](auto& f) {
+       const std::vector<std::uint8_t> mask(B, 1);
+       f.layer.decode(f.token_x, f.token_y, f.decoding, {f.workspace, B, 1, {}, false, mask});
      }},
     {"SelfAttention::decode", "length", "5", "must equal one token, = 1",
      [](auto& f) { f.layer.decode(f.x, f.y, f.decoding, f.pass()); }},

@@ -281,6 +281,10 @@ const Refusal<Passes> model_entries[] = {
        f.model.encode_and_gradients(f.workspace, f.tokens, {.num_hashes = 3},
                                     [](const auto& z) { return z; });
      }},
+    {"Model::encode_and_gradients", "gradient", "empty", "must be a function",
+     [](auto& f) { f.model.encode_and_gradients(f.workspace, f.tokens, {}, nullptr); }},
+    {"Model::trace", "visit", "empty", "must be a function",
+     [](auto& f) { f.model.trace(f.workspace, f.tokens, {}, nullptr); }},
     {"Model::encode_and_gradients", "dz dimension 1", "1", "must equal length = 6",
      [](auto& f) {
        f.model.encode_and_gradients(f.workspace, f.tokens, {},
@@ -620,6 +624,8 @@ const Refusal<HeadOfModel> head_entries[] = {
      [](auto& f) { f.head.logits(f.x, 3, rows_of(f.logits), f.pass()); }},
     {"OutputHead::logits", "first", "-1", "must be at least 0",
      [](auto& f) { f.head.logits(f.x, -1, rows_of(f.logits), f.pass()); }},
+    {"OutputHead::kept_weight", "precision", "7", "must be float32, bfloat16x3 or bfloat16",
+     [](auto& f) { f.head.kept_weight(f.workspace, static_cast<Precision>(7)); }},
     {"OutputHead::logits", "table", "given", "must be none of a head that is not tied",
      [](auto& f) {
        const Parameter<float> table("e", Role::embedding, V, 3);

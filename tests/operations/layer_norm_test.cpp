@@ -219,6 +219,12 @@ TYPED_TEST(LayerNormOfHalf, BackwardAddsToEverythingItIsGiven) {
   EXPECT_TRUE(close(layer.scale->gradient, dscale));
   EXPECT_TRUE(close(layer.bias->gradient, dbias));
   EXPECT_EQ(workspace.bytes_in_use(), 0U);
+
+  // No rows add nothing, whatever there is in the memory.
+  const auto before = gradients_of(layer.norm);
+  Matrix<TypeParam> none(0, this->width);
+  layer.norm.backward(this->x, this->first, rows_of(none), rows_of(dx), {workspace, 1, this->rows});
+  EXPECT_TRUE(same_bits(gradients_of(layer.norm), before));
 }
 
 TYPED_TEST(LayerNormOfHalf, BackwardGivesTheSameBitsForAnyThreads) {

@@ -213,8 +213,7 @@ AttentionLayout checked_layout(std::string_view function, Workspace& workspace,
   check_precision<Scalar>(function, options.precision);
   check_pass(function, Pass{workspace, query.dimension(0), query.dimension(1), options.key, false,
                             options.is_real});
-  check(query.dimension(1) < (Index{1} << 24), function, "length is ", query.dimension(1),
-        ", must be less than 2^24");
+  check_sequence_length(function, query.dimension(1));
   check_at_least(function, "heads", query.dimension(2), 1);
   check_at_least(function, "head width", query.dimension(3), 1);
   check_like_query(function, "key", key, query);

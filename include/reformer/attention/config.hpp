@@ -44,6 +44,8 @@ inline void check_config(std::string_view function, const SelfAttentionConfig& c
   check_between(function, "width", config.width, 1, max_size);
   check_between(function, "num_heads", config.num_heads, 1, max_size);
   check_between(function, "head_width", config.head_width, 1, max_size / config.num_heads);
+  check_elements(function, "width * (num_heads * head_width)", config.width,
+                 config.num_heads * config.head_width);
   check_dropout(function, "attention_dropout", config.attention_dropout);
   check_dropout(function, "dropout", config.dropout);
   check_pattern(function, config.pattern, config.num_heads, config.causal);

@@ -61,7 +61,7 @@ class CosineScores {
   template <ScratchSource Source>
   void backward_queries(Source& workspace, Index first_head, const MatrixView<const Scalar>& query,
                         const MatrixView<Scalar>& dquery) {
-    const Index heads = query.columns / head_width_, tiles = ceil_div(query.rows, tile_rows);
+    const Index heads = query.columns / head_width_, tiles = ceil_div(query.rows, tile_tokens);
     ScratchOf<Source> scratch(workspace);
     // Each tile sums by itself, and tiles are added in their order: the same for any threads.
     auto* sums = scratch.template take<double>(tiles * heads);
@@ -95,15 +95,15 @@ class CosineScores {
   }
 
  private:
-  static constexpr Index tile_rows = 256;
+  static constexpr Index tile_tokens = 256;
 
   Scalar of_keys() const { return std::sqrt(static_cast<Scalar>(head_width_)); }
 
   template <ScratchSource Source, typename Body>
   static void for_each_tile(Source& workspace, Index rows, const Body& body) {
-    parallel_for(workspace, ceil_div(rows, tile_rows), [&](Index tile, int) {
-      const Index first = tile * tile_rows;
-      body(tile, first, std::min(first + tile_rows, rows));
+    parallel_for(workspace, ceil_div(rows, tile_tokens), [&](Index tile, int) {
+      const Index first = tile * tile_tokens;
+      body(tile, first, std::min(first + tile_tokens, rows));
     });
   }
 

@@ -21,9 +21,9 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <span>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -61,7 +61,7 @@ class DecodingState {
         heads_(heads),
         width_(head_width),
         first_head_(first_head),
-        layout_(pattern, true, position_limit) {
+        layout_(pattern, true, longest_sequence + 1) {
     check_between("DecodingState", "batch", batch, 1, max_size);
     check_between("DecodingState", "heads", heads, 1, max_size / batch);
     check_between("DecodingState", "head_width", head_width, 1, max_size / heads);
@@ -81,7 +81,6 @@ class DecodingState {
   }
 
   const AttentionPattern& pattern() const { return pattern_; }
-  Index batch() const { return batch_; }
   Index heads() const { return heads_; }
   Index head_width() const { return width_; }
 
@@ -205,7 +204,7 @@ class DecodingState {
   /// @param group    all of these heads, length 1; `out` is written
   /// @param buckets  `[B, H, R]`, if hashed
   /// @param kernel   of the products, or their precision
-  /// @throw std::invalid_argument after 2^24 tokens, if all of them are kept
+  /// @throw std::invalid_argument at the longest sequence, if all of its tokens are kept
   void attend_next(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets,
                    const Kernel& kernel) {
     check_equal("DecodingState::attend_next", "batch", group.batch, "selected sequences",
@@ -221,8 +220,8 @@ class DecodingState {
     };
     Index longest = 0;
     for_each_ring([&](const Ring& ring) { longest = std::max(longest, ring.count); });
-    check(longest < most_rows_ || most_rows_ < position_limit, "DecodingState", "length is ",
-          longest + 1, ", must be at most ", position_limit);
+    check(longest < most_rows_ || most_rows_ < longest_sequence, "DecodingState", "length is ",
+          longest + 1, ", must be less than 2^24");
     for_each_ring([&](Ring& ring) { grow(ring, ring.count + 1); });
     const Index rows = is_exact() ? TiledBlocks::tile + 1 : capacity_;
     const Index place_rounds = layout_.counted_rounds();
@@ -477,13 +476,12 @@ class DecodingState {
 
   AttentionPattern pattern_;
   Index batch_, heads_, width_, first_head_;
-  static constexpr Index position_limit = Index{1} << 24;  // rows are numbers of the scalar type
   static constexpr Index least_rows = 8;
 
-  AttentionLayout layout_;            // of a sequence without an end
-  Index buckets_ = 1;                 // of a round
-  Index most_rows_ = position_limit;  // what a ring grows to
-  Index capacity_ = 0;                // rows of the largest ring
+  AttentionLayout layout_;              // of a sequence without an end
+  Index buckets_ = 1;                   // of a round
+  Index most_rows_ = longest_sequence;  // what a ring grows to
+  Index capacity_ = 0;                  // rows of the largest ring
   std::vector<Index> selected_;
   std::vector<Ring> rings_;      // [B, H, rounds, buckets]
   std::vector<Newest> newest_;   // [B, H, rounds]

@@ -41,7 +41,7 @@
 namespace reformer::inline REFORMER_ABI::detail {
 
 /// Memory for what the forward pass of a branch leaves for its backward pass: of its kinds of
-/// heads, one behind the other. What is empty is not kept; without any, no backward pass follows.
+/// heads, one behind the other. What is empty is not kept, and computed again.
 template <typename Scalar>
 struct SavedAttention {
   std::span<Bucket> buckets;  ///< [B, H, R, T]

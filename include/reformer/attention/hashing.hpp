@@ -14,10 +14,9 @@
 /// Padding gets a bucket of its own, N, so that it never stands among real tokens.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cstdint>
-#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>

@@ -77,40 +77,35 @@ void for_each_range_of(Workspace& workspace, const MultiHead<Scalar>& group, con
   }
 }
 
-/// Makes the block lists of the group and calls `body` for their ranges.
-template <typename Scalar, ProductKernel Kernel, typename Body>
-void for_each_range(Workspace& workspace, const MultiHead<Scalar>& group,
-                    const AttentionLayout& layout, Disjoint disjoint, const Kernel& kernel,
-                    const Body& body) {
-  switch (layout.blocks) {
-    case BlockKind::bucket_chunks: {
-      const auto list_of = [&](Index b, Index h) {
-        const std::int32_t* order = group.order + (b * group.heads + h) * layout.order_size();
-        return BucketBlocks(order + layout.order_slots(), layout.max_chunks, layout.rounds,
-                            layout.window, disjoint);
-      };
-      return for_each_range_of(workspace, group, list_of, kernel, body);
-    }
-    case BlockKind::chunks: {
-      const auto list_of = [&](Index b, Index) {
-        return ChunkedBlocks(layout.slots(group.first_sequence + b), layout.rounds, layout.window,
-                             disjoint);
-      };
-      return for_each_range_of(workspace, group, list_of, kernel, body);
-    }
-    case BlockKind::tiles: {
-      const TiledBlocks list(layout.length, layout.causal, disjoint);
-      return for_each_range_of(
-          workspace, group, [&](Index, Index) { return list; }, kernel, body);
-    }
-  }
-}
-/// The same; nothing for a plan.
+/// Makes the block lists of the group and calls `body` for their ranges; nothing for a plan.
 template <typename Scalar, ScratchSource Source, ProductKernel Kernel, typename Body>
 void for_each_range(Source& workspace, const MultiHead<Scalar>& group, Disjoint disjoint,
                     const Kernel& kernel, const Body& body) {
-  if constexpr (!only_plans<Source>)
-    for_each_range(workspace, group, *group.layout, disjoint, kernel, body);
+  if constexpr (!only_plans<Source>) {
+    const AttentionLayout& layout = *group.layout;
+    switch (layout.blocks) {
+      case BlockKind::bucket_chunks: {
+        const auto list_of = [&](Index b, Index h) {
+          const std::int32_t* order = group.order + (b * group.heads + h) * layout.order_size();
+          return BucketBlocks(order + layout.order_slots(), layout.max_chunks, layout.rounds,
+                              layout.window, disjoint);
+        };
+        return for_each_range_of(workspace, group, list_of, kernel, body);
+      }
+      case BlockKind::chunks: {
+        const auto list_of = [&](Index b, Index) {
+          return ChunkedBlocks(layout.slots(group.first_sequence + b), layout.rounds, layout.window,
+                               disjoint);
+        };
+        return for_each_range_of(workspace, group, list_of, kernel, body);
+      }
+      case BlockKind::tiles: {
+        const TiledBlocks list(layout.length, layout.causal, disjoint);
+        return for_each_range_of(
+            workspace, group, [&](Index, Index) { return list; }, kernel, body);
+      }
+    }
+  }
 }
 
 /// Scratch tiles and operands of each thread, large enough for the group's blocks.
@@ -200,12 +195,9 @@ void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Sca
             const std::type_identity_t<Kernel>& kernel) {
   const Index T = group.length(), K = group.head_width, H = group.heads;
   const bool shared = group.layout->shared;
-  const Index rows_per_task = tile_rows;
-  const Index row_tiles = ceil_div(group.batch * T, rows_per_task);
   const auto for_each_row = [&](const auto& body) {
-    parallel_for(workspace, row_tiles, [&](Index task, int) {
-      const Index last = std::min((task + 1) * rows_per_task, group.batch * T);
-      for (Index row = task * rows_per_task; row < last; ++row) {
+    for_each_row_tile(workspace, group.batch * T, [&](Index first, Index count, int) {
+      for (Index row = first; row < first + count; ++row) {
         for (Index h = 0; h < H; ++h) {
           body(group.out.row(row) + h * K, group.key.row(row) + h * K,
                (row / T * H + h) * T + row % T);
@@ -246,10 +238,8 @@ void attend_backward(Source& workspace, const MultiHead<Scalar>& group,
                      const MatrixView<Scalar>& dkey, const MatrixView<Scalar>& dvalue,
                      const std::type_identity_t<Kernel>& kernel) {
   for (const auto& gradient : {dquery, dkey, dvalue}) {
-    parallel_for(workspace, ceil_div(gradient.rows, tile_rows), [&](Index task, int) {
-      const Index first = task * tile_rows;
-      const Index last = std::min(first + tile_rows, gradient.rows);
-      for (Index i = first; i < last; ++i) {
+    for_each_row_tile(workspace, gradient.rows, [&](Index first, Index count, int) {
+      for (Index i = first; i < first + count; ++i) {
         std::fill_n(gradient.row(i), gradient.columns, Scalar(0));
       }
     });

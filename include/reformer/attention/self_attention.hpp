@@ -100,17 +100,16 @@ class SelfAttention {
   const std::optional<Tensor<Scalar, 4>>& rotations() const { return rotations_; }
 
   /// Uses these rotations `[H, K, R, columns]` instead of drawing them for each pass, where H heads
-  /// hash, all by one pattern.
-  /// @throw std::invalid_argument if the layer does not hash, or its heads differ in how they do,
-  /// or the shape is another
+  /// hash, which are of one kind: side by side and with one pattern.
+  /// @throw std::invalid_argument if the layer does not hash, or heads of several kinds do, or the
+  /// shape is another
   void set_rotations(const Tensor<Scalar, 4>& rotations) {
     constexpr auto function = "SelfAttention::set_rotations";
     const HeadKind* hashed = nullptr;
     for (const HeadKind& kind : kinds_) {
       if (!std::holds_alternative<LshPattern>(kind.pattern)) continue;
       check(hashed == nullptr, function,
-            "rotations are given to a layer whose heads hash by two "
-            "patterns, must be one");
+            "rotations are given to a layer of which two kinds of heads hash, must be one");
       hashed = &kind;
     }
     check(hashed != nullptr, function, "rotations are given to a layer that does not hash");
@@ -136,8 +135,10 @@ class SelfAttention {
 
   /// Memory for what `forward` must leave for `reverse`: bucket ids, if the layer hashes and halves
   /// are not exact, and the context if it is asked for, with the bucket ids in any case.
+  /// @throw std::invalid_argument for a length that no pass has
   template <ScratchMemory Memory>
   Saved saved_in(Memory& memory, const SavedPass& pass, bool context = false) const {
+    check_sequence_length("SelfAttention::saved_in", pass.length);
     const Layouts layouts = layouts_at(pass.length, pass.num_hashes);
     Saved saved{{}, {}, pass.batch, pass.length};
     if (!pass.is_exact || context) {
@@ -150,8 +151,14 @@ class SelfAttention {
 
   /// The bucket ids `[B, H, R, T]` that `forward` has saved, of each kind of heads that hashes.
   /// @param num_hashes  that of the pass
+  /// @throw std::invalid_argument if it has not saved so many
   std::vector<Tensor<Bucket, 4>> buckets_of(const Saved& saved, Index num_hashes = 0) const {
+    constexpr auto function = "SelfAttention::buckets_of";
+    check_sequence_length(function, saved.length);
+    check_between(function, "num_hashes", num_hashes, 0, max_hashes);
     const Layouts layouts = layouts_at(saved.length, num_hashes);
+    check_equal(function, "saved bucket ids", static_cast<Index>(saved.buckets.size()),
+                "those of the pass", num_bucket_ids(layouts, saved.batch));
     std::vector<Tensor<Bucket, 4>> result;
     const Bucket* ids = saved.buckets.data();
     for (std::size_t i = 0; i < kinds_.size(); ++i) {
@@ -255,6 +262,8 @@ class SelfAttention {
     constexpr auto function = "SelfAttention::decode";
     check_rows(function, x, y, pass);
     check_equal(function, "length", pass.length, "one token,", 1);
+    check(pass.is_real.empty(), function, "is_real has ", pass.is_real.size(),
+          " elements, must have none");
     check_state(function, decoding, pass);
     check_equal(function, "rows of the kept query weight", decoding.query.packed().depth(), "width",
                 config_.width);
@@ -263,7 +272,8 @@ class SelfAttention {
   /// y += f(x) for the next token of each sequence, x and y `[B, D]`, whose keys and values become
   /// part of the state. The bits of `forward`, if all heads of a kind are one group there.
   /// @param pass  length 1, no mask
-  /// @throw std::invalid_argument if the shapes are others than those of the state
+  /// @throw std::invalid_argument if the shapes are others than those of the state, for a mask, and
+  ///   at the longest sequence
   template <ResidualHalf Half>
   void decode(const Half& x, Half& y, Decoding& decoding, const Pass& pass) const {
     check_decode(x, y, decoding, pass);
@@ -317,6 +327,7 @@ class SelfAttention {
   /// Multiply-adds for each row that `reverse` saves when the context is kept, hashing apart, as
   /// many as dense products do in that time.
   double context_work(Index length) const {
+    check_sequence_length("SelfAttention::context_work", length);
     // Multiply-adds a second of attention by those of feed-forward: what attention_benchmark and
     // feed_forward_benchmark give, rounded. A constant, so that choices are the same everywhere.
     constexpr double speed = 0.6;
@@ -340,6 +351,7 @@ class SelfAttention {
                            .length = sizes.length,
                            .training = true,
                            .precision = sizes.precision};
+    check_sequence_length("SelfAttention::plan", sizes.length);
     const Layouts layouts = layouts_at(sizes.length, sizes.num_hashes);
     FloatingHalf<Scalar> half;
     // A plan changes nothing, but what is reversed does.
@@ -483,8 +495,7 @@ class SelfAttention {
     check_pass(function, pass);
     detail::check_precision<Scalar>(function, pass.precision);
     check_between(function, "num_hashes", pass.num_hashes, 0, max_hashes);
-    check(pass.length < (Index{1} << 24), function, "length is ", pass.length,
-          ", must be less than 2^24");
+    check_sequence_length(function, pass.length);
     check_equal(function, "rows of x", x.rows(), "B*T", pass.rows());
     check_equal(function, "rows of y", y.rows(), "B*T", pass.rows());
     check_equal(function, "columns of x", x.columns(), "width", config_.width);

@@ -127,6 +127,15 @@ inline constexpr Index max_size = 2147483647;
 /// Largest number of elements of a parameter: its bytes, and sums of many, fit an `Index`.
 inline constexpr Index max_elements = Index{1} << 40;
 
+/// Longest sequence: positions are numbers of the scalar type, too, and float counts up to 2^24.
+inline constexpr Index longest_sequence = (Index{1} << 24) - 1;
+
+/// Requires that a sequence can have this length.
+inline void check_sequence_length(std::string_view function, Index length) {
+  check_at_least(function, "length", length, 1);
+  check(length <= longest_sequence, function, "length is ", length, ", must be less than 2^24");
+}
+
 /// Requires that a matrix of two sizes, at least 1 each, has at most `max_elements`.
 inline void check_elements(std::string_view function, std::string_view names, Index rows,
                            Index columns) {

@@ -42,8 +42,9 @@ namespace reformer::inline REFORMER_ABI {
 ///
 /// A decoder refers to its model, which must outlive it and stay where it is, and has copies of the
 /// large weights, packed for products. It is for the parameters that the model has when it is made;
-/// `prefill` refuses to start when they have changed, and for new parameters a new decoder is made.
-/// Decoders of one model may run at the same time, each on one thread with its own workspace.
+/// `prefill` refuses to start when they have changed, unless the decoder recomputes, and for new
+/// parameters a new decoder is made. Decoders of one model may run at the same time, each on one
+/// thread with its own workspace.
 template <typename Scalar_>
 class Decoder {
  public:
@@ -69,10 +70,11 @@ class Decoder {
     return sequences_[index(sequence)].length;
   }
 
-  /// Most tokens that a sequence can have: there are no positions beyond, or 2^24 is reached.
+  /// Most tokens that a sequence can have: there are no positions beyond, or `longest_sequence` is
+  /// reached.
   Index max_length() const {
-    constexpr Index most = (Index{1} << 24) - 1;
-    return std::min(most, reformer::max_length(model_->config_.positions).value_or(most));
+    return std::min(longest_sequence,
+                    reformer::max_length(model_->config_.positions).value_or(longest_sequence));
   }
 
   /// V
@@ -89,7 +91,8 @@ class Decoder {
   /// @param lengths  tokens of each prompt, at least 1; empty: all T
   /// @return logits `[B, V]` of the token after each prompt, valid until the next call
   /// @throw std::invalid_argument for wrong shapes, lengths or tokens, those behind a prompt's end
-  /// apart, and if the model's parameters have changed since the decoder was made
+  /// apart, and if the model's parameters have changed since the decoder was made, unless it
+  /// recomputes
   /// @throw std::overflow_error as `Model::loss`; the sequences must then start anew
   const Matrix<Scalar>& prefill(Workspace& workspace, const Tokens& tokens,
                                 std::span<const Index> lengths = {});

@@ -386,9 +386,8 @@ class Model {
   }
 
   void check_length_of_pass(std::string_view function, Index length) const {
-    check_at_least(function, "length", length, 1);
+    check_sequence_length(function, length);
     detail::check_length(function, config_.positions, length);
-    check(length < (Index{1} << 24), function, "length is ", length, ", must be less than 2^24");
   }
 
   /// Zeros everywhere train to nothing: every gradient but that of the last bias is zero.
@@ -699,6 +698,7 @@ void Model<Scalar>::encode_and_gradients(Workspace& workspace, const Input& inpu
   constexpr auto function = "Model::encode_and_gradients";
   const Pass pass = start(workspace, function, input, options);
   check_all_rounds(function, options);
+  check(gradient != nullptr, function, "gradient is empty, must be a function");
   const MemoryPlan plan = plan_encoding(pass.batch, pass.length, workspace.threads(),
                                         options.memory_budget, pass.precision);
   prepare_gradients(workspace, plan);
@@ -718,6 +718,7 @@ template <typename Scalar>
 void Model<Scalar>::trace(Workspace& workspace, const Input& input, const RunOptions& options,
                           const LayerVisit& visit) const {
   const Pass pass = start(workspace, "Model::trace", input, options);
+  check(visit != nullptr, "Model::trace", "visit is empty, must be a function");
   Scratch memory(workspace);
   forward(memory, input, pass, visit);
 }

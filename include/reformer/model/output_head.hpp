@@ -2,7 +2,7 @@
 /// @file
 /// The head over both halves of the residual stream, with the loss in chunks.
 ///
-///     z = dropout(LN([x_1, x_2])),   logits = z W + b,   loss = mean of cross-entropies
+///     z = dropout(LN([x_1, x_2])),   logits = z W + b,   loss = sum of cross-entropies
 ///
 /// | name         | shape       |
 /// |--------------|-------------|
@@ -90,7 +90,7 @@ class OutputHead {
   template <ResidualHalf Half>
   void logits(const Halves<Half>& x, Index first, const MatrixView<Scalar>& out, const Pass& pass,
               const Parameter<Scalar>* table = nullptr) const {
-    check_vocabulary("OutputHead::logits");
+    check_logits(x, first, out, pass);
     check_table("OutputHead::logits", table);
     Scratch scratch(pass.workspace);
     const PackedWeight<Kernel> weight(scratch, pass.workspace, rows_of(weight_or(table).value),
@@ -103,10 +103,7 @@ class OutputHead {
   void logits(const Halves<Half>& x, Index first, const PackedWeight<Kernel>& weight,
               const MatrixView<Scalar>& out, const Pass& pass) const {
     constexpr auto function = "OutputHead::logits";
-    check_input(function, x, pass);
-    check_vocabulary(function);
-    check_equal(function, "columns of out", out.columns, "vocabulary", vocabulary());
-    check_between(function, "first", first, 0, pass.rows() - out.rows);
+    check_logits(x, first, out, pass);
     check_equal(function, "rows of the weight", weight.depth(), is_tied_ ? "width" : "2 * width",
                 factor_width());
     check_equal(function, "columns of the weight", weight.columns(), "vocabulary", vocabulary());
@@ -122,6 +119,7 @@ class OutputHead {
 
   KeptWeight<Kernel> kept_weight(Workspace& workspace, Precision precision,
                                  const Parameter<Scalar>* table = nullptr) const {
+    detail::check_precision<Scalar>("OutputHead::kept_weight", precision);
     check_table("OutputHead::kept_weight", table);
     return {workspace, rows_of(weight_or(table).value), orientation(), precision};
   }
@@ -218,6 +216,15 @@ class OutputHead {
                     const Pass& pass) const {
     check_matrix(function, "dx.first", dx.first, "width", width_, pass);
     check_matrix(function, "dx.second", dx.second, "width", width_, pass);
+  }
+  template <typename Half>
+  void check_logits(const Halves<Half>& x, Index first, const MatrixView<Scalar>& out,
+                    const Pass& pass) const {
+    constexpr auto function = "OutputHead::logits";
+    check_input(function, x, pass);
+    check_vocabulary(function);
+    check_equal(function, "columns of out", out.columns, "vocabulary", vocabulary());
+    check_between(function, "first", first, 0, pass.rows() - out.rows);
   }
   void check_vocabulary(std::string_view function) const {
     check_at_least(function, "vocabulary of the head", vocabulary(), 1);

@@ -13,8 +13,9 @@ namespace reformer::inline REFORMER_ABI {
 class PassObserver {
  public:
   virtual ~PassObserver() = default;
-  /// The pass is about to read the parameters of a part, for the first time; parts come in
-  /// ascending order.
+  /// The pass is about to compute with the parameters of a part, for the first time; parts come in
+  /// ascending order. Before the first, it has looked whether the model has values that are not
+  /// zero.
   virtual void before_forward(Index part) = 0;
   /// The pass has added all that it adds to the gradients of a part; parts come in descending
   /// order.

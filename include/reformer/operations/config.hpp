@@ -74,6 +74,7 @@ namespace detail {
 inline void check_config(std::string_view function, const FeedForwardConfig& config) {
   check_between(function, "width", config.width, 1, max_size);
   check_between(function, "hidden_width", config.hidden_width, 1, max_size);
+  check_elements(function, "width * hidden_width", config.width, config.hidden_width);
   check_activation(function, config.activation);
   check_dropout(function, "dropout", config.dropout);
   check_layer_norm_epsilon(function, config.layer_norm_epsilon);
@@ -103,7 +104,7 @@ inline std::vector<Index> axial_widths(const AxialPositions& axial, Index width)
       std::any_of(axial.widths.begin(), axial.widths.end(), [](Index d) { return d != 0; });
   if (are_given) return axial.widths;
   const Index K = std::ssize(axial.shape);
-  const Index share = std::max<Index>(1, width / (K == 2 ? 4 : K));
+  const Index share = std::max<Index>(1, width / (K == 2 ? 4 : std::max<Index>(1, K)));
   std::vector<Index> widths(axial.shape.size(), share);
   if (!widths.empty()) widths.back() = width - (K - 1) * share;
   return widths;

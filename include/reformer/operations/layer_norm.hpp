@@ -15,7 +15,6 @@
 #include <algorithm>
 #include <cmath>
 #include <string_view>
-#include <utility>
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
@@ -70,6 +69,7 @@ class PartialGradients {
   Scalar* bias(Index first_row) const { return scale(first_row) + width_; }
 
   void add_to(Scalar* dscale, Scalar* dbias) const {
+    if (tiles_ == 0) return;
     for (Index tile = 1; tile < tiles_; ++tile) {
       simd::add(2 * width_, sums_ + 2 * tile * width_, sums_);
     }
@@ -174,11 +174,12 @@ class LayerNorm {
   /// Gradient of `forward` over many rows, in parallel.
   /// @param dout  `[rows, D]`, destroyed
   /// @param dx    `[B*T, D]`: rows `[first, first + dout.rows)` are added to
-  /// @throw std::invalid_argument for rows that are not there, another width, or no gradient
+  /// @throw std::invalid_argument for rows that are not there or not those of the pass, another
+  /// width, or no gradient
   template <ResidualHalf Half, ScratchSource Source = Workspace>
   void backward(const Half& x, Index first, const MatrixView<Scalar>& dout,
                 const MatrixView<Scalar>& dx, const BasicPass<Source>& pass) {
-    if constexpr (!only_plans<Source>) check_backward(x, first, dout, dx);
+    if constexpr (!only_plans<Source>) check_backward(x, first, dout, dx, pass);
     ScratchOf<Source> scratch(pass.workspace);
     const detail::PartialGradients<Scalar> partial(scratch, dout.rows, width());
     const auto rows_of_x = scratch.template per_thread<Scalar>(width());
@@ -215,8 +216,10 @@ class LayerNorm {
  private:
   template <typename Half>
   void check_backward(const Half& x, Index first, const MatrixView<Scalar>& dout,
-                      const MatrixView<Scalar>& dx) const {
+                      const MatrixView<Scalar>& dx, const Pass& pass) const {
     constexpr auto function = "LayerNorm::backward";
+    check_pass(function, pass);
+    check_equal(function, "rows of x", x.rows(), "B*T", pass.rows());
     check_equal(function, "columns of x", x.columns(), "width", width());
     check_equal(function, "columns of dout", dout.columns, "width", width());
     check_equal(function, "columns of dx", dx.columns, "width", width());

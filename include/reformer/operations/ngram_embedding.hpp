@@ -86,6 +86,9 @@ class NgramEmbedding {
   void backward(const MatrixView<const Scalar>& dx, const Dropout<Scalar>& dropout,
                 const Pass& pass, const detail::PartOfRows& part = {}) {
     constexpr auto function = "NgramEmbedding::backward";
+    check_pass(function, pass);
+    check_at_least(function, "the first row", part.first_row, 0);
+    check_at_least(function, "the first column", part.first_column, 0);
     check_between(function, "rows of dx", dx.rows, 0, pass.rows() - part.first_row);
     check_between(function, "columns of dx", dx.columns, 0,
                   table_.value.cols() - part.first_column);

@@ -9,8 +9,6 @@
 #pragma once
 
 #include <concepts>
-#include <optional>
-#include <span>
 #include <string_view>
 
 #include "reformer/foundation/abi.hpp"
