@@ -189,16 +189,26 @@ void copy_tokenizer(const tokens::Tokenizer& tokenizer, const fs::path& folder) 
   if (tokenizer.files().empty()) {
     return;
   }
+  if (tokens::has_tokenizer(folder) &&
+      tokens::load_tokenizer(folder)->checksum() == tokenizer.checksum()) {
+    return;  // this one, or a copy of before
+  }
   fs::path part = folder;
   part += ".part";
+  fs::path before = folder;
+  before += ".before";
   try {
     fs::remove_all(part);
     fs::create_directories(part);
     for (const fs::path& file : tokenizer.files()) {
       fs::copy_file(file, part / file.filename());
     }
-    fs::remove_all(folder);
+    if (fs::exists(folder)) {
+      fs::remove_all(before);
+      fs::rename(folder, before);
+    }
     fs::rename(part, folder);
+    fs::remove_all(before);
   } catch (const fs::filesystem_error& error) {
     throw std::runtime_error(fmt::format("cannot write the tokenizer's files to '{}': {}",
                                          folder.string(), error.code().message()));

@@ -75,7 +75,8 @@ std::unique_ptr<tokens::Tokenizer> tokenizer_of(const std::filesystem::path& fil
 /// The folder for the tokenizer's files beside a token file.
 std::filesystem::path tokenizer_folder(const std::filesystem::path& file);
 
-/// Copies the files of a tokenizer into a folder, in one step; nothing for bytes.
+/// Copies the files of a tokenizer into a folder, unless it is there; nothing for bytes. At no time
+/// is there a part of it.
 void copy_tokenizer(const tokens::Tokenizer& tokenizer, const std::filesystem::path& folder);
 
 }  // namespace data

@@ -66,6 +66,10 @@ constexpr std::array signatures{
     Signature{0, "SQLite format 3\0"sv, false, {"an SQLite database", "", left_out, none}},
     Signature{0, "\x89HDF\r\n\x1a\n"sv, false, {"an HDF5 file", "", left_out, none}},
     Signature{0, "\x93NUMPY"sv, false, {"a NumPy array", "", left_out, none}},
+    Signature{0,
+              "RFTOKENS"sv,
+              false,
+              {"a token file", "", refused, "give it alone, not with others or packed"}},
     Signature{0, "PAR1"sv, true, {"a Parquet file", "", left_out, none}},
 };
 

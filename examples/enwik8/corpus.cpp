@@ -15,18 +15,14 @@
 #include "training/words.hpp"
 
 namespace enwik8 {
-namespace {
 
 namespace fs = std::filesystem;
 
-/// Several files may be given, with commas between them.
 std::vector<std::string> places_of(const std::string& data) {
   std::error_code ignored;
   return data == "-" || fs::exists(fs::symlink_status(data, ignored)) ? std::vector{data}
                                                                       : training::split_list(data);
 }
-
-}  // namespace
 
 Split Corpus::split() const {
   const std::span<const std::uint8_t> all(bytes);

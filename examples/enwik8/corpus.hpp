@@ -48,13 +48,15 @@ struct Corpus {
   void require_parts(std::size_t minimum_part, const std::string& purpose) const;
 };
 
-/// Reads all documents (data/documents.hpp) of a file, a folder, several with commas between them,
-/// or
-/// "-" for standard input, one behind the other.
+/// The places in `--data`: a file, a folder, "-" for standard input, or several with commas between
+/// them.
+std::vector<std::string> places_of(const std::string& data);
+
+/// Reads all documents (data/documents.hpp) of some places, one behind the other.
+/// @param data  see `places_of`
 /// @param most  bytes in all
 /// @throw std::runtime_error as `data::Documents`, and when they have more bytes than `most` or
-/// than
-///   fit into memory
+///   than fit into memory
 Corpus load_corpus(const std::string& data, std::size_t most = most_in_memory);
 
 /// How a text that is too large for memory becomes a token file, which need not be in it.

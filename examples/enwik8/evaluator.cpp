@@ -47,26 +47,12 @@ void leave_out(TokenModel& model, const EvaluateOptions& options, const Options&
   }
 }
 
-/// Nothing that is learned has a size that depends on how tokens are hashed.
-void change_hashing(const EvaluateOptions& options, Options& saved) {
-  if (options.hashes > 0) {
-    saved.hashes = options.hashes;
-  }
-  if (options.buckets != std::vector<std::int64_t>{0}) {
-    saved.buckets = options.buckets;
-  }
-  if (options.chunk_length > 0) {
-    saved.chunk_length = options.chunk_length;
-  }
-  complete_options(saved);
-}
-
 int evaluate(const EvaluateOptions& options, const Console& console) {
   const Checkpoint checkpoint(checkpoint_path(options.checkpoint));
   Options saved = saved_options(checkpoint);
   saved.threads = options.threads;
   check_overlap("overlap", options.overlap, saved.length);
-  change_hashing(options, saved);
+  change_hashing(saved, options.hashes, options.buckets, options.chunk_length);
   const auto data = checkpoint.state().find("data");
   TextData text = TextData::for_model(
       options.data.empty() ? saved.data : options.data,
@@ -82,6 +68,9 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
   text.require_parts(2, "an evaluation");
   if (saved.is_by_document()) {
     text.find_documents();
+  }
+  if (options.data.empty() && data != checkpoint.state().end()) {
+    training::require_same_data(*data, text.description(), checkpoint.path().parent_path());
   }
   const Text part = options.split == "train"  ? text.train()
                     : options.split == "test" ? text.test()

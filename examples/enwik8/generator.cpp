@@ -45,9 +45,7 @@ int generate(const GenerateOptions& options, const Console& console) {
   const Checkpoint checkpoint(training::checkpoint_path(options.checkpoint));
   Options saved = saved_options(checkpoint);
   saved.threads = options.threads;
-  if (options.hashes > 0) {
-    saved.hashes = options.hashes;
-  }
+  change_hashing(saved, options.hashes);
   const auto data = checkpoint.state().find("data");
   const auto tokenizer =
       tokenizer_of_run(training::checkpoint_path(options.checkpoint),

@@ -140,4 +140,38 @@ Options saved_options(const Checkpoint& checkpoint) {
   return training::saved_options(option_set(), checkpoint);
 }
 
+void change_hashing(Options& saved, std::int64_t hashes, const std::vector<std::int64_t>& buckets,
+                    std::int64_t chunk_length) {
+  const bool has_buckets = buckets != std::vector<std::int64_t>{0};
+  if (hashes > 0) {
+    saved.hashes = hashes;
+  }
+  if (has_buckets) {
+    saved.buckets = buckets;
+  }
+  if (chunk_length > 0) {
+    saved.chunk_length = chunk_length;
+  }
+  complete_options(saved);
+  if (saved.model_config.empty()) {
+    return;
+  }
+  // A run that began with --init computes with the config of that model.
+  reformer::HuggingFaceConfig config = reformer::parse_huggingface_config(saved.model_config);
+  for (reformer::LayerPattern& layer : config.model.layers) {
+    if (auto* lsh = std::get_if<reformer::LshPattern>(&layer.of_heads.front())) {
+      if (hashes > 0) {
+        lsh->num_hashes = hashes;
+      }
+      if (has_buckets) {
+        lsh->num_buckets.assign(buckets.begin(), buckets.end());
+      }
+      if (chunk_length > 0) {
+        lsh->chunk_length = chunk_length;
+      }
+    }
+  }
+  saved.model_config = reformer::huggingface_config_text(config, "float32");
+}
+
 }  // namespace enwik8

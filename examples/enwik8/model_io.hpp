@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "options.hpp"
 #include "training/checkpoint.hpp"
@@ -28,5 +29,12 @@ void begin_with_model(Options& options, std::int64_t tokens);
 /// The options with which the run of a checkpoint was made.
 /// @throw std::runtime_error when the checkpoint is of something else
 Options saved_options(const Checkpoint& checkpoint);
+
+/// Has a model that was trained hash in another way: nothing that is learned has a size that
+/// depends on it.
+/// @param hashes,buckets,chunk_length  0: as it was trained
+/// @throw OptionError for what the model's layout cannot express
+void change_hashing(Options& saved, std::int64_t hashes,
+                    const std::vector<std::int64_t>& buckets = {0}, std::int64_t chunk_length = 0);
 
 }  // namespace enwik8

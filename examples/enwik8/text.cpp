@@ -11,6 +11,7 @@
 #include "data/documents.hpp"
 #include "data/encode.hpp"
 #include "reformer/io/checksum.hpp"
+#include "training/option_table.hpp"
 #include "training/words.hpp"
 
 namespace enwik8 {
@@ -111,6 +112,11 @@ TextData TextData::for_training(const std::string& data, const std::string& toke
     text.corpus_.source = data;
     return text;
   }
+  if (is_other && data.empty()) {
+    throw training::OptionError(
+        fmt::format("--tokenizer is '{}', but no data is named; allowed: with --data, a token file",
+                    tokenizer));
+  }
   if (is_other) {
     throw std::runtime_error(fmt::format(
         "data '{}' is a text; with --tokenizer {} make it a token file first: {}", data, tokenizer,
@@ -138,6 +144,7 @@ TextData TextData::for_model(const std::string& data, std::unique_ptr<tokens::To
   const bool has_header = !data.empty() && data::is_token_file(data);
   if (has_header || (!text.is_bytes() && is_named_bin(data))) {
     text.file_ = std::make_unique<data::TokenFile>(data, text.tokenizer_->vocabulary());
+    text.checksum_ = text.file_->check();
     text.corpus_.source = data;
     const data::TokenHeader& header = text.file_->header();
     if (has_header && (header.tokenizer_checksum != text.tokenizer_->checksum() ||
@@ -151,6 +158,7 @@ TextData TextData::for_model(const std::string& data, std::unique_ptr<tokens::To
   if (text.is_bytes()) {
     text.lengths_.clear();
     text.corpus_ = choose_corpus(data, folders);
+    text.checksum_ = text.corpus_.checksum();
     return text;
   }
   if (data.empty()) {

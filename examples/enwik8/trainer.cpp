@@ -94,6 +94,9 @@ class TextTask : public training::TaskWith<Options> {
  public:
   explicit TextTask(Options options) : TaskWith(option_set(), std::move(options)) {}
 
+  std::vector<std::string> places() const override {
+    return options().data.empty() ? std::vector<std::string>() : places_of(options().data);
+  }
   void load(const training::Say& say) override {
     const auto folders = data_folders(std::filesystem::current_path(), program_path());
     if (const std::int64_t tokens = TextData::vocabulary_of(options().data, options().tokenizer);

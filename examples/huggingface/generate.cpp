@@ -93,7 +93,7 @@ std::string parse(const std::vector<std::string>& arguments, Options& options) {
   const double top_p = options.sampling.top_p;
   check_number(std::isfinite(temperature) && temperature >= 0, "temperature", temperature,
                "a number from 0");
-  check_number(top_p > 0 && top_p <= 1, "top-p", top_p, "a number above 0 to 1");
+  check_number(top_p > 0 && top_p <= 1, "top-p", top_p, "a number above 0 and up to 1");
   if (options.model.empty()) {
     throw training::OptionError("--model is missing: give a folder with config.json");
   }

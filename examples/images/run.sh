@@ -12,7 +12,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../../scripts/setup.sh"
 
 trainer=$root/build/enwik8/examples/images/images # beside the trainer of text
-pictures=()
-[[ " $* " == *' --data'* ]] || pictures=(fonts-noto-color-emoji)
-build_trainer "$trainer" images images_generate images_export -- "${pictures[@]}"
+# CMake does without what these bring, so they are looked at whether it fails or not.
+packages=(libpng-dev libjpeg-dev)
+[[ " $* " == *' --data'* ]] || packages+=(fonts-noto-color-emoji)
+! have apt-get || need "${packages[@]}"
+build_trainer "$trainer" images images_generate images_export -- "${packages[@]}"
 run_trainer "$trainer" "$@"

@@ -59,6 +59,9 @@ class PictureTask : public training::TaskWith<Options> {
  public:
   explicit PictureTask(Options options) : TaskWith(option_set(), std::move(options)) {}
 
+  std::vector<std::string> places() const override {
+    return {pictures_place(options().data).string()};
+  }
   void load(const training::Say& say) override {
     set_ = read_pictures(pictures_place(options().data), options().size);
     checksum_ = set_.checksum();

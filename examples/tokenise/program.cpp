@@ -22,6 +22,7 @@
 #include "tokens/sentencepiece.hpp"
 #include "tokens/tokenizer.hpp"
 #include "training/option_table.hpp"
+#include "training/output_folder.hpp"
 #include "training/progress.hpp"
 #include "training/stopwatch.hpp"
 #include "training/words.hpp"
@@ -84,6 +85,10 @@ class Program {
       fs::remove(fs::path(out_) += ".journal", ignored);
       progress_.message(fmt::format("'{}' is complete", out_.string()));
       return training::exit_success;
+    }
+    if (const auto folder = training::folder_around(out_, options_.sources)) {
+      training::refuse("out", options_.out,
+                       fmt::format("a file outside of '{}', which is read", *folder));
     }
     if (!options_.resume && data::has_part(out_)) {
       throw std::runtime_error(

@@ -84,4 +84,17 @@ std::string saved_model_config(const Checkpoint& checkpoint) {
   return found->get<std::string>();
 }
 
+void require_same_data(const nlohmann::json& then, const nlohmann::json& here,
+                       const std::filesystem::path& folder) {
+  if (then.at("bytes") == here.at("bytes") && then.at("crc32") == here.at("crc32")) {
+    return;
+  }
+  throw std::runtime_error(fmt::format(
+      "data '{}' has {} bytes and checksum {:08x}, but the run in '{}' was made with '{}' of {} "
+      "bytes and checksum {:08x}: name that with --data",
+      here.at("source").get<std::string>(), here.at("bytes").get<std::uint64_t>(),
+      here.at("crc32").get<std::uint32_t>(), folder.string(), then.at("source").get<std::string>(),
+      then.at("bytes").get<std::uint64_t>(), then.at("crc32").get<std::uint32_t>()));
+}
+
 }  // namespace training

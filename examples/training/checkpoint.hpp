@@ -55,6 +55,12 @@ const nlohmann::json& saved_options_json(const Checkpoint& checkpoint);
 /// @throw std::runtime_error when it is none
 std::string saved_model_config(const Checkpoint& checkpoint);
 
+/// @param then  what a checkpoint says of the data of its run in `folder`
+/// @param here  `Task::data_description` of the data at hand
+/// @throw std::runtime_error unless they are the same
+void require_same_data(const nlohmann::json& then, const nlohmann::json& here,
+                       const std::filesystem::path& folder);
+
 /// The options with which the run of a checkpoint was made.
 /// @throw std::runtime_error when the checkpoint is of something else
 template <typename Values>

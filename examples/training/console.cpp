@@ -12,7 +12,7 @@
 namespace training {
 
 int with_errors_reported(const std::string& program, const Console& console,
-                         const std::function<int()>& action) {
+                         const std::function<int()>& action, const std::string& less_memory) {
   const auto report = [&](std::string text, int code) {
     std::replace(text.begin(), text.end(), '\n', ' ');
     std::fflush(console.out);
@@ -25,7 +25,8 @@ int with_errors_reported(const std::string& program, const Console& console,
   } catch (const OptionError& error) {
     return report(error.what(), exit_usage);
   } catch (const std::bad_alloc&) {
-    return report("there is not enough memory; a smaller --batch, --length or --width takes less",
+    return report("there is not enough memory" +
+                      (less_memory.empty() ? "" : fmt::format("; {} takes less", less_memory)),
                   exit_failure);
   } catch (const std::exception& error) {
     return report(error.what(), exit_failure);

@@ -24,7 +24,8 @@ inline constexpr int exit_usage = 2;          ///< options
 inline constexpr int exit_interrupted = 130;  ///< as shells say for Ctrl-C
 
 /// Calls `action` and turns its exceptions into a line on `console.error` and an exit code.
+/// @param less_memory  what takes less, if there is not enough
 int with_errors_reported(const std::string& program, const Console& console,
-                         const std::function<int()>& action);
+                         const std::function<int()>& action, const std::string& less_memory = "");
 
 }  // namespace training

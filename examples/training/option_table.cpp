@@ -50,6 +50,12 @@ void describe(CLI::App& app, const std::vector<OptionText>& options, Given& give
   app.get_formatter()->column_width(28);
 }
 
+bool is_flag(const std::string& word, const std::vector<OptionText>& options) {
+  return word == "--help" || std::any_of(options.begin(), options.end(), [&](const auto& option) {
+           return option.metavar.empty() && word == "--" + option.name;
+         });
+}
+
 }  // namespace
 
 void refuse(const std::string& name, const std::string& value, const std::string& allowed) {
@@ -118,6 +124,15 @@ std::string as_text(const nlohmann::json& value) {
 
 Given read_command_line(const std::vector<std::string>& arguments,
                         const std::vector<OptionText>& options, std::vector<std::string>* rest) {
+  for (const std::string& argument : arguments) {
+    const std::size_t end = argument.find('=');
+    if (argument == "--") {
+      break;
+    }
+    if (end != std::string::npos && is_flag(argument.substr(0, end), options)) {
+      throw OptionError(argument.substr(0, end) + " takes no value; see --help");
+    }
+  }
   Given given;
   CLI::App app;
   describe(app, options, given);

@@ -137,7 +137,11 @@ class TableBuilder {
   void real(std::string name, double Values::*member, double low, bool low_included, double high,
             bool high_included, std::string help) {
     std::string allowed = fmt::format("a number {} {}", low_included ? "from" : "above", low);
-    allowed += std::isfinite(high) ? fmt::format(" {} {}", high_included ? "to" : "and below", high)
+    allowed += std::isfinite(high) ? fmt::format(" {} {}",
+                                                 !high_included ? "and below"
+                                                 : low_included ? "to"
+                                                                : "and up to",
+                                                 high)
                                    : ", in the range of float";
     add(
         name, "X", help,
@@ -307,12 +311,18 @@ std::vector<OptionText> texts_of(const Table<Values>& table, const Values& value
 }
 
 /// Puts the values of a command line over `options`.
+/// @param from_file  names that a file of options has and not the command line: a file, such as that
+///   of a run, may have all, so what is so anyway is not taken for given
 template <typename Values>
-void apply(const Given& given, const Table<Values>& table, Values& options) {
+void apply(const Given& given, const Table<Values>& table, Values& options,
+           const std::set<std::string>& from_file = {}) {
   for (const auto& [name, text] : given) {
     if (const Option<Values>* option = find_option(table, name)) {
+      const nlohmann::json before = option->get(options);
       option->set(options, text);
-      options.given.insert(name);
+      if (!from_file.contains(name) || option->get(options) != before) {
+        options.given.insert(name);
+      }
     }
   }
 }

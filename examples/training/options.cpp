@@ -131,7 +131,7 @@ Given read_config(const std::filesystem::path& place) {
   return given;
 }
 
-void add_config(Given& given, const std::set<std::string>& names) {
+std::set<std::string> add_config(Given& given, const std::set<std::string>& names) {
   const std::string place = given.at("config");
   Given config = read_config(place);
   for (const auto& [name, value] : config) {
@@ -143,7 +143,13 @@ void add_config(Given& given, const std::set<std::string>& names) {
     config.erase("minutes");
     config.erase("steps");
   }
-  given.merge(config);  // adds what is not there
+  std::set<std::string> added;
+  for (const auto& [name, value] : config) {
+    if (given.emplace(name, value).second) {
+      added.insert(name);
+    }
+  }
+  return added;
 }
 
 Table<Options> run_table() {

@@ -173,8 +173,9 @@ Given read_config(const std::filesystem::path& place);
 
 /// Adds what a file of options says to what was given on the command line, which comes first.
 /// @param names  of the options that are settings
+/// @return the names of what was added
 /// @throw OptionError for another one
-void add_config(Given& given, const std::set<std::string>& names);
+std::set<std::string> add_config(Given& given, const std::set<std::string>& names);
 
 /// What the options of all trainers have to be checked for before presets and values are looked at.
 /// @throw OptionError
@@ -200,6 +201,7 @@ template <typename Values>
 Parsed<Values> parse_options(const OptionSet<Values>& set,
                              const std::vector<std::string>& arguments) {
   Given given = read_command_line(arguments, texts_of(set.table, set.presets.front()));
+  std::set<std::string> from_file;
   if (given.contains("config") && !given.contains("help")) {
     std::set<std::string> names;
     for (const Option<Values>& option : set.table) {
@@ -207,7 +209,7 @@ Parsed<Values> parse_options(const OptionSet<Values>& set,
         names.insert(option.name);
       }
     }
-    add_config(given, names);
+    from_file = add_config(given, names);
   }
   const auto preset = given.find("preset");
   Parsed<Values> parsed{
@@ -226,7 +228,7 @@ Parsed<Values> parse_options(const OptionSet<Values>& set,
     return parsed;
   }
   check_limits(given);
-  apply(given, set.table, options);
+  apply(given, set.table, options, from_file);
   choose_limit(given, options);
   if (options.resume && options.out.empty()) {
     throw OptionError("--resume needs --out, the folder of the run to continue");

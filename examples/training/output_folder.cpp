@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <stdexcept>
 #include <string>
@@ -35,6 +36,23 @@ void prepare_output_folder(const fs::path& folder) {
   }
   ::close(descriptor);
   ::unlink(probe.c_str());
+}
+
+std::optional<std::string> folder_around(const fs::path& path,
+                                         const std::vector<std::string>& places) {
+  std::error_code error;
+  const fs::path whole = fs::weakly_canonical(fs::absolute(path, error), error);
+  for (const std::string& place : places) {
+    const fs::path folder = fs::canonical(place, error);
+    if (error || !fs::is_directory(folder, error)) {
+      continue;
+    }
+    if (std::mismatch(folder.begin(), folder.end(), whole.begin(), whole.end()).first ==
+        folder.end()) {
+      return place;
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace training

@@ -4,6 +4,9 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
 
 namespace training {
 
@@ -11,5 +14,10 @@ namespace training {
 /// parents if it is missing, and writes and removes a small file in it.
 /// @throw std::runtime_error with one line that says what is in the way
 void prepare_output_folder(const std::filesystem::path& folder);
+
+/// The folder among `places` in which `path` is or would be: what is written there while they are
+/// read would be read as well.
+std::optional<std::string> folder_around(const std::filesystem::path& path,
+                                         const std::vector<std::string>& places);
 
 }  // namespace training

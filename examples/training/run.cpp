@@ -56,8 +56,12 @@ int Run::train() {
     }
     progress_.message(
         fmt::format("interrupted after step {}, which is saved; to continue:", step_));
-    progress_.message(fmt::format("  {} --resume --out {}", shell_word(console_.program),
-                                  shell_word(folder_.string())));
+    std::string command = fmt::format("  {} --resume --out {}", shell_word(console_.program),
+                                      shell_word(folder_.string()));
+    for (const std::string& flag : task_->flags_given()) {
+      command += " --" + flag;
+    }
+    progress_.message(command);
     return exit_interrupted;
   }
 }

@@ -38,11 +38,13 @@ std::string compiler() {
 #endif
 }
 
+constexpr const char* runs_folder = "runs";
+
 /// A new folder under runs/ for a run that was given none: quick-1, quick-2, ...
 fs::path new_run_folder(const std::string& preset) {
-  prepare_output_folder("runs");
+  prepare_output_folder(runs_folder);
   for (int number = 1;; ++number) {
-    const fs::path folder = fs::path("runs") / fmt::format("{}-{}", preset, number);
+    const fs::path folder = fs::path(runs_folder) / fmt::format("{}-{}", preset, number);
     std::error_code error;
     if (fs::create_directory(folder, error)) {
       return folder;
@@ -77,6 +79,10 @@ void Run::prepare(std::optional<Checkpoint>& checkpoint) {
                         options().out, name));
       }
     }
+  }
+  const std::string out = options().out.empty() ? runs_folder : options().out;
+  if (const auto folder = folder_around(out, task_->places())) {
+    refuse("out", out, fmt::format("a folder outside of '{}', which is read", *folder));
   }
   divide_over_ranks(task_->options(), ranks_.size(), !options().resume);
   task_->load([&](const std::string& line) { progress_.message(line); });

@@ -50,7 +50,7 @@ void Run::save_as(const char* name) {
   if (!options().model_config.empty()) {
     state["model_config"] = options().model_config;
   }
-  if (best_) {
+  if (best_ && options().keep_best > 0) {
     state["best"] = {{"validation_bpb", best_->bits_per_byte}, {"worse_since", best_->worse_since}};
   }
   if (ending_) {
@@ -64,15 +64,7 @@ void Run::restore(const Checkpoint& checkpoint) {
   try {
     const json& data = state.at("data");
     const json here = task_->data_description();
-    if (data.at("bytes") != here.at("bytes") || data.at("crc32") != here.at("crc32")) {
-      throw std::runtime_error(fmt::format(
-          "data '{}' has {} bytes and checksum {:08x}, but the run in '{}' was made with '{}' of "
-          "{} bytes and checksum {:08x}: name that with --data",
-          here.at("source").get<std::string>(), here.at("bytes").get<std::uint64_t>(),
-          here.at("crc32").get<std::uint32_t>(), folder_.string(),
-          data.at("source").get<std::string>(), data.at("bytes").get<std::uint64_t>(),
-          data.at("crc32").get<std::uint32_t>()));
-    }
+    require_same_data(data, here, folder_);
     if (data.value("tokenizer_crc32", 0U) != here.value("tokenizer_crc32", 0U)) {
       throw std::runtime_error(fmt::format(
           "the run in '{}' was made with another tokenizer ({}) than this one ({}): name that with "
@@ -84,7 +76,8 @@ void Run::restore(const Checkpoint& checkpoint) {
     running_ = Running::from_json(state.at("running"));
     tokens_ = state.value("tokens", step_ * tokens_per_step());
     elapsed_before_ = state.at("elapsed_seconds").get<double>();
-    if (state.contains("best")) {
+    // Without the weights it is of no use.
+    if (state.contains("best") && fs::exists(folder_ / best_name)) {
       const json& best = state["best"];
       best_ =
           Best{best.at("validation_bpb").get<double>(), best.at("worse_since").get<std::int64_t>()};

@@ -84,6 +84,8 @@ class Task {
   virtual const Options& options() const = 0;
   /// All options by name.
   virtual nlohmann::json options_json() const = 0;
+  /// The flags that were given, as "by-distance", but for that to resume: no file keeps them.
+  virtual std::vector<std::string> flags_given() const = 0;
   /// Puts the options of the run of a checkpoint under those that were given.
   /// @return whether the limits in minutes and in steps are still the same
   /// @throw OptionError for options that would change the run
@@ -91,6 +93,8 @@ class Task {
 
   // ---- data
 
+  /// Files and folders that `load` reads.
+  virtual std::vector<std::string> places() const = 0;
   /// Reads the data, before anything is asked about it.
   virtual void load(const Say& say) = 0;
   virtual std::int64_t vocabulary() const = 0;
@@ -148,6 +152,16 @@ class TaskWith : public Task {
   Values& options() final { return options_; }
   const Values& options() const final { return options_; }
   nlohmann::json options_json() const final { return options_to_json(set_, options_); }
+  std::vector<std::string> flags_given() const final {
+    std::vector<std::string> flags;
+    for (const Option<Values>& option : set_.table) {
+      if (option.metavar.empty() && option.name != "resume" &&
+          options_.given.contains(option.name)) {
+        flags.push_back(option.name);
+      }
+    }
+    return flags;
+  }
   bool resume(const Checkpoint& checkpoint) final {
     const Values saved = saved_options(set_, checkpoint);
     options_ = merge_for_resume(set_, options_, options_to_json(set_, saved));

@@ -17,19 +17,22 @@ int run_on_rank(const TaskMaker& maker, const std::vector<std::string>& argument
                 const Console& console, const StopRequested& stop_requested, const Ranks& ranks) {
   const std::string name =
       ranks.is_first() ? maker.program : fmt::format("{}: rank {}", maker.program, ranks.rank());
-  return with_errors_reported(name, console, [&] {
-    Begun begun;
-    try {
-      ranks.together([&] { begun = maker.make(arguments); });
-      if (!begun.help.empty()) {
-        fmt::print(console.out, "{}", begun.help);
-        return exit_success;
-      }
-      return Run(std::move(begun.task), console, stop_requested, ranks).train();
-    } catch (const FailedElsewhere& failure) {
-      return failure.exit_code;
-    }
-  });
+  return with_errors_reported(
+      name, console,
+      [&] {
+        Begun begun;
+        try {
+          ranks.together([&] { begun = maker.make(arguments); });
+          if (!begun.help.empty()) {
+            fmt::print(console.out, "{}", begun.help);
+            return exit_success;
+          }
+          return Run(std::move(begun.task), console, stop_requested, ranks).train();
+        } catch (const FailedElsewhere& failure) {
+          return failure.exit_code;
+        }
+      },
+      "a smaller --batch, --length or --width");
 }
 
 }  // namespace

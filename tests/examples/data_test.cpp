@@ -313,6 +313,8 @@ TEST(Documents, SaysInOneLineWhatIsWrong) {
       {"x.7z", std::string("7z\xbc\xaf\x27\x1c\0\4", 8),
        "data file 'FILE' is a 7z archive, not raw bytes: unpack it first: 7z x "},
       {"x.rar", "Rar!\x1a\x07\1", "data file 'FILE' is a rar archive, not raw bytes: unpack it"},
+      {"corpus.bin", "RFTOKENS\1\2\3",
+       "data file 'FILE' is a token file, not raw bytes: give it alone"},
       {"model.safetensors", std::string("\x02\0\0\0\0\0\0\0{}", 10),
        "data file 'FILE' is a safetensors file, not raw bytes"},
       {"image.gz", compressed("raw", "gz", {{"data", png}}),

@@ -133,6 +133,16 @@ TEST_F(Evaluator, SaysWhatIsWrongInOneLine) {
   }
 }
 
+TEST_F(Evaluator, KnowsTheDataOfTheRun) {
+  const std::string before = read_file(*folder_ / "text");
+  write_file(*folder_ / "text", before.substr(1) + "x");
+  const Outcome outcome = evaluate({"--checkpoint", run(), "--threads", "1"});
+  EXPECT_EQ(outcome.code, exit_failure);
+  EXPECT_TRUE(contains(outcome.error, "but the run in '" + run() + "' was made with '"));
+  bits({"--data", (*folder_ / "text").string()});  // whoever names another one wants that
+  write_file(*folder_ / "text", before);
+}
+
 TEST_F(Evaluator, RefusesEveryValueThatMeansNothing) {
   const Strings no_whole{"", "x", "-1", "1.5", "nan", "0x10", "1 ", "99999999999999999999"};
   const std::vector<std::pair<std::string, Strings>> cases{

@@ -192,6 +192,35 @@ TEST_F(HuggingFaceRun, AResumedRunHasTheBitsOfAStraightOne) {
             40u);
 }
 
+TEST_F(HuggingFaceRun, ASavedRunIsTakenForAnother) {
+  succeed(options("model", "first"));
+  succeed({"--config", path("first"), "--out", path("second")});
+  EXPECT_TRUE(snapshot_of(folder_ / "first") == snapshot_of(folder_ / "second"));
+}
+
+TEST_F(HuggingFaceRun, IsEvaluatedWithOtherHashing) {
+  succeed(options("model", "run"));
+  const auto evaluation = [&](const Strings& more) {
+    const Outcome outcome =
+        test::evaluate(Strings{"--checkpoint", path("run"), "--threads", "1"} + more);
+    EXPECT_EQ(outcome.code, exit_success) << outcome.error;
+    return outcome.out;
+  };
+  // What is printed may be the same by chance, but not three times.
+  const auto expect_changed_by = [&](const std::string& option, const Strings& values) {
+    EXPECT_TRUE(std::any_of(values.begin(), values.end(), [&](const std::string& value) {
+      return evaluation({option, value}) != evaluation({});
+    })) << option;
+  };
+  expect_changed_by("--hashes", {"3", "8", "16"});
+  expect_changed_by("--buckets", {"2", "6", "8"});
+  expect_changed_by("--chunk-length", {"2", "16", "32"});
+  EXPECT_EQ(test::generate(
+                {"--checkpoint", path("run"), "--length", "9", "--threads", "1", "--hashes", "5"})
+                .out.size(),
+            9u);
+}
+
 TEST_F(HuggingFaceRun, SaysWhatBeginsAnew) {
   const std::string out =
       succeed(options("model", "longer",
@@ -305,7 +334,7 @@ TEST_F(Generate, RefusesWithOneLine) {
   refuses({}, exit_usage, "--model is missing");
   refuses({"--model", path("model"), "--length", "0"}, exit_usage, "--length");
   refuses({"--model", path("model"), "--top-p", "2"}, exit_usage,
-          "--top-p is '2'; allowed: a number above 0 to 1");
+          "--top-p is '2'; allowed: a number above 0 and up to 1");
   refuses({"--model", path("model"), "--top-p", "nan"}, exit_usage, "--top-p is 'nan'");
   refuses({"--model", path("model"), "--temperature", "nan"}, exit_usage, "--temperature is 'nan'");
   refuses({"--model", path("model"), "--temperature", "inf"}, exit_usage, "--temperature is 'inf'");

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <CLI/Version.hpp>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -103,6 +104,10 @@ TEST(Options, RefusesWithOneLine) {
   EXPECT_EQ(error_of("--width"), "--width needs a value; see --help");
   EXPECT_EQ(error_of("--minutes 1 --steps 2"),
             "--minutes 1 and --steps 2 exclude each other; give one");
+  for (const char* word : {"--resume=false", "--resume=true", "--by-distance=0", "--help=no"}) {
+    EXPECT_EQ(error_of(word), std::string(word).substr(0, std::string(word).find('=')) +
+                                  " takes no value; see --help");
+  }
   EXPECT_EQ(error_of("--resume"), "--resume needs --out, the folder of the run to continue");
   EXPECT_TRUE(contains(error_of("--data="), "--data"));
 }
@@ -118,8 +123,9 @@ TEST(Options, RefusesSizesThatAreZeroNegativeOrNoNumbers) {
     }
   }
   for (const char* value : {"0", "-1", "nan", "inf", "x"}) {
-    EXPECT_EQ(error_of(std::string("--minutes ") + value),
-              std::string("--minutes is '") + value + "'; allowed: a number above 0 to 10000000");
+    EXPECT_EQ(
+        error_of(std::string("--minutes ") + value),
+        std::string("--minutes is '") + value + "'; allowed: a number above 0 and up to 10000000");
   }
   // Decimal numbers and nothing else, whatever a stream or a locale would take
   for (const char* value : {"+1", "1,5", "0x1p3", "0x8", "1e", "1e+", "1.5.", ".", "-", "e5", "1f",
@@ -262,6 +268,10 @@ TEST(Options, ComeFromAFileToo) {
     EXPECT_EQ(options_to_json(with(saved.asked.dump())), options_to_json(saved)) << name;
     EXPECT_EQ(options_to_json(with(options_to_json(saved).dump())), options_to_json(saved)) << name;
   }
+  // What it says as its preset does anyway, nobody asked for.
+  const std::string all = parse("--width 96").asked.dump();
+  EXPECT_EQ(with(all).given, (std::set<std::string>{"config", "width"}));
+  EXPECT_EQ(with(all, "--heads 2").given, (std::set<std::string>{"config", "heads", "width"}));
   const Options narrow = with(parse("").asked.dump(), "--width 96");
   EXPECT_EQ(narrow.ff_width, 4 * 96);
 
@@ -410,7 +420,7 @@ TEST(GenerateOptions, ReadsAndChecks) {
   };
   EXPECT_TRUE(contains(error({}), "--checkpoint is missing"));
   EXPECT_TRUE(contains(error({"--checkpoint", "c", "--top-p", "0"}),
-                       "--top-p is '0'; allowed: a number above 0 to 1"));
+                       "--top-p is '0'; allowed: a number above 0 and up to 1"));
   EXPECT_TRUE(contains(error({"--checkpoint", "c", "--prompt", "a", "--prompt-file", "b"}),
                        "exclude each other"));
   EXPECT_TRUE(contains(parse_generate_options({"--help"}).help, "--temperature"));

@@ -42,5 +42,22 @@ TEST(PrepareOutputFolder, RefusesAFolderThatIsNotWritable) {
                "closed': Permission denied"));
 }
 
+TEST(FolderAround, IsThatOfThePlacesInWhichAPathIs) {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "texts/more");
+  write_file(folder / "file", "x");
+  fs::create_directory_symlink(folder / "texts", folder / "link");
+  const auto at = [&](const std::string& name) { return (folder / name).string(); };
+  EXPECT_EQ(folder_around(at("texts/out"), {at("texts")}), at("texts"));
+  EXPECT_EQ(folder_around(at("texts/more/../new/out"), {at("file"), at("texts")}), at("texts"));
+  EXPECT_EQ(folder_around(at("texts"), {at("texts")}), at("texts"));
+  EXPECT_EQ(folder_around(at("link/out"), {at("texts")}), at("texts"));
+  EXPECT_EQ(folder_around(at("texts/out"), {at("link")}), at("link"));
+  EXPECT_EQ(folder_around("out", {"."}), ".");
+  EXPECT_EQ(folder_around(at("texts2/out"), {at("texts")}), std::nullopt);
+  EXPECT_EQ(folder_around(at("out"), {at("texts"), at("file"), "-", at("nowhere")}), std::nullopt);
+  EXPECT_EQ(folder_around(at("file"), {at("file")}), std::nullopt);
+}
+
 }  // namespace
 }  // namespace training::test

@@ -114,6 +114,32 @@ TEST_F(Tokenise, WritesTheSameWithAnyNumberOfThreadsAndFromAnyContainer) {
       text_);
 }
 
+TEST_F(Tokenise, ReadsNothingThatItWrites) {
+  fs::create_directory(folder_ / "texts");
+  fs::rename(folder_ / "text", folder_ / "texts/text");
+  const Outcome outcome = run({"--out", at("texts/x.bin"), "--tokenizer", at("bpe"), at("texts")});
+  EXPECT_EQ(outcome.code, training::exit_usage);
+  EXPECT_TRUE(contains(outcome.error, "allowed: a file outside of '" + at("texts") + "', which"));
+  EXPECT_FALSE(fs::exists(at("texts/x.bin.tokenizer")));
+}
+
+TEST_F(Tokenise, LeavesATokenizerThatIsThere) {
+  const auto bpe = tokens::load_tokenizer(folder_ / "bpe");
+  data::copy_tokenizer(*bpe, folder_ / "copy");
+  const auto copy = tokens::load_tokenizer(folder_ / "copy");
+  EXPECT_EQ(copy->checksum(), bpe->checksum());
+  write_file(folder_ / "copy/mark", "");
+  data::copy_tokenizer(*bpe, folder_ / "copy");
+  data::copy_tokenizer(*copy, folder_ / "copy");
+  EXPECT_TRUE(fs::exists(folder_ / "copy/mark")) << "it was the same";
+  write_file(folder_ / "copy/merges.txt", "#version: 0.2\nt h\n");
+  data::copy_tokenizer(*bpe, folder_ / "copy");
+  EXPECT_EQ(tokens::load_tokenizer(folder_ / "copy")->checksum(), bpe->checksum());
+  for (const auto& entry : fs::directory_iterator(folder_.path())) {
+    EXPECT_FALSE(entry.path().filename().string().starts_with("copy.")) << entry.path();
+  }
+}
+
 TEST_F(Tokenise, GoesOnAfterAnInterruption) {
   write_file(folder_ / "text",
              text_ + text_ + text_ + text_ + text_ + text_ + text_);  // three pieces

@@ -250,6 +250,25 @@ TEST_F(Trainer, KeepsTheBestWeightsAndEndsWithThem) {
   EXPECT_EQ(validations("broken"), fewer);
   EXPECT_EQ(records_of(folder_ / "broken").back().at("test_bpb"),
             records_of(folder_ / "patient").back().at("test_bpb"));
+
+  // A best whose weights were not kept, or are gone, is none.
+  interrupt(common + Strings{"--out", path("late")}, after(100));
+  succeed({"--resume", "--keep-best", "100", "--out", path("late")});
+  EXPECT_GE(Checkpoint(folder_ / "late/best.safetensors").step(), 100);
+  interrupt(common + Strings{"--keep-best", "100", "--out", path("gone")}, after(100));
+  fs::remove(folder_ / "gone/best.safetensors");
+  succeed({"--resume", "--out", path("gone")});
+  EXPECT_GE(Checkpoint(folder_ / "gone/best.safetensors").step(), 100);
+}
+
+TEST_F(Trainer, ReadsNothingThatItWrites) {
+  fs::create_directories(folder_ / "texts");
+  write_file(folder_ / "texts/text", std::string(4000, 'x'));
+  refuse(tiny(folder_ / "texts") + Strings{"--steps", "1", "--out", path("texts/refused")},
+         exit_usage,
+         "--out is '" + path("texts/refused") + "'; allowed: a folder outside of '" +
+             path("texts") + "', which is read",
+         "texts/refused");
 }
 
 TEST_F(Trainer, StopsAtAnOverflowInFixedPoint) {
@@ -315,11 +334,11 @@ TEST_F(Trainer, AResumedRunHasTheBitsOfAStraightOne) {
     const std::string straight = "straight-" + optimizer + residual;
     const std::string broken = "broken-" + optimizer + residual;
     succeed(common + Strings{"--out", path(straight)});
-    Outcome outcome = interrupt(common + Strings{"--out", path(broken)}, after(0));
+    Outcome outcome = interrupt(common + Strings{"--by-distance", "--out", path(broken)}, after(0));
     EXPECT_TRUE(contains(outcome.out,
                          "interrupted after step 0, which is saved; to continue:\n  "
                          "enwik8 --resume --out " +
-                             path(broken)));
+                             path(broken) + " --by-distance\n"));
     for (std::int64_t step = 1; step < 10; ++step) {
       outcome = interrupt({"--resume", "--out", path(broken)}, after(step));
       EXPECT_TRUE(contains(outcome.out, "interrupted after step " + std::to_string(step)));
