@@ -107,7 +107,9 @@ reformer::ModelConfig config_of(const Options& options, std::int64_t vocabulary)
     }
   }
   if (options.value_ngrams > 0) {
-    config.value_ngrams = {.order = options.value_ngrams, .rows = options.ngram_rows};
+    config.value_ngrams = {.order = options.value_ngrams,
+                           .rows = options.ngram_rows,
+                           .dropout = options.ngram_dropout};
   }
   for (std::size_t layer = 0; layer < options.layers.size(); ++layer) {
     config.layers.push_back(pattern_of(options, layer));

@@ -239,7 +239,7 @@ Table<Options> model_table(const Units& units, const std::vector<std::string>& p
           16);
   t.whole("ngram-rows", &Options::ngram_rows, 1, "of each table of n-grams", 1 << 24);
   t.real("ngram-dropout", &Options::ngram_dropout, 0, true, 1, false,
-         "of the vectors of n-grams that are added to the embedding, as wholes");
+         "of the vectors of n-grams, as wholes");
   t.real("init-weights", &Options::init_weights, 0, true, infinity, false,
          "standard deviation of the initial weights of linear layers");
   t.real("init-embedding", &Options::init_embedding, 0, true, infinity, false,

@@ -10,6 +10,7 @@
 #include "enwik8/windows.hpp"
 #include "examples/run.hpp"
 #include "reformer/operations/cross_entropy.hpp"
+#include "training/model_config.hpp"
 
 namespace enwik8::test {
 namespace {
@@ -120,6 +121,16 @@ TEST(TokenModel, FollowsEveryOptionOfItsShape) {
     model.initialize();
     EXPECT_TRUE(std::isfinite(model.evaluate(some_windows()).nats));
   }
+}
+
+TEST(TokenModel, LeavesOutAllVectorsOfNgramsAlike) {
+  const reformer::ModelConfig config =
+      training::config_of(tiny_options({"--ngrams", "2,3", "--ngram-dropout", "0.25"}), vocabulary);
+  ASSERT_EQ(config.ngrams.size(), 2U);
+  EXPECT_EQ(config.ngrams[0].dropout, 0.25);
+  EXPECT_EQ(config.ngrams[1].dropout, 0.25);
+  ASSERT_TRUE(config.value_ngrams);
+  EXPECT_EQ(config.value_ngrams->dropout, 0.25);
 }
 
 TEST(TokenModel, TheSeedDecidesTheParameters) {
