@@ -311,8 +311,8 @@ std::vector<OptionText> texts_of(const Table<Values>& table, const Values& value
 }
 
 /// Puts the values of a command line over `options`.
-/// @param from_file  names that a file of options has and not the command line: a file, such as that
-///   of a run, may have all, so what is so anyway is not taken for given
+/// @param from_file  names that are not on the command line, but in a file of options: one such as
+///   that of a run may have all, so what is so anyway is not taken for given
 template <typename Values>
 void apply(const Given& given, const Table<Values>& table, Values& options,
            const std::set<std::string>& from_file = {}) {

@@ -3,6 +3,7 @@
 /// What a run keeps in its checkpoints.
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <stdexcept>
 
 #include "run.hpp"
@@ -77,7 +78,7 @@ void Run::restore(const Checkpoint& checkpoint) {
     tokens_ = state.value("tokens", step_ * tokens_per_step());
     elapsed_before_ = state.at("elapsed_seconds").get<double>();
     // Without the weights it is of no use.
-    if (state.contains("best") && fs::exists(folder_ / best_name)) {
+    if (state.contains("best") && std::filesystem::exists(folder_ / best_name)) {
       const json& best = state["best"];
       best_ =
           Best{best.at("validation_bpb").get<double>(), best.at("worse_since").get<std::int64_t>()};
