@@ -30,6 +30,7 @@ Options hour_preset() {
   options.layers = {"local", "bucket", "local", "bucket", "local"};
   options.width = 256;
   options.heads = 4;
+  options.ngram_dropout = 0.75;  // a text of a few million bytes is read five times
   return options;
 }
 
@@ -43,6 +44,7 @@ Options day_preset() {
   options.width = 384;
   options.heads = 6;
   options.ngram_rows = 65536;
+  options.ngram_dropout = 0.5;
   options.short_steps = 2000;
   options.eval_every = 1000;
   options.eval_bytes = 262144;
