@@ -33,7 +33,7 @@ Options saved_options(const Checkpoint& checkpoint);
 /// Has a model that was trained hash in another way: nothing that is learned has a size that
 /// depends on it.
 /// @param hashes,buckets,chunk_length  0: as it was trained
-/// @throw OptionError for what the model's layout cannot express
+/// @throw OptionError for values that mean nothing
 void change_hashing(Options& saved, std::int64_t hashes,
                     const std::vector<std::int64_t>& buckets = {0}, std::int64_t chunk_length = 0);
 
