@@ -44,9 +44,9 @@ struct Predecessor {
       }
     }
   }
-  void plan(ScratchPlan& scratch, const SavedPass&, const BranchStorage&) const {
-    scratch.scope([&] { scratch.per_thread<float>(w.size()); });
-    scratch.scope([&] { scratch.take<float>(w.size()); });
+  void plan(Workspace& workspace, const SavedPass&, const BranchStorage&) const {
+    Scratch(workspace).per_thread<float>(w.size());
+    Scratch(workspace).take<float>(w.size());
   }
   void for_each_parameter(auto&& f) { f(w); }
   void for_each_parameter(auto&& f) const { f(w); }

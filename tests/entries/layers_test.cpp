@@ -34,7 +34,8 @@ using Half = FloatingHalf<float>;
 struct Foundation {
   Workspace workspace{2};
   Scratch scratch{workspace};
-  ScratchPlan plan{2};
+  Workspace plan = Workspace::plan(2);
+  Scratch planned{plan};
   Half half{2, 3};
   FixedHalf<float> fixed{2, 3};
 
@@ -48,6 +49,9 @@ struct Foundation {
 const Refusal<Foundation> foundation[] = {
     {"Workspace", "threads", "-1", "must be at least 0", [](auto&) { Workspace(-1); }},
     {"Workspace", "threads", "4097", "must be at most 4096", [](auto&) { Workspace(4097); }},
+    {"Workspace::plan", "threads", "0", "must be at least 1", [](auto&) { Workspace::plan(0); }},
+    {"Workspace::plan", "threads", "4097", "must be at most 4096",
+     [](auto&) { Workspace::plan(4097); }},
     {"Scratch::take", "count", "-1", "must be at least 0",
      [](auto& f) { f.scratch.template take<int>(-1); }},
     {"Scratch::matrix", "count", "-2", "must be at least 0",
@@ -56,12 +60,12 @@ const Refusal<Foundation> foundation[] = {
      [](auto& f) { f.scratch.template matrix<int>(2, -3); }},
     {"Scratch::per_thread", "count", "-1", "must be at least 0",
      [](auto& f) { f.scratch.template per_thread<int>(-1); }},
-    {"ScratchPlan::take", "count", "-1", "must be at least 0",
-     [](auto& f) { f.plan.template take<int>(-1); }},
-    {"ScratchPlan::matrix", "count", "-2", "must be at least 0",
-     [](auto& f) { f.plan.template matrix<int>(-2, 3); }},
-    {"ScratchPlan::per_thread", "count", "-1", "must be at least 0",
-     [](auto& f) { f.plan.template per_thread<int>(-1); }},
+    {"Scratch::take", "count", "-1", "must be at least 0",
+     [](auto& f) { f.planned.template take<int>(-1); }},
+    {"Scratch::matrix", "count", "-2", "must be at least 0",
+     [](auto& f) { f.planned.template matrix<int>(-2, 3); }},
+    {"Scratch::per_thread", "count", "-1", "must be at least 0",
+     [](auto& f) { f.planned.template per_thread<int>(-1); }},
     {"FloatingHalf", "rows", "-1", "must be at least 0", [](auto&) { Half(-1, 3); }},
     {"FloatingHalf", "columns", "-1", "must be at least 0", [](auto&) { Half(3, -1); }},
     {"FloatingHalf", "rows", "-1", "must be at least 0", [](auto& f) { Half(f.scratch, -1, 3); }},
@@ -284,6 +288,10 @@ const Refusal<Operations> operations[] = {
      }},
     {"FeedForward", "width * hidden_width", "2147483647 * 2147483647", "must be at most",
      [](auto&) { FeedForward<float>("f", {.width = max_size, .hidden_width = max_size}); }},
+    {"FeedForward::plan", "workspace", "one for use", "must be made by Workspace::plan",
+     [](auto& f) {
+       f.feed_forward.plan(f.workspace, {B, T}, {});
+     }},
     {"FeedForward::decoding", "length", "0", "must be at least 1",
      [](auto& f) {
        f.feed_forward.decoding({f.workspace, B, 0});
@@ -307,6 +315,8 @@ const Refusal<Operations> operations[] = {
        tokens(0, 3) = -1;
        f.embedding.check_tokens("f", tokens);
      }},
+    {"Embedding::plan_backward", "workspace", "one for use", "must be made by Workspace::plan",
+     [](auto& f) { Embedding<float>("e", V, D).plan_backward(f.workspace, rows); }},
     {"Embedding::backward", "token 5", "11", "must be in [0, 11)",
      [](auto& f) {
        Tokens tokens = f.tokens;
@@ -820,8 +830,17 @@ const Refusal<Attention> attention_entries[] = {
      }},
     {"SelfAttention::plan", "length", "0", "must be at least 1",
      [](auto& f) {
-       ScratchPlan plan(1);
+       Workspace plan = Workspace::plan(1);
        f.layer.plan(plan, {B, 0}, {});
+     }},
+    {"SelfAttention::plan", "workspace", "one for use", "must be made by Workspace::plan",
+     [](auto& f) {
+       f.layer.plan(f.workspace, {B, T}, {});
+     }},
+    {"SelfAttention::forward", "workspace", "one that only plans", "must be one for use",
+     [](auto& f) {
+       Workspace plan = Workspace::plan(1);
+       f.forward(Pass{plan, B, T});
      }},
     {"SelfAttention::context_work", "length", "0", "must be at least 1",
      [](auto& f) { f.layer.context_work(0); }},
@@ -942,7 +961,7 @@ const Refusal<Reversible> reversible[] = {
      }},
     {"ReversibleSequence::plan", "storage", "3", "must be 0 or branches = 4",
      [](auto& f) {
-       ScratchPlan plan(1);
+       Workspace plan = Workspace::plan(1);
        f.stack.plan(plan, {B, T}, std::vector<BranchStorage>(3));
      }},
     {"ReversibleSequence::forward", "stored", "1", "must be 0 or branches = 4",

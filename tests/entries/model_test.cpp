@@ -317,8 +317,8 @@ const Refusal<Passes> model_entries[] = {
     {"Model::plan", "length", "0", "must be at least 1", [](auto& f) { f.model.plan(1, 0, 1); }},
     {"Model::plan", "length", "46", "must be at most 45", [](auto& f) { f.model.plan(1, 46, 1); }},
     {"Model::plan", "threads", "0", "must be at least 1", [](auto& f) { f.model.plan(1, T, 0); }},
-    {"Model::plan", "threads", "1048577", "must be at most 1048576",
-     [](auto& f) { f.model.plan_encoding(1, T, (1 << 20) + 1); }},
+    {"Model::plan", "threads", "4097", "must be at most 4096",
+     [](auto& f) { f.model.plan_encoding(1, T, 4097); }},
     {"Model::plan", "precision", "-1", "must be float32, bfloat16x3 or bfloat16",
      [](auto& f) { f.model.plan(1, T, 1, 0, static_cast<Precision>(-1)); }},
     {"Decoder", "precision", "3", "must be float32, bfloat16x3 or bfloat16",
@@ -624,6 +624,16 @@ const Refusal<HeadOfModel> head_entries[] = {
      [](auto& f) { f.head.logits(f.x, 3, rows_of(f.logits), f.pass()); }},
     {"OutputHead::logits", "first", "-1", "must be at least 0",
      [](auto& f) { f.head.logits(f.x, -1, rows_of(f.logits), f.pass()); }},
+    {"OutputHead::kept_weight", "workspace", "one that only plans", "must be one for use",
+     [](auto& f) {
+       Workspace plan = Workspace::plan(1);
+       f.head.kept_weight(plan, Precision::float32);
+     }},
+    {"OutputHead::plan_gradients", "workspace", "one for use", "must be made by Workspace::plan",
+     [](auto& f) { f.head.plan_gradients(f.workspace, 5, Precision::float32); }},
+    {"OutputHead::plan_encode_backward", "workspace", "one for use",
+     "must be made by Workspace::plan",
+     [](auto& f) { f.head.plan_encode_backward(f.workspace, 5); }},
     {"OutputHead::kept_weight", "precision", "7", "must be float32, bfloat16x3 or bfloat16",
      [](auto& f) { f.head.kept_weight(f.workspace, static_cast<Precision>(7)); }},
     {"OutputHead::logits", "table", "given", "must be none of a head that is not tied",
@@ -738,6 +748,11 @@ const Refusal<Training> training[] = {
     {"Adafactor", "epsilon2", "inf", "must be positive and finite",
      [](auto&) { Adafactor<float>({.epsilon2 = infinity}); }},
     {"Adafactor", "clip", "0", "must be positive", [](auto&) { Adafactor<float>({.clip = 0}); }},
+    {"Adam::step", "workspace", "one that only plans", "must be one for use",
+     [](auto& f) {
+       Workspace plan = Workspace::plan(1);
+       f.adam.step(plan, f.model, 0.1);
+     }},
     {"Adam::step", "rate", "nan", "must be finite and not negative",
      [](auto& f) { f.adam.step(f.workspace, f.model, nan); }},
     {"Adam::step", "rate", "-1", "must be finite and not negative",
@@ -768,6 +783,11 @@ const Refusal<Training> training[] = {
      [](auto& f) { f.step_with(f.adafactor, Parameters("a.weight", 4)); }},
     {"Adafactor::for_each_state", "a.weight", "[2, 2]", "must be [2, 3]",
      [](auto& f) { f.visit(f.adafactor); }},
+    {"global_gradient_norm", "workspace", "one that only plans", "must be one for use",
+     [](auto& f) {
+       Workspace plan = Workspace::plan(1);
+       global_gradient_norm(plan, f.model);
+     }},
     {"global_gradient_norm", "b.bias", "has no gradient", "call zero_gradients",
      [](auto& f) {
        Parameters other = Training::without_gradient();

@@ -296,9 +296,9 @@ TEST(Halves, InScratchAreThoseOfTheirOwnMemory) {
   for (const ResidualConfig& residual :
        {ResidualConfig{FloatResidual{}}, ResidualConfig{FixedResidual{9}}}) {
     Workspace workspace(1);
-    ScratchPlan plan(1);
-    Scratch scratch(workspace);
-    const DynamicHalf<float> counted(plan, 5, 7, residual);
+    Workspace plan = Workspace::plan(1);
+    Scratch scratch(workspace), planned(plan);
+    const DynamicHalf<float> counted(planned, 5, 7, residual);
     DynamicHalf<float> lent(scratch, 5, 7, residual), own(5, 7, residual);
     EXPECT_EQ(workspace.bytes_in_use(), 192u) << "5 * 7 elements of 4 bytes, in lines of 64";
     EXPECT_EQ(plan.peak_bytes(), 192u);

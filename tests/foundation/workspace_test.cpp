@@ -273,26 +273,66 @@ TEST(Scratch, RefusesNegativeCounts) {
   EXPECT_EQ(message_of([&] { scratch.per_thread<float>(-1); }), count("Scratch::per_thread"));
   EXPECT_EQ(message_of([&] { scratch.matrix<float>(-1, 4); }), count("Scratch::matrix"));
   EXPECT_EQ(message_of([&] { scratch.matrix<float>(4, -1); }), count("Scratch::matrix"));
-  ScratchPlan plan(2);
-  EXPECT_EQ(message_of([&] { plan.take<float>(-1); }), count("ScratchPlan::take"));
-  EXPECT_EQ(message_of([&] { plan.per_thread<float>(-1); }), count("ScratchPlan::per_thread"));
-  EXPECT_EQ(message_of([&] { plan.matrix<float>(-1, -1); }), count("ScratchPlan::matrix"));
+  Workspace plan = Workspace::plan(2);
+  Scratch planned(plan);
+  EXPECT_EQ(message_of([&] { planned.take<float>(-1); }), count("Scratch::take"));
+  EXPECT_EQ(message_of([&] { planned.per_thread<float>(-1); }), count("Scratch::per_thread"));
+  EXPECT_EQ(message_of([&] { planned.matrix<float>(-1, -1); }), count("Scratch::matrix"));
   EXPECT_EQ(workspace.bytes_in_use(), 0U);
   EXPECT_EQ(plan.peak_bytes(), 0U);
 }
 
-TEST(ScratchPlan, RefusesSizesThatNoMemoryHolds) {
-  ScratchPlan plan(3);
+/// Given a workspace that only plans, an operation takes its scratch and touches nothing.
+TEST(PlannedScratch, IsCountedAndNull) {
+  Workspace plan = Workspace::plan(3), workspace(3);
+  EXPECT_TRUE(plan.only_plans());
+  EXPECT_FALSE(workspace.only_plans());
+  EXPECT_EQ(plan.threads(), 3);
+  plan.reserve(1000);
+  {
+    Scratch outer(plan), used(workspace);
+    EXPECT_EQ(outer.take<float>(5), nullptr);
+    used.take<float>(5);
+    EXPECT_EQ(plan.bytes_in_use(), 64U);
+    {
+      Scratch inner(plan), inner_used(workspace);
+      const auto m = inner.matrix<double>(3, 9);
+      EXPECT_EQ(m.rows, 3);
+      EXPECT_EQ(m.columns, 9);
+      EXPECT_EQ(m.row(2), nullptr);
+      EXPECT_EQ(inner.per_thread<float>(17)[2], nullptr);
+      EXPECT_TRUE(detail::take_span<int>(inner, 4).empty());
+      inner_used.matrix<double>(3, 9);
+      inner_used.per_thread<float>(17);
+      inner_used.take<int>(4);
+      EXPECT_EQ(plan.bytes_in_use(), workspace.bytes_in_use());
+    }
+    EXPECT_EQ(plan.bytes_in_use(), 64U);
+  }
+  EXPECT_EQ(plan.bytes_in_use(), 0U);
+  EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes());
+  const auto fails = [](const auto&...) { FAIL() << "called"; };
+  parallel_for(plan, 5, fails);
+  parallel_for(plan, 2, 5, fails);
+  for_each_row_tile(plan, 100, fails);
+  std::vector<Index> panels;
+  detail::for_each_panel(plan, 100, 30, [&](Index, Index rows) { panels.push_back(rows); });
+  EXPECT_EQ(panels, std::vector<Index>{30});
+}
+
+TEST(PlannedScratch, RefusesSizesThatNoMemoryHolds) {
+  Workspace plan = Workspace::plan(3);
+  Scratch scratch(plan);
   for (const Index count : {largest, largest / 4 + 1, largest / 8 + 1}) {
-    EXPECT_THROW(plan.take<double>(count), std::bad_alloc) << count;
-    EXPECT_THROW(plan.per_thread<double>(count), std::bad_alloc) << count;
-    EXPECT_THROW(plan.matrix<double>(2, count), std::bad_alloc) << count;
-    EXPECT_THROW(plan.matrix<double>(count, 2), std::bad_alloc) << count;
+    EXPECT_THROW(scratch.take<double>(count), std::bad_alloc) << count;
+    EXPECT_THROW(scratch.per_thread<double>(count), std::bad_alloc) << count;
+    EXPECT_THROW(scratch.matrix<double>(2, count), std::bad_alloc) << count;
+    EXPECT_THROW(scratch.matrix<double>(count, 2), std::bad_alloc) << count;
   }
   EXPECT_EQ(plan.peak_bytes(), 0U);
-  plan.take<std::uint8_t>(largest - 127);
-  plan.take<std::uint8_t>(largest - 127);
-  EXPECT_THROW(plan.take<std::uint8_t>(largest - 127), std::bad_alloc) << "their sum wraps";
+  scratch.take<std::uint8_t>(largest - 127);
+  scratch.take<std::uint8_t>(largest - 127);
+  EXPECT_THROW(scratch.take<std::uint8_t>(largest - 127), std::bad_alloc) << "their sum wraps";
   EXPECT_EQ(plan.peak_bytes(), 2 * (static_cast<std::size_t>(largest) - 127));
 }
 
@@ -307,9 +347,10 @@ TEST(Scratch, RowsOfAMatrixStartLinesAndAvoidLargePowersOfTwo) {
     EXPECT_EQ(m.stride % 8, 0) << columns;
     EXPECT_NE(m.stride % 64, 0) << columns;
     EXPECT_EQ(&m(2, columns - 1), m.data + 2 * m.stride + columns - 1);
-    ScratchPlan plan(1);
-    plan.matrix<double>(3, columns);
+    Workspace plan = Workspace::plan(1);
+    Scratch(plan).matrix<double>(3, columns);
     EXPECT_EQ(workspace.bytes_in_use(), plan.peak_bytes()) << columns;
+    EXPECT_EQ(plan.bytes_in_use(), 0U);
   }
 }
 

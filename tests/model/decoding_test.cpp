@@ -156,7 +156,7 @@ struct Eighth {
                const Pass&) {
     FAIL() << "decoding has no backward pass";
   }
-  void plan(ScratchPlan&, const SavedPass&, const BranchStorage&) const {}
+  void plan(Workspace&, const SavedPass&, const BranchStorage&) const {}
   template <typename F>
   void for_each_parameter(F&&) const {}
 };

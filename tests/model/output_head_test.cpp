@@ -116,7 +116,7 @@ TEST(OutputHead, LogitsOfALargeVocabularyTakeNoMoreThan32Megabytes) {
   constexpr Index width_of_half = 2;
   for (const Index vocabulary : {1000, 50257, 62500, 125000}) {
     const OutputHead<float> head(width_of_half, vocabulary, 1e-5, 0);
-    ScratchPlan one(1), plan(1);
+    Workspace one = Workspace::plan(1), plan = Workspace::plan(1);
     head.plan_gradients(one, 1, Precision::float32);
     head.plan_gradients(plan, 100000, Precision::float32);
     const std::size_t logits = plan.peak_bytes() - one.peak_bytes();

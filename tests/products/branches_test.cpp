@@ -50,7 +50,7 @@ Results results_of(Branch branch) {
   EXPECT_TRUE(same_bits(matrix_of(y), exact)) << "reversal is not exact";
   results.gradients = gradients_of(branch);
   results.peak_bytes = workspace.peak_bytes();
-  ScratchPlan planned(threads);
+  Workspace planned = Workspace::plan(threads);
   branch.plan(planned, {batch, length, is_exact(y)}, {});
   EXPECT_EQ(planned.peak_bytes(), results.peak_bytes);
   return results;
@@ -120,7 +120,7 @@ Results head_results(Index vocabulary) {
   results.sum.setConstant(1, 1, head.loss_and_gradients(x, labels, 0.5, dx, pass).sum);
   results.gradients = gradients_of(head);
   results.peak_bytes = workspace.peak_bytes();
-  ScratchPlan planned(threads);
+  Workspace planned = Workspace::plan(threads);
   head.plan_gradients(planned, pass.rows(), pass.precision);
   EXPECT_EQ(planned.peak_bytes(), results.peak_bytes);
   return results;
@@ -143,7 +143,7 @@ TEST(BranchesWithNaiveKernel, Hashing) {
   std::vector<Bucket> naive(size), usual(size, Bucket{1});
   detail::hash_heads<double, Naive>(workspace, rows_of(x), batch, heads, {}, rows_of(rotations),
                                     factors, naive.data());
-  ScratchPlan plan(threads);
+  Workspace plan = Workspace::plan(threads);
   detail::hash_heads<double, Naive>(plan, rows_of(x), batch, heads, {}, rows_of(rotations), factors,
                                     nullptr);
   EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes());

@@ -163,7 +163,7 @@ TYPED_TEST(Product, TilesThatAreNotKeptAreThoseOfTheProduct) {
           EXPECT_GE(tiles, threads) << "not all threads have work";
         }
         EXPECT_TRUE(same_bits(y, kept)) << "[" << rows << ", " << columns << "] " << threads;
-        ScratchPlan plan(threads);
+        Workspace plan = Workspace::plan(threads);
         weight_product_tiles<TypeParam>(plan, rows_of(a), packed.whole(), grain,
                                         [](const auto&...) {});
         EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);
@@ -209,7 +209,7 @@ TYPED_TEST(Product, SeveralProductsShareRowsThatAreMadeOnce) {
       EXPECT_TRUE(same_bits(y_first, expected_first)) << rows << " rows, " << threads;
       EXPECT_TRUE(same_bits(y_second, expected_second)) << rows << " rows, " << threads;
       EXPECT_EQ(made, std::vector<int>(static_cast<std::size_t>(rows), 1));
-      ScratchPlan plan(threads);
+      Workspace plan = Workspace::plan(threads);
       weight_products<TypeParam>(plan, rows, depth, nothing,
                                  {{to_first.whole(), rows_of(y_first)}, {to_second.whole(), {}}});
       EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);
@@ -238,7 +238,7 @@ TYPED_TEST(Product, TermsAreAddedInTheirOrder) {
   weight_product<TypeParam>(workspace, {{rows_of(a), by_a.whole()}, {rows_of(b), by_b.whole()}},
                             rows_of(y), Write::assign, nothing);
   EXPECT_TRUE(same_bits(y, expected));
-  ScratchPlan plan(2);
+  Workspace plan = Workspace::plan(2);
   weight_product<TypeParam>(plan, {{rows_of(a), by_a.whole()}, {rows_of(b), by_b.whole()}},
                             rows_of(y), Write::assign, nothing);
   EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes() - before);

@@ -68,7 +68,7 @@ class Sine {
     });
   }
 
-  void plan(ScratchPlan&, const SavedPass&, const BranchStorage&) const {}
+  void plan(Workspace&, const SavedPass&, const BranchStorage&) const {}
 
   template <typename F>
   void for_each_parameter(F&& f) {
@@ -111,8 +111,8 @@ struct Incomplete {
       requires(lack == Lack::constant_forward) {}
   void reverse(const Half&, Half&, MatrixView<const double>, MatrixView<double>, int&,
                const Pass&) requires(lack != Lack::reverse) {}
-  void plan(ScratchPlan&, const SavedPass&, const BranchStorage&) const
-      requires(lack != Lack::plan) {}
+  void plan(Workspace&, const SavedPass&, const BranchStorage&) const requires(lack != Lack::plan) {
+  }
   template <typename F>
   void for_each_parameter(F&&) {}
   template <typename F>
@@ -244,20 +244,21 @@ TEST(AnyBranch, SaysWhatItsBranchSays) {
   std::vector<Sine::Call> calls;
   const AnyBranch<Half> least(Sine("f", 3, &calls)), most(Shift<double>("s", 3));
   const SavedPass sizes{2, 5};
-  ScratchPlan plan(1);
-  EXPECT_TRUE(least.saved_in(plan, sizes, true).has_value());
+  Workspace plan = Workspace::plan(1);
+  Scratch planned(plan);
+  EXPECT_TRUE(least.saved_in(planned, sizes, true).has_value());
   EXPECT_EQ(plan.peak_bytes(), 0u);
   EXPECT_EQ(least.output_work(), 0);
   EXPECT_EQ(least.context_work(5), 0);
   EXPECT_FALSE(least.is_decodable());
-  most.saved_in(plan, sizes);
+  most.saved_in(planned, sizes);
   EXPECT_EQ(plan.peak_bytes(), 0u);
-  most.saved_in(plan, sizes, true);
+  most.saved_in(planned, sizes, true);
   EXPECT_EQ(plan.peak_bytes(), 256u);  // 2 * 5 * 3 doubles, in whole cache lines
   EXPECT_EQ(most.output_work(), 6);
   EXPECT_EQ(most.context_work(5), 60);
   EXPECT_TRUE(most.is_decodable());
-  ScratchPlan scratch(2);
+  Workspace scratch = Workspace::plan(2);
   most.plan(scratch, sizes, {});
   EXPECT_EQ(scratch.peak_bytes(), 2 * 64u);
 }

@@ -415,7 +415,7 @@ struct KeyRecorder {
     const float one = 1;
     y.subtract(0, 0, 1, &one);
   }
-  void plan(ScratchPlan&, const SavedPass&, const BranchStorage&) const {}
+  void plan(Workspace&, const SavedPass&, const BranchStorage&) const {}
   template <typename F>
   void for_each_parameter(F&&) const {}
 };
@@ -471,7 +471,7 @@ TEST(ReversibleSequence, UsesScratchThatDoesNotGrowWithDepth) {
       stack.reverse(x, {rows_of(dy1), rows_of(dy2)}, saved, pass);
       EXPECT_EQ(workspace.bytes_in_use(), 0u);
       peaks.push_back(workspace.peak_bytes());
-      ScratchPlan plan(2);
+      Workspace plan = Workspace::plan(2);
       stack.plan(plan, {shape.batch, shape.length});
       EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes()) << branches << " branches a layer";
     }

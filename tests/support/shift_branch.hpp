@@ -49,11 +49,10 @@ class Shift {
       : now_(name + ".now", Role::weight, 1, width),
         before_(name + ".before", Role::weight, 1, width) {}
 
-  template <ScratchMemory Memory>
-  Saved saved_in(Memory& memory, const SavedPass& pass, bool context = false) const {
+  Saved saved_in(Scratch& scratch, const SavedPass& pass, bool context = false) const {
     const Index rows = pass.batch * pass.length;
     if (!context) return {};
-    return {{memory.template take<Scalar>(rows * width()), rows, width()}};
+    return {{scratch.take<Scalar>(rows * width()), rows, width()}};
   }
 
   template <ResidualHalf Half>
@@ -88,11 +87,10 @@ class Shift {
     }
   }
 
-  void plan(ScratchPlan& scratch, const SavedPass&, const BranchStorage&) const {
-    scratch.scope([&] { scratch.per_thread<Scalar>(2 * width()); });
-    scratch.scope([&] {
-      for (int i = 0; i < 2; ++i) scratch.take<Scalar>(width());
-    });
+  void plan(Workspace& workspace, const SavedPass&, const BranchStorage&) const {
+    Scratch(workspace).per_thread<Scalar>(2 * width());
+    Scratch scratch(workspace);
+    for (int i = 0; i < 2; ++i) scratch.take<Scalar>(width());
   }
 
   double output_work() const { return 2 * static_cast<double>(width()); }

@@ -114,16 +114,15 @@ class TensorGroup {
   MatrixView<const Scalar> input(const Tensor<Scalar, 4>& x) {
     const auto there = part(side_by_side(x));
     if (there.columns == there.stride) return there;
-    const auto copy = scratch_.template matrix<Scalar>(there.rows, there.columns);
+    const auto copy = scratch_.matrix<Scalar>(there.rows, there.columns);
     copy_rows<Scalar>(workspace_, there, copy);
     return copy;
   }
   /// A place to write; `store` brings it to the tensor.
   MatrixView<Scalar> output(Tensor<Scalar, 4>& x) {
     const auto there = part(side_by_side(x));
-    return there.columns == there.stride
-               ? there
-               : scratch_.template matrix<Scalar>(there.rows, there.columns);
+    return there.columns == there.stride ? there
+                                         : scratch_.matrix<Scalar>(there.rows, there.columns);
   }
   void store(const MatrixView<Scalar>& values, Tensor<Scalar, 4>& x) {
     const auto there = part(side_by_side(x));
@@ -160,8 +159,7 @@ class TensorGroup {
     arrays.normaliser = output.normaliser.data() + first * T;
     arrays.key_scale = output.key_scale.data() + first * T;
     if (layout.is_hashed) {
-      arrays.order =
-          scratch_.template take<std::int32_t>(group_.batch * group_.heads * layout.order_size());
+      arrays.order = scratch_.take<std::int32_t>(group_.batch * group_.heads * layout.order_size());
       order_by_bucket(workspace_, arrays, buckets.data() + first * layout.rounds * T);
     }
     return arrays;
@@ -170,7 +168,7 @@ class TensorGroup {
   /// delta `[B, H, T]` of the group: <dout, out>.
   Scalar* delta(const MatrixView<const Scalar>& dout, const MatrixView<const Scalar>& out) {
     const Index T = group_.length, H = group_.heads, K = columns_ / H;
-    auto* result = scratch_.template take<Scalar>(group_.rows() * H);
+    auto* result = scratch_.take<Scalar>(group_.rows() * H);
     for_each_row_tile(workspace_.threads(), out.rows, [&](Index first, Index count, int) {
       for (Index t = first; t < first + count; ++t) {
         for (Index h = 0; h < H; ++h) {

@@ -44,27 +44,24 @@ class CosineScores {
   const Parameter<Scalar>& parameter() const { return temperature_; }
 
   /// Queries of heads from `first_head` on, scaled, both `[rows, G*K]`.
-  template <ScratchSource Source>
-  void scale_queries(Source& workspace, Index first_head, const MatrixView<const Scalar>& query,
+  void scale_queries(Workspace& workspace, Index first_head, const MatrixView<const Scalar>& query,
                      const MatrixView<Scalar>& scaled) const {
     scale(workspace, query, scaled, [&](Index h) { return temperature_.value(0, first_head + h); });
   }
   /// The same of keys that are not queries.
-  template <ScratchSource Source>
-  void scale_keys(Source& workspace, const MatrixView<const Scalar>& key,
+  void scale_keys(Workspace& workspace, const MatrixView<const Scalar>& key,
                   const MatrixView<Scalar>& scaled) const {
     scale(workspace, key, scaled, [&](Index) { return of_keys(); });
   }
 
   /// Gradients by the scaled queries become those by the queries, and dtau is added to the
   /// parameter's gradient.
-  template <ScratchSource Source>
-  void backward_queries(Source& workspace, Index first_head, const MatrixView<const Scalar>& query,
-                        const MatrixView<Scalar>& dquery) {
+  void backward_queries(Workspace& workspace, Index first_head,
+                        const MatrixView<const Scalar>& query, const MatrixView<Scalar>& dquery) {
     const Index heads = query.columns / head_width_, tiles = ceil_div(query.rows, tile_tokens);
-    ScratchOf<Source> scratch(workspace);
+    Scratch scratch(workspace);
     // Each tile sums by itself, and tiles are added in their order: the same for any threads.
-    auto* sums = scratch.template take<double>(tiles * heads);
+    auto* sums = scratch.take<double>(tiles * heads);
     for_each_tile(workspace, query.rows, [&](Index tile, Index first, Index last) {
       std::fill_n(sums + tile * heads, heads, 0.0);
       for (Index row = first; row < last; ++row) {
@@ -75,15 +72,14 @@ class CosineScores {
         }
       }
     });
-    for (Index h = 0; !only_plans<Source> && h < heads; ++h) {
+    for (Index h = 0; !workspace.only_plans() && h < heads; ++h) {
       double sum = 0;
       for (Index tile = 0; tile < tiles; ++tile) sum += sums[tile * heads + h];
       temperature_.gradient(0, first_head + h) += static_cast<Scalar>(sum);
     }
   }
   /// The same of keys that are not queries.
-  template <ScratchSource Source>
-  void backward_keys(Source& workspace, const MatrixView<const Scalar>& key,
+  void backward_keys(Workspace& workspace, const MatrixView<const Scalar>& key,
                      const MatrixView<Scalar>& dkey) const {
     for_each_tile(workspace, key.rows, [&](Index, Index first, Index last) {
       for (Index row = first; row < last; ++row) {
@@ -99,8 +95,8 @@ class CosineScores {
 
   Scalar of_keys() const { return std::sqrt(static_cast<Scalar>(head_width_)); }
 
-  template <ScratchSource Source, typename Body>
-  static void for_each_tile(Source& workspace, Index rows, const Body& body) {
+  template <typename Body>
+  static void for_each_tile(Workspace& workspace, Index rows, const Body& body) {
     parallel_for(workspace, ceil_div(rows, tile_tokens), [&](Index tile, int) {
       const Index first = tile * tile_tokens;
       body(tile, first, std::min(first + tile_tokens, rows));
@@ -108,9 +104,9 @@ class CosineScores {
   }
 
   /// @param length_of  of the scaled vectors of head h of the group
-  template <ScratchSource Source, typename LengthOf>
-  void scale(Source& workspace, const MatrixView<const Scalar>& x, const MatrixView<Scalar>& scaled,
-             const LengthOf& length_of) const {
+  template <typename LengthOf>
+  void scale(Workspace& workspace, const MatrixView<const Scalar>& x,
+             const MatrixView<Scalar>& scaled, const LengthOf& length_of) const {
     for_each_tile(workspace, x.rows, [&](Index, Index first, Index last) {
       for (Index row = first; row < last; ++row) {
         for (Index h = 0; h < x.columns / head_width_; ++h) {

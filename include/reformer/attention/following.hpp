@@ -31,11 +31,10 @@ namespace reformer::inline REFORMER_ABI::detail {
 template <typename Scalar>
 class CarriedValues {
  public:
-  template <ScratchMemory Memory>
-  CarriedValues(Memory& scratch, const AttentionLayout& layout, Index rows, Index columns)
+  CarriedValues(Scratch& scratch, const AttentionLayout& layout, Index rows, Index columns)
       : shift_(shift_of(layout)),
         rows_(rows),
-        memory_(scratch.template matrix<Scalar>(rows + shift_, columns)) {}
+        memory_(scratch.matrix<Scalar>(rows + shift_, columns)) {}
 
   /// Own values, in memory that is there.
   explicit CarriedValues(const MatrixView<Scalar>& memory)
@@ -45,9 +44,8 @@ class CarriedValues {
   MatrixView<Scalar> of_keys() const { return memory_.middle_rows(shift_, rows_); }
 
   /// Lets keys carry what the rows of tokens hold. Rows of tokens are undefined afterwards.
-  template <ScratchSource Source>
-  void carry(Source& workspace, const MultiHead<Scalar>& group) const {
-    if (shift_ == 0 || only_plans<Source>) return;
+  void carry(Workspace& workspace, const MultiHead<Scalar>& group) const {
+    if (shift_ == 0 || workspace.only_plans()) return;
     zero(rows_);
     for_each_gap(workspace, group, [&](Index gap, Index next) {
       if (next < 0) return zero(gap);
@@ -56,9 +54,8 @@ class CarriedValues {
   }
 
   /// Brings gradients by what keys carry to the tokens whose values they carried.
-  template <ScratchSource Source>
-  void carry_back(Source& workspace, const MultiHead<Scalar>& group) const {
-    if (shift_ == 0 || only_plans<Source>) return;
+  void carry_back(Workspace& workspace, const MultiHead<Scalar>& group) const {
+    if (shift_ == 0 || workspace.only_plans()) return;
     zero(0);
     for_each_gap(workspace, group, [&](Index gap, Index next) {
       // Nothing is there: the key before `next` is padding's.
@@ -74,8 +71,8 @@ class CarriedValues {
 
   /// Calls `body(gap, next)` for each row of padding behind a real token, with the row of the first
   /// real token after it, or -1.
-  template <ScratchSource Source, typename Body>
-  static void for_each_gap(Source& workspace, const MultiHead<Scalar>& group, const Body& body) {
+  template <typename Body>
+  static void for_each_gap(Workspace& workspace, const MultiHead<Scalar>& group, const Body& body) {
     if (group.is_real.empty()) return;
     parallel_for(workspace, group.batch, [&](Index b, int) {
       const Index first = b * group.length();

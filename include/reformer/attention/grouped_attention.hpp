@@ -10,8 +10,8 @@
 /// small that their arrays are about 2 MiB each: queries, keys, values and outputs exist for one
 /// group at a time. The output of a group is added straight to the half.
 ///
-/// A walk over the groups is written once for its memory and for its plan: given a `PlannedPass`,
-/// it takes the scratch of its largest group and computes nothing.
+/// A walk over the groups is written once for its memory and for its plan: given a workspace that
+/// only plans, it takes the scratch of its largest group and computes nothing.
 #pragma once
 
 #include <algorithm>
@@ -120,11 +120,11 @@ class GroupedAttention {
 
   /// y += f(x), group by group.
   /// @param after  is called as after(group, buckets) when a group has attended
-  template <typename Half, ScratchSource Source, typename After = Nothing>
-  void forward(const Half& x, Half& y, const AttentionWalk<Scalar>& walk,
-               const BasicPass<Source>& pass, const After& after = {}) const {
+  template <typename Half, typename After = Nothing>
+  void forward(const Half& x, Half& y, const AttentionWalk<Scalar>& walk, const Pass& pass,
+               const After& after = {}) const {
     for_each_group(walk, pass, [&](const HeadGroup& part) {
-      ScratchOf<Source> scratch(pass.workspace);
+      Scratch scratch(pass.workspace);
       Group group = project(scratch, x, part, walk, pass);
       const Bucket* buckets = order_tokens(scratch, group.heads, walk, pass);
       rotate(group, walk, Rotation::forward, group.query, group.key, pass);
@@ -138,13 +138,12 @@ class GroupedAttention {
 
   /// y -= f(x) unless the pass need not, dx += (df/dx)^T dy and parameter gradients, group by
   /// group.
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
-               const MatrixView<Scalar>& dx, const AttentionWalk<Scalar>& walk,
-               const BasicPass<Source>& pass) {
+               const MatrixView<Scalar>& dx, const AttentionWalk<Scalar>& walk, const Pass& pass) {
     auto& workspace = pass.workspace;
     for_each_group(walk, pass, [&](const HeadGroup& part) {
-      ScratchOf<Source> scratch(workspace);
+      Scratch scratch(workspace);
       Group group = project(scratch, x, part, walk, pass);
       auto& [heads, projected, query, key, positions] = group;
       order_tokens(scratch, heads, walk, pass);
@@ -156,12 +155,11 @@ class GroupedAttention {
                        [](Index n, Scalar* now, const Scalar* kept) { std::copy_n(kept, n, now); });
       if (pass.subtract) projections_.add_output(heads.out, part, Sign::minus, y, pass);
 
-      auto* delta = scratch.template take<Scalar>(part.batch * part.heads * pass.length);
+      auto* delta = scratch.take<Scalar>(part.batch * part.heads * pass.length);
       const auto dout = projections_.output_backward(heads.out, part, dy, delta, pass);
       const Index rows = part.rows(), columns = part.heads * head_width_;
-      const auto dquery = scratch.template matrix<Scalar>(rows, columns);
-      const auto dkey =
-          walk.layout.shared ? dquery : scratch.template matrix<Scalar>(rows, columns);
+      const auto dquery = scratch.matrix<Scalar>(rows, columns);
+      const auto dkey = walk.layout.shared ? dquery : scratch.matrix<Scalar>(rows, columns);
       const CarriedValues<Scalar> carried(scratch, walk.layout, rows, columns);
       attend_backward<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass), dout, delta,
                                       dquery, dkey, carried.of_keys(), pass.precision);
@@ -183,9 +181,8 @@ class GroupedAttention {
 
   /// Bucket ids `[B, H, R, T]` of a group.
   /// @param rotations  of these heads
-  template <ScratchSource Source>
   static void hash(const MultiHead<Scalar>& heads, const MatrixView<const Scalar>& rotations,
-                   Bucket* buckets, const BasicPass<Source>& pass) {
+                   Bucket* buckets, const Pass& pass) {
     hash_heads<Scalar, Kernel>(pass.workspace, heads.query, heads.batch, heads.heads, heads.is_real,
                                rotations, heads.layout->bucket_factors, buckets);
   }
@@ -209,21 +206,21 @@ class GroupedAttention {
   }
 
   /// Queries, keys and values of a group, and memory for what `attend` writes.
-  template <ScratchMemory Memory, typename Half, ScratchSource Source>
-  Group project(Memory& scratch, const Half& x, const HeadGroup& part,
-                const AttentionWalk<Scalar>& walk, const BasicPass<Source>& pass) const {
+  template <typename Half>
+  Group project(Scratch& scratch, const Half& x, const HeadGroup& part,
+                const AttentionWalk<Scalar>& walk, const Pass& pass) const {
     const AttentionLayout& layout = walk.layout;
     const ValueMixture<Scalar>* mixture = mixture_of(layout);
     const CosineScores<Scalar>* cosines = cosines_of(layout);
     const Index rows = part.rows(), columns = part.heads * head_width_;
-    const auto array = [&] { return scratch.template matrix<Scalar>(rows, columns); };
+    const auto array = [&] { return scratch.matrix<Scalar>(rows, columns); };
     const auto query = array(), key = layout.shared ? query : array();
     const auto scaled_query = cosines != nullptr ? array() : query;
     const auto scaled_key = layout.shared ? scaled_query : (cosines != nullptr ? array() : key);
     const CarriedValues<Scalar> carried(scratch, layout, rows, columns);
     const auto values = mixture != nullptr ? array() : carried.of_tokens();
     const auto statistic = [&] {
-      return scratch.template take<Scalar>(part.batch * part.heads * pass.length);
+      return scratch.take<Scalar>(part.batch * part.heads * pass.length);
     };
     auto heads = without_arrays<Scalar>(part, layout, num_heads_, head_width_, pass.is_real);
     heads.blocks_per_head = walk.blocks_per_head;
@@ -244,8 +241,8 @@ class GroupedAttention {
     carried.carry(pass.workspace, heads);
     std::int32_t* positions = nullptr;
     if (layout.rotary_width > 0) {
-      positions = scratch.template take<std::int32_t>(rows);
-      if constexpr (!only_plans<Source>) {
+      positions = scratch.take<std::int32_t>(rows);
+      if (!pass.workspace.only_plans()) {
         count_positions(rows, pass.length, heads.is_real, positions);
       }
     }
@@ -260,10 +257,9 @@ class GroupedAttention {
   }
 
   /// Rotates queries and keys of a group, or their gradients, if positions rotate its heads.
-  template <ScratchSource Source>
   void rotate(const Group& group, const AttentionWalk<Scalar>& walk, Rotation rotation,
               const MatrixView<Scalar>& query, const MatrixView<Scalar>& key,
-              const BasicPass<Source>& pass) const {
+              const Pass& pass) const {
     const Rotary<Scalar>* rotary = rotary_of(walk.layout);
     if (rotary == nullptr) return;
     rotary->rotate(pass.workspace, group.positions, rotation, query);
@@ -274,20 +270,17 @@ class GroupedAttention {
 
   /// Orders the tokens of a group by bucket, if it hashes.
   /// @return bucket ids `[B, H, R, T]` of the group, or null
-  template <ScratchMemory Memory, ScratchSource Source>
-  const Bucket* order_tokens(Memory& scratch, MultiHead<Scalar>& heads,
-                             const AttentionWalk<Scalar>& walk,
-                             const BasicPass<Source>& pass) const {
+  const Bucket* order_tokens(Scratch& scratch, MultiHead<Scalar>& heads,
+                             const AttentionWalk<Scalar>& walk, const Pass& pass) const {
     const AttentionLayout& layout = walk.layout;
     if (!layout.is_hashed) return nullptr;
     const Index per_head = layout.rounds * layout.length;
     const Index first_head = heads.first_head - walk.first_head;  // of this kind
-    heads.order =
-        scratch.template take<std::int32_t>(heads.batch * heads.heads * layout.order_size());
+    heads.order = scratch.take<std::int32_t>(heads.batch * heads.heads * layout.order_size());
     Bucket* buckets = walk.keeps_buckets
                           ? walk.saved.buckets.data() +
                                 (heads.first_sequence * walk.num_heads + first_head) * per_head
-                          : scratch.template take<Bucket>(heads.batch * heads.heads * per_head);
+                          : scratch.take<Bucket>(heads.batch * heads.heads * per_head);
     if (walk.rotations) {
       hash(heads, walk.rotations->middle_rows(first_head * head_width_, heads.heads * head_width_),
            buckets, pass);
@@ -319,20 +312,18 @@ class GroupedAttention {
   }
 
   /// Calls `body(group)` for all groups of a walk; for a plan only the first, which is the largest.
-  template <ScratchSource Source, typename Body>
-  void for_each_group(const AttentionWalk<Scalar>& walk, const BasicPass<Source>& pass,
-                      const Body& body) const {
+  template <typename Body>
+  void for_each_group(const AttentionWalk<Scalar>& walk, const Pass& pass, const Body& body) const {
     bool is_first = true;
     for_each_head_group<Scalar>(pass.batch, pass.length, walk.num_heads, head_width_,
                                 [&](HeadGroup group) {
                                   group.first_head += walk.first_head;
-                                  if (is_first || !only_plans<Source>) body(group);
+                                  if (is_first || !pass.workspace.only_plans()) body(group);
                                   is_first = false;
                                 });
   }
 
-  template <ScratchSource Source>
-  Dropout<Scalar> dropout_of_weights(const BasicPass<Source>& pass) const {
+  Dropout<Scalar> dropout_of_weights(const Pass& pass) const {
     return {pass.dropout(attention_dropout_), pass.key, Purpose::attention_dropout};
   }
 

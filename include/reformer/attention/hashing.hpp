@@ -123,17 +123,17 @@ void hash_rows_of_head(const MatrixView<const Scalar>& x, const std::uint8_t* is
 /// @param rotations  `[H, K, R, columns]` as matrix `[H*K, R*columns]`, of these heads
 /// @param buckets    `[B, H, R, T]`, written
 /// @tparam Kernel    of the products
-template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>, ScratchSource Source>
-void hash_heads(Source& workspace, const MatrixView<const Scalar>& x, Index batch, Index heads,
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
+void hash_heads(Workspace& workspace, const MatrixView<const Scalar>& x, Index batch, Index heads,
                 std::span<const std::uint8_t> is_real, const MatrixView<const Scalar>& rotations,
                 std::span<const Index> factors, Bucket* buckets) {
   const Index T = x.rows / batch, K = x.columns / heads;
   const Index rounds = rotations.columns / rotation_columns(factors);
   const Kernel kernel(Precision::float32);  // in passes of any precision: buckets mean the same
-  ScratchOf<Source> scratch(workspace);
-  const auto memory = scratch.template per_thread<Scalar>(
+  Scratch scratch(workspace);
+  const auto memory = scratch.per_thread<Scalar>(
       hash_rows * (round_up(K, simd::width<Scalar>) + 1 + rotations.columns));
-  const auto packed = scratch.template per_thread<typename Kernel::Packed>(
+  const auto packed = scratch.per_thread<typename Kernel::Packed>(
       BlockOperands<Kernel>::size(kernel, hash_rows, rotations.columns, K, 1));
   const Index tiles = ceil_div(T, hash_rows);
   parallel_for(workspace, batch * heads * tiles, [&](Index task, int thread) {

@@ -78,32 +78,31 @@ void for_each_range_of(Workspace& workspace, const MultiHead<Scalar>& group, con
 }
 
 /// Makes the block lists of the group and calls `body` for their ranges; nothing for a plan.
-template <typename Scalar, ScratchSource Source, ProductKernel Kernel, typename Body>
-void for_each_range(Source& workspace, const MultiHead<Scalar>& group, Disjoint disjoint,
+template <typename Scalar, ProductKernel Kernel, typename Body>
+void for_each_range(Workspace& workspace, const MultiHead<Scalar>& group, Disjoint disjoint,
                     const Kernel& kernel, const Body& body) {
-  if constexpr (!only_plans<Source>) {
-    const AttentionLayout& layout = *group.layout;
-    switch (layout.blocks) {
-      case BlockKind::bucket_chunks: {
-        const auto list_of = [&](Index b, Index h) {
-          const std::int32_t* order = group.order + (b * group.heads + h) * layout.order_size();
-          return BucketBlocks(order + layout.order_slots(), layout.max_chunks, layout.rounds,
-                              layout.window, disjoint);
-        };
-        return for_each_range_of(workspace, group, list_of, kernel, body);
-      }
-      case BlockKind::chunks: {
-        const auto list_of = [&](Index b, Index) {
-          return ChunkedBlocks(layout.slots(group.first_sequence + b), layout.rounds, layout.window,
-                               disjoint);
-        };
-        return for_each_range_of(workspace, group, list_of, kernel, body);
-      }
-      case BlockKind::tiles: {
-        const TiledBlocks list(layout.length, layout.causal, disjoint);
-        return for_each_range_of(
-            workspace, group, [&](Index, Index) { return list; }, kernel, body);
-      }
+  if (workspace.only_plans()) return;
+  const AttentionLayout& layout = *group.layout;
+  switch (layout.blocks) {
+    case BlockKind::bucket_chunks: {
+      const auto list_of = [&](Index b, Index h) {
+        const std::int32_t* order = group.order + (b * group.heads + h) * layout.order_size();
+        return BucketBlocks(order + layout.order_slots(), layout.max_chunks, layout.rounds,
+                            layout.window, disjoint);
+      };
+      return for_each_range_of(workspace, group, list_of, kernel, body);
+    }
+    case BlockKind::chunks: {
+      const auto list_of = [&](Index b, Index) {
+        return ChunkedBlocks(layout.slots(group.first_sequence + b), layout.rounds, layout.window,
+                             disjoint);
+      };
+      return for_each_range_of(workspace, group, list_of, kernel, body);
+    }
+    case BlockKind::tiles: {
+      const TiledBlocks list(layout.length, layout.causal, disjoint);
+      return for_each_range_of(
+          workspace, group, [&](Index, Index) { return list; }, kernel, body);
     }
   }
 }
@@ -112,14 +111,13 @@ void for_each_range(Source& workspace, const MultiHead<Scalar>& group, Disjoint 
 template <typename Scalar, ProductKernel Kernel>
 class ThreadTiles {
  public:
-  template <ScratchMemory Memory>
-  ThreadTiles(Memory& scratch, const MultiHead<Scalar>& group, const Kernel& kernel)
+  ThreadTiles(Scratch& scratch, const MultiHead<Scalar>& group, const Kernel& kernel)
       : kernel_(kernel),
         layout_(*group.layout),
         width_(group.head_width),
-        memory_(scratch.template per_thread<Scalar>(BlockTiles<Scalar>::size(
+        memory_(scratch.per_thread<Scalar>(BlockTiles<Scalar>::size(
             layout_.max_queries, layout_.max_keys, width_, layout_.counted_rounds()))),
-        packed_(scratch.template per_thread<typename Kernel::Packed>(BlockOperands<Kernel>::size(
+        packed_(scratch.per_thread<typename Kernel::Packed>(BlockOperands<Kernel>::size(
             kernel, layout_.max_queries, layout_.max_keys, width_, 2))) {}
 
   BlockTiles<Scalar> operator[](int thread) const {
@@ -141,13 +139,13 @@ class ThreadTiles {
 /// Positions sorted by bucket, for every head and round of the group, and the tables of bucket
 /// chunks.
 /// @param buckets  `[B, H, R, T]`
-template <typename Scalar, ScratchSource Source>
-void order_by_bucket(Source& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
+template <typename Scalar>
+void order_by_bucket(Workspace& workspace, const MultiHead<Scalar>& group, const Bucket* buckets) {
   const AttentionLayout& layout = *group.layout;
   const Index T = layout.length, R = layout.rounds, H = group.heads;
   const Index num_buckets = layout.num_sorted_buckets();
-  ScratchOf<Source> scratch(workspace);
-  const auto counts = scratch.template per_thread<std::int32_t>(layout.sort_size());
+  Scratch scratch(workspace);
+  const auto counts = scratch.per_thread<std::int32_t>(layout.sort_size());
   parallel_for(workspace, group.batch * H * R, [&](Index task, int thread) {
     const Index r = task % R, head = task / R;
     std::int32_t* head_order = group.order + head * layout.order_size();
@@ -190,8 +188,8 @@ void finish_row(Index width, Scalar* out, Scalar& normaliser) {
 /// Attention of the group, softmax over everything a query sees, in all rounds. Writes `out`,
 /// `maximum`, `normaliser` and `key_scale`. A query that sees nothing gets zero.
 /// @param kernel  of the products, or their precision
-template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>, ScratchSource Source>
-void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Scalar>& dropout,
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
+void attend(Workspace& workspace, const MultiHead<Scalar>& group, const Dropout<Scalar>& dropout,
             const std::type_identity_t<Kernel>& kernel) {
   const Index T = group.length(), K = group.head_width, H = group.heads;
   const bool shared = group.layout->shared;
@@ -212,7 +210,7 @@ void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Sca
     if (shared) group.key_scale[statistic] = key_scale_of(K, key);
   });
   {
-    ScratchOf<Source> scratch(workspace);
+    Scratch scratch(workspace);
     const ThreadTiles<Scalar, Kernel> tiles(scratch, group, kernel);
     for_each_range(workspace, group, Disjoint::queries, kernel,
                    [&](const AttentionHead<Scalar>& head, Index, Index, const auto& list,
@@ -231,8 +229,8 @@ void attend(Source& workspace, const MultiHead<Scalar>& group, const Dropout<Sca
 /// @param delta  `[B, H, T]`: <dout, out>
 /// @param dquery,dkey,dvalue  `[B*T, H*K]`, written; dkey is dquery when queries are keys
 /// @param kernel  that of `attend`
-template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>, ScratchSource Source>
-void attend_backward(Source& workspace, const MultiHead<Scalar>& group,
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
+void attend_backward(Workspace& workspace, const MultiHead<Scalar>& group,
                      const Dropout<Scalar>& dropout, const MatrixView<const Scalar>& dout,
                      const Scalar* delta, const MatrixView<Scalar>& dquery,
                      const MatrixView<Scalar>& dkey, const MatrixView<Scalar>& dvalue,
@@ -244,7 +242,7 @@ void attend_backward(Source& workspace, const MultiHead<Scalar>& group,
       }
     });
   }
-  ScratchOf<Source> scratch(workspace);
+  Scratch scratch(workspace);
   const ThreadTiles<Scalar, Kernel> tiles(scratch, group, kernel);
   for_each_range(workspace, group, Disjoint::queries_and_keys, kernel,
                  [&](const AttentionHead<Scalar>& head, Index b, Index h, const auto& list,

@@ -82,10 +82,10 @@ class AttentionProjections {
   const Parameter<Scalar>& output() const { return output_; }
 
   /// q, k, v = LN(x) W_q, LN(x) W_k, LN(x) W_v of the group's heads
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void forward(const Half& x, const HeadGroup& group, const QueryKeyValue<Scalar>& out,
-               const BasicPass<Source>& pass) const {
-    ScratchOf<Source> scratch(pass.workspace);
+               const Pass& pass) const {
+    Scratch scratch(pass.workspace);
     const auto pack = [&](const Parameter<Scalar>& weight) {
       return PackedWeight<Kernel>(scratch, pass.workspace, columns_of(weight, group), natural,
                                   pass.precision);
@@ -96,9 +96,9 @@ class AttentionProjections {
     forward(x, group, {to_query, to_key ? &*to_key : nullptr, to_value}, out, pass);
   }
   /// The same with weights that are packed.
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void forward(const Half& x, const HeadGroup& group, const Packed& to,
-               const QueryKeyValue<Scalar>& out, const BasicPass<Source>& pass) const {
+               const QueryKeyValue<Scalar>& out, const Pass& pass) const {
     const auto norm = [&](Index row, const MatrixView<Scalar>& tile) {
       norm_.forward(x, group.first_row() + row, tile, pass);
     };
@@ -115,11 +115,11 @@ class AttentionProjections {
   }
 
   /// Gradients of the weights and the layer norm, and dx += ..., by those of q, k and v.
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void backward(const Half& x, const HeadGroup& group, const QueryKeyValue<Scalar>& d,
-                const MatrixView<Scalar>& dx, const BasicPass<Source>& pass) {
+                const MatrixView<Scalar>& dx, const Pass& pass) {
     auto& workspace = pass.workspace;
-    ScratchOf<Source> scratch(workspace);
+    Scratch scratch(workspace);
     const auto pack = [&](const Parameter<Scalar>& weight) {
       return PackedWeight<Kernel>(scratch, workspace, columns_of(weight, group), transposed,
                                   pass.precision);
@@ -128,7 +128,7 @@ class AttentionProjections {
     std::optional<PackedWeight<Kernel>> from_key;
     if (has_keys(group)) from_key = pack(key_);
     const Index panel = std::min(panel_rows, d.query.rows);
-    const auto normed_panel = scratch.template matrix<Scalar>(panel, width_);
+    const auto normed_panel = scratch.matrix<Scalar>(panel, width_);
     const auto gradient_of = [&](Parameter<Scalar>& weight) -> MatrixView<Scalar> {
       return gradient_in(workspace, weight)
           .middle_columns(first_column(weight, group), d.query.columns);
@@ -164,19 +164,19 @@ class AttentionProjections {
   }
 
   /// y +-= dropout(out W_o) of the group's heads
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void add_output(const MatrixView<const Scalar>& out, const HeadGroup& group, Sign sign, Half& y,
-                  const BasicPass<Source>& pass) const {
-    ScratchOf<Source> scratch(pass.workspace);
+                  const Pass& pass) const {
+    Scratch scratch(pass.workspace);
     const PackedWeight<Kernel> to_output(scratch, pass.workspace, output_rows(group), natural,
                                          pass.precision);
     add_output(out, group, to_output, sign, y, pass);
   }
   /// The same with a weight that is packed.
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void add_output(const MatrixView<const Scalar>& out, const HeadGroup& group,
                   const PackedWeight<Kernel>& to_output, Sign sign, Half& y,
-                  const BasicPass<Source>& pass) const {
+                  const Pass& pass) const {
     const auto dropout = dropout_of(pass);
     weight_product_tiles<Kernel>(pass.workspace, out, to_output.whole(), 1,
                                  [&](const MatrixView<Scalar>& tile, Index row, Index column) {
@@ -194,19 +194,18 @@ class AttentionProjections {
   /// @param dy     `[B*T, D]`
   /// @param delta  `[B, G, T]` of the group, written
   /// @return dout
-  template <ScratchSource Source>
   MatrixView<Scalar> output_backward(const MatrixView<Scalar>& out, const HeadGroup& group,
                                      const MatrixView<const Scalar>& dy, Scalar* delta,
-                                     const BasicPass<Source>& pass) {
+                                     const Pass& pass) {
     auto& workspace = pass.workspace;
-    ScratchOf<Source> scratch(workspace);
+    Scratch scratch(workspace);
     const PackedWeight<Kernel> from_output(scratch, workspace, output_rows(group), transposed,
                                            pass.precision);
     const Index K = head_width_, T = pass.length;
     const Index panel = std::min(panel_rows, out.rows);
     const auto dropout = dropout_of(pass);
     const auto dropped =
-        dropout.active() ? scratch.template matrix<Scalar>(panel, width_) : MatrixView<Scalar>{};
+        dropout.active() ? scratch.matrix<Scalar>(panel, width_) : MatrixView<Scalar>{};
     const auto dweight =
         gradient_in(workspace, output_).middle_rows(group.first_head * K, group.heads * K);
 
@@ -260,8 +259,7 @@ class AttentionProjections {
     return &weight == &key_ ? first_key_column(group.first_head) : group.first_head * head_width_;
   }
 
-  template <ScratchSource Source>
-  Dropout<Scalar> dropout_of(const BasicPass<Source>& pass) const {
+  Dropout<Scalar> dropout_of(const Pass& pass) const {
     return {pass.dropout(dropout_), pass.key, Purpose::branch_dropout};
   }
   MatrixView<const Scalar> columns_of(const Parameter<Scalar>& weight,

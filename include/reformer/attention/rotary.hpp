@@ -41,11 +41,10 @@ class Rotary {
 
   /// Rotates all heads of rows x `[rows, G*K]`.
   /// @param positions  `[rows]`
-  template <ScratchSource Source>
-  void rotate(Source& workspace, const std::int32_t* positions, Rotation rotation,
+  void rotate(Workspace& workspace, const std::int32_t* positions, Rotation rotation,
               const MatrixView<Scalar>& x) const {
-    ScratchOf<Source> scratch(workspace);
-    const auto memory = scratch.template per_thread<Scalar>(2 * half_);
+    Scratch scratch(workspace);
+    const auto memory = scratch.per_thread<Scalar>(2 * half_);
     for_each_row_tile(workspace, x.rows, [&](Index first, Index count, int thread) {
       for (Index row = first; row < first + count; ++row) {
         rotate_row(positions[row], rotation, x.columns, x.row(row), memory[thread]);

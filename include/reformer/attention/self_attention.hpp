@@ -136,8 +136,7 @@ class SelfAttention {
   /// Memory for what `forward` must leave for `reverse`: bucket ids, if the layer hashes and halves
   /// are not exact, and the context if it is asked for, with the bucket ids in any case.
   /// @throw std::invalid_argument for a length that no pass has
-  template <ScratchMemory Memory>
-  Saved saved_in(Memory& memory, const SavedPass& pass, bool context = false) const {
+  Saved saved_in(Scratch& memory, const SavedPass& pass, bool context = false) const {
     check_sequence_length("SelfAttention::saved_in", pass.length);
     const Layouts layouts = layouts_at(pass.length, pass.num_hashes);
     Saved saved{{}, {}, pass.batch, pass.length};
@@ -345,15 +344,20 @@ class SelfAttention {
   }
 
   /// Scratch of `forward` and of `reverse` in a pass with gradients.
-  void plan(ScratchPlan& scratch, const SavedPass& sizes, const BranchStorage& stored) const {
-    const PlannedPass pass{.workspace = scratch,
-                           .batch = sizes.batch,
-                           .length = sizes.length,
-                           .training = true,
-                           .precision = sizes.precision};
+  /// @tparam Half  of the pass
+  /// @param workspace  one that only plans
+  /// @throw std::invalid_argument if it does more, and for a length that no pass has
+  template <ResidualHalf Half = FloatingHalf<Scalar>>
+  void plan(Workspace& workspace, const SavedPass& sizes, const BranchStorage& stored) const {
+    detail::check_plans("SelfAttention::plan", workspace);
     check_sequence_length("SelfAttention::plan", sizes.length);
+    const Pass pass{.workspace = workspace,
+                    .batch = sizes.batch,
+                    .length = sizes.length,
+                    .training = true,
+                    .precision = sizes.precision};
     const Layouts layouts = layouts_at(sizes.length, sizes.num_hashes);
-    FloatingHalf<Scalar> half;
+    Half half;
     // A plan changes nothing, but what is reversed does.
     auto& heads = const_cast<detail::GroupedAttention<Scalar, Kernel>&>(heads_);
     for_each_walk(layouts, {}, [&](std::size_t, detail::AttentionWalk<Scalar>& walk) {

@@ -93,19 +93,16 @@ class ValueEmbedding {
   Index order() const { return table_.config().order; }
 
   /// Adds to the values `[B*T, H*K]` of a group of heads.
-  template <ScratchSource Source>
-  void forward(const HeadGroup& group, Index head_width, const BasicPass<Source>& pass,
+  void forward(const HeadGroup& group, Index head_width, const Pass& pass,
                const MatrixView<Scalar>& value) const {
-    if constexpr (!only_plans<Source>) {
-      const auto dropout = dropout_of(pass);
-      for_each_row_tile(pass.workspace.threads(), value.rows, [&](Index first, Index count, int) {
-        for (Index i = first; i < first + count; ++i) {
-          const Index row = group.first_row() + i;
-          table_.add_row(recent_tokens(pass, row, order()), dropout, row, row_of(value, i),
-                         group.first_head * head_width);
-        }
-      });
-    }
+    const auto dropout = dropout_of(pass);
+    for_each_row_tile(pass.workspace, value.rows, [&](Index first, Index count, int) {
+      for (Index i = first; i < first + count; ++i) {
+        const Index row = group.first_row() + i;
+        table_.add_row(recent_tokens(pass, row, order()), dropout, row, row_of(value, i),
+                       group.first_head * head_width);
+      }
+    });
   }
 
   /// Adds to the values `[B, H*K]` of the next tokens.
@@ -119,10 +116,9 @@ class ValueEmbedding {
 
   /// Adds the gradient of the table.
   /// @param dvalue  `[B*T, H*K]` of the group
-  template <ScratchSource Source>
   void backward(const MatrixView<const Scalar>& dvalue, const HeadGroup& group, Index head_width,
-                const BasicPass<Source>& pass) {
-    if constexpr (only_plans<Source>) {
+                const Pass& pass) {
+    if (pass.workspace.only_plans()) {
       table_.plan_backward(pass.workspace, group.rows());
     } else {
       table_.backward(dvalue, dropout_of(pass), pass,

@@ -53,8 +53,7 @@ class ValueMixture {
   }
 
   /// Mixes the values of a group, both `[B*T, H*K]`. Rows of padding are copied.
-  template <ScratchSource Source>
-  void forward(Source& workspace, const MultiHead<Scalar>& group,
+  void forward(Workspace& workspace, const MultiHead<Scalar>& group,
                const MatrixView<const Scalar>& value, const MatrixView<Scalar>& mixed) const {
     const Index K = group.head_width;
     for_each_tile(workspace, group, [&](Index, Index first, Index last, Index begin, Index) {
@@ -77,14 +76,12 @@ class ValueMixture {
   /// their gradients, which are zero at padding.
   /// @param dmixed  `[B*T, H*K]`, gradients by what `forward` gave
   /// @param value   `[B*T, H*K]`, what `forward` was given
-  template <ScratchSource Source>
-  void backward(Source& workspace, const MultiHead<Scalar>& group,
+  void backward(Workspace& workspace, const MultiHead<Scalar>& group,
                 const MatrixView<const Scalar>& dmixed, const MatrixView<Scalar>& value) {
     const Index K = group.head_width;
-    ScratchOf<Source> scratch(workspace);
+    Scratch scratch(workspace);
     // Each tile sums by itself, and tiles are added in their order: the same for any threads.
-    auto* sums =
-        scratch.template take<double>(num_tiles(group.batch, group.length()) * 2 * group.heads);
+    auto* sums = scratch.take<double>(num_tiles(group.batch, group.length()) * 2 * group.heads);
     for_each_tile(workspace, group, [&](Index tile, Index first, Index last, Index begin, Index) {
       double* sum = sums + tile * 2 * group.heads;
       std::fill_n(sum, 2 * group.heads, 0.0);
@@ -99,7 +96,7 @@ class ValueMixture {
         previous = row;
       }
     });
-    for (Index h = 0; !only_plans<Source> && h < group.heads; ++h) {
+    for (Index h = 0; !workspace.only_plans() && h < group.heads; ++h) {
       double a = 0, b = 0;
       for (Index tile = 0; tile < num_tiles(group.batch, group.length()); ++tile) {
         a += sums[(tile * group.heads + h) * 2];
@@ -153,8 +150,9 @@ class ValueMixture {
 
   /// Calls `body(tile, first, last, begin, end)` for tiles of rows [first, last) of sequences
   /// [begin, end).
-  template <ScratchSource Source, typename Body>
-  static void for_each_tile(Source& workspace, const MultiHead<Scalar>& group, const Body& body) {
+  template <typename Body>
+  static void for_each_tile(Workspace& workspace, const MultiHead<Scalar>& group,
+                            const Body& body) {
     const Index each = ceil_div(group.length(), tile_tokens);
     parallel_for(workspace, group.batch * each, [&](Index tile, int) {
       const Index begin = tile / each * group.length(), end = begin + group.length();

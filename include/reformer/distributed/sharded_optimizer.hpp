@@ -80,6 +80,7 @@ class ShardedOptimizer {
   /// squares are summed over blocks, and blocks in the order of the model.
   double gradient_norm(Workspace& workspace, const RowExchange<Scalar>& rows,
                        WaitingTime& waiting) const {
+    check_for_use("ShardedOptimizer::gradient_norm", workspace);
     check_gradients("ShardedOptimizer::gradient_norm", model_);
     const auto ranks = static_cast<std::size_t>(communicator_.size());
     const auto own_rank = static_cast<std::size_t>(communicator_.rank());

@@ -16,11 +16,10 @@
 
 namespace reformer::inline REFORMER_ABI {
 
-/// One forward or backward walk over a batch of `batch` sequences of `length` tokens.
-/// @tparam Source  what scratch is taken from; see `Pass` and `PlannedPass`
-template <ScratchSource Source>
-struct BasicPass {
-  Source& workspace;
+/// One forward or backward walk over a batch of `batch` sequences of `length` tokens. If its
+/// workspace only plans, its scratch is counted and nothing is computed.
+struct Pass {
+  Workspace& workspace;
   Index batch = 1;   ///< B
   Index length = 1;  ///< T
   /// Random numbers of this walk; a backward pass must be given the forward pass's key.
@@ -49,16 +48,12 @@ struct BasicPass {
   bool is_padding(Index row) const {
     return !is_real.empty() && is_real[static_cast<std::size_t>(row)] == 0;
   }
-  BasicPass at_layer(Index layer) const {
-    BasicPass pass = *this;
+  Pass at_layer(Index layer) const {
+    Pass pass = *this;
     pass.key.layer = key.at_layer(layer).layer;
     return pass;
   }
 };
-
-using Pass = BasicPass<Workspace>;
-/// A pass whose scratch is only counted: nothing is computed.
-using PlannedPass = BasicPass<ScratchPlan>;
 
 /// What must be known of a pass with gradients to take memory for what its forward walk saves for
 /// the backward walk, and to plan its scratch.
@@ -78,9 +73,11 @@ struct BranchStorage {
   bool operator==(const BranchStorage&) const = default;
 };
 
-/// Throws `std::invalid_argument` unless sizes are positive, the layer is one that a
-/// key can tell, the share of dropout is from 0 to 1, and mask and tokens, if any, are `[B*T]`.
+/// Throws `std::invalid_argument` unless the workspace is one for use, sizes are positive, the
+/// layer is one that a key can tell, the share of dropout is from 0 to 1, and mask and tokens, if
+/// any, are `[B*T]`.
 inline void check_pass(std::string_view function, const Pass& pass) {
+  detail::check_for_use(function, pass.workspace);
   check_at_least(function, "batch", pass.batch, 1);
   check_at_least(function, "length", pass.length, 1);
   check(pass.batch <= std::numeric_limits<Index>::max() / pass.length, function, "batch is ",

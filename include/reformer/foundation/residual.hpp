@@ -58,10 +58,8 @@ class HalfValues {
   HalfValues(Index rows, Index columns)
       : own_(Matrix<T>::Zero(rows, columns)), values_(rows_of(own_)) {}
   /// Elements are undefined.
-  template <ScratchMemory Memory>
-  HalfValues(Memory& memory, Index rows, Index columns)
-      : values_(memory.template take<T>(scratch_elements<T>("HalfValues", rows, columns)), rows,
-                columns) {}
+  HalfValues(Scratch& memory, Index rows, Index columns)
+      : values_(memory.take<T>(scratch_elements<T>("HalfValues", rows, columns)), rows, columns) {}
   HalfValues(const HalfValues& other) { *this = other; }
   HalfValues(HalfValues&& other) noexcept { swap(*this, other); }
   HalfValues& operator=(const HalfValues& other) {
@@ -182,8 +180,7 @@ class FloatingHalf {
   }
   /// In scratch, which must outlive it; elements are undefined.
   /// @throw std::invalid_argument for a negative size
-  template <ScratchMemory Memory>
-  FloatingHalf(Memory& memory, Index rows, Index columns) {
+  FloatingHalf(Scratch& memory, Index rows, Index columns) {
     detail::check_half("FloatingHalf", rows, columns);
     values_ = {memory, rows, columns};
   }
@@ -245,8 +242,7 @@ class FixedHalf {
   }
   /// In scratch, which must outlive it; elements are undefined.
   /// @throw std::invalid_argument as above
-  template <ScratchMemory Memory>
-  FixedHalf(Memory& memory, Index rows, Index columns, int fraction_bits = default_fraction_bits)
+  FixedHalf(Scratch& memory, Index rows, Index columns, int fraction_bits = default_fraction_bits)
       : FixedHalf(fraction_bits) {
     detail::check_half("FixedHalf", rows, columns);
     values_ = {memory, rows, columns};
@@ -382,8 +378,7 @@ class DynamicHalf {
   }
   /// In scratch, which must outlive it; elements are undefined.
   /// @throw std::invalid_argument as above
-  template <ScratchMemory Memory>
-  DynamicHalf(Memory& memory, Index rows, Index columns, const ResidualConfig& config = {}) {
+  DynamicHalf(Scratch& memory, Index rows, Index columns, const ResidualConfig& config = {}) {
     if (const auto* fixed = std::get_if<FixedResidual>(&config)) {
       half_ = Fixed(memory, rows, columns, bits_of(*fixed));
     } else {

@@ -12,12 +12,12 @@
 #endif
 
 #include <algorithm>
-#include <concepts>
 #include <cstddef>
 #include <limits>
 #include <memory>
 #include <new>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -60,6 +60,16 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
+  /// A workspace that only counts what is taken from it. What it hands out is null, and the loops
+  /// that it is given call nothing, so an operation that works with it takes its scratch and does
+  /// nothing else: what a training step will take at most is known before it starts.
+  /// @throw std::invalid_argument if `threads` is below 1 or more than `max_threads`
+  static Workspace plan(int threads) {
+    check_between("Workspace::plan", "threads", threads, 1, max_threads);
+    return Workspace(threads, true);
+  }
+  bool only_plans() const { return only_plans_; }
+
   /// More than any machine has: what runs out of threads is OpenMP, and it ends the program.
   static constexpr int max_threads = 4096;
 
@@ -74,7 +84,7 @@ class Workspace {
   /// step by step, in blocks that together are larger. Does nothing while scratch is in use.
   /// @throw std::bad_alloc if there is not so much
   void reserve(std::size_t bytes) {
-    if (used_ > 0 || (blocks_.size() == 1 && blocks_[0].size >= bytes)) return;
+    if (only_plans_ || used_ > 0 || (blocks_.size() == 1 && blocks_[0].size >= bytes)) return;
     blocks_.clear();
     current_ = 0;
     blocks_.push_back(make_block(std::max(bytes, least_block)));
@@ -102,6 +112,8 @@ class Workspace {
     std::size_t block = 0, used_in_block = 0, used = 0;
   };
 
+  Workspace(int threads, bool only_plans) : only_plans_(only_plans), threads_(threads) {}
+
   static Block make_block(std::size_t size) {
     // The aligned operator new of libstdc++ rounds sizes up, and the largest become 0.
     if (size > static_cast<std::size_t>(detail::most_elements<std::byte>)) throw std::bad_alloc();
@@ -115,12 +127,15 @@ class Workspace {
   }
 
   Mark mark() const {
-    if (blocks_.empty()) return {};
+    if (blocks_.empty()) return {.used = used_};
     return {current_, blocks_[current_].used, used_};
   }
 
   void release(const Mark& mark) {
-    if (blocks_.empty()) return;
+    if (blocks_.empty()) {
+      used_ = mark.used;
+      return;
+    }
     for (std::size_t b = mark.block + 1; b <= current_; ++b) blocks_[b].used = 0;
     current_ = mark.block;
     blocks_[current_].used = mark.used_in_block;
@@ -133,6 +148,12 @@ class Workspace {
 
   void* take(std::size_t bytes) {
     bytes = (bytes + alignment - 1) / alignment * alignment;
+    if (only_plans_) {
+      if (used_ > std::numeric_limits<std::size_t>::max() - bytes)
+        throw std::bad_array_new_length();
+      count(bytes);
+      return nullptr;
+    }
     if (blocks_.empty()) blocks_.push_back(make_block(std::max({bytes, peak_, least_block})));
     while (blocks_[current_].size - blocks_[current_].used < bytes) {
       if (current_ + 1 == blocks_.size()) {
@@ -143,11 +164,15 @@ class Workspace {
     Block& block = blocks_[current_];
     void* memory = block.memory.get() + block.used;
     block.used += bytes;
-    used_ += bytes;
-    peak_ = std::max(peak_, used_);
+    count(bytes);
     return memory;
   }
+  void count(std::size_t bytes) {
+    used_ += bytes;
+    peak_ = std::max(peak_, used_);
+  }
 
+  bool only_plans_ = false;
   int threads_ = 1;
   std::vector<Block> blocks_;
   std::size_t current_ = 0;
@@ -184,7 +209,8 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  /// Uninitialised array of `count` elements, aligned to 64 bytes.
+  /// Uninitialised array of `count` elements, aligned to 64 bytes; null if the workspace only
+  /// plans.
   /// @throw std::bad_alloc if there is no memory for it, std::invalid_argument for a negative
   /// count;
   ///   the workspace is as it was then
@@ -196,13 +222,14 @@ class Scratch {
   }
 
   /// Uninitialised matrix. Its rows are a cache line further apart than a multiple of a large power
-  /// of two: a column of it would otherwise fall into a few sets of the cache.
+  /// of two: a column of it would otherwise fall into a few sets of the cache. If the workspace
+  /// only plans, they lie upon each other, so that parts of it are null too.
   template <typename T>
   MatrixView<T> matrix(Index rows, Index columns) {
     detail::scratch_elements<T>("Scratch::matrix", rows, columns);
     const Index stride = detail::scratch_stride<T>(columns);
     return {take<T>(detail::scratch_elements<T>("Scratch::matrix", rows, stride)), rows, columns,
-            stride};
+            workspace_.only_plans() ? 0 : stride};
   }
 
   /// `count` elements for each thread of the workspace.
@@ -211,7 +238,8 @@ class Scratch {
     constexpr auto function = "Scratch::per_thread";
     const Index stride = round_up(detail::scratch_elements<T>(function, count, 1),
                                   static_cast<Index>(64 / sizeof(T)));
-    return {take<T>(detail::scratch_elements<T>(function, stride, workspace_.threads())), stride};
+    return {take<T>(detail::scratch_elements<T>(function, stride, workspace_.threads())),
+            workspace_.only_plans() ? 0 : stride};
   }
 
  private:
@@ -219,135 +247,50 @@ class Scratch {
   Workspace::Mark mark_;
 };
 
-/// Counts the bytes that the same calls on a `Scratch` would take, without taking them: what it
-/// hands out is null. An operation that is given a plan in place of its workspace only takes its
-/// scratch, so that the peak of a training step is known before it starts. Throws as a `Scratch`
-/// would for sizes that no memory could hold.
-class ScratchPlan {
- public:
-  explicit ScratchPlan(int threads) : threads_(threads) {}
+namespace detail {
+/// Throws `std::invalid_argument` unless the workspace only plans.
+inline void check_plans(std::string_view function, const Workspace& workspace) {
+  check(workspace.only_plans(), function,
+        "workspace is one for use, must be made by Workspace::plan");
+}
+/// Throws `std::invalid_argument` if the workspace only plans.
+inline void check_for_use(std::string_view function, const Workspace& workspace) {
+  check(!workspace.only_plans(), function, "workspace is one that only plans, must be one for use");
+}
+}  // namespace detail
 
-  int threads() const { return threads_; }
-  std::size_t peak_bytes() const { return peak_; }
-
-  template <typename T>
-  T* take(Index count) {
-    const Index elements = detail::scratch_elements<T>("ScratchPlan::take", count, 1);
-    const auto bytes =
-        static_cast<std::size_t>(round_up(elements * static_cast<Index>(sizeof(T)), 64));
-    if (used_ > std::numeric_limits<std::size_t>::max() - bytes) throw std::bad_array_new_length();
-    used_ += bytes;
-    peak_ = std::max(peak_, used_);
-    return nullptr;
-  }
-  template <typename T>
-  PerThread<T> per_thread(Index count) {
-    constexpr auto function = "ScratchPlan::per_thread";
-    const Index stride = round_up(detail::scratch_elements<T>(function, count, 1),
-                                  static_cast<Index>(64 / sizeof(T)));
-    return {take<T>(detail::scratch_elements<T>(function, stride, threads_)), 0};
-  }
-  /// Its rows lie upon each other, so that parts of it are null too.
-  template <typename T>
-  MatrixView<T> matrix(Index rows, Index columns) {
-    detail::scratch_elements<T>("ScratchPlan::matrix", rows, columns);
-    return {take<T>(detail::scratch_elements<T>("ScratchPlan::matrix", rows,
-                                                detail::scratch_stride<T>(columns))),
-            rows, columns, 0};
-  }
-  /// What `body` takes is given back when it returns.
-  template <typename Body>
-  void scope(const Body& body) {
-    const std::size_t before = used_;
-    body();
-    used_ = before;
-  }
-
- private:
-  friend class PlannedScratch;
-
-  int threads_;
-  std::size_t used_ = 0;
-  std::size_t peak_ = 0;
-};
-
-/// A scope of a plan, as a `Scratch` is one of a workspace.
-class PlannedScratch {
- public:
-  explicit PlannedScratch(ScratchPlan& plan) : plan_(plan), before_(plan.used_) {}
-  ~PlannedScratch() { plan_.used_ = before_; }
-  PlannedScratch(const PlannedScratch&) = delete;
-  PlannedScratch& operator=(const PlannedScratch&) = delete;
-
-  template <typename T>
-  T* take(Index count) {
-    return plan_.take<T>(count);
-  }
-  template <typename T>
-  MatrixView<T> matrix(Index rows, Index columns) {
-    return plan_.matrix<T>(rows, columns);
-  }
-  template <typename T>
-  PerThread<T> per_thread(Index count) {
-    return plan_.per_thread<T>(count);
-  }
-
- private:
-  ScratchPlan& plan_;
-  std::size_t before_;
-};
-
-/// What memory is taken from: for use, or only to be counted. A function over both describes what
-/// it needs once.
-template <typename Memory>
-concept ScratchMemory = std::same_as<Memory, Scratch> || std::same_as<Memory, ScratchPlan> ||
-    std::same_as<Memory, PlannedScratch>;
-
-/// What an operation is given to take its scratch from: a workspace, or a plan, for which it does
-/// nothing else. So what it takes is described once.
-template <typename Source>
-concept ScratchSource = std::same_as<Source, Workspace> || std::same_as<Source, ScratchPlan>;
-
-/// Whether an operation is only planned.
-template <ScratchSource Source>
-inline constexpr bool only_plans = std::same_as<Source, ScratchPlan>;
-
-/// A scope of scratch.
-template <ScratchSource Source>
-using ScratchOf = std::conditional_t<only_plans<Source>, PlannedScratch, Scratch>;
-
-/// `parallel_for` with some threads of a workspace; nothing is called for a plan.
-template <ScratchSource Source, typename Body>
-void parallel_for(Source&, int threads, Index count, const Body& body) {
-  if constexpr (!only_plans<Source>) parallel_for(threads, count, body);
+/// `parallel_for` with some threads of a workspace; nothing is called if it only plans.
+template <typename Body>
+void parallel_for(const Workspace& workspace, int threads, Index count, const Body& body) {
+  if (!workspace.only_plans()) parallel_for(threads, count, body);
 }
 /// The same with all of them.
-template <ScratchSource Source, typename Body>
-void parallel_for(Source& workspace, Index count, const Body& body) {
+template <typename Body>
+void parallel_for(const Workspace& workspace, Index count, const Body& body) {
   parallel_for(workspace, workspace.threads(), count, body);
 }
 
 /// `for_each_row_tile`, likewise.
-template <ScratchSource Source, typename Body>
-void for_each_row_tile(Source& workspace, Index rows, const Body& body) {
-  if constexpr (!only_plans<Source>) for_each_row_tile(workspace.threads(), rows, body);
+template <typename Body>
+void for_each_row_tile(const Workspace& workspace, Index rows, const Body& body) {
+  if (!workspace.only_plans()) for_each_row_tile(workspace.threads(), rows, body);
 }
 
 namespace detail {
-/// Calls `body(first, count)` for panels of at most `panel` of the rows, one after another; for a
-/// plan only the first, which is the largest.
-template <ScratchSource Source, typename Body>
-void for_each_panel(Source&, Index rows, Index panel, const Body& body) {
+/// Calls `body(first, count)` for panels of at most `panel` of the rows, one after another; if the
+/// workspace only plans, for the first alone, which is the largest.
+template <typename Body>
+void for_each_panel(const Workspace& workspace, Index rows, Index panel, const Body& body) {
   for (Index first = 0; first < rows; first += panel) {
     body(first, std::min(panel, rows - first));
-    if constexpr (only_plans<Source>) return;
+    if (workspace.only_plans()) return;
   }
 }
 
-/// `count` elements of `memory` as a span; null where they are only counted.
-template <typename T, ScratchMemory Memory>
-std::span<T> take_span(Memory& memory, Index count) {
-  T* data = memory.template take<T>(count);
+/// `count` elements of `scratch` as a span; empty where they are only counted.
+template <typename T>
+std::span<T> take_span(Scratch& scratch, Index count) {
+  T* data = scratch.take<T>(count);
   return data == nullptr ? std::span<T>() : std::span<T>(data, static_cast<std::size_t>(count));
 }
 }  // namespace detail

@@ -181,10 +181,15 @@ class InputEmbedding {
   }
 
   /// What `forward` and `backward` take of the workspace.
-  void plan(ScratchPlan& scratch, Index rows) const {
-    scratch.scope([&] { row_in(scratch); });
-    embedding_.plan_backward(scratch, rows);
-    for (const auto& ngram : ngrams_) ngram.plan_backward(scratch, rows);
+  /// @param workspace  one that only plans
+  /// @throw std::invalid_argument if it does more
+  void plan(Workspace& workspace, Index rows) const {
+    {
+      Scratch scratch(workspace);
+      row_in(scratch);
+    }
+    embedding_.plan_backward(workspace, rows);
+    for (const auto& ngram : ngrams_) ngram.plan_backward(workspace, rows);
   }
 
  private:
@@ -195,10 +200,7 @@ class InputEmbedding {
     for (auto& ngram : self.ngrams_) ngram.for_each_parameter(f);
   }
 
-  template <ScratchMemory Memory>
-  PerThread<Scalar> row_in(Memory& memory) const {
-    return memory.template per_thread<Scalar>(width_);
-  }
+  PerThread<Scalar> row_in(Scratch& memory) const { return memory.per_thread<Scalar>(width_); }
 
   /// `[D]`, before its position is added; of a token the row of the table.
   const Scalar* vector_of(const Input& input, Index row) const {

@@ -419,8 +419,8 @@ class Model {
   std::vector<detail::StorageItem> storage_items(Index batch, Index length) const {
     const SavedPass pass{batch, length, residual_is_exact()};
     const Index rows = batch * length;
-    ScratchPlan half(1);
-    half.take<Scalar>(rows * config_.width);
+    const std::size_t half_bytes =
+        bytes_of([&](Scratch& scratch) { scratch.take<Scalar>(rows * config_.width); });
     std::vector<detail::StorageItem> items;
     for (Index i = 0; i < stack_.size(); ++i) {
       const Branch& branch = stack_[i];
@@ -429,7 +429,7 @@ class Model {
         items.push_back(
             {static_cast<std::size_t>(i), what, bytes, static_cast<double>(rows) * work});
       };
-      add(&BranchStorage::input, half.peak_bytes(), branch.output_work());
+      add(&BranchStorage::input, half_bytes, branch.output_work());
       add(&BranchStorage::context,
           saved_bytes(branch, pass, true) - saved_bytes(branch, pass, false),
           branch.context_work(length));
@@ -437,10 +437,16 @@ class Model {
     return items;
   }
 
+  /// Bytes that `body(scratch)` takes.
+  template <typename Body>
+  static std::size_t bytes_of(const Body& body) {
+    Workspace plan = Workspace::plan(1);
+    Scratch scratch(plan);
+    body(scratch);
+    return plan.peak_bytes();
+  }
   static std::size_t saved_bytes(const Branch& branch, const SavedPass& pass, bool context) {
-    ScratchPlan memory(1);
-    branch.saved_in(memory, pass, context);
-    return memory.peak_bytes();
+    return bytes_of([&](Scratch& scratch) { branch.saved_in(scratch, pass, context); });
   }
 
   StoragePlan storage_plan(Index batch, Index length, std::size_t budget) const {
@@ -451,18 +457,16 @@ class Model {
 
   bool residual_is_exact() const { return std::holds_alternative<FixedResidual>(config_.residual); }
 
-  template <ScratchMemory Memory>
-  Halves<Half> halves_in(Memory& memory, Index rows) const {
+  Halves<Half> halves_in(Scratch& memory, Index rows) const {
     return {Half(memory, rows, config_.width, config_.residual),
             Half(memory, rows, config_.width, config_.residual)};
   }
 
   /// Memory for a pass with gradients that stores what was chosen.
-  template <ScratchMemory Memory>
-  Walk walk_in(Memory& memory, Index batch, Index length, const StoragePlan& storage) const {
+  Walk walk_in(Scratch& memory, Index batch, Index length, const StoragePlan& storage) const {
     const Index rows = batch * length, D = config_.width;
     const auto gradient = [&] {
-      return MatrixView<Scalar>(memory.template take<Scalar>(rows * D), rows, D);
+      return MatrixView<Scalar>(memory.take<Scalar>(rows * D), rows, D);
     };
     Walk walk{halves_in(memory, rows), {gradient(), gradient()}, {}, {}};
     walk.saved = stack_.saved_in(memory, {batch, length, residual_is_exact()}, storage);
@@ -793,7 +797,7 @@ MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int t
   detail::check_precision<Scalar>(function, precision);
   check_between(function, "batch", batch, 1, max_size);
   check_length_of_pass(function, length);
-  check_between(function, "threads", threads, 1, 1 << 20);
+  check_between(function, "threads", threads, 1, Workspace::max_threads);
   const auto wide = static_cast<double>(config_.width) + static_cast<double>(attention_width());
   const auto depth = static_cast<double>(config_.layers.size());
   const double estimate =
@@ -812,17 +816,18 @@ MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int t
   const SavedPass pass{
       .batch = batch, .length = length, .is_exact = residual_is_exact(), .precision = precision};
   for (Index i = 0; i < stack_.size(); ++i) plan.saved += saved_bytes(stack_[i], pass, false);
-  ScratchPlan scratch(threads);
+  Workspace workspace = Workspace::plan(threads);
+  Scratch scratch(workspace);
   walk_in(scratch, batch, length, plan.storage);
-  embedding_.plan(scratch, batch * length);
+  embedding_.plan(workspace, batch * length);
   if (encodes) {
     plan.encoding = 2 * bytes(batch * length * 2 * config_.width);
-    head_.plan_encode_backward(scratch, batch * length);
+    head_.template plan_encode_backward<Half>(workspace, batch * length);
   } else {
-    head_.plan_gradients(scratch, batch * length, precision, tied_table());
+    head_.template plan_gradients<Half>(workspace, batch * length, precision, tied_table());
   }
-  stack_.plan(scratch, pass, plan.storage);
-  plan.scratch = scratch.peak_bytes() - plan.workspace();
+  stack_.plan(workspace, pass, plan.storage);
+  plan.scratch = workspace.peak_bytes() - plan.workspace();
   return plan;
 }
 

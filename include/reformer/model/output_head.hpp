@@ -119,6 +119,7 @@ class OutputHead {
 
   KeptWeight<Kernel> kept_weight(Workspace& workspace, Precision precision,
                                  const Parameter<Scalar>* table = nullptr) const {
+    detail::check_for_use("OutputHead::kept_weight", workspace);
     detail::check_precision<Scalar>("OutputHead::kept_weight", precision);
     check_table("OutputHead::kept_weight", table);
     return {workspace, rows_of(weight_or(table).value), orientation(), precision};
@@ -159,23 +160,28 @@ class OutputHead {
     return sum_losses<true>(this, table, table, x, labels.data(), scale, dx, pass, nullptr);
   }
 
-  /// Scratch of `loss_and_gradients`.
-  void plan_gradients(ScratchPlan& scratch, Index rows, Precision precision,
+  /// Scratch of `loss_and_gradients` with halves of this type.
+  /// @param workspace  one that only plans
+  /// @throw std::invalid_argument if it does more
+  template <ResidualHalf Half = FloatingHalf<Scalar>>
+  void plan_gradients(Workspace& workspace, Index rows, Precision precision,
                       const Parameter<Scalar>* table = nullptr) const {
-    const PlannedPass pass{
-        .workspace = scratch, .length = rows, .training = true, .precision = precision};
+    detail::check_plans("OutputHead::plan_gradients", workspace);
+    const Pass pass{
+        .workspace = workspace, .length = rows, .training = true, .precision = precision};
     // A plan changes nothing, but a head and a table whose gradients are computed do.
     auto* self = const_cast<OutputHead*>(this);
-    sum_losses<true>(self, table, const_cast<Parameter<Scalar>*>(table),
-                     Halves<FloatingHalf<Scalar>>{}, nullptr, Scalar(0), {}, pass, nullptr);
+    sum_losses<true>(self, table, const_cast<Parameter<Scalar>*>(table), Halves<Half>{}, nullptr,
+                     Scalar(0), {}, pass, nullptr);
   }
 
-  /// Scratch of `encode_backward`.
-  void plan_encode_backward(ScratchPlan& scratch, Index rows) const {
-    const PlannedPass pass{.workspace = scratch, .length = rows, .training = true};
+  /// Scratch of `encode_backward`, likewise.
+  template <ResidualHalf Half = FloatingHalf<Scalar>>
+  void plan_encode_backward(Workspace& workspace, Index rows) const {
+    detail::check_plans("OutputHead::plan_encode_backward", workspace);
+    const Pass pass{.workspace = workspace, .length = rows, .training = true};
     auto* self = const_cast<OutputHead*>(this);
-    self->encode_rows_backward(Halves<FloatingHalf<Scalar>>{}, {nullptr, rows, 2 * width_, 0}, {},
-                               pass);
+    self->encode_rows_backward(Halves<Half>{}, {nullptr, rows, 2 * width_, 0}, {}, pass);
   }
 
   template <typename F>
@@ -268,8 +274,7 @@ class OutputHead {
   Index factor_width() const { return is_tied_ ? width_ : 2 * width_; }
 
   /// What is multiplied by it: z, or the mean of its halves, which replaces the first one.
-  template <ScratchSource Source>
-  MatrixView<Scalar> factor_of(Source& workspace, const MatrixView<Scalar>& z) const {
+  MatrixView<Scalar> factor_of(Workspace& workspace, const MatrixView<Scalar>& z) const {
     if (!is_tied_) return z;
     for_each_row_tile(workspace, z.rows, [&](Index row, Index count, int) {
       for (Index i = row; i < row + count; ++i) {
@@ -282,8 +287,7 @@ class OutputHead {
 
   /// From the gradient by that mean, which is where the mean was, to that by the norm's output.
   /// @param first  of the rows, which masks of dropout go by
-  template <ScratchSource Source>
-  void mean_backward(Source& workspace, const MatrixView<Scalar>& dz, Index first,
+  void mean_backward(Workspace& workspace, const MatrixView<Scalar>& dz, Index first,
                      const Dropout<Scalar>& dropout) const {
     for_each_row_tile(workspace, dz.rows, [&](Index row, Index count, int) {
       for (Index i = row; i < row + count; ++i) {
@@ -301,15 +305,14 @@ class OutputHead {
     x.second.read(row, 0, width_, out + width_);
   }
 
-  template <ScratchSource Source>
-  Dropout<Scalar> dropout_of(const BasicPass<Source>& pass) const {
+  Dropout<Scalar> dropout_of(const Pass& pass) const {
     return {pass.dropout(dropout_), pass.key, Purpose::head_dropout};
   }
 
   /// z of rows `[first, first + z.rows)`
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void normalize(const Halves<Half>& x, Index first, const MatrixView<Scalar>& z,
-                 const BasicPass<Source>& pass) const {
+                 const Pass& pass) const {
     const auto dropout = dropout_of(pass);
     for_each_row_tile(pass.workspace, z.rows, [&](Index row, Index count, int) {
       for (Index i = row; i < row + count; ++i) {
@@ -325,11 +328,11 @@ class OutputHead {
   /// dnorm.rows)`.
   /// @param dnorm     destroyed
   /// @param row_of_x  scratch, `[2D]` for each thread
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void normalize_backward(const Halves<Half>& x, Index first, const MatrixView<Scalar>& dnorm,
                           const PerThread<Scalar>& row_of_x, const HalfGradients<Scalar>& dx,
-                          const BasicPass<Source>& pass) {
-    ScratchOf<Source> scratch(pass.workspace);
+                          const Pass& pass) {
+    Scratch scratch(pass.workspace);
     const detail::PartialGradients<Scalar> partial(scratch, dnorm.rows, 2 * width_);
     for_each_row_tile(pass.workspace, dnorm.rows, [&](Index row, Index count, int thread) {
       for (Index i = row; i < row + count; ++i) {
@@ -345,15 +348,15 @@ class OutputHead {
         std::copy_n(dnorm.row(i) + width_, width_, &dx.second(first + i, 0));
       }
     });
-    if constexpr (!only_plans<Source>) norm_.add_gradients(partial);
+    if (!pass.workspace.only_plans()) norm_.add_gradients(partial);
   }
 
   /// @param dout  destroyed
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void encode_rows_backward(const Halves<Half>& x, const MatrixView<Scalar>& dout,
-                            const HalfGradients<Scalar>& dx, const BasicPass<Source>& pass) {
-    ScratchOf<Source> scratch(pass.workspace);
-    const auto row_of_x = scratch.template per_thread<Scalar>(2 * width_);
+                            const HalfGradients<Scalar>& dx, const Pass& pass) {
+    Scratch scratch(pass.workspace);
+    const auto row_of_x = scratch.per_thread<Scalar>(2 * width_);
     const auto dropout = dropout_of(pass);
     for_each_row_tile(pass.workspace, dout.rows, [&](Index row, Index count, int) {
       dropout.apply_tile(dout.middle_rows(row, count), row, 0, 2 * width_);
@@ -362,11 +365,11 @@ class OutputHead {
   }
 
   /// @return what was multiplied, a part of `normed`
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   MatrixView<Scalar> panel_logits(const Halves<Half>& x, Index first,
                                   const PackedWeight<Kernel>& weight,
                                   const MatrixView<Scalar>& normed, const MatrixView<Scalar>& out,
-                                  const BasicPass<Source>& pass) const {
+                                  const Pass& pass) const {
     normalize(x, first, normed, pass);
     const auto factor = factor_of(pass.workspace, normed);
     weight_product(pass.workspace, factor, weight.whole(), out, Write::assign,
@@ -379,13 +382,12 @@ class OutputHead {
   /// Losses, and gradients if they are wanted, panel by panel.
   /// @param to, to_table  this head and the table, whose gradients are accumulated; not used
   ///   without gradients, as dx
-  template <bool with_gradients, typename Half, ScratchSource Source>
+  template <bool with_gradients, typename Half>
   Loss sum_losses(OutputHead* to, const Parameter<Scalar>* table, Parameter<Scalar>* to_table,
                   const Halves<Half>& x, const std::int32_t* labels, Scalar scale,
-                  const HalfGradients<Scalar>& dx, const BasicPass<Source>& pass,
-                  double* each) const {
+                  const HalfGradients<Scalar>& dx, const Pass& pass, double* each) const {
     auto& workspace = pass.workspace;
-    ScratchOf<Source> scratch(workspace);
+    Scratch scratch(workspace);
     const Index V = vocabulary(), D2 = 2 * width_;
     const auto weight_value = rows_of(weight_or(table).value);
     const PackedWeight<Kernel> weight(scratch, workspace, weight_value, orientation(),
@@ -399,10 +401,10 @@ class OutputHead {
     const Index panel = std::min(panel_rows(), pass.rows());
     // Positions that a thread takes at once: a few of many logits, many of few.
     const Index group = std::clamp<Index>((Index{1} << 14) / V, 1, detail::tile_rows);
-    const auto normed_panel = scratch.template matrix<Scalar>(panel, D2);
-    const auto logits_panel = scratch.template matrix<Scalar>(panel, V);
-    const auto row_of_x = scratch.template per_thread<Scalar>(D2);
-    auto* losses = scratch.template take<double>(panel);
+    const auto normed_panel = scratch.matrix<Scalar>(panel, D2);
+    const auto logits_panel = scratch.matrix<Scalar>(panel, V);
+    const auto row_of_x = scratch.per_thread<Scalar>(D2);
+    auto* losses = scratch.take<double>(panel);
     const auto dropout = dropout_of(pass);
 
     Loss total;
@@ -425,7 +427,7 @@ class OutputHead {
           }
         }
       });
-      for (Index i = 0; !only_plans<Source> && i < rows; ++i) {
+      for (Index i = 0; !workspace.only_plans() && i < rows; ++i) {
         total += {losses[i], labels[first + i] == ignored_label ? 0 : 1};
       }
       if (each != nullptr) std::copy_n(losses, rows, each + first);

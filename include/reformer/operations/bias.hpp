@@ -21,8 +21,8 @@ void add_bias(const MatrixView<Scalar>& tile, const Scalar* bias) {
 ///
 /// Rows are summed in tiles before they are added to what is there: one by one, the error would
 /// grow with the number of rows of all calls together.
-template <typename Scalar, ScratchSource Source>
-void accumulate_bias_gradient(Source& workspace, const MatrixView<const Scalar>& dy,
+template <typename Scalar>
+void accumulate_bias_gradient(Workspace& workspace, const MatrixView<const Scalar>& dy,
                               Scalar* dbias) {
   constexpr Index block = 64, together = 512;
   parallel_for(workspace, ceil_div(dy.columns, block), [&](Index task, int) {

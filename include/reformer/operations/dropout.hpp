@@ -83,8 +83,8 @@ class Dropout {
 /// Rows of x after dropout: x itself without any, else a copy.
 /// @param first  number of the first of them in an array of as many columns
 /// @param memory  at least as large as x, or empty where there is no dropout
-template <typename Scalar, ScratchSource Source>
-MatrixView<const Scalar> dropped_rows(Source& workspace, const MatrixView<const Scalar>& x,
+template <typename Scalar>
+MatrixView<const Scalar> dropped_rows(Workspace& workspace, const MatrixView<const Scalar>& x,
                                       const Dropout<Scalar>& dropout, Index first,
                                       const MatrixView<Scalar>& memory) {
   if (!dropout.active()) return x;

@@ -25,9 +25,8 @@ struct RowPair {
   auto operator<=>(const RowPair&) const = default;
 };
 
-template <ScratchMemory Memory>
-RowPair* row_pairs_in(Memory& memory, Index rows) {
-  return memory.template take<RowPair>(rows);
+inline RowPair* row_pairs_in(Scratch& scratch, Index rows) {
+  return scratch.take<RowPair>(rows);
 }
 
 /// Gradient of the columns of a table from `first_column` on: dtable[row[i]] += scale dx[i], for
@@ -67,8 +66,10 @@ void accumulate_rows(Workspace& workspace, Parameter<Scalar>& table,
   });
 }
 
-inline void plan_accumulate_rows(ScratchPlan& scratch, Index rows) {
-  scratch.scope([&] { row_pairs_in(scratch, rows); });
+inline void plan_accumulate_rows(std::string_view function, Workspace& workspace, Index rows) {
+  check_plans(function, workspace);
+  Scratch scratch(workspace);
+  row_pairs_in(scratch, rows);
 }
 
 }  // namespace detail
@@ -122,8 +123,10 @@ class Embedding {
   }
 
   /// Scratch of `backward`.
-  void plan_backward(ScratchPlan& scratch, Index rows) const {
-    detail::plan_accumulate_rows(scratch, rows);
+  /// @param workspace  one that only plans
+  /// @throw std::invalid_argument if it does more
+  void plan_backward(Workspace& workspace, Index rows) const {
+    detail::plan_accumulate_rows("Embedding::plan_backward", workspace, rows);
   }
 
   template <typename F>

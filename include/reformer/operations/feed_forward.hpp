@@ -64,10 +64,9 @@ class FeedForward {
   const FeedForwardConfig& config() const { return config_; }
 
   /// Memory for u, what the activation is applied to, if it is asked for.
-  template <ScratchMemory Memory>
-  Saved saved_in(Memory& memory, const SavedPass& pass, bool context = false) const {
+  Saved saved_in(Scratch& memory, const SavedPass& pass, bool context = false) const {
     if (!context) return {};
-    return {memory.template matrix<Scalar>(pass.batch * pass.length, config_.hidden_width)};
+    return {memory.matrix<Scalar>(pass.batch * pass.length, config_.hidden_width)};
   }
 
   /// Throws `std::invalid_argument` unless `forward` can take these arguments.
@@ -152,14 +151,19 @@ class FeedForward {
   }
 
   /// Scratch of `forward` and of `reverse` in a pass with gradients.
-  void plan(ScratchPlan& scratch, const SavedPass& sizes, const BranchStorage& stored) const {
-    const PlannedPass pass{.workspace = scratch,
-                           .batch = sizes.batch,
-                           .length = sizes.length,
-                           .training = true,
-                           .subtract = !stored.input,
-                           .precision = sizes.precision};
-    FloatingHalf<Scalar> half;
+  /// @tparam Half  of the pass
+  /// @param workspace  one that only plans
+  /// @throw std::invalid_argument if it does more
+  template <ResidualHalf Half = FloatingHalf<Scalar>>
+  void plan(Workspace& workspace, const SavedPass& sizes, const BranchStorage& stored) const {
+    detail::check_plans("FeedForward::plan", workspace);
+    const Pass pass{.workspace = workspace,
+                    .batch = sizes.batch,
+                    .length = sizes.length,
+                    .training = true,
+                    .subtract = !stored.input,
+                    .precision = sizes.precision};
+    Half half;
     Saved saved;
     if (stored.context) saved.inner = {nullptr, pass.rows(), config_.hidden_width};
     add_rows(half, half, saved, pass);
@@ -200,8 +204,7 @@ class FeedForward {
   static constexpr auto natural = Orientation::natural;
   static constexpr auto transposed = Orientation::transposed;
 
-  template <ScratchSource Source>
-  Dropout<Scalar> dropout(const BasicPass<Source>& pass, Purpose purpose) const {
+  Dropout<Scalar> dropout(const Pass& pass, Purpose purpose) const {
     return {pass.dropout(config_.dropout), pass.key, purpose};
   }
 
@@ -251,8 +254,8 @@ class FeedForward {
   ///
   /// Blocks are as deep as kernels sum in one go, or a multiple of that: the bits are those of an
   /// undivided product.
-  template <ScratchSource Source, typename Body>
-  void for_each_block(Source& workspace, Index columns, const Body& body) const {
+  template <typename Body>
+  void for_each_block(Workspace& workspace, Index columns, const Body& body) const {
     const Index F = config_.hidden_width;
     detail::for_each_panel(workspace, F, columns, [&](Index first, Index count) {
       body(HiddenBlock{first, count, first == 0 ? Write::assign : Write::accumulate,
@@ -261,9 +264,9 @@ class FeedForward {
   }
 
   /// y += f(x)
-  template <typename Half, ScratchSource Source>
-  void add_rows(const Half& x, Half& y, const Saved& saved, const BasicPass<Source>& pass) const {
-    ScratchOf<Source> scratch(pass.workspace);
+  template <typename Half>
+  void add_rows(const Half& x, Half& y, const Saved& saved, const Pass& pass) const {
+    Scratch scratch(pass.workspace);
     const PackedWeight<Kernel> in(scratch, pass.workspace, rows_of(weight_in_.value), natural,
                                   pass.precision);
     const PackedWeight<Kernel> out(scratch, pass.workspace, rows_of(weight_out_.value), natural,
@@ -271,16 +274,15 @@ class FeedForward {
     add_rows(x, y, in, out, saved, pass);
   }
   /// The same with weights that are packed, panel by panel.
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void add_rows(const Half& x, Half& y, const PackedWeight<Kernel>& in,
-                const PackedWeight<Kernel>& out, const Saved& saved,
-                const BasicPass<Source>& pass) const {
+                const PackedWeight<Kernel>& out, const Saved& saved, const Pass& pass) const {
     auto& workspace = pass.workspace;
-    ScratchOf<Source> scratch(workspace);
+    Scratch scratch(workspace);
     const Index panel = std::min(forward_panel_rows, pass.rows());
-    const auto normed_panel = scratch.template matrix<Scalar>(panel, config_.width);
-    const auto sum_panel = scratch.template matrix<Scalar>(panel, config_.width);
-    const auto hidden_panel = scratch.template matrix<Scalar>(panel, forward_columns(panel));
+    const auto normed_panel = scratch.matrix<Scalar>(panel, config_.width);
+    const auto sum_panel = scratch.matrix<Scalar>(panel, config_.width);
+    const auto hidden_panel = scratch.matrix<Scalar>(panel, forward_columns(panel));
     detail::for_each_panel(workspace, pass.rows(), panel, [&](Index first, Index rows) {
       const auto normed = normed_panel.middle_rows(0, rows), sum = sum_panel.middle_rows(0, rows);
       normalise(x, first, normed, pass);
@@ -302,15 +304,14 @@ class FeedForward {
     MatrixView<Scalar> sum;              // [panel, D], of what is subtracted, if anything is
     MatrixView<Scalar> dropped;          // [panel, D], df after dropout, if there is any
 
-    template <ScratchMemory Memory>
-    ReversePanel(Memory& memory, Index rows, Index width, Index columns, bool stored,
+    ReversePanel(Scratch& memory, Index rows, Index width, Index columns, bool stored,
                  bool subtracts, bool drops)
-        : normed(memory.template matrix<Scalar>(rows, width)),
-          dnormed(memory.template matrix<Scalar>(rows, width)),
-          hidden(memory.template matrix<Scalar>(rows, columns)) {
-      if (!stored) inner = memory.template matrix<Scalar>(rows, columns);
-      if (subtracts) sum = memory.template matrix<Scalar>(rows, width);
-      if (drops) dropped = memory.template matrix<Scalar>(rows, width);
+        : normed(memory.matrix<Scalar>(rows, width)),
+          dnormed(memory.matrix<Scalar>(rows, width)),
+          hidden(memory.matrix<Scalar>(rows, columns)) {
+      if (!stored) inner = memory.matrix<Scalar>(rows, columns);
+      if (subtracts) sum = memory.matrix<Scalar>(rows, width);
+      if (drops) dropped = memory.matrix<Scalar>(rows, width);
     }
 
     ReversePanel first_rows(Index rows) const {
@@ -324,12 +325,11 @@ class FeedForward {
   };
 
   /// `reverse`, panel by panel.
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void reverse_rows(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
-                    const MatrixView<Scalar>& dx, const Saved& saved,
-                    const BasicPass<Source>& pass) {
+                    const MatrixView<Scalar>& dx, const Saved& saved, const Pass& pass) {
     auto& workspace = pass.workspace;
-    ScratchOf<Source> scratch(workspace);
+    Scratch scratch(workspace);
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
     const Index D = config_.width, panel = std::min(reverse_panel_rows, pass.rows());
     const ReversePanel whole(scratch, panel, D, block_columns(), saved.inner.rows > 0,
@@ -353,10 +353,9 @@ class FeedForward {
   ///
   /// Each weight is packed as it is needed, and again for each panel: that is little beside a
   /// product with all its rows, and all of them would be most of the memory at short lengths.
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void reverse_block(const ReversePanel& arrays, const MatrixView<const Scalar>& df, Index first,
-                     const HiddenBlock& block, Half& y, const Saved& saved,
-                     const BasicPass<Source>& pass) {
+                     const HiddenBlock& block, Half& y, const Saved& saved, const Pass& pass) {
     auto& workspace = pass.workspace;
     const auto hidden = arrays.hidden.middle_columns(0, block.count);
     const bool stored = saved.inner.rows > 0;
@@ -373,12 +372,12 @@ class FeedForward {
         activate_tile(inner.middle_rows(row, count), hidden.middle_rows(row, count));
       });
     } else {
-      ScratchOf<Source> memory(workspace);
+      Scratch memory(workspace);
       const PackedWeight<Kernel> packed(memory, workspace, in, natural, pass.precision);
       hidden_layer(packed.whole(), first, block, arrays.normed, hidden, inner, pass);
     }
     if (pass.subtract) {
-      ScratchOf<Source> memory(workspace);
+      Scratch memory(workspace);
       const PackedWeight<Kernel> packed(memory, workspace, out, natural, pass.precision);
       add_output(packed.whole(), first, block, hidden, arrays.sum, Sign::minus, y, pass);
     }
@@ -389,7 +388,7 @@ class FeedForward {
     // h = act(u), u = dropout(LN(x) W_1 + b_1): du = act'(u) (df W_2^T), in place of h
     const auto dhidden = hidden;
     {
-      ScratchOf<Source> memory(workspace);
+      Scratch memory(workspace);
       const PackedWeight<Kernel> packed(memory, workspace, out, transposed, pass.precision);
       hidden_backward(packed.whole(), first, block, df, inner, dhidden, pass);
     }
@@ -399,15 +398,15 @@ class FeedForward {
         gradient_in(workspace, weight_in_).middle_columns(block.first, block.count));
 
     // dLN = du W_1^T
-    ScratchOf<Source> memory(workspace);
+    Scratch memory(workspace);
     const PackedWeight<Kernel> packed(memory, workspace, in, transposed, pass.precision);
     weight_product(workspace, dhidden, packed.whole(), arrays.dnormed, block.write,
                    [](const auto&...) {});
   }
 
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void normalise(const Half& x, Index first, const MatrixView<Scalar>& out,
-                 const BasicPass<Source>& pass) const {
+                 const Pass& pass) const {
     for_each_row_tile(pass.workspace, out.rows, [&](Index row, Index count, int) {
       norm_.forward(x, first + row, out.middle_rows(row, count), pass);
     });
@@ -429,10 +428,9 @@ class FeedForward {
 
   /// hidden = act(u), u = dropout(normed W_1 + b_1), of a block of hidden columns; inner = u unless
   /// it is empty.
-  template <ScratchSource Source>
   void hidden_layer(const WeightBlock<Kernel>& in, Index first, const HiddenBlock& block,
                     const MatrixView<const Scalar>& normed, const MatrixView<Scalar>& hidden,
-                    const MatrixView<Scalar>& inner, const BasicPass<Source>& pass) const {
+                    const MatrixView<Scalar>& inner, const Pass& pass) const {
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
     weight_product(pass.workspace, normed, in, hidden, Write::assign,
                    [&](const MatrixView<Scalar>& tile, Index i, Index j) {
@@ -447,10 +445,9 @@ class FeedForward {
   }
 
   /// Gradient of `hidden_layer`: du = dropout(act'(u) (df W_2^T)).
-  template <ScratchSource Source>
   void hidden_backward(const WeightBlock<Kernel>& out, Index first, const HiddenBlock& block,
                        const MatrixView<const Scalar>& df, const MatrixView<const Scalar>& inner,
-                       const MatrixView<Scalar>& dhidden, const BasicPass<Source>& pass) const {
+                       const MatrixView<Scalar>& dhidden, const Pass& pass) const {
     const auto hidden_dropout = dropout(pass, Purpose::hidden_dropout);
     weight_product(
         pass.workspace, df, out, dhidden, Write::assign,
@@ -464,10 +461,10 @@ class FeedForward {
 
   /// sum = or += hidden W_2 of a block of hidden columns; after the last one
   /// y +-= dropout(sum + b_2), which destroys sum.
-  template <typename Half, ScratchSource Source>
+  template <typename Half>
   void add_output(const WeightBlock<Kernel>& out, Index first, const HiddenBlock& block,
                   const MatrixView<const Scalar>& hidden, const MatrixView<Scalar>& sum, Sign sign,
-                  Half& y, const BasicPass<Source>& pass) const {
+                  Half& y, const Pass& pass) const {
     const auto output_dropout = dropout(pass, Purpose::branch_dropout);
     weight_product(pass.workspace, hidden, out, sum, block.write,
                    [&](const MatrixView<Scalar>& tile, Index i, Index j) {

@@ -30,14 +30,14 @@ namespace reformer::inline REFORMER_ABI {
 namespace detail {
 /// Whether a row takes part in sums over rows. What padding holds may be anything, and a gradient
 /// of zero does not hide a NaN: rows of padding that are not finite are left out.
-template <typename Scalar, ScratchSource Source>
-bool is_usable(const BasicPass<Source>& pass, Index row, Index width, const Scalar* x) {
+template <typename Scalar>
+bool is_usable(const Pass& pass, Index row, Index width, const Scalar* x) {
   return !pass.is_padding(row) || simd::is_finite(width, x);
 }
 
 /// Makes a row zero that is not usable.
-template <typename Scalar, ScratchSource Source>
-void clear_unusable_padding(const BasicPass<Source>& pass, Index row, Index width, Scalar* x) {
+template <typename Scalar>
+void clear_unusable_padding(const Pass& pass, Index row, Index width, Scalar* x) {
   if (!is_usable(pass, row, width, x)) std::fill_n(x, width, Scalar(0));
 }
 
@@ -54,11 +54,10 @@ struct RowMoments {
 template <typename Scalar>
 class PartialGradients {
  public:
-  template <ScratchMemory Memory>
-  PartialGradients(Memory& scratch, Index rows, Index width)
+  PartialGradients(Scratch& scratch, Index rows, Index width)
       : tiles_(ceil_div(rows, detail::tile_rows)),
         width_(width),
-        sums_(scratch.template take<Scalar>(2 * tiles_ * width)) {
+        sums_(scratch.take<Scalar>(2 * tiles_ * width)) {
     if (sums_ != nullptr) std::fill_n(sums_, 2 * tiles_ * width, Scalar(0));
   }
 
@@ -161,9 +160,8 @@ class LayerNorm {
 
   /// out = LN(x) for rows `[first, first + out.rows)` of a residual half, on the calling thread.
   /// Rows of padding that are not finite give zero, so that no product or gradient meets them.
-  template <ResidualHalf Half, ScratchSource Source = Workspace>
-  void forward(const Half& x, Index first, const MatrixView<Scalar>& out,
-               const BasicPass<Source>& pass) const {
+  template <ResidualHalf Half>
+  void forward(const Half& x, Index first, const MatrixView<Scalar>& out, const Pass& pass) const {
     for (Index i = 0; i < out.rows; ++i) {
       x.read(first + i, 0, width(), out.row(i));
       forward_row(out.row(i), out.row(i));
@@ -176,13 +174,13 @@ class LayerNorm {
   /// @param dx    `[B*T, D]`: rows `[first, first + dout.rows)` are added to
   /// @throw std::invalid_argument for rows that are not there or not those of the pass, another
   /// width, or no gradient
-  template <ResidualHalf Half, ScratchSource Source = Workspace>
+  template <ResidualHalf Half>
   void backward(const Half& x, Index first, const MatrixView<Scalar>& dout,
-                const MatrixView<Scalar>& dx, const BasicPass<Source>& pass) {
-    if constexpr (!only_plans<Source>) check_backward(x, first, dout, dx, pass);
-    ScratchOf<Source> scratch(pass.workspace);
+                const MatrixView<Scalar>& dx, const Pass& pass) {
+    if (!pass.workspace.only_plans()) check_backward(x, first, dout, dx, pass);
+    Scratch scratch(pass.workspace);
     const detail::PartialGradients<Scalar> partial(scratch, dout.rows, width());
-    const auto rows_of_x = scratch.template per_thread<Scalar>(width());
+    const auto rows_of_x = scratch.per_thread<Scalar>(width());
     for_each_row_tile(pass.workspace, dout.rows, [&](Index row, Index count, int thread) {
       for (Index i = row; i < row + count; ++i) {
         x.read(first + i, 0, width(), rows_of_x[thread]);
@@ -197,7 +195,7 @@ class LayerNorm {
         simd::add(width(), dout.row(i), dx.row(first + i));
       }
     });
-    if constexpr (!only_plans<Source>) add_gradients(partial);
+    if (!pass.workspace.only_plans()) add_gradients(partial);
   }
 
   void add_gradients(const detail::PartialGradients<Scalar>& partial) {

@@ -104,8 +104,10 @@ class NgramEmbedding {
   }
 
   /// Scratch of `backward`.
-  void plan_backward(ScratchPlan& scratch, Index rows) const {
-    detail::plan_accumulate_rows(scratch, rows);
+  /// @param workspace  one that only plans
+  /// @throw std::invalid_argument if it does more
+  void plan_backward(Workspace& workspace, Index rows) const {
+    detail::plan_accumulate_rows("NgramEmbedding::plan_backward", workspace, rows);
   }
 
   template <typename F>

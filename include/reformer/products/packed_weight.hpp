@@ -27,15 +27,13 @@ class PackedWeight {
   using Packed = typename K::Packed;
 
   /// @param kernel  or the precision of the pass
-  template <ScratchMemory Memory, ScratchSource Source>
-  PackedWeight(Memory& scratch, Source& workspace, const MatrixView<const Scalar>& weight,
+  PackedWeight(Scratch& scratch, Workspace& workspace, const MatrixView<const Scalar>& weight,
                Orientation orientation, const K& kernel)
-      : PackedWeight(scratch.template take<Packed>(size(weight, orientation, kernel)), workspace,
-                     weight, orientation, kernel) {}
+      : PackedWeight(scratch.take<Packed>(size(weight, orientation, kernel)), workspace, weight,
+                     orientation, kernel) {}
 
   /// @param packed  memory of `size` elements, written
-  template <ScratchSource Source>
-  PackedWeight(Packed* packed, Source& workspace, const MatrixView<const Scalar>& weight,
+  PackedWeight(Packed* packed, Workspace& workspace, const MatrixView<const Scalar>& weight,
                Orientation orientation, const K& kernel)
       : kernel_(kernel),
         depth_(orientation == Orientation::natural ? weight.rows : weight.columns),

@@ -21,11 +21,9 @@ inline constexpr Index gradient_rows = round_up(256, K::tile_rows);
 }  // namespace detail
 
 /// The gradient of a parameter; in a plan, which may come before there is one, of its shape alone.
-template <typename Scalar, ScratchSource Source>
-MatrixView<Scalar> gradient_in(const Source&, Parameter<Scalar>& parameter) {
-  if constexpr (only_plans<Source>) {
-    return {nullptr, parameter.value.rows(), parameter.value.cols()};
-  }
+template <typename Scalar>
+MatrixView<Scalar> gradient_in(const Workspace& workspace, Parameter<Scalar>& parameter) {
+  if (workspace.only_plans()) return {nullptr, parameter.value.rows(), parameter.value.cols()};
   return rows_of(parameter.gradient);
 }
 
@@ -34,14 +32,14 @@ MatrixView<Scalar> gradient_in(const Source&, Parameter<Scalar>& parameter) {
 /// Each task owns a tile of dW and walks all rows, so no sum depends on the number of threads.
 ///
 /// @param kernel  or the precision of the pass
-template <ProductKernel K, ScratchSource Source>
-void accumulate_weight_gradient(Source& workspace, const std::type_identity_t<K>& kernel,
+template <ProductKernel K>
+void accumulate_weight_gradient(Workspace& workspace, const std::type_identity_t<K>& kernel,
                                 const MatrixView<const typename K::Scalar>& x,
                                 const MatrixView<const typename K::Scalar>& dy,
                                 const MatrixView<typename K::Scalar>& dweight) {
   constexpr Index block_in = detail::gradient_rows<K>;
   const Index depth = std::min(x.rows, detail::depth_block);
-  ScratchOf<Source> scratch(workspace);
+  Scratch scratch(workspace);
   const Index blocks_in = ceil_div(dweight.rows, block_in);
   const Index block_out = detail::columns_of_tile(workspace.threads(), blocks_in, dweight.columns);
   const Index blocks_out = ceil_div(dweight.columns, block_out);
@@ -55,7 +53,7 @@ void accumulate_weight_gradient(Source& workspace, const std::type_identity_t<K>
     parallel_for(workspace, blocks_in * blocks_out, Multiplying{kernel, in_tile});
   };
   if (!kernel.packs_gradients()) {
-    const auto memory = scratch.template per_thread<typename K::Packed>(
+    const auto memory = scratch.per_thread<typename K::Packed>(
         kernel.gradient_size(depth, detail::most_tile_columns));
     for_each_tile([&](Index i, Index j, const auto& tile, int thread) {
       for (Index row = 0; row < x.rows; row += depth) {
@@ -68,9 +66,8 @@ void accumulate_weight_gradient(Source& workspace, const std::type_identity_t<K>
     return;
   }
   // Both sides are packed in tiles of their own and serve all tiles of the result.
-  auto* left = scratch.template take<typename K::Packed>(kernel.left_size(dweight.rows, depth));
-  auto* right =
-      scratch.template take<typename K::Packed>(kernel.weight_size(depth, dweight.columns));
+  auto* left = scratch.take<typename K::Packed>(kernel.left_size(dweight.rows, depth));
+  auto* right = scratch.take<typename K::Packed>(kernel.weight_size(depth, dweight.columns));
   const Index left_tiles = ceil_div(dweight.rows, detail::tile_rows);
   const Index panels = ceil_div(dweight.columns, K::tile_columns);
   detail::for_each_panel(workspace, x.rows, depth, [&](Index row, Index rows) {

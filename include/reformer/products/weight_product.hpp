@@ -86,16 +86,16 @@ struct WeightTerm {
 
 /// out = or += a_1 W_1 + a_2 W_2 + ..., terms added in their order; calls `finish(tile, first_row,
 /// first_column)` when a tile of out is there.
-template <ProductKernel K, ScratchSource Source, typename Finish>
-void weight_product(Source& workspace, std::initializer_list<WeightTerm<K>> terms,
+template <ProductKernel K, typename Finish>
+void weight_product(Workspace& workspace, std::initializer_list<WeightTerm<K>> terms,
                     const MatrixView<typename K::Scalar>& out, Write write, const Finish& finish) {
   Index packed = 0, all = 0;
   for (const auto& term : terms) {
     packed = std::max(packed, detail::packed_rows(term.weight));
     all += term.weight.depth;
   }
-  ScratchOf<Source> scratch(workspace);
-  const auto memory = scratch.template per_thread<typename K::Packed>(packed);
+  Scratch scratch(workspace);
+  const auto memory = scratch.per_thread<typename K::Packed>(packed);
   const int threads = detail::threads_of_product(workspace.threads(), out.rows, all, out.columns);
   const Index row_tiles = ceil_div(out.rows, detail::tile_rows);
   const Index width = detail::columns_of_tile(threads, row_tiles, out.columns);
@@ -115,8 +115,8 @@ void weight_product(Source& workspace, std::initializer_list<WeightTerm<K>> term
 }
 
 /// out = or += a W
-template <ProductKernel K, ScratchSource Source, typename Finish>
-void weight_product(Source& workspace, const MatrixView<const typename K::Scalar>& a,
+template <ProductKernel K, typename Finish>
+void weight_product(Workspace& workspace, const MatrixView<const typename K::Scalar>& a,
                     const WeightBlock<K>& weight, const MatrixView<typename K::Scalar>& out,
                     Write write, const Finish& finish) {
   weight_product<K>(workspace, {{a, weight}}, out, write, finish);
@@ -124,16 +124,15 @@ void weight_product(Source& workspace, const MatrixView<const typename K::Scalar
 
 /// a W, which is not kept: calls `finish(tile, first_row, first_column)` for tiles of whole
 /// `grain`s of columns, each in memory that is the thread's until `finish` returns.
-template <ProductKernel K, ScratchSource Source, typename Finish>
-void weight_product_tiles(Source& workspace, const MatrixView<const typename K::Scalar>& a,
+template <ProductKernel K, typename Finish>
+void weight_product_tiles(Workspace& workspace, const MatrixView<const typename K::Scalar>& a,
                           const WeightBlock<K>& weight, Index grain, const Finish& finish) {
   using Scalar = typename K::Scalar;
   const Index columns = weight.columns;
-  ScratchOf<Source> scratch(workspace);
+  Scratch scratch(workspace);
   const Index most = detail::whole_grains(detail::most_tile_columns, grain);
-  const auto tiles =
-      scratch.template per_thread<Scalar>(detail::tile_rows * std::min(most, columns));
-  const auto memory = scratch.template per_thread<typename K::Packed>(detail::packed_rows(weight));
+  const auto tiles = scratch.per_thread<Scalar>(detail::tile_rows * std::min(most, columns));
+  const auto memory = scratch.per_thread<typename K::Packed>(detail::packed_rows(weight));
   const int threads =
       detail::threads_of_product(workspace.threads(), a.rows, weight.depth, columns);
   const Index row_tiles = ceil_div(a.rows, detail::tile_rows);
@@ -159,18 +158,18 @@ struct WeightResult {
 
 /// Products of the same a `[rows, depth]` by several weights, where a is made as it is needed and
 /// never as a whole: `make(first_row, tile)` writes some of its rows.
-template <ProductKernel K, ScratchSource Source, typename Make>
-void weight_products(Source& workspace, Index rows, Index depth, const Make& make,
+template <ProductKernel K, typename Make>
+void weight_products(Workspace& workspace, Index rows, Index depth, const Make& make,
                      std::initializer_list<WeightResult<K>> results) {
   using Scalar = typename K::Scalar;
-  ScratchOf<Source> scratch(workspace);
-  const auto made = scratch.template per_thread<Scalar>(detail::tile_rows * depth);
+  Scratch scratch(workspace);
+  const auto made = scratch.per_thread<Scalar>(detail::tile_rows * depth);
   Index columns = 0, packed = 0;
   for (const auto& result : results) {
     columns += result.out.columns;
     packed = std::max(packed, detail::packed_rows(result.weight));
   }
-  const auto memory = scratch.template per_thread<typename K::Packed>(packed);
+  const auto memory = scratch.per_thread<typename K::Packed>(packed);
   const int threads = detail::threads_of_product(workspace.threads(), rows, depth, columns);
   const K kernel = results.begin()->weight.kernel;
   const Index row_tiles = ceil_div(rows, detail::tile_rows);

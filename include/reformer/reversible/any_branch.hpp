@@ -68,9 +68,8 @@ class AnyBranch {
 
   /// Memory for what `forward` must leave for `reverse`.
   /// @param context  whether inner values are kept, if the branch can keep some
-  template <ScratchMemory Memory>
-  Saved saved_in(Memory& memory, const SavedPass& pass, bool context = false) const {
-    return branch_->saved_in(memory, pass, context);
+  Saved saved_in(Scratch& scratch, const SavedPass& pass, bool context = false) const {
+    return branch_->saved_in(scratch, pass, context);
   }
 
   /// Throws `std::invalid_argument` if the branch refuses these arguments, or what is saved is that
@@ -95,8 +94,9 @@ class AnyBranch {
   }
 
   /// Scratch of `forward` and of `reverse` in a pass with gradients.
-  void plan(ScratchPlan& scratch, const SavedPass& pass, const BranchStorage& stored) const {
-    branch_->plan(scratch, pass, stored);
+  /// @param workspace  one that only plans
+  void plan(Workspace& workspace, const SavedPass& pass, const BranchStorage& stored) const {
+    branch_->plan(workspace, pass, stored);
   }
   /// Multiply-adds for each row that `reverse` saves when it need not subtract; 0 if the branch
   /// does not say.
@@ -132,14 +132,13 @@ class AnyBranch {
     virtual std::unique_ptr<Interface> clone() const = 0;
     virtual std::string_view label() const = 0;
     virtual Saved saved_in(Scratch&, const SavedPass&, bool) const = 0;
-    virtual Saved saved_in(ScratchPlan&, const SavedPass&, bool) const = 0;
     virtual void check_forward(const Half&, const Half&, const Saved&, const Pass&) const = 0;
     virtual void forward(const Half&, Half&, Saved&, const Pass&) const = 0;
     virtual void check_reverse(const Half&, const Half&, const MatrixView<const Scalar>&,
                                const MatrixView<Scalar>&, const Saved&, const Pass&) const = 0;
     virtual void reverse(const Half&, Half&, const MatrixView<const Scalar>&,
                          const MatrixView<Scalar>&, Saved&, const Pass&) = 0;
-    virtual void plan(ScratchPlan&, const SavedPass&, const BranchStorage&) const = 0;
+    virtual void plan(Workspace&, const SavedPass&, const BranchStorage&) const = 0;
     virtual double output_work() const = 0;
     virtual double context_work(Index) const = 0;
     virtual bool is_decodable() const = 0;
@@ -180,11 +179,14 @@ class AnyBranch {
     std::unique_ptr<Interface> clone() const override { return std::make_unique<Of>(branch); }
     std::string_view label() const override { return Branch::label; }
 
-    Saved saved_in(Scratch& memory, const SavedPass& pass, bool context) const override {
-      return saved_of(memory, pass, context);
-    }
-    Saved saved_in(ScratchPlan& memory, const SavedPass& pass, bool context) const override {
-      return saved_of(memory, pass, context);
+    Saved saved_in(Scratch& scratch, const SavedPass& pass, bool context) const override {
+      if constexpr (requires { branch.saved_in(scratch, pass, context); }) {
+        return branch.saved_in(scratch, pass, context);
+      } else if constexpr (requires { branch.saved_in(scratch, pass); }) {
+        return branch.saved_in(scratch, pass);
+      } else {
+        return typename Branch::Saved{};
+      }
     }
 
     void check_forward(const Half& x, const Half& y, const Saved& saved,
@@ -212,9 +214,9 @@ class AnyBranch {
       with(saved, [&](auto& own) { branch.reverse(x, y, dy, dx, own, pass); });
     }
 
-    void plan(ScratchPlan& scratch, const SavedPass& pass,
+    void plan(Workspace& workspace, const SavedPass& pass,
               const BranchStorage& stored) const override {
-      branch.plan(scratch, pass, stored);
+      detail::plan_branch<Half>(branch, workspace, pass, stored);
     }
     double output_work() const override {
       if constexpr (requires { branch.output_work(); }) {
@@ -273,17 +275,6 @@ class AnyBranch {
     Branch branch;
 
    private:
-    template <typename Memory>
-    Saved saved_of(Memory& memory, const SavedPass& pass, bool context) const {
-      if constexpr (requires { branch.saved_in(memory, pass, context); }) {
-        return branch.saved_in(memory, pass, context);
-      } else if constexpr (requires { branch.saved_in(memory, pass); }) {
-        return branch.saved_in(memory, pass);
-      } else {
-        return typename Branch::Saved{};
-      }
-    }
-
     /// @param any  `Saved`, which may be const
     template <typename Any, typename Body>
     static void with(Any& any, const Body& body) {

@@ -38,7 +38,8 @@ struct HalfGradients {
 /// - `forward(x, y, saved, pass) const`: y += f(x).
 /// - `reverse(x, y, dy, dx, saved, pass)`: y -= f(x), dx += (df/dx)^T dy, and the gradients of
 ///   parameters are added to.
-/// - `plan(scratch, pass, stored) const`: describes the scratch of both to a `ScratchPlan`.
+/// - `plan(workspace, pass, stored) const`: takes the scratch of both from a workspace that only
+///   plans (`Workspace::plan`).
 /// - `for_each_parameter(f)`, with and without const: calls f for each `Parameter`, in a fixed
 ///   order.
 ///
@@ -52,8 +53,10 @@ struct HalfGradients {
 ///
 /// The rest is for branches that need it:
 ///
-/// - `saved_in(memory, pass)`: takes memory for a `Saved`, as a template over `ScratchMemory`. A
-///   `Saved` that is default-constructed has no memory, and nothing is kept in it.
+/// - `saved_in(scratch, pass)`: takes memory for a `Saved`, which is null where the workspace only
+///   plans. A `Saved` that is default-constructed has no memory, and nothing is kept in it.
+/// - `plan<Half>(workspace, pass, stored)`, where `plan` runs `forward` and `reverse` on an empty
+///   half of the stack's type.
 /// - `check_forward`, `check_reverse`, `check_prefill`, `check_decode`: take the arguments of the
 ///   functions that they are named after and throw `std::invalid_argument` for those that do not
 ///   fit. A stack calls those of all branches before any of them writes.
@@ -71,16 +74,30 @@ concept ReversibleBranch = ResidualHalf<Half> && std::copy_constructible<Branch>
     requires(Branch& branch, const Branch& constant, const Half& x, Half& y,
              typename Branch::Saved& saved, const Pass& pass,
              MatrixView<const typename Half::Scalar> dy, MatrixView<typename Half::Scalar> dx,
-             ScratchPlan& scratch, const SavedPass& sizes, const BranchStorage& stored,
+             Workspace& workspace, const SavedPass& sizes, const BranchStorage& stored,
              ParameterVisitor<typename Half::Scalar> visit,
              ConstParameterVisitor<typename Half::Scalar> visit_constant) {
   { Branch::label } -> std::convertible_to<std::string_view>;
   constant.forward(x, y, saved, pass);
   branch.reverse(x, y, dy, dx, saved, pass);
-  constant.plan(scratch, sizes, stored);
+  constant.plan(workspace, sizes, stored);
   branch.for_each_parameter(visit);
   constant.for_each_parameter(visit_constant);
 };
+
+namespace detail {
+/// `branch.plan`, for halves of this type if it is a template over them.
+template <typename Half, typename Branch>
+void plan_branch(const Branch& branch, Workspace& workspace, const SavedPass& pass,
+                 const BranchStorage& stored) {
+  if constexpr (std::default_initializable<Half> &&
+                requires { branch.template plan<Half>(workspace, pass, stored); }) {
+    branch.template plan<Half>(workspace, pass, stored);
+  } else {
+    branch.plan(workspace, pass, stored);
+  }
+}
+}  // namespace detail
 
 /// A branch that can go on token by token, so that a `Decoder` can:
 ///

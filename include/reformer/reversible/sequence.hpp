@@ -69,8 +69,7 @@ class ReversibleSequence {
   /// Memory for what `forward` must leave for `reverse`.
   /// @param storage  of each branch, of which contexts are taken memory for here; or none
   /// @throw std::invalid_argument for another size of `storage`
-  template <ScratchMemory Memory>
-  Saved saved_in(Memory& memory, const SavedPass& pass,
+  Saved saved_in(Scratch& memory, const SavedPass& pass,
                  std::span<const BranchStorage> storage = {}) const {
     check_storage("ReversibleSequence::saved_in", storage);
     Saved saved;
@@ -81,12 +80,14 @@ class ReversibleSequence {
   }
 
   /// Scratch of `forward` and of `reverse` in a pass with gradients.
+  /// @param workspace  one that only plans
   /// @throw std::invalid_argument for another size of `storage`
-  void plan(ScratchPlan& scratch, const SavedPass& pass,
+  void plan(Workspace& workspace, const SavedPass& pass,
             std::span<const BranchStorage> storage = {}) const {
     check_storage("ReversibleSequence::plan", storage);
     for (std::size_t i = 0; i < branches_.size(); ++i) {
-      branches_[i].plan(scratch, pass, storage.empty() ? BranchStorage{} : storage[i]);
+      detail::plan_branch<Half>(branches_[i], workspace, pass,
+                                storage.empty() ? BranchStorage{} : storage[i]);
     }
   }
 

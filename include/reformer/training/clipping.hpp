@@ -66,6 +66,7 @@ extern template REFORMER_EXPORT std::vector<double> block_squares<float>(Workspa
 /// @throw std::invalid_argument if a parameter has no gradient
 template <typename Model>
 double global_gradient_norm(Workspace& workspace, Model& model) {
+  detail::check_for_use("global_gradient_norm", workspace);
   detail::check_gradients("global_gradient_norm", model);
   double total = 0;
   model.for_each_parameter([&](const auto& p) {

@@ -91,7 +91,7 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
   /// All that the step will take of the workspace, before it changes anything: there may be no
   /// memory.
   static void take_scratch(Workspace& workspace, const Source& source) {
-    ScratchPlan plan(workspace.threads());
+    Workspace plan = Workspace::plan(workspace.threads());
     std::size_t index = 0;
     source.for_each_parameter([&](const Parameter<Scalar>& p) {
       const bool is_here = source.slice(index++, p).size() > 0;
@@ -101,7 +101,7 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
     workspace.reserve(plan.peak_bytes());
     Scratch(workspace).take<std::byte>(static_cast<Index>(plan.peak_bytes()));
   }
-  static void plan_hidden(ScratchPlan& plan, Index rows, Index columns);
+  static void plan_hidden(Workspace& plan, Index rows, Index columns);
 
   void update_hidden(Workspace& workspace, Parameter<Scalar>& p, Matrix<Scalar>& momentum,
                      double rate, double gradient_scale) const;
@@ -110,8 +110,8 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
 };
 
 template <typename Scalar>
-void Muon<Scalar>::plan_hidden(ScratchPlan& plan, Index rows, Index columns) {
-  PlannedScratch scratch(plan);
+void Muon<Scalar>::plan_hidden(Workspace& plan, Index rows, Index columns) {
+  Scratch scratch(plan);
   detail::orthogonalize(plan, scratch.matrix<Scalar>(rows, columns));
 }
 

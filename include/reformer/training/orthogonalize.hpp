@@ -27,28 +27,27 @@ namespace reformer::inline REFORMER_ABI::detail {
 /// of |G| apart: the polynomial is chosen for a steep slope at 0, not to converge to 1. The same
 /// bits for any number of threads.
 /// @param g  `[rows, columns]`, overwritten; zero stays zero, and what is not finite gives NaN
-template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>, ScratchSource Source>
-void orthogonalize(Source& workspace, const MatrixView<Scalar>& g) {
+template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
+void orthogonalize(Workspace& workspace, const MatrixView<Scalar>& g) {
   constexpr Scalar a = Scalar(3.4445), b = Scalar(-4.7750), c = Scalar(2.0315);
   const bool is_wide = g.rows < g.columns;
   const Index large = std::max(g.rows, g.columns), small = std::min(g.rows, g.columns);
-  ScratchOf<Source> scratch(workspace);
-  auto x = scratch.template matrix<Scalar>(large, small),
-       next = scratch.template matrix<Scalar>(large, small);
-  const auto gram = scratch.template matrix<Scalar>(small, small);
-  const auto polynomial = scratch.template matrix<Scalar>(small, small);
+  Scratch scratch(workspace);
+  auto x = scratch.matrix<Scalar>(large, small), next = scratch.matrix<Scalar>(large, small);
+  const auto gram = scratch.matrix<Scalar>(small, small);
+  const auto polynomial = scratch.matrix<Scalar>(small, small);
   const auto square = [&] {
     accumulate_weight_gradient<Kernel>(workspace, Precision::float32, x, x, gram);
   };
   const auto multiply = [&](const MatrixView<const Scalar>& left, const auto& right,
                             const MatrixView<Scalar>& product) {
-    ScratchOf<Source> inner(workspace);
+    Scratch inner(workspace);
     const PackedWeight<Kernel> packed(inner, workspace, right, Orientation::natural,
                                       Precision::float32);
     weight_product<Kernel>(workspace, left, packed.whole(), product, Write::assign,
                            [](const auto&...) {});
   };
-  if constexpr (only_plans<Source>) {
+  if (workspace.only_plans()) {
     square();
     multiply(gram, gram, polynomial);
     multiply(x, polynomial, next);

@@ -198,8 +198,9 @@ class OptimizerState {
   ///   the state is that of other parameters, or for arguments out of range
   template <typename Model>
   void step(Workspace& workspace, Model& model, double rate, double gradient_scale = 1) {
-    with_parameters<const Parameter<Scalar>>(
-        model, [&](const Source& source) { prepare_step(source, rate, gradient_scale); });
+    with_parameters<const Parameter<Scalar>>(model, [&](const Source& source) {
+      prepare_step(workspace, source, rate, gradient_scale);
+    });
     with_parameters<Parameter<Scalar>>(model, [&](const MutableSource& source) {
       static_cast<Optimizer&>(*this).take_step(workspace, source, rate, gradient_scale);
     });
@@ -248,8 +249,10 @@ class OptimizerState {
     return slice_shapes(Optimizer::state_shapes(p), p.size(), source.slice(index, p));
   }
 
-  void prepare_step(const Source& source, double rate, double gradient_scale) {
+  void prepare_step(const Workspace& workspace, const Source& source, double rate,
+                    double gradient_scale) {
     const std::string function = join(Optimizer::name, "::step");
+    check_for_use(function, workspace);
     check_step<Scalar>(function, steps_, rate, gradient_scale);
     check_gradients(function, source);
     if (owner_.is_empty()) {
