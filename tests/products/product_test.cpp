@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -128,6 +129,50 @@ TYPED_TEST(Product, WeightGradientIsAddedWithTheSameBitsForAnyThreads) {
       if (threads == 1) first = gradient;
       EXPECT_TRUE(same_bits(gradient, first)) << threads << " threads";
       EXPECT_EQ(workspace.bytes_in_use(), 0U);
+    }
+  }
+}
+
+// What is on and above the diagonal is a weight gradient in zeros, but for what `finish` makes of
+// it, and is mirrored.
+TYPED_TEST(Product, OfAMatrixWithItselfIsSymmetricWithTheBitsOfAWeightGradient) {
+  using Scalar = typename TypeParam::Scalar;
+  for (const Index rows : {1, 70, 1100}) {
+    for (const Index n : {1, 13, 64, 65, 200}) {
+      const auto x = random_operand<TypeParam>(rows, n + 2, 1);
+      const MatrixView<const Scalar> part = rows_of(x).middle_columns(1, n);
+      for (const int threads : thread_counts) {
+        Workspace workspace(threads);
+        Matrix<Scalar> expected = Matrix<Scalar>::Zero(n, n);
+        accumulate_weight_gradient<TypeParam>(workspace, TypeParam(), part, part,
+                                              rows_of(expected));
+        workspace.reset_peak();
+        Matrix<Scalar> c = Matrix<Scalar>::Constant(n, n, 99), finished = c * 0;
+        symmetric_product<TypeParam>(workspace, TypeParam(), part, rows_of(c),
+                                     [&](const MatrixView<Scalar>& tile, Index column) {
+                                       EXPECT_EQ(tile.data, &c(0, column));
+                                       EXPECT_EQ(tile.rows, column + tile.columns);
+                                       for (Index i = 0; i < tile.rows; ++i) {
+                                         for (Index j = 0; j < tile.columns; ++j) {
+                                           tile(i, j) *= 2;
+                                           ++finished(i, column + j);
+                                         }
+                                       }
+                                     });
+        const std::string where = detail::join("[", rows, ", ", n, "], ", threads, " threads");
+        EXPECT_TRUE(same_bits(c, Matrix<Scalar>(c.transpose()))) << where;
+        for (Index i = 0; i < n; ++i) {
+          for (Index j = i; j < n; ++j) {
+            ASSERT_EQ(c(i, j), 2 * expected(i, j)) << where << ", (" << i << ", " << j << ")";
+            ASSERT_EQ(finished(i, j), 1) << where << ", (" << i << ", " << j << ")";
+          }
+        }
+        EXPECT_EQ(workspace.bytes_in_use(), 0U);
+        Workspace plan = Workspace::plan(threads);
+        symmetric_product<TypeParam>(plan, TypeParam(), part, rows_of(c),
+                                     [](const auto&...) { FAIL() << "called"; });
+        EXPECT_EQ(plan.peak_bytes(), workspace.peak_bytes()) << where;
+      }
     }
   }
 }
