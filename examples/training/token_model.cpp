@@ -36,6 +36,14 @@ using Training = reformer::DataParallel<Model, Optimizer>;
 using AnyTraining =
     std::variant<std::monostate, Training<Adam>, Training<Adafactor>, Training<Muon>>;
 
+/// The table of options lets no other names through.
+reformer::Precision precision_of(const Options& options) {
+  if (options.precision == "auto") {
+    return reformer::fastest_precision();
+  }
+  return reformer::precision_named(options.precision).value();
+}
+
 void begin_training(AnyTraining& training, reformer::Communicator& communicator, Model& model,
                     const Options& options) {
   const reformer::DataParallelConfig shared{.micro_batches = options.accumulate};
@@ -46,19 +54,12 @@ void begin_training(AnyTraining& training, reformer::Communicator& communicator,
   if (options.optimizer == "adafactor") {
     training.emplace<Training<Adafactor>>(communicator, model, shared);
   } else if (options.optimizer == "muon") {
-    training.emplace<Training<Muon>>(communicator, model, shared,
-                                     reformer::MuonConfig{.adam = adam});
+    training.emplace<Training<Muon>>(
+        communicator, model, shared,
+        reformer::MuonConfig{.adam = adam, .precision = precision_of(options)});
   } else {
     training.emplace<Training<Adam>>(communicator, model, shared, adam);
   }
-}
-
-/// The table of options lets no other names through.
-reformer::Precision precision_of(const Options& options) {
-  if (options.precision == "auto") {
-    return reformer::fastest_precision();
-  }
-  return reformer::precision_named(options.precision).value();
 }
 
 /// "head.weight [64, 258]"

@@ -23,8 +23,8 @@ TEST(Checkpoint, IsAModelOfTheLibrary) {
   for (const char* optimizer : {"adam", "adafactor", "muon"}) {
     const fs::path run = folder / optimizer;
     const Outcome outcome =
-        train(tiny(folder / "text") +
-              Strings{"--steps", "3", "--optimizer", optimizer, "--out", run.string()});
+        train(tiny(folder / "text") + Strings{"--steps", "3", "--optimizer", optimizer,
+                                              "--precision", "bfloat16", "--out", run.string()});
     ASSERT_EQ(outcome.code, exit_success) << outcome.error;
     const fs::path path = run / checkpoint_name;
     const reformer::Model<float> model = reformer::load_model<float>(path);
@@ -37,6 +37,9 @@ TEST(Checkpoint, IsAModelOfTheLibrary) {
     const auto save_again = [&](auto loaded) {
       EXPECT_EQ(reformer::load_optimizer(path, model, loaded), 3);
       EXPECT_EQ(loaded.steps(), 3);
+      if constexpr (requires { loaded.config().precision; }) {
+        EXPECT_EQ(loaded.config().precision, reformer::Precision::bfloat16) << "that of the run";
+      }
       reformer::save_model(folder / "again", model, loaded, 3, metadata);
     };
     if (std::string(optimizer) == "adam") {

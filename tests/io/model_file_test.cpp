@@ -132,7 +132,8 @@ void with_optimizer(const std::string& kind, const auto& action) {
   } else if (kind == "adafactor") {
     action(Adafactor<float>({.decay_exponent = 0.7, .clip = INFINITY}));
   } else {
-    action(Muon<float>({.momentum = 0.9, .adam = {.weight_decay = 0.1}}));
+    action(Muon<float>(
+        {.momentum = 0.9, .adam = {.weight_decay = 0.1}, .precision = Precision::bfloat16}));
   }
 }
 
@@ -447,6 +448,22 @@ TEST(ModelConfigText, OfTheFirstFilesMeansTheDefaults) {
   ASSERT_EQ(fields["layers"][0].erase("values"), 1U);
   EXPECT_TRUE(contains(message_of<std::runtime_error>([&] { parse_model_config(fields.dump()); }),
                        "has no values"));
+}
+
+TEST(ModelHeader, OfTheFirstFilesMeansTheDefaults) {
+  const TemporaryFolder folder;
+  const Model<float> model = random_model(small_model_config());
+  save_model(folder / "m", model, Muon<float>({.momentum = 0.5}), 5);
+  auto metadata = SafetensorsFile(folder / "m").metadata();
+  Json fields = Json::parse(metadata.at("reformer.optimizer"));
+  ASSERT_EQ(fields["config"].erase("precision"), 1U);
+  ASSERT_EQ(fields["config"].erase("ngram_rate"), 1U);
+  metadata["reformer.optimizer"] = fields.dump();
+  const auto header = detail::parse_model_header(metadata);
+  const auto& muon = std::get<MuonConfig>(header.optimizer.value().config);
+  EXPECT_EQ(muon.momentum, 0.5);
+  EXPECT_EQ(muon.precision, Precision::float32);
+  EXPECT_EQ(muon.adam.ngram_rate, MuonConfig().adam.ngram_rate);
 }
 
 TEST(ModelHeader, RefusesWhatItDoesNotKnow) {

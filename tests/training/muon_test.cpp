@@ -43,6 +43,30 @@ TEST(Orthogonalize, IsTheIteration) {
   }
 }
 
+/// bfloat16 has 8 bits: singular values are as far from 1, and vectors nearly the same.
+TEST(Orthogonalize, IsNearlyTheIterationInEachPrecision) {
+  for (const auto& [rows, columns] :
+       std::vector<std::pair<Index, Index>>{{13, 40}, {130, 70}, {64, 64}}) {
+    const auto g = random_matrix<float>(rows, columns, 3);
+    const Matrix<double> expected = naive_orthogonalized(g.cast<double>());
+    for (const auto& [precision, tolerance] : {std::pair{Precision::float32, 1e-5},
+                                               {Precision::bfloat16x3, 1e-3},
+                                               {Precision::bfloat16, 0.1}}) {
+      Matrix<float> x;
+      for (const int threads : {1, 2}) {
+        Matrix<float> again = g;
+        Workspace workspace(threads);
+        detail::orthogonalize(workspace, rows_of(again), precision);
+        if (threads == 1) x = again;
+        EXPECT_TRUE(same_bits(again, x)) << name_of(precision);
+      }
+      const double error = (x.cast<double>() - expected).norm() / expected.norm();
+      EXPECT_LT(error, tolerance) << rows << " x " << columns << " in " << name_of(precision);
+      EXPECT_GT(error, precision == Precision::float32 ? 0 : 1e-6) << name_of(precision);
+    }
+  }
+}
+
 TEST(Orthogonalize, LeavesZeroAndDoesNotHideWhatIsNotFinite) {
   Workspace workspace(1);
   Matrix<float> x = Matrix<float>::Zero(5, 3);
@@ -106,6 +130,10 @@ TEST(Muon, RejectsConfigurationsOutOfRange) {
   };
   EXPECT_EQ(message({.momentum = 1}), "reformer::Muon: momentum is 1, must be in [0, 1)");
   EXPECT_EQ(message({.adam = {.beta1 = -1}}), "reformer::Muon: beta1 is -1, must be in [0, 1)");
+  EXPECT_EQ(message({.precision = static_cast<Precision>(3)}),
+            "reformer::Muon: precision is 3, must be float32, bfloat16x3 or bfloat16");
+  EXPECT_EQ(message_of([] { Muon<double> muon({.precision = Precision::bfloat16}); }),
+            "reformer::Muon: precision is bfloat16, must be float32 for other scalars than float");
 }
 
 }  // namespace

@@ -32,6 +32,7 @@
 #include <vector>
 
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/precision.hpp"
 #include "reformer/io/json.hpp"
 #include "reformer/model/config.hpp"
 
@@ -41,12 +42,17 @@ namespace detail {
 template <typename Enum>
 using EnumNames = std::pair<std::string_view, Enum>;
 
-constexpr auto names_of(Activation) {
-  std::array<EnumNames<Activation>, activations.size()> names;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    names[i] = {name_of(activations[i]), activations[i]};
-  }
+template <typename Enum, std::size_t n>
+constexpr std::array<EnumNames<Enum>, n> with_names(const std::array<Enum, n>& all) {
+  std::array<EnumNames<Enum>, n> names;
+  for (std::size_t i = 0; i < n; ++i) names[i] = {name_of(all[i]), all[i]};
   return names;
+}
+constexpr auto names_of(Activation) {
+  return with_names(activations);
+}
+constexpr auto names_of(Precision) {
+  return with_names(precisions);
 }
 constexpr std::array<EnumNames<Chunking>, 2> names_of(Chunking) {
   return {{{"sorted_chunks", Chunking::sorted_chunks}, {"bucket_chunks", Chunking::bucket_chunks}}};
@@ -224,7 +230,7 @@ class FieldReader {
     const std::string_view called = name;
     const bool is_younger = called.starts_with("ngram") || called == "value_ngrams" ||
                             called == "scores" || called == "rotary_width" ||
-                            called == "tied_embedding";
+                            called == "tied_embedding" || called == "precision";
     if (found == object_.end() && is_younger) return;
     if (found == object_.end()) throw std::runtime_error(join(what_, " has no ", name));
     read(name, *found, value);

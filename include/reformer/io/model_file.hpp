@@ -71,6 +71,7 @@ void visit_fields(auto& f, ConstOrNot<AdamConfig> auto& adam) {
 }
 void visit_fields(auto& f, ConstOrNot<MuonConfig> auto& muon) {
   f("momentum", muon.momentum);
+  f("precision", muon.precision);
   visit_fields(f, muon.adam);
 }
 void visit_fields(auto& f, ConstOrNot<AdafactorConfig> auto& adafactor) {

@@ -19,6 +19,8 @@
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
 #include "reformer/foundation/parameter.hpp"
+#include "reformer/foundation/pass.hpp"
+#include "reformer/foundation/precision.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/workspace.hpp"
 #include "reformer/training/adam.hpp"
@@ -30,6 +32,8 @@ namespace reformer::inline REFORMER_ABI {
 struct MuonConfig {
   double momentum = 0.95;  ///< in [0, 1)
   AdamConfig adam = {};    ///< of all other parameters; its weight decay is that of weights too
+  /// Of the products that orthogonalise; `bfloat16` is the authors' choice.
+  Precision precision = Precision::float32;
 };
 
 /// State: one matrix for each weight of a hidden layer, two for any other parameter; see
@@ -49,6 +53,7 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
     check(config.momentum >= 0 && config.momentum < 1, "Muon", "momentum is ", config.momentum,
           ", must be in [0, 1)");
     detail::check_adam<Scalar>("Muon", config.adam);
+    detail::check_precision<Scalar>("Muon", config.precision);
     config_ = config;
   }
 
@@ -90,7 +95,7 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
 
   /// All that the step will take of the workspace, before it changes anything: there may be no
   /// memory.
-  static void take_scratch(Workspace& workspace, const Source& source) {
+  void take_scratch(Workspace& workspace, const Source& source) const {
     Workspace plan = Workspace::plan(workspace.threads());
     std::size_t index = 0;
     source.for_each_parameter([&](const Parameter<Scalar>& p) {
@@ -101,7 +106,7 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
     workspace.reserve(plan.peak_bytes());
     Scratch(workspace).take<std::byte>(static_cast<Index>(plan.peak_bytes()));
   }
-  static void plan_hidden(Workspace& plan, Index rows, Index columns);
+  void plan_hidden(Workspace& plan, Index rows, Index columns) const;
 
   void update_hidden(Workspace& workspace, Parameter<Scalar>& p, Matrix<Scalar>& momentum,
                      double rate, double gradient_scale) const;
@@ -110,9 +115,9 @@ class Muon : public detail::OptimizerState<Scalar, Muon<Scalar>> {
 };
 
 template <typename Scalar>
-void Muon<Scalar>::plan_hidden(Workspace& plan, Index rows, Index columns) {
+void Muon<Scalar>::plan_hidden(Workspace& plan, Index rows, Index columns) const {
   Scratch scratch(plan);
-  detail::orthogonalize(plan, scratch.matrix<Scalar>(rows, columns));
+  detail::orthogonalize(plan, scratch.matrix<Scalar>(rows, columns), config_.precision);
 }
 
 template <typename Scalar>
@@ -132,7 +137,7 @@ void Muon<Scalar>::update_hidden(Workspace& workspace, Parameter<Scalar>& p,
       simd::combine(columns, mu, m, scale, &p.gradient(i, 0), u);
     }
   });
-  detail::orthogonalize(workspace, direction);
+  detail::orthogonalize(workspace, direction, config_.precision);
   const auto size = static_cast<double>(std::max(rows, columns));
   const auto step = static_cast<Scalar>(-0.2 * rate * std::sqrt(size));
   const auto keep = static_cast<Scalar>(1 - rate * config_.adam.weight_decay);

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "reformer/foundation/abi.hpp"
+#include "reformer/foundation/precision.hpp"
 #include "reformer/foundation/simd.hpp"
 #include "reformer/foundation/tensor.hpp"
 #include "reformer/foundation/workspace.hpp"
@@ -50,10 +51,11 @@ double sum_of_squares(const MatrixView<Scalar>& g) {
 /// polynomial is chosen for a steep slope at 0, not to converge to 1. The same bits for any number
 /// of threads.
 /// @param g  `[rows, columns]`, overwritten; zero stays zero, and what is not finite gives NaN
+/// @param precision  of the products
 template <typename Scalar, ProductKernel Kernel = DefaultKernel<Scalar>>
-void orthogonalize(Workspace& workspace, const MatrixView<Scalar>& g) {
+void orthogonalize(Workspace& workspace, const MatrixView<Scalar>& g,
+                   Precision precision = Precision::float32) {
   constexpr Scalar a = Scalar(3.4445), b = Scalar(-4.7750), c = Scalar(2.0315);
-  constexpr Precision precision = Precision::float32;
   const bool is_wide = g.rows < g.columns;
   const Index large = std::max(g.rows, g.columns), small = std::min(g.rows, g.columns);
   Scratch scratch(workspace);
