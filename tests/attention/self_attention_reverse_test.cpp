@@ -132,6 +132,33 @@ TEST(SelfAttentionReverse, IsExactWhereHeadsDifferInFixedPoint) {
   }
 }
 
+/// A context lies group by group, kind by kind: of two heads of some sequences, the last fewer,
+/// then of one head of others.
+TEST(SelfAttentionReverse, ReadsTheContextOfSeveralGroupsAndKindsWhereItWasWritten) {
+  const LshPattern far{16, 1, 0, 1, {8, 4}, false, Chunking::bucket_chunks};
+  for (const auto& [batch, length] : {std::pair<Index, Index>{7, 700}, {2, 2900}}) {
+    const Case c{
+        {LocalPattern{16}, LocalPattern{16}, far}, batch, length, true, true, 0, 0, 6, 3, 64};
+    Layer<double> layer(c);
+    const auto dy = random_matrix<double>(layer.x.rows(), c.width, 54);
+    const Step<double> expected(layer, dy);
+    layer.saved = layer.attention.saved_in(layer.memory, {c.batch, c.length}, /*context=*/true);
+    layer.workspace.reset_peak();
+    const Step<double> step(layer, dy);
+    EXPECT_TRUE(same_bits(step.f, expected.f)) << c.name();
+    EXPECT_TRUE(same_bits(step.restored, expected.restored)) << c.name();
+    EXPECT_TRUE(same_bits(step.dx, expected.dx)) << c.name();
+    EXPECT_TRUE(same_bits(step.gradients, expected.gradients)) << c.name();
+    Workspace plan = Workspace::plan(layer.workspace.threads());
+    layer.attention.plan(plan, {c.batch, c.length}, {.context = true});
+    EXPECT_EQ(plan.peak_bytes(), layer.workspace.peak_bytes()) << c.name();
+    // Reading it leaves it as it is.
+    Matrix<double> dx = Matrix<double>::Zero(dy.rows(), dy.cols());
+    layer.reverse(step.f, dy, dx);
+    EXPECT_TRUE(same_bits(dx, expected.dx)) << c.name();
+  }
+}
+
 TEST(SelfAttentionReverse, UsesSavedBucketsAndDoesNotHash) {
   // With other rotations in the meantime, as if every token had been hashed to the other side.
   const Case c{LshPattern{4, 1, 0, 2, {4}}, 2, 21, true, false};

@@ -326,6 +326,45 @@ TEST(Halves, InScratchAreThoseOfTheirOwnMemory) {
   }
 }
 
+TEST(Halves, AreCopiedByAnyNumberOfThreads) {
+  const auto x = random_matrix<float>(150, 7, 3);
+  const std::vector<ResidualConfig> kinds{FloatResidual{}, FixedResidual{9}, FixedResidual{20}};
+  for (const ResidualConfig& from_kind : kinds) {
+    DynamicHalf<float> from(150, 7, from_kind);
+    for (Index i = 0; i < 150; ++i) from.write(i, 0, 7, x.row(i).data());
+    for (const ResidualConfig& to_kind : kinds) {
+      for (const Index rows : {0, 3, 150}) {
+        for (const int threads : {1, 3}) {
+          Workspace workspace(1);
+          Scratch scratch(workspace);
+          DynamicHalf<float> own(rows, 7, to_kind), lent(scratch, rows, 7, to_kind);
+          for (DynamicHalf<float>* to : {&own, &lent}) {
+            copy_half(threads, from, *to);
+            EXPECT_EQ(is_exact(*to), is_exact(from));
+            EXPECT_TRUE(same_bits(matrix_of(*to), matrix_of(from))) << rows << ", " << threads;
+          }
+        }
+      }
+    }
+  }
+  FixedHalf<float> over(1, 1), copy(1, 1);
+  const float large = 1e9F;
+  over.add(0, 0, 1, &large);
+  copy_half(2, over, copy);
+  EXPECT_TRUE(copy.overflow().has_value());
+
+  /// A half that is copied by assignment alone.
+  struct Plain : FloatingHalf<float> {
+    using FloatingHalf<float>::FloatingHalf;
+    void copy_from(int, const FloatingHalf<float>&) = delete;
+  };
+  Plain plain(2, 3), assigned;
+  const float one[] = {1, 2, 3};
+  plain.write(1, 0, 3, one);
+  copy_half(2, plain, assigned);
+  EXPECT_TRUE(same_bits(matrix_of(assigned), matrix_of(plain)));
+}
+
 TEST(FixedHalf, RefusesBitsThatCannotBeNegated) {
   EXPECT_EQ(message_of([] { FixedHalf<float>{std::numeric_limits<int>::min()}; }),
             "reformer::FixedHalf: fraction_bits is -2147483648, must be in [1, 30]");

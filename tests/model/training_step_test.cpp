@@ -217,6 +217,15 @@ TEST(TrainingStep, InEachPrecisionIsUndoneExactlyAndPlannedByAnyNumberOfThreads)
           << what;
     }
   }
+  // Without dropout gradients are read where they are.
+  config.dropout = config.attention_dropout = 0;
+  for (const Precision precision : precisions) {
+    Model<float> model(config);
+    Workspace workspace(2);
+    train(workspace, model, 2, 150, 1, 0, precision);
+    EXPECT_EQ(workspace.peak_bytes(), model.plan(2, 150, 2, 0, precision).workspace())
+        << name_of(precision) << " without dropout";
+  }
   EXPECT_NE(losses[1], losses[0]);
   EXPECT_NE(losses[2], losses[0]);
   EXPECT_NEAR(losses[1] / losses[0], 1, 1e-4);
@@ -534,7 +543,7 @@ TEST(TrainingStep, PlansWhatIsKept) {
 TEST(TrainingStep, StoresWhatSavesMostForEachByte) {
   ModelConfig config =
       tiny_config();  // D = 12, H = 2, K = 5, F = 14; layers local, lsh, exact, lsh
-  config.width = 16;
+  config.width = 32;
   config.positions = LearnedPositions{200};
   config.feed_forward_width = 64;
   config.residual = FixedResidual{};
@@ -544,19 +553,20 @@ TEST(TrainingStep, StoresWhatSavesMostForEachByte) {
   const auto plan = [&](std::size_t budget) { return model.plan(2, 200, 1, budget); };
 
   // Everything: two inputs of each layer, u of feed-forward, contexts of attention with 3
-  // statistics a head where keys are shared, else 2, and bucket ids of 2 rounds and of 1.
+  // statistics a head where keys are shared, else 2, and bucket ids of 2 rounds and of 1. Rows of
+  // a context, 10 numbers, are a cache line.
   const MemoryPlan all = plan(everything);
   StoragePlan expected(8, {true, true});  // attention and feed-forward of each layer
   EXPECT_EQ(all.storage, expected);
-  EXPECT_EQ(all.stored, floats(rows * (4 * 2 * 16 + 4 * 64 + 4 * 10 + 2 * (2 + 3 + 2 + 3))) +
+  EXPECT_EQ(all.stored, floats(rows * (4 * 2 * 32 + 4 * 64 + 4 * 16 + 2 * (2 + 3 + 2 + 3))) +
                             sizeof(Bucket) * static_cast<std::size_t>(rows * 2 * (2 + 1)));
   EXPECT_EQ(all.total() - all.scratch - all.stored, plan(0).total() - plan(0).scratch);
 
   // Exact attention over 200 tokens saves most, then second products (64 to a float), then local
-  // and hashed contexts of a few keys, then first products (16 to a float), last the output
+  // and hashed contexts of a few keys, then first products (32 to a float), last the output
   // projections (10).
   expected.assign(8, {});
-  const auto context = floats(rows * (10 + 2 * 2)), half = floats(rows * 16);
+  const auto context = floats(rows * (16 + 2 * 2)), half = floats(rows * 32);
   EXPECT_EQ(plan(context - 1).stored, 0u) << "too little for anything, as contexts are smallest";
   expected[4].context = true;
   EXPECT_EQ(plan(context).storage, expected);

@@ -45,7 +45,8 @@ namespace reformer::inline REFORMER_ABI::detail {
 template <typename Scalar>
 struct SavedAttention {
   std::span<Bucket> buckets;  ///< [B, H, R, T]
-  /// Group by group: output [B*T, H*K] of the heads, then their statistics, each [B, H, T].
+  /// Group by group what `attend` writes, where it has written it: output [B*T, H*K] of the heads,
+  /// its rows a little apart, then their statistics, each [B, H, T].
   std::span<Scalar> context;
   Index batch = 0, length = 0;  ///< of the pass that filled it
 };
@@ -60,6 +61,7 @@ struct AttentionWalk {
   std::optional<MatrixView<const Scalar>> rotations;  // [H*K, R*columns]; else buckets are saved
   SavedAttention<Scalar> saved;                       // the part of these heads
   bool keeps_buckets = !saved.buckets.empty();
+  bool keeps_context = !saved.context.empty();
 };
 
 /// Projections and attention of a layer's heads, one kind of heads after another.
@@ -123,14 +125,12 @@ class GroupedAttention {
   template <typename Half, typename After = Nothing>
   void forward(const Half& x, Half& y, const AttentionWalk<Scalar>& walk, const Pass& pass,
                const After& after = {}) const {
-    for_each_group(walk, pass, [&](const HeadGroup& part) {
+    for_each_group(walk, pass, [&](const HeadGroup& part, Scalar* kept) {
       Scratch scratch(pass.workspace);
-      Group group = project(scratch, x, part, walk, pass);
+      Group group = project(scratch, x, part, kept, walk, pass);
       const Bucket* buckets = order_tokens(scratch, group.heads, walk, pass);
       rotate(group, walk, Rotation::forward, group.query, group.key, pass);
       attend<Scalar, Kernel>(pass.workspace, group.heads, dropout_of_weights(pass), pass.precision);
-      for_each_context(group.heads, walk,
-                       [](Index n, const Scalar* now, Scalar* kept) { std::copy_n(now, n, kept); });
       after(group, buckets);
       projections_.add_output(group.heads.out, part, Sign::plus, y, pass);
     });
@@ -142,22 +142,22 @@ class GroupedAttention {
   void reverse(const Half& x, Half& y, const MatrixView<const Scalar>& dy,
                const MatrixView<Scalar>& dx, const AttentionWalk<Scalar>& walk, const Pass& pass) {
     auto& workspace = pass.workspace;
-    for_each_group(walk, pass, [&](const HeadGroup& part) {
+    for_each_group(walk, pass, [&](const HeadGroup& part, Scalar* kept) {
       Scratch scratch(workspace);
-      Group group = project(scratch, x, part, walk, pass);
+      Group group = project(scratch, x, part, kept, walk, pass);
       auto& [heads, projected, query, key, positions] = group;
       order_tokens(scratch, heads, walk, pass);
       rotate(group, walk, Rotation::forward, query, key, pass);
-      if (walk.saved.context.empty()) {
+      if (!walk.keeps_context) {
         attend<Scalar, Kernel>(workspace, heads, dropout_of_weights(pass), pass.precision);
       }
-      for_each_context(heads, walk,
-                       [](Index n, Scalar* now, const Scalar* kept) { std::copy_n(kept, n, now); });
       if (pass.subtract) projections_.add_output(heads.out, part, Sign::minus, y, pass);
 
       auto* delta = scratch.take<Scalar>(part.batch * part.heads * pass.length);
-      const auto dout = projections_.output_backward(heads.out, part, dy, delta, pass);
       const Index rows = part.rows(), columns = part.heads * head_width_;
+      // Where out is read for the last time, unless it is kept.
+      const auto dout = walk.keeps_context ? scratch.matrix<Scalar>(rows, columns) : heads.out;
+      projections_.output_backward(heads.out, part, dy, delta, dout, pass);
       const auto dquery = scratch.matrix<Scalar>(rows, columns);
       const auto dkey = walk.layout.shared ? dquery : scratch.matrix<Scalar>(rows, columns);
       const CarriedValues<Scalar> carried(scratch, walk.layout, rows, columns);
@@ -177,6 +177,15 @@ class GroupedAttention {
       }
       projections_.backward(x, part, {dquery, dkey, dvalue}, dx, pass);
     });
+  }
+
+  /// Scalars of the context of some heads of one kind.
+  Index context_size(const AttentionLayout& layout, Index heads, Index batch) const {
+    Index size = 0;
+    for_each_head_group<Scalar>(
+        batch, layout.length, heads, head_width_,
+        [&](const HeadGroup& group) { size += context_size(group, layout); });
+    return size;
   }
 
   /// Bucket ids `[B, H, R, T]` of a group.
@@ -206,8 +215,9 @@ class GroupedAttention {
   }
 
   /// Queries, keys and values of a group, and memory for what `attend` writes.
+  /// @param kept  that memory, if it is kept
   template <typename Half>
-  Group project(Scratch& scratch, const Half& x, const HeadGroup& part,
+  Group project(Scratch& scratch, const Half& x, const HeadGroup& part, Scalar* kept,
                 const AttentionWalk<Scalar>& walk, const Pass& pass) const {
     const AttentionLayout& layout = walk.layout;
     const ValueMixture<Scalar>* mixture = mixture_of(layout);
@@ -219,18 +229,18 @@ class GroupedAttention {
     const auto scaled_key = layout.shared ? scaled_query : (cosines != nullptr ? array() : key);
     const CarriedValues<Scalar> carried(scratch, layout, rows, columns);
     const auto values = mixture != nullptr ? array() : carried.of_tokens();
-    const auto statistic = [&] {
-      return scratch.take<Scalar>(part.batch * part.heads * pass.length);
-    };
     auto heads = without_arrays<Scalar>(part, layout, num_heads_, head_width_, pass.is_real);
     heads.blocks_per_head = walk.blocks_per_head;
     heads.query = scaled_query;
     heads.key = scaled_key;
     heads.value = carried.of_keys();
-    heads.out = array();
-    heads.maximum = statistic();
-    heads.normaliser = statistic();
-    heads.key_scale = layout.shared ? statistic() : nullptr;
+    if (walk.keeps_context) {
+      take_context(heads, [&](Index count) {
+        return kept == nullptr ? nullptr : std::exchange(kept, kept + in_lines(count));
+      });
+    } else {
+      take_context(heads, [&](Index count) { return scratch.take<Scalar>(count); });
+    }
     projections_.forward(x, part, {query, key, values}, pass);
     if (value_embedding_) value_embedding_->forward(part, head_width_, pass, values);
     if (cosines != nullptr) {
@@ -289,37 +299,42 @@ class GroupedAttention {
     return buckets;
   }
 
-  /// Calls `copy(count, array, kept)` for the arrays of a group that `attend` writes, if they are
-  /// kept.
-  template <typename Copy>
-  void for_each_context(const MultiHead<Scalar>& arrays, const AttentionWalk<Scalar>& walk,
-                        const Copy& copy) const {
-    if (walk.saved.context.empty()) return;
-    const Index T = arrays.length(), per_head = T * (head_width_ + arrays.layout->num_statistics());
-    Scalar* kept =
-        walk.saved.context.data() + (arrays.first_sequence * walk.num_heads +
-                                     (arrays.first_head - walk.first_head) * arrays.batch) *
-                                        per_head;
-    const Index statistics = arrays.batch * arrays.heads * T;
-    for (Index i = 0; i < arrays.out.rows; ++i, kept += arrays.out.columns) {
-      copy(arrays.out.columns, arrays.out.row(i), kept);
-    }
-    for (Scalar* statistic : {arrays.maximum, arrays.normaliser, arrays.key_scale}) {
-      if (statistic == nullptr) continue;
-      copy(statistics, statistic, kept);
-      kept += statistics;
-    }
+  /// Sets the arrays of a group that `attend` writes, with memory from `take(count)`.
+  template <typename Take>
+  static void take_context(MultiHead<Scalar>& heads, const Take& take) {
+    const Index rows = heads.batch * heads.length(), columns = heads.heads * heads.head_width;
+    const Index stride = scratch_stride<Scalar>(columns), statistic = rows * heads.heads;
+    Scalar* out = take(rows * stride);
+    heads.out = {out, rows, columns, out == nullptr ? 0 : stride};
+    heads.maximum = take(statistic);
+    heads.normaliser = take(statistic);
+    heads.key_scale = heads.layout->shared ? take(statistic) : nullptr;
+  }
+  static Index in_lines(Index count) {
+    return round_up(count, static_cast<Index>(64 / sizeof(Scalar)));
+  }
+  Index context_size(const HeadGroup& part, const AttentionLayout& layout) const {
+    auto heads = without_arrays<Scalar>(part, layout, num_heads_, head_width_, {});
+    Index size = 0;
+    take_context(heads, [&](Index count) {
+      size += in_lines(count);
+      return static_cast<Scalar*>(nullptr);
+    });
+    return size;
   }
 
-  /// Calls `body(group)` for all groups of a walk; for a plan only the first, which is the largest.
+  /// Calls `body(group, kept)` for all groups of a walk, with the memory of its context if that is
+  /// kept; for a plan only for the first, which is the largest.
   template <typename Body>
   void for_each_group(const AttentionWalk<Scalar>& walk, const Pass& pass, const Body& body) const {
     bool is_first = true;
+    Scalar* kept = walk.saved.context.data();
     for_each_head_group<Scalar>(pass.batch, pass.length, walk.num_heads, head_width_,
                                 [&](HeadGroup group) {
                                   group.first_head += walk.first_head;
-                                  if (is_first || !pass.workspace.only_plans()) body(group);
+                                  if (is_first || !pass.workspace.only_plans()) body(group, kept);
                                   is_first = false;
+                                  if (kept != nullptr) kept += context_size(group, walk.layout);
                                 });
   }
 

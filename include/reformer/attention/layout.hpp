@@ -77,8 +77,6 @@ struct AttentionLayout {
   Index hash_rounds() const { return is_hashed ? rounds : 0; }
   /// Whether a key carries something of the token after it, so that its own token does not see it.
   bool carries_next() const { return values != Values::own; }
-  /// Numbers that attention leaves for each query: maximum, normaliser, and scale of a shared key.
-  Index num_statistics() const { return shared ? 3 : 2; }
   /// Rounds in whose chunks a key is looked for, to count it once; 0: it counts each time.
   Index counted_rounds() const { return counts_once ? rounds : 0; }
 

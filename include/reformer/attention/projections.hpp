@@ -190,13 +190,12 @@ class AttentionProjections {
   }
 
   /// Gradient of `add_output`: dW_o += out^T df, delta = <dout, out>, dout = df W_o^T.
-  /// @param out    overwritten by dout: it is read for the last time here
   /// @param dy     `[B*T, D]`
   /// @param delta  `[B, G, T]` of the group, written
-  /// @return dout
-  MatrixView<Scalar> output_backward(const MatrixView<Scalar>& out, const HeadGroup& group,
-                                     const MatrixView<const Scalar>& dy, Scalar* delta,
-                                     const Pass& pass) {
+  /// @param dout   written; may be `out`
+  void output_backward(const MatrixView<const Scalar>& out, const HeadGroup& group,
+                       const MatrixView<const Scalar>& dy, Scalar* delta,
+                       const MatrixView<Scalar>& dout, const Pass& pass) {
     auto& workspace = pass.workspace;
     Scratch scratch(workspace);
     const PackedWeight<Kernel> from_output(scratch, workspace, output_rows(group), transposed,
@@ -219,16 +218,15 @@ class AttentionProjections {
           [&](const MatrixView<Scalar>& tile, Index row, Index column) {
             for (Index i = 0; i < tile.rows; ++i) {
               const Index t = first + row + i;  // row of the group
-              Scalar* old = out_rows.row(row + i) + column;
+              const Scalar* of_out = out_rows.row(row + i) + column;
               for (Index k = 0; k < tile.columns; k += K) {
                 delta[(t / T * group.heads + (column + k) / K) * T + t % T] =
-                    simd::dot(K, tile.row(i) + k, old + k);
+                    simd::dot(K, tile.row(i) + k, of_out + k);
               }
-              std::copy_n(tile.row(i), tile.columns, old);
+              std::copy_n(tile.row(i), tile.columns, dout.row(t) + column);
             }
           });
     });
-    return out;
   }
 
   /// Multiply-adds for each row of the output projection.

@@ -363,6 +363,7 @@ class SelfAttention {
     for_each_walk(layouts, {}, [&](std::size_t, detail::AttentionWalk<Scalar>& walk) {
       walk.rotations.emplace(nullptr, walk.num_heads * K(), walk.layout.rotation_columns(), 0);
       walk.keeps_buckets = !sizes.is_exact || stored.context;
+      walk.keeps_context = stored.context;
       heads.forward(half, half, walk, pass);
       heads.reverse(half, half, {}, {}, walk, pass);
     });
@@ -407,7 +408,7 @@ class SelfAttention {
           most_blocks,
           {},
           {take(saved.buckets, num_bucket_ids(layout, heads, saved.batch)),
-           take(saved.context, context_size(layout, heads, saved.batch)), saved.batch,
+           take(saved.context, heads_.context_size(layout, heads, saved.batch)), saved.batch,
            saved.length}};
       body(i, walk);
     }
@@ -581,9 +582,6 @@ class SelfAttention {
   static Index num_bucket_ids(const detail::AttentionLayout& layout, Index heads, Index batch) {
     return batch * layout.length * heads * layout.hash_rounds();
   }
-  Index context_size(const detail::AttentionLayout& layout, Index heads, Index batch) const {
-    return batch * layout.length * heads * (K() + layout.num_statistics());
-  }
   /// The same of all heads.
   Index num_bucket_ids(const Layouts& layouts, Index batch) const {
     Index sum = 0;
@@ -595,7 +593,7 @@ class SelfAttention {
   Index context_size(const Layouts& layouts, Index batch) const {
     Index sum = 0;
     for (std::size_t i = 0; i < kinds_.size(); ++i) {
-      sum += context_size(layouts[i], kinds_[i].num_heads, batch);
+      sum += heads_.context_size(layouts[i], kinds_[i].num_heads, batch);
     }
     return sum;
   }

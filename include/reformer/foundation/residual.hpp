@@ -75,6 +75,16 @@ class HalfValues {
     swap(*this, other);
     return *this;
   }
+  /// `*this = other` by several threads.
+  void copy_from(int threads, const HalfValues& other) {
+    if (rows() != other.rows() || columns() != other.columns()) {
+      *this = other;
+      return;
+    }
+    for_each_row_tile(threads, rows(), [&](Index first, Index count, int) {
+      std::copy_n(other.values_.row(first), count * columns(), values_.row(first));
+    });
+  }
   friend void swap(HalfValues& a, HalfValues& b) noexcept {
     a.own_.swap(b.own_);
     std::swap(a.values_, b.values_);
@@ -116,6 +126,16 @@ void accumulate(Half& y, Sign sign, Index row, Index column, Index count,
     y.add(row, column, count, f);
   } else {
     y.subtract(row, column, count, f);
+  }
+}
+
+/// to = from, by several threads if the half has a member function `copy_from` for that.
+template <ResidualHalf Half>
+void copy_half(int threads, const Half& from, Half& to) {
+  if constexpr (requires { to.copy_from(threads, from); }) {
+    to.copy_from(threads, from);
+  } else {
+    to = from;
   }
 }
 
@@ -204,6 +224,10 @@ class FloatingHalf {
   void write(Index row, Index column, Index count, const Scalar* x) {
     std::copy_n(x, count, &values_(row, column));
   }
+  /// `*this = other` by several threads.
+  void copy_from(int threads, const FloatingHalf& other) {
+    values_.copy_from(threads, other.values_);
+  }
 
  private:
   detail::HalfValues<Scalar> values_;
@@ -273,6 +297,13 @@ class FixedHalf {
   void write(Index row, Index column, Index count, const Scalar* x) {
     std::fill_n(&values_(row, column), count, Integer(0));
     add(row, column, count, x);
+  }
+  /// `*this = other` by several threads.
+  void copy_from(int threads, const FixedHalf& other) {
+    unit_ = other.unit_;
+    per_unit_ = other.per_unit_;
+    overflow_ = other.overflow_;
+    values_.copy_from(threads, other.values_);
   }
 
  private:
@@ -408,6 +439,18 @@ class DynamicHalf {
   }
   void write(Index row, Index column, Index count, const Scalar* x) {
     std::visit([&](auto& half) { half.write(row, column, count, x); }, half_);
+  }
+  /// `*this = other` by several threads.
+  void copy_from(int threads, const DynamicHalf& other) {
+    if (half_.index() != other.half_.index()) {
+      half_ = other.half_;
+      return;
+    }
+    std::visit(
+        [&](auto& half) {
+          half.copy_from(threads, std::get<std::remove_cvref_t<decltype(half)>>(other.half_));
+        },
+        half_);
   }
 
  private:

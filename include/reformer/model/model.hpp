@@ -523,9 +523,10 @@ class Model {
     };
     Index part = num_parts() - 1;
     after(part);  // the head
-    stack_.reverse(walk.halves, walk.gradients, walk.saved, walk.stored, pass, [&](Index branch) {
-      if (branch == first_branch(part - 2)) after(--part);
-    });
+    stack_.reverse(walk.halves, walk.gradients, walk.saved, std::move(walk.stored), pass,
+                   [&](Index branch) {
+                     if (branch == first_branch(part - 2)) after(--part);
+                   });
     embedding_.backward(input, walk.gradients, dvectors, pass);
     after(0);
   }

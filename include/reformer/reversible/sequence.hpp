@@ -147,27 +147,19 @@ class ReversibleSequence {
   requires std::invocable<const After&, Index>
   void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved, const Stored& stored,
                const Pass& pass, const After& after) {
-    constexpr auto function = "ReversibleSequence::reverse";
-    check_saved(function, saved);
-    check_stored(function, stored);
-    for (Index i = size() - 1; i >= 0; --i) {
-      const auto index = static_cast<std::size_t>(i);
-      const auto [from, to] = sides(y, i);
-      const auto [dfrom, dto] = sides(dy, i);
-      branches_[index].check_reverse(from, to, dto, dfrom, saved[index], pass.at_layer(i));
-      if (is_stored(stored, i)) check_size(function, i, *stored[index], to);
-    }
-    for (Index i = size() - 1; i >= 0; --i) {
-      const auto index = static_cast<std::size_t>(i);
-      const auto [from, to] = sides(y, i);
-      const auto [dfrom, dto] = sides(dy, i);
-      Pass own = pass.at_layer(i);
-      own.subtract = !is_stored(stored, i);
-      branches_[index].reverse(from, to, dto, dfrom, saved[index], own);
-      if (is_stored(stored, i)) to = *stored[index];
-      check_half(i, to, pass);
-      after(i);
-    }
+    walk_down(y, dy, saved, stored, pass, after, [&](std::size_t i, Half& half) {
+      copy_half(pass.workspace.threads(), *stored[i], half);
+    });
+  }
+  /// The same, and takes what is stored away: the halves become those that are stored, where they
+  /// lie. What lies in scratch must outlive them.
+  template <typename After>
+  requires std::invocable<const After&, Index>
+  void reverse(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved, Stored&& stored,
+               const Pass& pass, const After& after) {
+    walk_down(y, dy, saved, stored, pass, after,
+              [&](std::size_t i, Half& half) { half = std::move(*stored[i]); });
+    stored.clear();
   }
 
   /// Fresh states for `pass.batch` sequences and the pass's random key.
@@ -280,8 +272,36 @@ class ReversibleSequence {
     for (Index i = 0; i < size(); ++i) {
       const auto index = static_cast<std::size_t>(i);
       const auto [from, to] = sides(x, i);
-      if (is_stored(stored, i)) *stored[index] = to;
+      if (is_stored(stored, i)) copy_half(pass.workspace.threads(), to, *stored[index]);
       branches_[index].forward(from, to, saved[index], pass.at_layer(i));
+      check_half(i, to, pass);
+      after(i);
+    }
+  }
+
+  /// @param put_back  puts what is stored of branch i into a half
+  template <typename After, typename PutBack>
+  void walk_down(Halves<Half>& y, const HalfGradients<Scalar>& dy, Saved& saved,
+                 const Stored& stored, const Pass& pass, const After& after,
+                 const PutBack& put_back) {
+    constexpr auto function = "ReversibleSequence::reverse";
+    check_saved(function, saved);
+    check_stored(function, stored);
+    for (Index i = size() - 1; i >= 0; --i) {
+      const auto index = static_cast<std::size_t>(i);
+      const auto [from, to] = sides(y, i);
+      const auto [dfrom, dto] = sides(dy, i);
+      branches_[index].check_reverse(from, to, dto, dfrom, saved[index], pass.at_layer(i));
+      if (is_stored(stored, i)) check_size(function, i, *stored[index], to);
+    }
+    for (Index i = size() - 1; i >= 0; --i) {
+      const auto index = static_cast<std::size_t>(i);
+      const auto [from, to] = sides(y, i);
+      const auto [dfrom, dto] = sides(dy, i);
+      Pass own = pass.at_layer(i);
+      own.subtract = !is_stored(stored, i);
+      branches_[index].reverse(from, to, dto, dfrom, saved[index], own);
+      if (is_stored(stored, i)) put_back(index, to);
       check_half(i, to, pass);
       after(i);
     }
