@@ -128,9 +128,7 @@ class DecodingState {
     const auto bucket_at = [&](Index task, Index r, Index t) {
       return buckets != nullptr ? buckets[(task * rounds() + r) * T + t] : 0;
     };
-    const auto is_real_at = [&](Index b, Index t) {
-      return group.is_real.empty() || group.is_real[static_cast<std::size_t>(b * T + t)] != 0;
-    };
+    const auto is_real_at = [&](Index b, Index t) { return is_real_row(group.is_real, b * T + t); };
     parallel_for(workspace.threads(), tasks, [&](Index task, int) {
       Index* all = tokens + task * rings;
       std::fill_n(all, rings, Index{0});
@@ -183,10 +181,7 @@ class DecodingState {
   void keep_unmixed(const MultiHead<Scalar>& group, const MatrixView<const Scalar>& values) {
     for (Index b = 0; b < group.batch; ++b) {
       Index t = group.length() - 1;
-      const auto* real = group.is_real.empty()
-                             ? nullptr
-                             : &group.is_real[static_cast<std::size_t>(b * group.length())];
-      while (real != nullptr && t >= 0 && real[t] == 0) --t;
+      while (t >= 0 && !is_real_row(group.is_real, b * group.length() + t)) --t;
       if (t < 0) continue;
       for (Index h = 0; h < group.heads; ++h) {
         const auto value = group.part(values, b, h);

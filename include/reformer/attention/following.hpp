@@ -76,9 +76,7 @@ class CarriedValues {
     if (group.is_real.empty()) return;
     parallel_for(workspace, group.batch, [&](Index b, int) {
       const Index first = b * group.length();
-      const auto is_real = [&](Index row) {
-        return group.is_real[static_cast<std::size_t>(row)] != 0;
-      };
+      const auto is_real = [&](Index row) { return is_real_row(group.is_real, row); };
       Index next = -1;
       for (Index row = first + group.length() - 1; row > first; --row) {
         if (is_real(row)) {

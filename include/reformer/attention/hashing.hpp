@@ -155,8 +155,7 @@ inline void check_bucket_ids(std::string_view function, Workspace& workspace, In
                              Index length, Index most, std::span<const std::uint8_t> is_real,
                              const Bucket* buckets, Index count) {
   const auto is_real_at = [&](Index i) {
-    return is_real.empty() ||
-           is_real[static_cast<std::size_t>(i / (count / batch) * length + i % length)] != 0;
+    return is_real_row(is_real, i / (count / batch) * length + i % length);
   };
   std::atomic<Index> first_bad = count;  // nothing may be thrown by a thread
   parallel_for(workspace.threads(), count / length, [&](Index row, int) {

@@ -91,7 +91,7 @@ inline void count_positions(Index rows, Index length, std::span<const std::uint8
   for (Index row = 0; row < rows; ++row) {
     if (row % length == 0) count = 0;
     positions[row] = count;
-    count += is_real.empty() || is_real[static_cast<std::size_t>(row)] != 0 ? 1 : 0;
+    count += is_real_row(is_real, row) ? 1 : 0;
   }
 }
 

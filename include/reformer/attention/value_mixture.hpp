@@ -59,7 +59,7 @@ class ValueMixture {
     for_each_tile(workspace, group, [&](Index, Index first, Index last, Index begin, Index) {
       Index previous = last_real_before(group, first, begin);
       for (Index row = first; row < last; ++row) {
-        if (!is_real(group, row)) {
+        if (!is_real_row(group.is_real, row)) {
           simd::copy(value.columns, value.row(row), mixed.row(row));
           continue;
         }
@@ -87,7 +87,7 @@ class ValueMixture {
       std::fill_n(sum, 2 * group.heads, 0.0);
       Index previous = last_real_before(group, first, begin);
       for (Index row = first; row < last; ++row) {
-        if (!is_real(group, row)) continue;
+        if (!is_real_row(group.is_real, row)) continue;
         for (Index h = 0; h < group.heads; ++h) {
           const Scalar* d = dmixed.row(row) + h * K;
           if (previous >= begin) sum[2 * h] += simd::dot(K, d, value.row(previous) + h * K);
@@ -107,9 +107,9 @@ class ValueMixture {
     }
     for_each_tile(workspace, group, [&](Index, Index first, Index last, Index, Index end) {
       Index next = last;
-      while (next < end && !is_real(group, next)) ++next;
+      while (next < end && !is_real_row(group.is_real, next)) ++next;
       for (Index row = last - 1; row >= first; --row) {
-        if (!is_real(group, row)) {
+        if (!is_real_row(group.is_real, row)) {
           std::fill_n(value.row(row), value.columns, Scalar(0));
           continue;
         }
@@ -136,15 +136,12 @@ class ValueMixture {
   static Index num_tiles(Index batch, Index length) {
     return batch * ceil_div(length, tile_tokens);
   }
-  static bool is_real(const MultiHead<Scalar>& group, Index row) {
-    return group.is_real.empty() || group.is_real[static_cast<std::size_t>(row)] != 0;
-  }
   /// The row of the last real token before `row` of a sequence that begins at `begin`, or one
   /// before that.
   static Index last_real_before(const MultiHead<Scalar>& group, Index row, Index begin) {
     do {
       --row;
-    } while (row >= begin && !is_real(group, row));
+    } while (row >= begin && !is_real_row(group.is_real, row));
     return row;
   }
 

@@ -45,9 +45,7 @@ struct Pass {
   Index rows() const { return batch * length; }
   /// Probability with which a dropout of this rate leaves out in this pass.
   double dropout(double rate) const { return training ? rate * dropout_share : 0; }
-  bool is_padding(Index row) const {
-    return !is_real.empty() && is_real[static_cast<std::size_t>(row)] == 0;
-  }
+  bool is_padding(Index row) const { return !detail::is_real_row(is_real, row); }
   Pass at_layer(Index layer) const {
     Pass pass = *this;
     pass.key.layer = key.at_layer(layer).layer;

@@ -26,7 +26,9 @@
 #pragma GCC diagnostic pop
 #endif
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <type_traits>
 
 #include "reformer/foundation/abi.hpp"
@@ -97,5 +99,13 @@ MatrixView<const Scalar> rows_of(const Tensor<Scalar, Rank>& tensor) {
   const Index columns = tensor.dimension(Rank - 1);
   return {tensor.data(), columns == 0 ? 0 : tensor.size() / columns, columns};
 }
+
+namespace detail {
+/// Whether a row is that of a real token.
+/// @param is_real  `[rows]`, 0 for padding; empty: all are
+inline bool is_real_row(std::span<const std::uint8_t> is_real, Index row) {
+  return is_real.empty() || is_real[static_cast<std::size_t>(row)] != 0;
+}
+}  // namespace detail
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -769,10 +769,7 @@ std::vector<Scalar> Model<Scalar>::next_token_logits(Workspace& workspace,
   std::copy(tokens.begin(), tokens.end(), row.data());
   const Pass pass = start(workspace, function, row, options);
   Index last = pass.rows() - 1;
-  while (last >= 0 && !options.is_real.empty() &&
-         options.is_real[static_cast<std::size_t>(last)] == 0) {
-    --last;
-  }
+  while (last >= 0 && pass.is_padding(last)) --last;
   check(last >= 0, function, "is_real has no token that is real, must have at least one");
   std::vector<Scalar> result(static_cast<std::size_t>(config_.vocabulary));
   Scratch memory(workspace);
