@@ -161,8 +161,9 @@ const Registration registration([] {
         optimizer<Adafactor<float>>(run, layers, width, adafactor_flop, adafactor_streams,
                                     naive_adafactor);
       });
-      // Two products [D, 4 D] by [D, D] and one of [D, D] in each of five rounds, for each element.
-      const double muon_flop = 5 * (2.0 * 2 + 0.5) * static_cast<double>(width);
+      // For each element, in each of five rounds: half of the symmetric products of [D, 4 D] and of
+      // [D, D] with themselves, and one of [D, 4 D] by [D, D].
+      const double muon_flop = 5 * (1 + 0.25 + 2) * static_cast<double>(width);
       which.variant = "muon";
       add(from, which, [=](Run& run) {
         optimizer<Muon<float>>(run, layers, width, muon_flop, adam_streams, naive_muon);
