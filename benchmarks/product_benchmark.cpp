@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Products with a weight, as the branches do them: x W; and with dy W^T and dW += x^T dy.
+// Products with a weight, as the branches do them: x W; and with dy W^T and dW += x^T dy. Products
+// of a matrix with itself, x^T x, as Muon does them.
 #include <bit>
 
 #include "naive.hpp"
@@ -72,25 +73,59 @@ void naive_product(Run& run, const Sizes& s, bool backward) {
   });
 }
 
+void symmetric(Run& run, Index rows, Index n, Precision precision) {
+  const auto x = random_matrix(rows, n, 1);
+  Matrix<float> c(n, n);
+  Workspace workspace(run.threads());
+  const auto operation = [&] {
+    symmetric_product<Kernel>(workspace, precision, rows_of(x), rows_of(c), [](const auto&...) {});
+  };
+  if (run.must_verify()) {
+    operation();
+    const Matrix<double> xd = operand(x, precision);
+    run.verify("C", span_of(c), naive::product(Matrix<double>(xd.transpose()), xd));
+  }
+  // A multiply-add for each row and place on or above the diagonal.
+  run.measure({static_cast<double>(rows * n) * static_cast<double>(n + 1), 0,
+               4.0 * static_cast<double>(rows * n + n * n)},
+              &workspace, operation);
+}
+
+/// `body(run, precision)` by one thread and by all.
+template <typename Body>
+void add_in_each_precision(Selection from, Case which, const Body& body) {
+  for (const int threads : one_and_all_threads()) {
+    which.threads = threads;
+    for (const Precision precision : precisions) {
+      which.variant = precision == Precision::float32 ? "reformer" : name_of(precision);
+      add(from, which, [=](Run& run) { body(run, precision); });
+    }
+  }
+}
+
 const Registration registration([] {
   const auto cases = [](Selection from, const Sizes& s) {
     for (const bool backward : {false, true}) {
       Case which{"product",
-                 "reformer",
+                 "",
                  backward ? forward_backward : forward,
                  {{"rows", s.rows}, {"in", s.in}, {"out", s.out}}};
-      for (const int threads : one_and_all_threads()) {
-        which.threads = threads;
-        for (const Precision precision : precisions) {
-          const bool is_usual = precision == Precision::float32;
-          which.variant = is_usual ? "reformer" : name_of(precision);
-          add(from, which, [=](Run& run) { product(run, s, backward, precision); });
-        }
-      }
+      add_in_each_precision(from, which, [=](Run& run, Precision precision) {
+        product(run, s, backward, precision);
+      });
+      which.threads = one_and_all_threads().back();
       which.variant = "naive";
       add(from, which, [=](Run& run) { naive_product(run, s, backward); });
     }
   };
+  const auto symmetric_cases = [](Selection from, Index rows, Index n) {
+    add_in_each_precision(
+        from, {"symmetric_product", "", forward, {{"rows", rows}, {"columns", n}}},
+        [=](Run& run, Precision precision) { symmetric(run, rows, n, precision); });
+  };
+  symmetric_cases(Selection::check, 600, 130);
+  symmetric_cases(Selection::quick, 768, 192);
+  symmetric_cases(Selection::all, 4096, 1024);
   cases(Selection::check, {600, 64, 256});
   cases(Selection::quick, {512, 512, 512});
   cases(Selection::quick, {4096, 512, 2048});

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// The gradient of a weight: a product whose depth is the positions.
+/// The gradient of a weight, a product whose depth is the positions; and the product of a matrix
+/// with itself, which is one of which half is computed.
 #pragma once
 
 #include <algorithm>
