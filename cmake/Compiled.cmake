@@ -19,7 +19,7 @@ endif()
 
 # folder: where it stands below the library; options: the processors it is for
 function(add_compiled target folder)
-  add_library(${target} SHARED ${PROJECT_SOURCE_DIR}/src/compiled.cpp)
+  add_library(${target} SHARED ${PROJECT_SOURCE_DIR}/src/instances.cpp)
   target_link_libraries(${target} PUBLIC reformer)
   # Eigen puts what it allocates on a boundary of that many bytes: the most that any variant wants.
   target_compile_definitions(${target} PUBLIC REFORMER_COMPILED EIGEN_MAX_ALIGN_BYTES=64)

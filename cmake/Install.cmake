@@ -19,10 +19,17 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/reformer-config-version.c
 
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/reformer DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.hpp")
+# The source of reformer::instances.
+set(instances_dir ${CMAKE_INSTALL_DATADIR}/reformer)
+install(FILES ${PROJECT_SOURCE_DIR}/src/instances.cpp DESTINATION ${instances_dir})
+if(NOT IS_ABSOLUTE ${instances_dir})
+  string(PREPEND instances_dir $<INSTALL_PREFIX>/)
+endif()
+target_sources(reformer_instances INTERFACE $<INSTALL_INTERFACE:${instances_dir}/instances.cpp>)
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES ${PROJECT_BINARY_DIR}/reformer-config.cmake
               ${PROJECT_BINARY_DIR}/reformer-config-version.cmake
         DESTINATION ${package_dir})
-install(TARGETS reformer EXPORT reformer-targets
+install(TARGETS reformer reformer_instances EXPORT reformer-targets
         INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT reformer-targets NAMESPACE reformer:: DESTINATION ${package_dir})

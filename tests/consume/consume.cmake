@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 # Uses the library from outside in one `way`; see ../CMakeLists.txt. By subdirectory, package, eigen5 and
-# compiler, main.cpp is built and run; by compiled, train.cpp of the examples, against the installed
+# compiler, main.cpp is built and run, with the instances in a source of their own too, or missed without
+# it; by compiled, train.cpp of the examples, against the installed
 # reformer::compiled; O0, O2 and O3 compile warnings.cpp; fast_math must not compile; tags must not link.
 cmake_minimum_required(VERSION 3.21)
 
@@ -11,8 +12,14 @@ endfunction()
 file(REMOVE_RECURSE ${work_dir})
 file(MAKE_DIRECTORY ${work_dir})
 
+# Nothing but time is changed by it: see cmake/PrivateOptions.cmake.
+set(memory "")
+if(compiler_id STREQUAL "GNU")
+  set(memory --param=ggc-min-heapsize=524288)
+endif()
+
 # The ways without CMake are plain compiler calls; for them the headers are none of the system.
-set(compile ${compiler} -std=c++20 -I${reformer_source_dir}/include)
+set(compile ${compiler} -std=c++20 ${memory} -I${reformer_source_dir}/include)
 foreach(dir IN LISTS eigen_dirs)
   list(APPEND compile -isystem ${dir})
 endforeach()
@@ -22,6 +29,16 @@ if(way STREQUAL "compiler")
   run(${compile} -Wall -Wextra -Werror -DEXPECTED_VERSION="${reformer_version}" -DEXPECTED_OPENMP=0
       ${CMAKE_CURRENT_LIST_DIR}/main.cpp -o ${work_dir}/consume)
   run(${work_dir}/consume)
+  # What is said to be in another source must not be compiled here, or nothing is saved.
+  run(${compile} -O2 -DREFORMER_EXTERN_INSTANCES -c ${reformer_source_dir}/examples/train.cpp
+      -o ${work_dir}/train.o)
+  execute_process(COMMAND ${compiler} ${work_dir}/train.o -o ${work_dir}/without_instances
+                  RESULT_VARIABLE result ERROR_VARIABLE errors)
+  foreach(instance "Model<float>::Model" "Model<float>::loss_and_gradients" "Adam<float>::Adam")
+    if(result EQUAL 0 OR NOT errors MATCHES "undefined reference to .*${instance}")
+      message(FATAL_ERROR "without the instances it links, or has ${instance}: ${errors}")
+    endif()
+  endforeach()
   return()
 endif()
 
@@ -96,7 +113,7 @@ if(NOT way STREQUAL "subdirectory")
   if(way STREQUAL "compiled")
     # Optimised little: how it is found, linked and loaded does not depend on that.
     set(without -D REFORMER_BUILD_COMPILED=ON -D CMAKE_BUILD_TYPE=Release
-                -D CMAKE_CXX_FLAGS_RELEASE=-O1)
+                "-DCMAKE_CXX_FLAGS_RELEASE=-O1 ${memory}")
   endif()
   run(${CMAKE_COMMAND} -S ${reformer_source_dir} -B ${work_dir}/library ${options} ${without})
   run(${CMAKE_COMMAND} --build ${work_dir}/library)
@@ -108,7 +125,7 @@ run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${work_dir}/build ${options
     -D way=${way} -D reformer_source_dir=${reformer_source_dir}
     -D reformer_version=${reformer_version} -D with_mpi=${with_mpi}
     # A user who stops at the first warning, whatever the library does.
-    "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wconversion -Wshadow -Werror")
+    "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wconversion -Wshadow -Werror ${memory}")
 if(way STREQUAL "compiled")
   # As the loader takes it, and with what the processor cannot do taken away, wide vectors first. The
   # program is compiled for any processor, and the loss is that of examples/train.cpp to two digits.

@@ -12,6 +12,8 @@
 
 namespace reformer::inline REFORMER_ABI {
 
+REFORMER_TEST_TEMPLATE void AnyBranch<DynamicHalf<double>>::hold(SelfAttention<double>);
+REFORMER_TEST_TEMPLATE void AnyBranch<DynamicHalf<double>>::hold(FeedForward<double>);
 REFORMER_TEST_TEMPLATE class Model<double>;
 REFORMER_TEST_TEMPLATE class Decoder<double>;
 REFORMER_TEST_TEMPLATE std::vector<std::vector<std::int32_t>> generate(

@@ -316,7 +316,7 @@ AttentionGradients<Scalar> attention_backward(Workspace& workspace, const Tensor
   return gradients;
 }
 
-#ifdef REFORMER_COMPILED
+#ifdef REFORMER_EXTERN_INSTANCES
 extern template REFORMER_EXPORT Tensor<Bucket, 4> lsh_buckets<float>(Workspace&,
                                                                      const Tensor<float, 4>&,
                                                                      const LshPattern&,

@@ -7,13 +7,19 @@
 /// functions of one name, and types would have two layouts. Programs write `reformer::Model` and
 /// see nothing of it.
 ///
-/// With the compiled library (the CMake target `reformer::compiled` defines REFORMER_COMPILED)
-/// there is one name for the program and for all of the library's variants. What of the library is
-/// compiled there is declared `extern template` where REFORMER_COMPILED is defined.
+/// With REFORMER_EXTERN_INSTANCES (the CMake target `reformer::instances` defines it) the common
+/// instances of templates are declared `extern template`, and src/instances.cpp has them: one more
+/// source of the program, with the flags of the others.
+///
+/// With REFORMER_COMPILED (the target `reformer::compiled`) they are in a shared library, and there
+/// is one name for the program and for all of the library's variants.
 #pragma once
 
 #ifdef REFORMER_COMPILED
 
+#ifndef REFORMER_EXTERN_INSTANCES
+#define REFORMER_EXTERN_INSTANCES
+#endif
 #define REFORMER_ABI compiled
 #define REFORMER_EXPORT __attribute__((visibility("default")))
 
@@ -24,6 +30,8 @@
 #endif
 
 #else
+
+#define REFORMER_EXPORT
 
 #if defined(__AVX512F__)
 #define REFORMER_ABI_VECTORS avx512

@@ -56,7 +56,7 @@ inline int threads_here() {
 /// Threads that a parallel loop uses when the user does not say: what OpenMP would use, but, unless
 /// OMP_NUM_THREADS is set, no more than the container grants (`container_processors`). More threads
 /// than that are stopped in turn, each while others wait for it.
-#ifdef REFORMER_COMPILED  // whether there is OpenMP is known where the loops are compiled
+#ifdef REFORMER_EXTERN_INSTANCES  // whether there is OpenMP is known where the loops are compiled
 REFORMER_EXPORT int default_threads();
 #else
 inline int default_threads() {

@@ -408,7 +408,7 @@ const Matrix<Scalar>& Decoder<Scalar>::step(Workspace& workspace, std::span<cons
   return logits_;
 }
 
-#ifdef REFORMER_COMPILED
+#ifdef REFORMER_EXTERN_INSTANCES
 extern template class REFORMER_EXPORT Decoder<float>;
 #endif
 

@@ -137,7 +137,7 @@ std::vector<std::vector<std::int32_t>> generate(
   return results;
 }
 
-#ifdef REFORMER_COMPILED
+#ifdef REFORMER_EXTERN_INSTANCES
 extern template REFORMER_EXPORT std::vector<std::vector<std::int32_t>> generate<float>(
     Workspace&, Decoder<float>&, const std::vector<std::vector<std::int32_t>>&,
     const GenerationOptions&, const TokenCallback&);

@@ -829,7 +829,9 @@ MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int t
   return plan;
 }
 
-#ifdef REFORMER_COMPILED
+#ifdef REFORMER_EXTERN_INSTANCES
+extern template REFORMER_EXPORT void AnyBranch<DynamicHalf<float>>::hold(SelfAttention<float>);
+extern template REFORMER_EXPORT void AnyBranch<DynamicHalf<float>>::hold(FeedForward<float>);
 extern template class REFORMER_EXPORT Model<float>;
 #endif
 

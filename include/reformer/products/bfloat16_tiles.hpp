@@ -434,7 +434,7 @@ inline const Bfloat16Unit& bfloat16_unit_here() {
 }  // namespace detail
 
 /// The unit that this machine has, and that gives its bits.
-#ifdef REFORMER_COMPILED  // the kernels of all heights are long: they are compiled there
+#ifdef REFORMER_EXTERN_INSTANCES  // the kernels of all heights are long: they are compiled there
 REFORMER_EXPORT const Bfloat16Unit& bfloat16_unit();
 #else
 inline const Bfloat16Unit& bfloat16_unit() {

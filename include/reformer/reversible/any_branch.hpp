@@ -42,8 +42,9 @@ class AnyBranch {
   template <typename Branch>
   requires(!std::same_as<Branch, AnyBranch>) &&
       ReversibleBranch<Branch, Half> AnyBranch(
-          Branch branch)  // NOLINT: a branch is one of any type
-      : branch_(std::make_unique<Of<Branch>>(std::move(branch))) {}
+          Branch branch) {  // NOLINT: a branch is one of any type
+    hold(std::move(branch));
+  }
 
   AnyBranch(const AnyBranch& other) : branch_(other.branch_->clone()) {}
   AnyBranch(AnyBranch&&) noexcept = default;
@@ -298,7 +299,18 @@ class AnyBranch {
     }
   };
 
+  template <typename Branch>
+  void hold(Branch branch);
+
   std::unique_ptr<Interface> branch_;
 };
+
+// Outside of the class, or each source that makes one compiles the branch, whatever is compiled
+// elsewhere (REFORMER_EXTERN_INSTANCES).
+template <ResidualHalf Half>
+template <typename Branch>
+void AnyBranch<Half>::hold(Branch branch) {
+  branch_ = std::make_unique<Of<Branch>>(std::move(branch));
+}
 
 }  // namespace reformer::inline REFORMER_ABI

@@ -178,7 +178,7 @@ void Adafactor<Scalar>::update(Parameter<Scalar>& p, Matrix<Scalar>& row, Matrix
   }
 }
 
-#ifdef REFORMER_COMPILED
+#ifdef REFORMER_EXTERN_INSTANCES
 extern template class REFORMER_EXPORT detail::OptimizerState<float, Adafactor<float>>;
 extern template class REFORMER_EXPORT Adafactor<float>;
 #endif

@@ -148,7 +148,7 @@ class Adam : public detail::OptimizerState<Scalar, Adam<Scalar>> {
   AdamConfig config_;
 };
 
-#ifdef REFORMER_COMPILED
+#ifdef REFORMER_EXTERN_INSTANCES
 namespace detail {
 extern template REFORMER_EXPORT void adam_update<float>(Workspace&, const AdamConfig&, std::int64_t,
                                                         Parameter<float>&, const Slice&,

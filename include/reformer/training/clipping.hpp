@@ -54,7 +54,7 @@ std::vector<double> block_squares(Workspace& workspace, const Parameter<Scalar>&
   return partial;
 }
 
-#ifdef REFORMER_COMPILED
+#ifdef REFORMER_EXTERN_INSTANCES
 extern template REFORMER_EXPORT std::vector<double> block_squares<float>(Workspace&,
                                                                          const Parameter<float>&,
                                                                          const Slice&);

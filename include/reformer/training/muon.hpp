@@ -148,7 +148,7 @@ void Muon<Scalar>::update_hidden(Workspace& workspace, Parameter<Scalar>& p,
   });
 }
 
-#ifdef REFORMER_COMPILED
+#ifdef REFORMER_EXTERN_INSTANCES
 extern template class REFORMER_EXPORT detail::OptimizerState<float, Muon<float>>;
 extern template class REFORMER_EXPORT Muon<float>;
 #endif

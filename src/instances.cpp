@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: MIT
-// What the compiled library has of the headers: all that they declare `extern template` for
-// programs that define REFORMER_COMPILED. CMake compiles this file once for each instruction set.
+// The common instances of templates, which the headers declare `extern template` where
+// REFORMER_EXTERN_INSTANCES is defined: a source of a program that compiles them apart (target
+// reformer::instances), or of the shared library (reformer::compiled), for each instruction set.
 #include "reformer/reformer.hpp"
 
-#ifndef REFORMER_COMPILED
-#error "this file belongs to the target reformer::compiled"
+#ifndef REFORMER_EXTERN_INSTANCES
+#error "reformer: src/instances.cpp takes -DREFORMER_EXTERN_INSTANCES, like all other sources"
 #endif
 
 namespace reformer::inline REFORMER_ABI {
 
-int default_threads() {
+// Weak, as instances of templates are: two parts of a program may each have compiled them.
+__attribute__((weak)) int default_threads() {
   return detail::threads_here();
 }
 
-const Bfloat16Unit& bfloat16_unit() {
+__attribute__((weak)) const Bfloat16Unit& bfloat16_unit() {
   return detail::bfloat16_unit_here();
 }
 
+template void AnyBranch<DynamicHalf<float>>::hold(SelfAttention<float>);
+template void AnyBranch<DynamicHalf<float>>::hold(FeedForward<float>);
 template class Model<float>;
 template class Decoder<float>;
 template std::vector<std::vector<std::int32_t>> generate<float>(
