@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Whether the public headers may be included in any order.
+# Whether the public headers may be included in any order, or alone.
 #
-# Usage: tests/headers.sh [--pairs] COMPILER [FLAG]...
+# Usage: tests/headers.sh [--pairs | --alone] COMPILER [FLAG]...
 #
-# Compiles orders of headers until every header A has come before every header B that A does not
+# With --alone each header is compiled by itself, included twice, which shows missing includes and missing
+# guards; Eigen, where a header includes it anyway, is precompiled. Otherwise the script
+# compiles orders of headers until every header A has come before every header B that A does not
 # include; a few orders are enough for all of these pairs. With --pairs each pair is compiled by itself, but
 # for those that are the beginning of another, once all includes are followed: thousands, which take
 # about an hour of one processor with clang. Before that, things that an order can hide are
@@ -15,13 +17,13 @@
 set -euo pipefail
 include=$(cd "$(dirname "${BASH_SOURCE[0]}")/../include" && pwd)
 
-pairs=''
-if [[ ${1-} == --pairs ]]; then
-  pairs=1
-  shift
-fi
+pairs='' alone=''
+case ${1-} in
+  --pairs) pairs=1 && shift ;;
+  --alone) alone=1 && shift ;;
+esac
 if (($# == 0)) || [[ $1 == -* ]]; then
-  sed -n '3,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '3,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 fi
 # Without the io floor and that of MPI, whose headers need other packages, the rest is tried.
@@ -30,6 +32,53 @@ mapfile -t headers < <(cd "$include" &&
     ${REFORMER_WITHOUT_MPI:+-not -path 'reformer/mpi/*'} | LC_ALL=C sort)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+
+compiler=("$@")
+# Clang can keep instances of templates with a precompiled header, and then compiles them once.
+instances=()
+[[ $("$1" --version) != *clang* ]] || instances=(-fpch-instantiate-templates)
+precompile() {
+  "${compiler[@]}" -std=c++20 "${instances[@]}" -I "$include" -x c++-header "$1" -o "$1.gch"
+}
+# compile TEXT [OPTION]...
+compile() {
+  "${compiler[@]}" -std=c++20 -fsyntax-only -I "$include" "${@:2}" -x c++ - <<<"$1" || {
+    printf 'failed:\n%s\n' "$1" >&2
+    return 1
+  }
+}
+
+if [[ $alone ]]; then
+  instances=()
+  printf '#include <%s>\n' Eigen/Core unsupported/Eigen/CXX11/Tensor >"$work/eigen.hpp"
+  precompile "$work/eigen.hpp"
+  (cd "$include" && awk '
+    FNR == 1 { header[++n] = FILENAME }
+    /^#include <Eigen\// { has[FILENAME] }
+    /^#include "reformer\// { split($0, part, "\""); needs[FILENAME] = needs[FILENAME] " " part[2] }
+    END {
+      for (is_new = 1; is_new;) {
+        is_new = 0
+        for (i = 1; i <= n; ++i) {
+          count = split(needs[header[i]], part, " ")
+          for (j = 1; j <= count; ++j) {
+            if (part[j] in has && !(header[i] in has)) { has[header[i]]; is_new = 1 }
+          }
+        }
+      }
+      for (i = 1; i <= n; ++i) print header[i], header[i] in has ? "eigen" : ""
+    }' "${headers[@]}") >"$work/alone"
+  # The tests' sources with all headers have what is there without the macro.
+  failed=0 count=0
+  while read -r header has_eigen; do
+    compile "$(printf '#include "%s"\n' "$header" "$header")" -DREFORMER_EXTERN_INSTANCES \
+      ${has_eigen:+-include "$work/eigen.hpp"} || failed=1
+    count=$((count + 1))
+  done <"$work/alone"
+  ((count == ${#headers[@]} && count > 0))
+  if [[ $failed == 0 ]]; then printf '%s headers compiled\n' "$count"; fi
+  exit "$failed"
+fi
 
 # Declarations at namespace scope begin in the first column.
 (cd "$include" && awk '
@@ -84,22 +133,8 @@ done < <(cd "$include" && grep -l REFORMER_ABI "${headers[@]}")
 # is compiled alone.
 (cd "$include" && cat "${headers[@]}") | grep -E '^#include <(Eigen|nlohmann|mpi[.]h|[a-z_]+>)' |
   grep -v '<omp.h>' | sort -u >"$work/prefix.hpp"
-compiler=("$@")
-# Clang can keep instances of templates with a precompiled header, and then compiles them once.
-instances=()
-[[ $("$1" --version) != *clang* ]] || instances=(-fpch-instantiate-templates)
-precompile() {
-  "${compiler[@]}" -std=c++20 "${instances[@]}" -I "$include" -x c++-header "$1" -o "$1.gch"
-}
 common=$work/prefix.hpp
 precompile "$common"
-compile() {
-  "${compiler[@]}" -std=c++20 -fsyntax-only -I "$include" -include "$common" \
-    -x c++ - <<<"$1" || {
-    printf 'failed:\n%s\n' "$1" >&2
-    return 1
-  }
-}
 
 # Who reads a configuration compiles none of the kernels, nor Eigen.
 light=(attention/{config,layer_pattern,pattern}.hpp foundation/residual_config.hpp
@@ -208,7 +243,7 @@ while read -r -a order; do
     { cat "$work/prefix.hpp" && printf '#include "%s"\n' "$first"; } >"$common"
     precompile "$common"
   fi
-  compile "$(printf '#include "%s"\n' "${order[@]}")" || failed=1
+  compile "$(printf '#include "%s"\n' "${order[@]}")" -include "$common" || failed=1
 done <"$work/orders"
 if [[ $failed == 0 ]]; then
   printf '%s %s compiled\n' "$(wc -l <"$work/orders")" "$([[ $pairs ]] && echo pairs || echo orders)"

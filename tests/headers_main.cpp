@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The program into which one source for each header is linked, see CMakeLists.txt. It includes the
-// umbrella as well, so at least two translation units hold the whole library.
+// The program into which sources with all headers are linked, see CMakeLists.txt.
 #include <cstdio>
 
-#include "reformer/reformer.hpp"
+#include "reformer/version.hpp"
 
 int main() {
   std::puts("reformer " REFORMER_VERSION_STRING);
