@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: MIT
+// Of the target that owns the precompiled header.
