@@ -2,6 +2,8 @@
 // The common instances of templates, which the headers declare `extern template` where
 // REFORMER_EXTERN_INSTANCES is defined: a source of a program that compiles them apart (target
 // reformer::instances), or of the shared library (reformer::compiled), for each instruction set.
+#include "reformer/products/bfloat16_packing.hpp"
+#include "reformer/products/bfloat16_units.hpp"
 #include "reformer/reformer.hpp"
 
 #ifndef REFORMER_EXTERN_INSTANCES
@@ -18,6 +20,15 @@ __attribute__((weak)) int default_threads() {
 __attribute__((weak)) const Bfloat16Unit& bfloat16_unit() {
   return detail::bfloat16_unit_here();
 }
+
+template void detail::pack_bfloat16_left<false>(const MatrixView<const float>&, Orientation, float*,
+                                                Index, Index);
+template void detail::pack_bfloat16_left<true>(const MatrixView<const float>&, Orientation, float*,
+                                               Index, Index);
+template void detail::pack_bfloat16_panel<false>(const MatrixView<const float>&, Orientation,
+                                                 float*, Index);
+template void detail::pack_bfloat16_panel<true>(const MatrixView<const float>&, Orientation, float*,
+                                                Index);
 
 template void AnyBranch<DynamicHalf<float>>::hold(SelfAttention<float>);
 template void AnyBranch<DynamicHalf<float>>::hold(FeedForward<float>);

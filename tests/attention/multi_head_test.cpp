@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "reformer/products/bfloat16_units.hpp"
 #include "support/compare.hpp"
 #include "support/gradient_check.hpp"
 #include "support/naive_attention.hpp"

@@ -13,7 +13,9 @@
 #include <vector>
 
 #include "reformer/products/bfloat16_operands.hpp"
+#include "reformer/products/bfloat16_packing.hpp"
 #include "reformer/products/bfloat16_tiles.hpp"
+#include "reformer/products/bfloat16_units.hpp"
 #include "reformer/products/precision_kernel.hpp"
 
 namespace reformer::test {

@@ -17,6 +17,10 @@
 #include "reformer/products/bfloat16_tiles.hpp"
 #include "reformer/products/float_kernel.hpp"
 #include "reformer/products/product_kernel.hpp"
+#ifndef REFORMER_EXTERN_INSTANCES
+#include "reformer/products/bfloat16_packing.hpp"
+#include "reformer/products/bfloat16_units.hpp"
+#endif
 
 namespace reformer::inline REFORMER_ABI {
 
@@ -27,13 +31,13 @@ namespace reformer::inline REFORMER_ABI {
 inline Precision fastest_precision() {
 #ifdef REFORMER_BFLOAT16_X86
   const std::string_view unit = bfloat16_unit().name;
-  if (unit == detail::amx_unit.name) return Precision::bfloat16;
+  if (unit == detail::amx_name) return Precision::bfloat16;
 #ifdef __AVX512F__
   const bool is_faster = __builtin_cpu_is("amd") != 0;
 #else
   const bool is_faster = true;
 #endif
-  if (unit == detail::avx512_unit.name && is_faster) return Precision::bfloat16;
+  if (unit == detail::avx512_name && is_faster) return Precision::bfloat16;
 #endif
   return Precision::float32;
 }
