@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# How long a user's file of about twenty lines takes to compile: against the headers alone, and against
-# the compiled target. Seconds of processor time, the least of three.
+# How long a user's file of about twenty lines takes to compile: against the headers alone, with the
+# instances in a source of their own, and against the compiled target; and how long that source takes.
+# Seconds of processor time, the least of three.
 #
 # Usage: scripts/compile_times.sh [COMPILER]...
 set -euo pipefail
@@ -10,7 +11,8 @@ compilers=("${@:-c++}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 flags=(-std=c++20 -I "$root/include" -isystem "${EIGEN_DIR:-/usr/include/eigen3}")
-compiled=(-DREFORMER_COMPILED -DEIGEN_MAX_ALIGN_BYTES=64)
+apart=(-O3 -DREFORMER_EXTERN_INSTANCES)
+compiled=(-O2 -DREFORMER_COMPILED -DEIGEN_MAX_ALIGN_BYTES=64)
 
 cat >"$work/user.cpp" <<'END'
 #include <cstdio>
@@ -36,6 +38,7 @@ int main() {
 }
 END
 echo '#include <reformer/reformer.hpp>' >"$work/headers.cpp"
+cp "$root/src/instances.cpp" "$work"
 
 # seconds FILE COMMAND...
 seconds() {
@@ -47,12 +50,15 @@ seconds() {
   done
   printf '%.1f' "$best"
 }
-printf '| compiler | reading the headers | -O3 | -O3 -march=native | -O2 | -O2, compiled target |\n|---|---|---|---|---|---|\n'
+printf '| compiler | reading the headers | -O3 | -O3 -march=native | -O2 | -O3, instances apart | these, -O3 | -O2, compiled target |\n'
+printf '|---|---|---|---|---|---|---|---|\n'
 for compiler in "${compilers[@]}"; do
-  printf '| %s | %s | %s | %s | %s | %s |\n' "$("$compiler" --version | sed 1q)" \
+  printf '| %s | %s | %s | %s | %s | %s | %s | %s |\n' "$("$compiler" --version | sed 1q)" \
     "$(seconds headers.cpp "$compiler" "${flags[@]}" -fsyntax-only)" \
     "$(seconds user.cpp "$compiler" "${flags[@]}" -O3)" \
     "$(seconds user.cpp "$compiler" "${flags[@]}" -O3 -march=native)" \
     "$(seconds user.cpp "$compiler" "${flags[@]}" -O2)" \
-    "$(seconds user.cpp "$compiler" "${flags[@]}" -O2 "${compiled[@]}")"
+    "$(seconds user.cpp "$compiler" "${flags[@]}" "${apart[@]}")" \
+    "$(seconds instances.cpp "$compiler" "${flags[@]}" "${apart[@]}")" \
+    "$(seconds user.cpp "$compiler" "${flags[@]}" "${compiled[@]}")"
 done
