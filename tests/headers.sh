@@ -5,12 +5,12 @@
 # Usage: tests/headers.sh [--pairs | --alone] COMPILER [FLAG]...
 #
 # With --alone each header is compiled by itself, included twice, which shows missing includes and missing
-# guards; Eigen, where a header includes it anyway, is precompiled. Otherwise the script
-# compiles orders of headers until every header A has come before every header B that A does not
-# include; a few orders are enough for all of these pairs. With --pairs each pair is compiled by itself, but
-# for those that are the beginning of another, once all includes are followed: thousands, which take
-# about an hour of one processor with clang. Before that, things that an order can hide are
-# looked for in the text: a name that stands in `reformer` and in `reformer::detail` (the nearer one
+# guards; Eigen, where a header includes it anyway, is precompiled. Otherwise the script compiles orders
+# of headers until every header A has come before every header B that A does not include; a few orders
+# are enough for all of these pairs. With --pairs each pair is compiled by itself, but for those that are
+# the beginning of another, once all includes are followed: thousands, which take about an hour of one
+# processor with clang (at e5d7ee3 5,552 pairs, 54 minutes). Before that, things that an order can hide
+# are looked for in the text: a name that stands in `reformer` and in `reformer::detail` (the nearer one
 # hides the other from headers that come later), macros without the prefix of the library, a
 # namespace without its tag, and programs here that use names of `reformer::detail`. Then, that headers
 # of configurations include none of the kernels.
