@@ -510,15 +510,18 @@ inline HuggingFaceConfig huggingface_config(const ModelConfig& model) {
                                      : HuggingFaceClass::masked_language_model;
   config.max_positions = max_length(model.positions).value_or(config.max_positions);
   detail::pad_as_huggingface(config.model);
+  Json fields = detail::function_fields(function, config);
+  fields["hidden_dropout_prob"] = model.dropout;
+  fields["local_attention_probs_dropout_prob"] = model.attention_dropout;
+  fields["lsh_attention_probs_dropout_prob"] = model.attention_dropout;
+  fields["model_type"] = "reformer";
+  fields["tie_word_embeddings"] = false;
+  fields["torch_dtype"] = "float32";
   // Sorted by name, as HuggingFace writes it.
-  nlohmann::json sorted = detail::function_fields(function, config);
-  sorted["hidden_dropout_prob"] = model.dropout;
-  sorted["local_attention_probs_dropout_prob"] = model.attention_dropout;
-  sorted["lsh_attention_probs_dropout_prob"] = model.attention_dropout;
-  sorted["model_type"] = "reformer";
-  sorted["tie_word_embeddings"] = false;
-  sorted["torch_dtype"] = "float32";
-  config.fields = sorted;
+  std::vector<std::string> names;
+  for (const auto& [name, value] : fields.items()) names.push_back(name);
+  std::sort(names.begin(), names.end());
+  for (const std::string& name : names) config.fields[name] = fields[name];
   try {
     detail::read_huggingface_fields(config.fields);  // whatever else a loader would refuse
   } catch (const std::runtime_error& error) {

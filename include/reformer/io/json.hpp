@@ -13,6 +13,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "reformer/foundation/abi.hpp"
@@ -21,24 +22,29 @@
 
 namespace reformer::inline REFORMER_ABI {
 
+/// An object whose keys keep their order, so that it can be written as it was read.
+using Json = nlohmann::ordered_json;
+
 namespace detail {
 
-/// What a handler of nlohmann::json's events does by default: accept.
-struct JsonEvents {
-  using Json = nlohmann::json;
-  bool null() { return true; }
-  bool boolean(bool) { return true; }
-  bool number_integer(Json::number_integer_t) { return true; }
-  bool number_unsigned(Json::number_unsigned_t) { return true; }
-  bool number_float(Json::number_float_t, const std::string&) { return true; }
-  bool string(std::string&) { return true; }
-  bool binary(Json::binary_t&) { return true; }
-  bool start_object(std::size_t) { return true; }
-  bool key(std::string&) { return true; }
-  bool end_object() { return true; }
-  bool start_array(std::size_t) { return true; }
-  bool end_array() { return true; }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) {
+/// What a parser finds in a text, one after another; by default all of it is accepted. The
+/// functions are virtual, so that the parser is compiled once, and not for each kind of reader.
+class JsonEvents : public nlohmann::json_sax<Json> {
+ public:
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(Json::number_integer_t) override { return true; }
+  bool number_unsigned(Json::number_unsigned_t) override { return true; }
+  bool number_float(Json::number_float_t, const std::string&) override { return true; }
+  bool string(std::string&) override { return true; }
+  bool binary(Json::binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return true; }
+  bool key(std::string&) override { return true; }
+  bool end_object() override { return true; }
+  bool start_array(std::size_t) override { return true; }
+  bool end_array() override { return true; }
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::detail::exception&) override {
     error = join("is not JSON: byte ", std::max<std::size_t>(position, 1) - 1,
                  " is not what must come there");
     return false;
@@ -47,37 +53,13 @@ struct JsonEvents {
   std::string error;
 };
 
-/// Keys that come twice, and nesting without end.
-struct JsonStructure : JsonEvents {
-  static constexpr std::size_t deepest = 32;
+/// @return whether it is JSON, and all of it was accepted
+inline bool read_json(std::string_view text, JsonEvents& events) {
+  return Json::sax_parse(text.begin(), text.end(), &events);
+}
 
-  bool start_object(std::size_t) { return enter(); }
-  bool start_array(std::size_t) { return enter(); }
-  bool end_object() { return leave(); }
-  bool end_array() { return leave(); }
-  bool key(std::string& name) {
-    if (keys.back().insert(name).second) return true;
-    error = join("has the key ", in_quotes(name), " twice");
-    return false;
-  }
-
-  bool enter() {
-    keys.emplace_back();
-    if (keys.size() <= deepest) return true;
-    error = join("is nested more than ", deepest, " deep");
-    return false;
-  }
-  bool leave() {
-    keys.pop_back();
-    return true;
-  }
-
-  std::vector<std::set<std::string>> keys;
-};
-
-/// Runs a handler over text that must be one JSON object.
-template <typename Handler>
-void walk_json_object(std::string_view what, std::string_view text, Handler& handler) {
+/// Reads text that must be one JSON object.
+inline void read_json_object(std::string_view what, std::string_view text, JsonEvents& events) {
   const std::size_t bad = first_non_utf8(text);
   if (bad < text.size()) {
     throw std::runtime_error(join(what, " is not UTF-8: byte ", bad));
@@ -85,15 +67,80 @@ void walk_json_object(std::string_view what, std::string_view text, Handler& han
   if (text.empty() || text.front() != '{') {
     throw std::runtime_error(join(what, " is not a JSON object: it does not begin with {"));
   }
-  if (!nlohmann::json::sax_parse(text.begin(), text.end(), &handler)) {
-    throw std::runtime_error(join(what, " ", handler.error));
-  }
+  if (!read_json(text, events)) throw std::runtime_error(join(what, " ", events.error));
 }
 
-}  // namespace detail
+/// Builds a tree; keys that come twice, and nesting without end, are errors.
+template <typename Tree>
+class JsonTree : public JsonEvents {
+ public:
+  static constexpr std::size_t deepest = 32;
 
-/// An object whose keys keep their order, so that it can be written as it was read.
-using Json = nlohmann::ordered_json;
+  Tree root;
+
+  bool null() override { return add(nullptr); }
+  bool boolean(bool value) override { return add(value); }
+  bool number_integer(Json::number_integer_t value) override { return add(value); }
+  bool number_unsigned(Json::number_unsigned_t value) override { return add(value); }
+  bool number_float(Json::number_float_t value, const std::string&) override { return add(value); }
+  bool string(std::string& value) override { return add(std::move(value)); }
+  bool start_object(std::size_t) override { return open(Tree::object()); }
+  bool start_array(std::size_t) override { return open(Tree::array()); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(std::string& name) override {
+    if (!open_.back().keys.insert(name).second) {
+      error = join("has the key ", in_quotes(name), " twice");
+      return false;
+    }
+    key_ = std::move(name);
+    return true;
+  }
+
+ private:
+  struct Open {
+    Tree* tree;
+    std::set<std::string> keys;
+  };
+
+  Tree* place(Tree value) {
+    if (open_.empty()) return &(root = std::move(value));
+    Tree& parent = *open_.back().tree;
+    if (parent.is_array()) {
+      parent.push_back(std::move(value));
+      return &parent.back();
+    }
+    auto& members = parent.template get_ref<typename Tree::object_t&>();
+    if constexpr (requires { members.emplace_back(std::move(key_), std::move(value)); }) {
+      return &members.emplace_back(std::move(key_), std::move(value))
+                  .second;  // `keys` has searched
+    } else {
+      return &(members[std::move(key_)] = std::move(value));
+    }
+  }
+  bool add(Tree value) {
+    place(std::move(value));
+    return true;
+  }
+  // What is open stays where it is: only the innermost grows.
+  bool open(Tree value) {
+    if (open_.size() == deepest) {
+      error = join("is nested more than ", deepest, " deep");
+      return false;
+    }
+    open_.push_back({place(std::move(value)), {}});
+    return true;
+  }
+  bool close() {
+    open_.pop_back();
+    return true;
+  }
+
+  std::vector<Open> open_;
+  std::string key_;
+};
+
+}  // namespace detail
 
 /// Reads a JSON object.
 /// @param what   begins the message of an error
@@ -108,9 +155,9 @@ Tree parse_json_object(std::string_view what, std::string_view text, std::size_t
   }
   // White space may stand around an object.
   text.remove_prefix(std::min(text.find_first_not_of(" \t\r\n"), text.size()));
-  detail::JsonStructure structure;
-  detail::walk_json_object(what, text, structure);
-  return Tree::parse(text);
+  detail::JsonTree<Tree> tree;
+  detail::read_json_object(what, text, tree);
+  return std::move(tree.root);
 }
 
 namespace detail {
@@ -120,6 +167,13 @@ struct JsonMember {
   std::string name;
   std::size_t begin = 0, end = 0;
 };
+
+/// A value in a text that `parse_json_object` has accepted.
+inline Json json_value(std::string_view text) {
+  JsonTree<Json> tree;
+  read_json(text, tree);
+  return std::move(tree.root);
+}
 
 /// The members of an object that `parse_json_object` has accepted.
 inline std::vector<JsonMember> json_members(std::string_view text) {
@@ -141,7 +195,7 @@ inline std::vector<JsonMember> json_members(std::string_view text) {
   std::size_t i = text.find('{') + 1;
   while (text[i = text.find_first_not_of(" \t\r\n,", i)] != '}') {
     const std::size_t name_end = end_of_string(i);
-    JsonMember member{Json::parse(text.substr(i, name_end - i)).get<std::string>()};
+    JsonMember member{json_value(text.substr(i, name_end - i)).get<std::string>()};
     member.begin = text.find_first_not_of(space, text.find(':', name_end) + 1);
     i = member.end = end_of_value(member.begin);
     members.push_back(std::move(member));
@@ -185,7 +239,7 @@ inline std::string json_text_like(std::string_view text, const Json& object) {
   std::size_t copied = 0;
   for (const JsonMember& member : members) {
     const Json& value = object[member.name];
-    if (Json::parse(text.substr(member.begin, member.end - member.begin)) == value) continue;
+    if (json_value(text.substr(member.begin, member.end - member.begin)) == value) continue;
     const std::string replaced = written(member.name, value);
     const std::string name = Json(member.name).dump();
     result += text.substr(copied, member.begin - copied);

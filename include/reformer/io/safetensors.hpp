@@ -123,7 +123,7 @@ struct HeaderEvents : JsonEvents {
     return place == Place::metadata ? "__metadata__" : "tensor " + in_quotes(tensor.name);
   }
 
-  bool start_object(std::size_t) {
+  bool start_object(std::size_t) override {
     switch (place) {
       case Place::outside:
         place = Place::top;
@@ -137,7 +137,7 @@ struct HeaderEvents : JsonEvents {
     }
   }
 
-  bool key(std::string& name) {
+  bool key(std::string& name) override {
     if (place == Place::top) {
       tensor = {};
       offsets.clear();
@@ -150,7 +150,7 @@ struct HeaderEvents : JsonEvents {
            name == "data_offsets" || fail(entry(), " has the unknown field ", in_quotes(name));
   }
 
-  bool end_object() {
+  bool end_object() override {
     if (place == Place::entry) {
       for (const char* needed : {"dtype", "shape", "data_offsets"}) {
         if (!fields.contains(needed)) return fail(entry(), " has no ", needed);
@@ -162,13 +162,13 @@ struct HeaderEvents : JsonEvents {
     return true;
   }
 
-  bool start_array(std::size_t) {
+  bool start_array(std::size_t) override {
     if (place != Place::entry || field == "dtype") return wrong_value("a list");
     place = field == "shape" ? Place::shape : Place::offsets;
     return true;
   }
 
-  bool end_array() {
+  bool end_array() override {
     if (place == Place::offsets) {
       if (offsets.size() != 2) {
         return fail(entry(), " has ", offsets.size(), " data_offsets, must be two");
@@ -180,7 +180,7 @@ struct HeaderEvents : JsonEvents {
     return true;
   }
 
-  bool number_unsigned(Json::number_unsigned_t number) {
+  bool number_unsigned(Json::number_unsigned_t number) override {
     if (place == Place::shape) {
       if (number > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) {
         return fail(entry(), " has the dimension ", number, ", which is too large");
@@ -192,12 +192,12 @@ struct HeaderEvents : JsonEvents {
     offsets.push_back(number);
     return true;
   }
-  bool number_integer(Json::number_integer_t) { return wrong_number("a negative number"); }
-  bool number_float(Json::number_float_t, const std::string&) {
+  bool number_integer(Json::number_integer_t) override { return wrong_number("a negative number"); }
+  bool number_float(Json::number_float_t, const std::string&) override {
     return wrong_number("a number that is not whole or does not fit 64 bits");
   }
 
-  bool string(std::string& text) {
+  bool string(std::string& text) override {
     if (place == Place::metadata) {
       header.metadata.emplace(field, std::move(text));
       return true;
@@ -206,8 +206,8 @@ struct HeaderEvents : JsonEvents {
     tensor.dtype = text;
     return true;
   }
-  bool null() { return wrong_value("null"); }
-  bool boolean(bool) { return wrong_value("true or false"); }
+  bool null() override { return wrong_value("null"); }
+  bool boolean(bool) override { return wrong_value("true or false"); }
 
   bool wrong_number(std::string_view is) {
     if (place != Place::shape && place != Place::offsets) return wrong_value(is);
@@ -337,7 +337,7 @@ inline SafetensorsHeader parse_safetensors(std::span<const std::byte> file) {
   }
   const std::string_view text = all.substr(prefix, static_cast<std::size_t>(length));
   detail::HeaderEvents events;
-  detail::walk_json_object("header", text, events);
+  detail::read_json_object("header", text, events);
   events.header.data_begin = prefix + length;
   detail::check_layout(events.header, file.size() - prefix - length);
   return std::move(events.header);
@@ -587,7 +587,7 @@ void write_safetensors(const std::filesystem::path& path,
 /// names
 ///   of files, which stand in the same folder
 inline std::map<std::string, std::string> parse_safetensors_index(std::string_view text) {
-  const auto index = parse_json_object<nlohmann::json>("index", text, std::size_t{1} << 24);
+  const auto index = parse_json_object("index", text, std::size_t{1} << 24);
   const auto map = index.find("weight_map");
   if (map == index.end() || !map->is_object()) {
     throw std::runtime_error("index has no object weight_map");
