@@ -11,17 +11,18 @@ if(REFORMER_BUILD_COMPILED)
   set(arch_independent "")
 endif()
 
-configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/reformer-config.cmake.in
-                              ${PROJECT_BINARY_DIR}/reformer-config.cmake
-                              INSTALL_DESTINATION ${package_dir})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/reformer-config-version.cmake
                                  COMPATIBILITY SameMinorVersion ${arch_independent})
 
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/reformer DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.hpp")
-# The source of reformer::instances.
+# The sources of reformer::instances and, for whoever has JSON, reformer::io_instances.
 set(instances_dir ${CMAKE_INSTALL_DATADIR}/reformer)
-install(FILES ${PROJECT_SOURCE_DIR}/src/instances.cpp DESTINATION ${instances_dir})
+configure_package_config_file(
+  ${CMAKE_CURRENT_LIST_DIR}/reformer-config.cmake.in ${PROJECT_BINARY_DIR}/reformer-config.cmake
+  INSTALL_DESTINATION ${package_dir} PATH_VARS instances_dir)
+install(FILES ${PROJECT_SOURCE_DIR}/src/instances.cpp ${PROJECT_SOURCE_DIR}/src/io_instances.cpp
+        DESTINATION ${instances_dir})
 if(NOT IS_ABSOLUTE ${instances_dir})
   string(PREPEND instances_dir $<INSTALL_PREFIX>/)
 endif()

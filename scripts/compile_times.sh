@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # How long a user's file of about twenty lines takes to compile: against the headers alone, with the
-# instances in a source of their own, and against the compiled target; and how long that source takes.
-# Seconds of processor time, the least of three.
+# instances in a source of their own, and against the compiled target; how long one takes that saves and
+# loads, too; and how long the sources of the instances take. Seconds of processor time, the least of three.
 #
 # Usage: scripts/compile_times.sh [COMPILER]...
 set -euo pipefail
@@ -12,6 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 flags=(-std=c++20 -I "$root/include" -isystem "${EIGEN_DIR:-/usr/include/eigen3}")
 apart=(-O3 -DREFORMER_EXTERN_INSTANCES)
+io_apart=("${apart[@]}" -DREFORMER_EXTERN_IO_INSTANCES)
 compiled=(-O2 -DREFORMER_COMPILED -DEIGEN_MAX_ALIGN_BYTES=64)
 
 cat >"$work/user.cpp" <<'END'
@@ -38,7 +39,11 @@ int main() {
 }
 END
 echo '#include <reformer/reformer.hpp>' >"$work/headers.cpp"
-cp "$root/src/instances.cpp" "$work"
+sed -e 's|#include <reformer/reformer.hpp>|#include <reformer/io/model_file.hpp>\n&|' \
+  -e 's|std::printf.*|&\n    save_model("model.safetensors", model, adam, step);|' \
+  -e 's|^}|  model = load_model<float>("model.safetensors");\n&|' \
+  -e 's|^}|  load_optimizer("model.safetensors", model, adam);\n&|' "$work/user.cpp" >"$work/saving.cpp"
+cp "$root"/src/*instances.cpp "$work"
 
 # seconds FILE COMMAND...
 seconds() {
@@ -50,15 +55,23 @@ seconds() {
   done
   printf '%.1f' "$best"
 }
-printf '| compiler | reading the headers | -O3 | -O3 -march=native | -O2 | -O3, instances apart | these, -O3 | -O2, compiled target |\n'
-printf '|---|---|---|---|---|---|---|---|\n'
+row() {
+  printf '| %s ' "$@"
+  printf '|\n'
+}
+row compiler 'reading the headers' -O3 '-O3 -march=native' -O2 '-O3, instances apart' 'these, -O3' \
+  '-O2, compiled target' 'saving too, -O3' 'this, instances apart' 'those of io, -O3'
+row --- --- --- --- --- --- --- --- --- --- ---
 for compiler in "${compilers[@]}"; do
-  printf '| %s | %s | %s | %s | %s | %s | %s | %s |\n' "$("$compiler" --version | sed 1q)" \
+  row "$("$compiler" --version | sed 1q)" \
     "$(seconds headers.cpp "$compiler" "${flags[@]}" -fsyntax-only)" \
     "$(seconds user.cpp "$compiler" "${flags[@]}" -O3)" \
     "$(seconds user.cpp "$compiler" "${flags[@]}" -O3 -march=native)" \
     "$(seconds user.cpp "$compiler" "${flags[@]}" -O2)" \
     "$(seconds user.cpp "$compiler" "${flags[@]}" "${apart[@]}")" \
     "$(seconds instances.cpp "$compiler" "${flags[@]}" "${apart[@]}")" \
-    "$(seconds user.cpp "$compiler" "${flags[@]}" "${compiled[@]}")"
+    "$(seconds user.cpp "$compiler" "${flags[@]}" "${compiled[@]}")" \
+    "$(seconds saving.cpp "$compiler" "${flags[@]}" -O3)" \
+    "$(seconds saving.cpp "$compiler" "${flags[@]}" "${io_apart[@]}")" \
+    "$(seconds io_instances.cpp "$compiler" "${flags[@]}" "${io_apart[@]}")"
 done

@@ -68,11 +68,11 @@ if [[ $alone ]]; then
       }
       for (i = 1; i <= n; ++i) print header[i], header[i] in has ? "eigen" : ""
     }' "${headers[@]}") >"$work/alone"
-  # The tests' sources with all headers have what is there without the macro.
+  # The tests' sources with all headers have what is there without the macros.
   failed=0 count=0
   while read -r header has_eigen; do
     compile "$(printf '#include "%s"\n' "$header" "$header")" -DREFORMER_EXTERN_INSTANCES \
-      ${has_eigen:+-include "$work/eigen.hpp"} || failed=1
+      -DREFORMER_EXTERN_IO_INSTANCES ${has_eigen:+-include "$work/eigen.hpp"} || failed=1
     count=$((count + 1))
   done <"$work/alone"
   ((count == ${#headers[@]} && count > 0))

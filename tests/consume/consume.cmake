@@ -30,15 +30,22 @@ if(way STREQUAL "compiler")
       ${CMAKE_CURRENT_LIST_DIR}/main.cpp -o ${work_dir}/consume)
   run(${work_dir}/consume)
   # What is said to be in another source must not be compiled here, or nothing is saved.
-  run(${compile} -O2 -DREFORMER_EXTERN_INSTANCES -c ${reformer_source_dir}/examples/train.cpp
-      -o ${work_dir}/train.o)
-  execute_process(COMMAND ${compiler} ${work_dir}/train.o -o ${work_dir}/without_instances
-                  RESULT_VARIABLE result ERROR_VARIABLE errors)
-  foreach(instance "Model<float>::Model" "Model<float>::loss_and_gradients" "Adam<float>::Adam")
-    if(result EQUAL 0 OR NOT errors MATCHES "undefined reference to .*${instance}")
-      message(FATAL_ERROR "without the instances it links, or has ${instance}: ${errors}")
-    endif()
-  endforeach()
+  function(check_is_apart source macro)
+    run(${compile} -O2 -D${macro} -c ${source} -o ${work_dir}/alone.o)
+    execute_process(COMMAND ${compiler} ${work_dir}/alone.o -o ${work_dir}/without_instances
+                    RESULT_VARIABLE result ERROR_VARIABLE errors)
+    foreach(instance IN LISTS ARGN)
+      if(result EQUAL 0 OR NOT errors MATCHES "undefined reference to [^\n]*${instance}")
+        message(FATAL_ERROR "without the instances it links, or has ${instance}: ${errors}")
+      endif()
+    endforeach()
+  endfunction()
+  check_is_apart(${reformer_source_dir}/examples/train.cpp REFORMER_EXTERN_INSTANCES
+                 "Model<float>::Model" "Model<float>::loss_and_gradients" "Adam<float>::Adam")
+  if(with_io)
+    check_is_apart(${CMAKE_CURRENT_LIST_DIR}/io.cpp REFORMER_EXTERN_IO_INSTANCES
+                   "write_safetensors<float>" "SafetensorsFile::read<float>")
+  endif()
   return()
 endif()
 

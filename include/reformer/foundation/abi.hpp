@@ -9,7 +9,8 @@
 ///
 /// With REFORMER_EXTERN_INSTANCES (the CMake target `reformer::instances` defines it) the common
 /// instances of templates are declared `extern template`, and src/instances.cpp has them: one more
-/// source of the program, with the flags of the others.
+/// source of the program, with the flags of the others. With REFORMER_EXTERN_IO_INSTANCES (the
+/// target `reformer::io_instances`) the same holds for the io floor and src/io_instances.cpp.
 ///
 /// With REFORMER_COMPILED (the target `reformer::compiled`) they are in a shared library, and there
 /// is one name for the program and for all of the library's variants.

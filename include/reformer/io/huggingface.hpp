@@ -587,4 +587,12 @@ class HuggingFaceModel {
   std::unique_ptr<Model<Scalar>> model_;
 };
 
+#ifdef REFORMER_EXTERN_IO_INSTANCES
+extern template std::vector<std::string> load_huggingface_weights(
+    const HuggingFaceWeights&, Model<float>&, const std::function<bool(std::string_view)>&);
+extern template void save_huggingface(const std::filesystem::path&, const Model<float>&,
+                                      const HuggingFaceConfig&);
+extern template class HuggingFaceModel<float>;
+#endif
+
 }  // namespace reformer::inline REFORMER_ABI

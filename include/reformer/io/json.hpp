@@ -261,4 +261,9 @@ inline std::string json_text_like(std::string_view text, const Json& object) {
 
 }  // namespace detail
 
+#ifdef REFORMER_EXTERN_IO_INSTANCES
+extern template class detail::JsonTree<Json>;
+extern template Json parse_json_object(std::string_view, std::string_view, std::size_t);
+#endif
+
 }  // namespace reformer::inline REFORMER_ABI

@@ -496,4 +496,31 @@ std::int64_t load_optimizer(const std::filesystem::path& path, AnyModel& model,
   return file.step();
 }
 
+#ifdef REFORMER_EXTERN_IO_INSTANCES
+extern template Model<float> ModelFile::model() const;
+extern template void ModelFile::read_parameters(Model<float>&) const;
+extern template void save_model(const std::filesystem::path&, const Model<float>&,
+                                const std::map<std::string, std::string>&);
+extern template Model<float> load_model(const std::filesystem::path&);
+extern template void load_parameters(const std::filesystem::path&, Model<float>&);
+extern template void ModelFile::read_optimizer(Model<float>&, Adam<float>&) const;
+extern template void save_model(const std::filesystem::path&, const Model<float>&,
+                                const Adam<float>&, std::int64_t,
+                                const std::map<std::string, std::string>&);
+extern template std::int64_t load_optimizer(const std::filesystem::path&, Model<float>&,
+                                            Adam<float>&);
+extern template void ModelFile::read_optimizer(Model<float>&, Adafactor<float>&) const;
+extern template void save_model(const std::filesystem::path&, const Model<float>&,
+                                const Adafactor<float>&, std::int64_t,
+                                const std::map<std::string, std::string>&);
+extern template std::int64_t load_optimizer(const std::filesystem::path&, Model<float>&,
+                                            Adafactor<float>&);
+extern template void ModelFile::read_optimizer(Model<float>&, Muon<float>&) const;
+extern template void save_model(const std::filesystem::path&, const Model<float>&,
+                                const Muon<float>&, std::int64_t,
+                                const std::map<std::string, std::string>&);
+extern template std::int64_t load_optimizer(const std::filesystem::path&, Model<float>&,
+                                            Muon<float>&);
+#endif
+
 }  // namespace reformer::inline REFORMER_ABI

@@ -701,4 +701,15 @@ class SafetensorsFolder {
   std::map<std::string, Place, std::less<>> places_;
 };
 
+#ifdef REFORMER_EXTERN_IO_INSTANCES
+extern template void SafetensorsFile::read(const StoredTensor&, const MatrixView<float>&) const;
+extern template void SafetensorsFile::read_transposed(const StoredTensor&,
+                                                      const MatrixView<float>&) const;
+extern template void write_safetensors(AtomicFile&, std::vector<OutgoingTensor<float>>,
+                                       const std::map<std::string, std::string>&);
+extern template void write_safetensors(const std::filesystem::path&,
+                                       std::vector<OutgoingTensor<float>>,
+                                       const std::map<std::string, std::string>&);
+#endif
+
 }  // namespace reformer::inline REFORMER_ABI
