@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Reading JSON that somebody else wrote: everything is checked before a tree is built.
+/// Reading JSON that somebody else wrote: checked while it is read, in one pass.
 ///
 /// Errors are `std::runtime_error` without the name of the file, which the caller knows.
 #pragma once
