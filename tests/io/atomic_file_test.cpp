@@ -5,7 +5,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "reformer/io/mapped_file.hpp"
 #include "support/errors.hpp"
@@ -44,6 +47,84 @@ TEST(AtomicFile, ReplacesTheTemporaryOfAKilledRun) {
   write_file_atomically(folder / "a", "new");
   EXPECT_EQ(read_file(folder / "a"), "new");
   EXPECT_EQ(read_file(folder / "precious"), "precious");
+}
+
+TEST(AtomicFile, OfTwoThatSaveToOneNameTheSecondIsRefused) {
+  const TemporaryFolder folder;
+  const std::string refused =
+      "cannot write '" + (folder / "a").string() + "': another is writing it";
+  const auto message = [&] {
+    return message_of<std::runtime_error>([&] { write_file_atomically(folder / "a", "second"); });
+  };
+  {
+    AtomicFile first(folder / "a");
+    first.write(std::string_view("fir"));
+    EXPECT_EQ(message(), refused);
+    first.write(std::string_view("st"));
+    first.finish();
+    EXPECT_EQ(message(), refused) << "what is finished and not yet visible is not a leftover";
+    first.commit();
+    EXPECT_EQ(read_file(folder / "a"), "first");
+    write_file_atomically(folder / "a", "second");
+    EXPECT_EQ(read_file(folder / "a"), "second") << "what is committed holds no lock";
+  }
+  AtomicFile third(folder / "a");
+  EXPECT_EQ(message(), refused + "; the previous file is unchanged");
+}
+
+// Each file has one writer's content: whoever is refused has written nothing.
+TEST(AtomicFile, ManySaversLeaveWholeFiles) {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a";
+  std::atomic<int> saved = 0;
+  std::vector<std::thread> savers;
+  for (int i = 0; i < 4; ++i) {
+    savers.emplace_back([&, i] {
+      const std::string content(20'000, static_cast<char>('a' + i));
+      for (int k = 0; k < 50; ++k) {
+        try {
+          AtomicFile file(path);
+          for (int part = 0; part < 4; ++part) file.write(content.substr(0, 5'000));
+          file.commit();
+          ++saved;
+        } catch (const std::runtime_error& error) {
+          EXPECT_TRUE(contains(error.what(), "another is writing it"));
+        }
+        const std::string seen = fs::exists(path) ? read_file(path) : content;
+        EXPECT_EQ(seen, std::string(20'000, seen.front()));
+      }
+    });
+  }
+  for (std::thread& saver : savers) saver.join();
+  EXPECT_GT(saved.load(), 0);
+  EXPECT_EQ(folder.names(), (std::vector<std::string>{"a"}));
+}
+
+// Where files cannot be locked, another may remove the temporary.
+TEST(AtomicFile, CommitsOnlyWhatItHasWritten) {
+  const TemporaryFolder folder;
+  write_file(folder / "a", "old");
+  {
+    AtomicFile file(folder / "a");
+    file.write(std::string_view("new"));
+    fs::remove(folder / "a.tmp");
+    write_file(folder / "a.tmp", "half of anoth");
+    EXPECT_EQ(message_of<std::runtime_error>([&] { file.commit(); }),
+              "cannot write '" + (folder / "a").string() +
+                  "': the new content was removed while it was written; the previous file is "
+                  "unchanged");
+  }
+  EXPECT_EQ(read_file(folder / "a"), "old");
+  EXPECT_EQ(read_file(folder / "a.tmp"), "half of anoth") << "that of another stays";
+}
+
+TEST(AtomicFile, KeepsPermissions) {
+  const TemporaryFolder folder;
+  write_file(folder / "a", "old");
+  const auto own = fs::perms::owner_read | fs::perms::owner_write;
+  fs::permissions(folder / "a", own);
+  write_file_atomically(folder / "a", "new");
+  EXPECT_EQ(fs::status(folder / "a").permissions(), own);
 }
 
 TEST(AtomicFile, KeepsThePreviousFileWhenTheDiskIsFull) {

@@ -6,10 +6,15 @@
 /// The new content goes to `<name>.tmp` in the same folder (a rename is only atomic inside one file
 /// system), is forced to the disk, and is then renamed over the old file; last the folder itself is
 /// forced to the disk. Every error is one line and leaves the old file as it was. The temporary has
-/// a fixed name so that a killed program leaves at most one behind, which the next save replaces.
+/// a fixed name so that a killed program leaves at most one behind, which the next save replaces;
+/// whoever writes it holds a lock on it, so of two that save to one name the second gets an error.
+///
+/// The new file has the permissions of the old one. A symbolic link is replaced, not followed.
 #pragma once
 
 #include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -34,21 +39,17 @@ namespace reformer::inline REFORMER_ABI {
 /// and a later call throws `std::invalid_argument`.
 class AtomicFile {
  public:
-  /// @throw std::runtime_error when the temporary cannot be created, or `path` is no name of a
-  ///   regular file
+  /// @throw std::runtime_error when the temporary cannot be created, another is writing it, or
+  ///   `path` is no name of a regular file
   explicit AtomicFile(std::filesystem::path path) : path_(std::move(path)), temporary_(path_) {
     check_is_replaceable();
     temporary_ += ".tmp";
-    // A leftover of a killed run is removed, not reused: it may be a link to somewhere else.
-    ::unlink(temporary_.c_str());
-    descriptor_ = ::open(temporary_.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) fail(errno);
+    while (!create()) remove_leftover();
+    struct stat old;
+    if (::stat(path_.c_str(), &old) == 0) ::fchmod(descriptor_, old.st_mode & 0777);
   }
 
-  ~AtomicFile() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-    if (!temporary_.empty()) ::unlink(temporary_.c_str());
-  }
+  ~AtomicFile() { drop(); }
 
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -75,8 +76,10 @@ class AtomicFile {
     check_is_pending("AtomicFile::finish");
     if (state_ == State::finished) return;
     if (!sync(descriptor_)) give_up(errno);
-    // Network file systems report a full disk as late as here, so the result of close counts.
-    if (::close(std::exchange(descriptor_, -1)) != 0) give_up(errno);
+    // Network file systems report a full disk as late as at a close, so the result of one counts;
+    // of a copy, because the lock ends with the last.
+    const int copy = ::fcntl(descriptor_, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0 || ::close(copy) != 0) give_up(errno);
     state_ = State::finished;
   }
 
@@ -86,8 +89,11 @@ class AtomicFile {
   void commit() {
     check_is_pending("AtomicFile::commit");
     finish();
+    if (!is_temporary(descriptor_)) {  // where files cannot be locked
+      give_up("the new content was removed while it was written");
+    }
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) give_up(errno);
-    temporary_.clear();
+    ::close(std::exchange(descriptor_, -1));
     state_ = State::committed;
 
     // The rename is durable only when the folder is.
@@ -141,20 +147,62 @@ class AtomicFile {
     }
   }
 
-  /// What was written lacks a part, and an error of `fsync` is told only once: neither may be
-  /// committed later.
-  [[noreturn]] void give_up(int error) {
-    if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
-    ::unlink(temporary_.c_str());
-    temporary_.clear();
-    state_ = State::given_up;
-    fail(error);
+  /// Creates the temporary and locks it. @return false where there is one
+  bool create() {
+    descriptor_ = ::open(temporary_.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+    if (descriptor_ < 0 && errno != EEXIST) fail(error_text(errno));
+    if (descriptor_ < 0) return false;
+    // Before it was locked another may have taken it for a leftover.
+    if (lock(descriptor_) && is_temporary(descriptor_)) return true;
+    ::close(std::exchange(descriptor_, -1));
+    return false;
   }
 
-  [[noreturn]] void fail(int error) const {
+  /// Removes the temporary of a killed program, which nobody locks. It is not reused: it may be a
+  /// link to somewhere else.
+  void remove_leftover() const {
+    const int leftover = ::open(temporary_.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    const bool is_free = leftover < 0 || lock(leftover);
+    const bool is_there = leftover < 0 || is_temporary(leftover);
+    const bool is_removed =
+        is_free && (!is_there || ::unlink(temporary_.c_str()) == 0 || errno == ENOENT);
+    if (leftover >= 0) ::close(leftover);
+    if (!is_free) fail("another is writing it");
+    if (!is_removed) fail(error_text(EEXIST));
+  }
+
+  /// @return false if another has the lock; true where files cannot be locked
+  static bool lock(int descriptor) {
+    return ::flock(descriptor, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+  }
+
+  /// Whether the name of the temporary is that of this open file.
+  bool is_temporary(int descriptor) const {
+    struct stat open, named;
+    return ::fstat(descriptor, &open) == 0 && ::lstat(temporary_.c_str(), &named) == 0 &&
+           open.st_dev == named.st_dev && open.st_ino == named.st_ino;
+  }
+
+  /// Removes the temporary if it is there.
+  void drop() {
+    if (descriptor_ < 0) return;
+    if (is_temporary(descriptor_)) ::unlink(temporary_.c_str());
+    ::close(std::exchange(descriptor_, -1));
+  }
+
+  /// What was written lacks a part, and an error of `fsync` is told only once: neither may be
+  /// committed later.
+  [[noreturn]] void give_up(const std::string& reason) {
+    drop();
+    state_ = State::given_up;
+    fail(reason);
+  }
+  [[noreturn]] void give_up(int error) { give_up(error_text(error)); }
+
+  [[noreturn]] void fail(const std::string& reason) const {
     std::error_code ignored;
     const bool had_previous = std::filesystem::exists(path_, ignored);
-    detail::fail_with_file("write", path_, error_text(error),
+    detail::fail_with_file("write", path_, reason,
                            had_previous ? "; the previous file is unchanged" : "");
   }
 
