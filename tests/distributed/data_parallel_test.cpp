@@ -182,6 +182,43 @@ TEST_F(DataParallelTest, ASilentPassIsRefused) {
                        "the pass has not told its observer of 4 parts, must tell of all"));
 }
 
+/// A table of n-grams has no rows to add up, and what ranks send each other is under way.
+TEST_F(DataParallelTest, CallsOutOfTurnAreRefused) {
+  for (const int ranks : {1, 2}) {
+    run_on_threads(ranks, [&](Communicator& communicator) {
+      Workspace workspace(1);
+      Model<float> model(divided_config());
+      model.initialize(1);
+      DataParallel<Model<float>, Adam<float>> training(communicator, model, {});
+      const Tokens tokens = random_tokens(1, 32, model.config().vocabulary, 1);
+      const auto expect_refused = [&] {
+        model.zero_gradients();
+        const Matrix<float> before = model.find_parameter("embedding.weight")->value;
+        const std::string rest = ": there are no summed gradients, must come after accumulate";
+        EXPECT_EQ(message_of([&] { training.gradient_norm(workspace); }),
+                  "reformer::DataParallel::gradient_norm" + rest);
+        EXPECT_EQ(message_of([&] { training.step(workspace, 1e-2); }),
+                  "reformer::DataParallel::step" + rest);
+        EXPECT_EQ(model.find_parameter("embedding.weight")->value, before);
+      };
+      const auto pass = [&](Index, PassObserver& observer) {
+        return model.loss_and_gradients(workspace, tokens, next_token_labels(tokens), 1.0F / 31, {},
+                                        nullptr, &observer);
+      };
+      expect_refused();
+      training.accumulate(workspace, pass);
+      Workspace plan = Workspace::plan(1);
+      EXPECT_TRUE(contains(message_of([&] { training.accumulate(plan, pass); }),
+                           "workspace is one that only plans"));
+      EXPECT_GT(training.gradient_norm(workspace), 0);
+      training.step(workspace, 1e-2);
+      training.wait();
+      expect_refused();
+      EXPECT_TRUE(contains(message_of([&] { training.plan(0); }), "tokens is 0"));
+    });
+  }
+}
+
 /// A branch of one's own may reach the rows of a table in any order; norms add them in one.
 TEST_F(DataParallelTest, ReachedRowsEndInOneOrder) {
   for (const int ranks : {1, 2}) {

@@ -18,6 +18,7 @@
 
 #include <cstddef>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -94,6 +95,8 @@ class DataParallel {
   auto accumulate(Workspace& workspace, const Pass& pass) {
     using Result = std::invoke_result_t<const Pass&, Index, PassObserver&>;
     static_assert(std::is_trivially_copyable_v<Result>);
+    detail::check_for_use("DataParallel::accumulate", workspace);
+    has_sums_ = false;
     const auto rounds = static_cast<std::size_t>(gradients_.num_rounds());
     std::vector<Result> own(rounds);
     for (std::size_t k = 0; k < rounds; ++k) {
@@ -117,19 +120,25 @@ class DataParallel {
       const auto ranks = static_cast<std::size_t>(communicator_.size());
       results.push_back(all[i % ranks * rounds + i / ranks]);
     }
+    has_sums_ = true;
     return results;
   }
 
   /// The norm of the summed gradients, after `accumulate`: the bits of `global_gradient_norm`.
+  /// @throw std::invalid_argument unless `accumulate` came before, and no step since
   double gradient_norm(Workspace& workspace) {
+    check_sums("DataParallel::gradient_norm");
     return optimizer_.gradient_norm(workspace, gradients_.rows(), waiting_);
   }
 
   /// The second half of a step: each rank steps its slices, and all begin to gather the parameters.
   /// The next `accumulate` waits for them, layer by layer.
-  /// @throw std::invalid_argument as `Optimizer::step`
+  /// @throw std::invalid_argument as `Optimizer::step`, and unless `accumulate` came before, and no
+  ///   step since
   void step(Workspace& workspace, double rate, double gradient_scale = 1) {
+    check_sums("DataParallel::step");
     optimizer_.step(workspace, rate, gradient_scale);
+    has_sums_ = false;
     weights_.begin();
   }
 
@@ -167,7 +176,9 @@ class DataParallel {
     return {optimizer_.state_bytes(), gradients_.bytes() + weights_.bytes(), 0};
   }
   /// What it holds at most, of micro-batches of so many tokens.
+  /// @throw std::invalid_argument for a number of tokens out of range
   DataParallelMemory plan(Index tokens) const {
+    check_between("DataParallel::plan", "tokens", tokens, 1, max_size);
     return {optimizer_.state_bytes(),
             gradients_.planned_bytes(tokens) +
                 weights_.planned_bytes(tokens, gradients_.micro_batches()),
@@ -175,6 +186,10 @@ class DataParallel {
   }
 
  private:
+  void check_sums(std::string_view function) const {
+    check(has_sums_, function, "there are no summed gradients, must come after accumulate");
+  }
+
   class Observer final : public PassObserver {
    public:
     explicit Observer(DataParallel& owner) : owner_(owner) {}
@@ -193,6 +208,7 @@ class DataParallel {
   detail::WeightGather<Scalar> weights_;
   Observer observer_;
   detail::WaitingTime waiting_;
+  bool has_sums_ = false;  // that no step has used
 };
 
 }  // namespace reformer::inline REFORMER_ABI

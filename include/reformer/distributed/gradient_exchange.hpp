@@ -51,7 +51,7 @@ class GradientExchange {
         wire_(wire),
         parts_(static_cast<std::size_t>(model.num_parts())),
         rows_(communicator, wire) {
-    check_at_least("GradientExchange", "micro_batches", micro_batches, 1);
+    check_between("GradientExchange", "micro_batches", micro_batches, 1, max_size);
     check_wire<Scalar>("GradientExchange", wire);
     std::size_t index = 0;
     for (std::size_t part = 0; part < parts_.size(); ++part) {

@@ -15,6 +15,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -173,10 +174,11 @@ class ThreadCommunicator final : public Communicator {
 
 /// Calls `rank(communicator)` in `ranks` threads at once, and returns when all have. If one throws,
 /// the others get a `std::runtime_error` where they wait for it, and its exception is thrown here.
-/// @throw std::invalid_argument for fewer ranks than 1
+/// @throw std::invalid_argument unless there are 1 to 1,024 ranks
+/// @throw std::system_error when the system gives no more threads; those that have begun end
 template <typename Rank>
 void run_on_threads(int ranks, const Rank& rank) {
-  check_at_least("run_on_threads", "ranks", ranks, 1);
+  check_between("run_on_threads", "ranks", ranks, 1, 1024);
   detail::ThreadGroup group(ranks);
   std::mutex mutex;
   std::exception_ptr first, of_waiting;
@@ -187,21 +189,28 @@ void run_on_threads(int ranks, const Rank& rank) {
     }
     group.fail(detail::join("rank ", r, " has failed: ", what));
   };
+  const auto run = [&](int r) {
+    detail::ThreadCommunicator communicator(group, r);
+    try {
+      rank(static_cast<Communicator&>(communicator));
+    } catch (const detail::RankFailure&) {
+      const std::lock_guard lock(mutex);
+      if (!of_waiting) of_waiting = std::current_exception();
+    } catch (const std::exception& error) {
+      fail(r, error.what());
+    } catch (...) {
+      fail(r, "an exception");
+    }
+  };
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<std::size_t>(ranks));
   for (int r = 0; r < ranks; ++r) {
-    threads.emplace_back([&, r] {
-      detail::ThreadCommunicator communicator(group, r);
-      try {
-        rank(static_cast<Communicator&>(communicator));
-      } catch (const detail::RankFailure&) {
-        const std::lock_guard lock(mutex);
-        if (!of_waiting) of_waiting = std::current_exception();
-      } catch (const std::exception& error) {
-        fail(r, error.what());
-      } catch (...) {
-        fail(r, "an exception");
-      }
-    });
+    try {
+      threads.emplace_back(run, r);
+    } catch (const std::system_error& error) {  // the others wait for it
+      fail(r, error.what());
+      break;
+    }
   }
   for (std::thread& thread : threads) thread.join();
   if (first || of_waiting) std::rethrow_exception(first ? first : of_waiting);
