@@ -25,7 +25,7 @@ function(add_compiled target folder)
   target_compile_definitions(${target} PUBLIC REFORMER_COMPILED EIGEN_MAX_ALIGN_BYTES=64)
   target_compile_options(${target} PRIVATE ${ARGN})
   target_link_options(${target} PRIVATE LINKER:-Bsymbolic)
-  if(OpenMP_CXX_FOUND)
+  if(REFORMER_USE_OPENMP AND OpenMP_CXX_FOUND) # a parent project may have looked for it
     # Not as a target, which a user of the package would have to have.
     separate_arguments(flags NATIVE_COMMAND "${OpenMP_CXX_FLAGS}")
     target_compile_options(${target} PRIVATE ${flags})
