@@ -541,6 +541,20 @@ TEST(HuggingFaceModel, ChoosesTheNumberOfBucketsOnce) {
   EXPECT_EQ(json_of(folder / "config.json")["num_buckets"], 8);
 }
 
+TEST(HuggingFaceModel, LogitsThatAreTooManyChooseNothing) {
+  HuggingFaceModel<float> model(parse(small_config({{"num_buckets", nullptr},
+                                                    {"vocab_size", 1 << 20},
+                                                    {"max_position_embeddings", 1 << 21},
+                                                    {"axial_pos_embds", false}})));
+  model.model().initialize(1);
+  Workspace workspace(1);
+  Tokens tokens(1, (1 << 20) + 64);
+  tokens.setZero();
+  EXPECT_TRUE(contains(message_of([&] { model.logits(workspace, tokens); }),
+                       "HuggingFaceModel::logits: B*T * vocabulary is 1048640 * 1048576"));
+  EXPECT_TRUE(std::get<LshPattern>(model.config().model.layers[1].of_heads[0]).num_buckets.empty());
+}
+
 TEST(HuggingFaceModel, APassThatIsRefusedChoosesNothing) {
   const auto config = small_config({{"num_buckets", nullptr}, {"max_position_embeddings", 64}});
   auto model = random_model<float>(config);

@@ -36,6 +36,7 @@
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check_shape.hpp"
+#include "reformer/foundation/function_ref.hpp"
 #include "reformer/io/huggingface_config.hpp"
 #include "reformer/io/parameter_shapes.hpp"
 #include "reformer/io/safetensors.hpp"
@@ -504,7 +505,10 @@ class HuggingFaceModel {
                            const RunOptions& options = {}) {
     constexpr auto function = "HuggingFaceModel::logits";
     check_head(function);
-    const PaddedTokens padded = checked_pad(function, workspace, tokens, options);
+    const PaddedTokens padded =
+        checked_pad(function, workspace, tokens, options, [&](const Tokens& all) {
+          check_elements(function, "B*T * vocabulary", all.size(), config_.model.vocabulary);
+        });
     return padded.cut(model_->logits(workspace, padded.tokens, padded.options(options)));
   }
 
@@ -568,10 +572,14 @@ class HuggingFaceModel {
   }
 
   /// `pad` for a pass: one that the model refuses fixes nothing.
-  PaddedTokens checked_pad(std::string_view function, Workspace& workspace, const Tokens& tokens,
-                           const RunOptions& options) {
+  /// @param check_result  of the padded tokens, what only this pass requires
+  PaddedTokens checked_pad(
+      std::string_view function, Workspace& workspace, const Tokens& tokens,
+      const RunOptions& options,
+      const FunctionRef<void(const Tokens&)>& check_result = [](const Tokens&) {}) {
     PaddedTokens padded = huggingface_pad(config_, tokens, options.is_real);
     model_->check_input(function, workspace, padded.tokens, padded.options(options));
+    check_result(padded.tokens);
     fix_num_buckets(padded.tokens.dimension(1));
     return padded;
   }

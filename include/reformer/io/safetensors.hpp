@@ -440,9 +440,10 @@ class SafetensorsFile {
   /// @throw std::invalid_argument for a tensor that is not of this file
   std::vector<std::int64_t> read_integers(const StoredTensor& tensor) const {
     check_is_own("SafetensorsFile::read_integers", tensor);
-    std::vector<std::int64_t> values(static_cast<std::size_t>(tensor.size()));
+    std::vector<std::int64_t> values;
     const std::byte* data = bytes(tensor).data();
     const auto copy = [&](auto type) {
+      values.resize(static_cast<std::size_t>(tensor.size()));
       for (std::size_t i = 0; i < values.size(); ++i) {
         values[i] = detail::unaligned<decltype(type)>(data, static_cast<Index>(i));
       }
