@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -52,6 +53,8 @@ class ReachedRows {
   /// In the order in which they were reached, or sorted.
   const std::vector<Index>& list() const { return list_; }
   void sort() { std::sort(list_.begin(), list_.end()); }
+
+  std::size_t bytes() const { return has_.size() + sizeof(Index) * list_.capacity(); }
 
  private:
   std::vector<std::uint8_t> has_;

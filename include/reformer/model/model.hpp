@@ -80,7 +80,7 @@ inline Tokens next_token_labels(const Tokens& tokens) {
 /// and what the step returns or hands out on its way.
 struct MemoryPlan {
   std::size_t parameters = 0;
-  std::size_t gradients = 0;
+  std::size_t gradients = 0;        ///< and which rows of tables of n-grams have some
   std::size_t residual_halves = 0;  ///< two halves and their gradients: the floor, 4 B T D
   /// What branches save on the way forward: bucket ids of hashed layers, none with halves in fixed
   /// point.
@@ -810,6 +810,9 @@ MemoryPlan Model<Scalar>::plan_of(bool encodes, Index batch, Index length, int t
   }
   const auto bytes = [](Index count) { return static_cast<std::size_t>(count) * sizeof(Scalar); };
   plan.parameters = plan.gradients = bytes(num_parameters());
+  for_each_parameter([&](const Parameter<Scalar>& p) {
+    if (p.reached) plan.gradients += p.reached->bytes();
+  });
   plan.residual_halves = 4 * bytes(batch * length * config_.width);
   const SavedPass pass{
       .batch = batch, .length = length, .is_exact = residual_is_exact(), .precision = precision};
