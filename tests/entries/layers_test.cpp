@@ -317,6 +317,11 @@ const Refusal<Operations> operations[] = {
      }},
     {"Embedding::plan_backward", "workspace", "one for use", "must be made by Workspace::plan",
      [](auto& f) { Embedding<float>("e", V, D).plan_backward(f.workspace, rows); }},
+    {"Embedding::backward", "workspace", "one that only plans", "must be one for use",
+     [](auto& f) {
+       Workspace plan = Workspace::plan(1);
+       f.embedding.backward(f.tokens, rows_of(f.dx), {plan, B, T});
+     }},
     {"Embedding::backward", "token 5", "11", "must be in [0, 11)",
      [](auto& f) {
        Tokens tokens = f.tokens;
@@ -343,6 +348,14 @@ const Refusal<Operations> operations[] = {
     {"Positions", "AxialPositions::shape[1]", "2147483648", "must be at most",
      [](auto&) {
        Positions<float>("p", AxialPositions{{4, too_large}, {}}, D);
+     }},
+    {"max_length", "AxialPositions::shape[0]", "1099511627776", "must be at most",
+     [](auto&) {
+       (void)max_length(AxialPositions{{Index{1} << 40, Index{1} << 40}, {}});
+     }},
+    {"max_length", "the product of AxialPositions::shape", "more than 63", "must have less",
+     [](auto&) {
+       (void)max_length(AxialPositions{{1 << 30, 1 << 30, 1 << 30}, {}});
      }},
     {"Positions", "AxialPositions::widths[1]", "-1", "must be at least 1",
      [](auto&) {

@@ -81,6 +81,14 @@ const BadField<ModelConfig> config_fields[] = {
     {"ngrams[0]: order", "1", "must be at least 2", [](auto& c) { c.ngrams[0].order = 1; }},
     {"ngrams[1]: dropout", "1", "must be in [0, 1)", [](auto& c) { c.ngrams[1].dropout = 1; }},
     {"ngrams[0]: rows", "0", "must be at least 1", [](auto& c) { c.ngrams[0].rows = 0; }},
+    {"ngrams[1]: rows * width", "2147483647 * 1048576", "must be at most",
+     [](auto& c) {
+       c.width = 1 << 20;
+       c.num_heads = c.head_width = c.feed_forward_width = 2;
+       c.positions = SinusoidalPositions{};
+       c.ngrams[0].rows = 2;
+       c.ngrams[1].rows = max_size;
+     }},
     {"value_ngrams: order", "1", "must be at least 2", [](auto& c) { c.value_ngrams->order = 1; }},
     {"value_ngrams: rows", "0", "must be at least 1", [](auto& c) { c.value_ngrams->rows = 0; }},
     {"value_ngrams: dropout", "1", "must be in [0, 1)",
@@ -382,6 +390,7 @@ TEST(Entries, OfModel) {
 
 struct Decoding : Passes {
   Decoder<float> decoder{workspace, model, B};
+  Workspace plan = Workspace::plan(1);
   Index calls = 0;  // of the callback of `generate`
 
   Decoding() { decoder.prefill(workspace, tokens); }
@@ -404,6 +413,20 @@ struct Decoding : Passes {
 };
 
 const Refusal<Decoding> decoding[] = {
+    {"Decoder", "workspace", "one that only plans", "must be one for use",
+     [](auto& f) { Decoder<float>(f.plan, f.model); }},
+    {"Decoder::prefill", "workspace", "one that only plans", "must be one for use",
+     [](auto& f) { f.decoder.prefill(f.plan, f.tokens); }},
+    {"Decoder::prefill", "workspace", "one that only plans", "must be one for use",
+     [](auto& f) { f.decoder.prefill(f.plan, 0, std::vector<std::int32_t>{1}); }},
+    {"Decoder::step", "workspace", "one that only plans", "must be one for use",
+     [](auto& f) {
+       f.decoder.step(f.plan, std::vector<std::int32_t>{1, 2});
+     }},
+    {"Decoder::prefill", "workspace", "one that only plans", "must be one for use",
+     [](auto& f) {
+       generate(f.plan, f.decoder, {{1, 2}, {3}}, {.max_tokens = 1}, {});
+     }},
     {"Decoder", "batch", "0", "must be at least 1",
      [](auto& f) { Decoder<float>(f.workspace, f.model, 0); }},
     {"Decoder", "batch", "-1", "must be at least 1",
@@ -769,6 +792,8 @@ const Refusal<Training> training[] = {
      [](auto& f) { f.step_with(f.adam, Parameters("c.weight")); }},
     {"Adam::for_each_state", "a.weight", "[2, 2]", "must be [2, 3]",
      [](auto& f) { f.visit(f.adam); }},
+    {"Adam::state_bytes", "parameters", "1152921504606846976", "must be at most",
+     [](auto&) { Adam<float>::state_bytes(Index{1} << 60); }},
     {"Adam::state_bytes", "parameters", "-1", "must be at least 0",
      [](auto&) { Adam<float>::state_bytes(-1); }},
     {"Adafactor::step", "rate", "inf", "must be finite and not negative",

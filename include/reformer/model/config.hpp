@@ -111,7 +111,9 @@ inline void check_config(std::string_view function, const ModelConfig& config) {
   check_layer_norm_epsilon(function, config.layer_norm_epsilon);
   check_config(function, config.positions, config.width);
   for (std::size_t i = 0; i < config.ngrams.size(); ++i) {
-    check_config(detail::join(function, ": ngrams[", i, "]"), config.ngrams[i]);
+    const std::string table = detail::join(function, ": ngrams[", i, "]");
+    check_config(table, config.ngrams[i]);
+    check_elements(table, "rows * width", config.ngrams[i].rows, config.width);
   }
   check_value_ngrams(function, config.value_ngrams, config.num_heads * config.head_width);
   constexpr std::size_t most_layers = std::size_t{1} << 20;  // each has streams of random numbers

@@ -53,9 +53,9 @@ class Decoder {
   /// @param batch  B, sequences decoded together
   /// @param key    hash rotations are drawn from it, one set for all tokens
   /// @param precision  as in `RunOptions`
-  /// @throw std::invalid_argument for a batch, key or precision out of range, and for a model that
-  /// is not causal, has no language head or was not initialised, or with a branch that cannot go on
-  /// token by token, unless the decoder recomputes anyway
+  /// @throw std::invalid_argument for a workspace that only plans, for a batch, key or precision
+  /// out of range, and for a model that is not causal, has no language head or was not initialised,
+  /// or with a branch that cannot go on token by token, unless the decoder recomputes anyway
   Decoder(Workspace& workspace, const Model<Scalar>& model, Index batch = 1,
           const RandomKey& key = {}, Precision precision = Precision::float32);
   Decoder(Workspace&, const Model<Scalar>&&, Index = 1, const RandomKey& = {},
@@ -135,9 +135,10 @@ class Decoder {
 
   static std::size_t index(Index i) { return static_cast<std::size_t>(i); }
 
-  static void check_arguments(const Model<Scalar>& model, Index batch, const RandomKey& key,
-                              Precision precision) {
+  static void check_arguments(const Workspace& workspace, const Model<Scalar>& model, Index batch,
+                              const RandomKey& key, Precision precision) {
     constexpr auto function = "Decoder";
+    detail::check_for_use(function, workspace);
     detail::check_precision<Scalar>(function, precision);
     const ModelConfig& config = model.config();
     detail::check_key(function, key);
@@ -180,6 +181,7 @@ class Decoder {
 
   /// Reads prompts, those together that get the same bits as alone.
   void read(Workspace& workspace, std::string_view function, std::vector<Prompt> prompts) {
+    detail::check_for_use(function, workspace);
     check(
         recomputes_ || checksum() == checksum_, function,
         "the model's parameters have changed since the decoder was made, must be the same: make a "
@@ -287,7 +289,7 @@ class Decoder {
 template <typename Scalar>
 Decoder<Scalar>::Decoder(Workspace& workspace, const Model<Scalar>& model, Index batch,
                          const RandomKey& key, Precision precision)
-    : model_((check_arguments(model, batch, key, precision), &model)),
+    : model_((check_arguments(workspace, model, batch, key, precision), &model)),
       key_(key),
       precision_(precision),
       sequences_(static_cast<std::size_t>(batch)) {
@@ -353,6 +355,7 @@ template <typename Scalar>
 const Matrix<Scalar>& Decoder<Scalar>::step(Workspace& workspace, std::span<const Index> sequences,
                                             std::span<const std::int32_t> tokens) {
   constexpr auto function = "Decoder::step";
+  detail::check_for_use(function, workspace);
   const auto count = static_cast<Index>(sequences.size());
   check_equal(function, "tokens", static_cast<Index>(tokens.size()), "sequences", count);
   for (std::size_t i = 0; i < sequences.size(); ++i) {

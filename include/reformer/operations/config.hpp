@@ -6,9 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <functional>
 #include <limits>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -98,6 +96,21 @@ struct SinusoidalPositions {};
 
 using PositionConfig = std::variant<AxialPositions, LearnedPositions, SinusoidalPositions>;
 
+namespace detail {
+/// The number of positions.
+/// @throw std::invalid_argument for a factor out of range, or a product that is none
+inline Index product_of_shape(std::string_view function, const AxialPositions& axial) {
+  Index positions = 1;
+  for (std::size_t i = 0; i < axial.shape.size(); ++i) {
+    check_between(function, join("AxialPositions::shape[", i, "]"), axial.shape[i], 1, max_size);
+    check(positions <= std::numeric_limits<Index>::max() / axial.shape[i], function,
+          "the product of AxialPositions::shape has more than 63 binary digits, must have less");
+    positions *= axial.shape[i];
+  }
+  return positions;
+}
+}  // namespace detail
+
 /// Widths of the tables for a model width.
 inline std::vector<Index> axial_widths(const AxialPositions& axial, Index width) {
   const bool are_given =
@@ -111,10 +124,10 @@ inline std::vector<Index> axial_widths(const AxialPositions& axial, Index width)
 }
 
 /// Longest sequence, or no value when there is no limit.
+/// @throw std::invalid_argument for a shape that no model can have
 inline std::optional<Index> max_length(const PositionConfig& config) {
   if (const auto* axial = std::get_if<AxialPositions>(&config)) {
-    return std::accumulate(axial->shape.begin(), axial->shape.end(), Index{1},
-                           std::multiplies<Index>());
+    return detail::product_of_shape("max_length", *axial);
   }
   if (const auto* learned = std::get_if<LearnedPositions>(&config)) return learned->max_length;
   return {};
@@ -129,16 +142,13 @@ inline void check_config(std::string_view function, const PositionConfig& config
     const auto widths = axial_widths(*axial, width);
     check_equal(function, "the number of AxialPositions::widths", std::ssize(widths),
                 "that of AxialPositions::shape", K);
-    Index positions = 1, sum = 0;
+    product_of_shape(function, *axial);
+    Index sum = 0;
     std::string summands;
     for (std::size_t i = 0; i < widths.size(); ++i) {
       const auto name = [&](std::string_view field) { return detail::join(field, "[", i, "]"); };
-      check_between(function, name("AxialPositions::shape"), axial->shape[i], 1, max_size);
       check_between(function, name("AxialPositions::widths"), widths[i], 1, max_size);
       check_elements(function, name("AxialPositions::shape * widths"), axial->shape[i], widths[i]);
-      check(positions <= std::numeric_limits<Index>::max() / axial->shape[i], function,
-            "the product of AxialPositions::shape has more than 63 binary digits, must have less");
-      positions *= axial->shape[i];
       sum += widths[i];
       summands += detail::join(i == 0 ? "" : " + ", widths[i]);
     }

@@ -114,6 +114,7 @@ class Embedding {
   /// @throw std::invalid_argument for tokens out of range, another shape of dx, or no gradient
   void backward(const Tokens& tokens, const MatrixView<const Scalar>& dx, const Pass& pass) {
     constexpr auto function = "Embedding::backward";
+    check_pass(function, pass);
     check_tokens(function, tokens);
     check_equal(function, "rows of dx", dx.rows, "number of tokens", tokens.size());
     check_equal(function, "columns of dx", dx.columns, "width", table_.value.cols());

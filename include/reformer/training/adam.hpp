@@ -12,6 +12,7 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -125,7 +126,9 @@ class Adam : public detail::OptimizerState<Scalar, Adam<Scalar>> {
 
   /// Bytes of state for a number of parameters.
   static std::size_t state_bytes(Index parameters) {
-    check_at_least("Adam::state_bytes", "parameters", parameters, 0);
+    constexpr auto most =
+        std::numeric_limits<Index>::max() / static_cast<Index>(2 * sizeof(Scalar));
+    check_between("Adam::state_bytes", "parameters", parameters, 0, most);
     return 2 * sizeof(Scalar) * static_cast<std::size_t>(parameters);
   }
 
