@@ -23,7 +23,8 @@ inline constexpr int exit_failure = 1;        ///< data, files, memory, a loss t
 inline constexpr int exit_usage = 2;          ///< options
 inline constexpr int exit_interrupted = 130;  ///< as shells say for Ctrl-C
 
-/// Calls `action` and turns its exceptions into a line on `console.error` and an exit code.
+/// Calls `action` and turns its exceptions into a line on `console.error` and an exit code, and so
+/// output that cannot be written. Standard streams that are closed are opened, on nothing.
 /// @param less_memory  what takes less, if there is not enough
 int with_errors_reported(const std::string& program, const Console& console,
                          const std::function<int()>& action, const std::string& less_memory = "");

@@ -126,6 +126,33 @@ TEST_F(Program, ASignalEndsTheRunWithACheckpoint) {
   }
 }
 
+// A file that is opened where the terminal was would get what is meant for it, and an error that
+// cannot be told is no reason to end otherwise.
+TEST_F(Program, WorksWithoutStandardStreams) {
+  const auto closed = [&](const char* name, const std::string& arguments, const char* streams) {
+    return std::system(("exec '" + program(name).string() + "' " + arguments + " " + streams +
+                        " 2>'" + error_.string() + "'" + " " + streams)
+                           .c_str());
+  };
+  const Strings words = tiny(folder_ / "text") + Strings{"--steps", "9", "--log-every", "1"};
+  std::string arguments;
+  for (const std::string& word : words) arguments += "'" + word + "' ";
+  const auto out = [&](const char* name) { return "--out '" + (folder_ / name).string() + "'"; };
+  EXPECT_EQ(closed("enwik8", arguments + out("a"), ">&- <&-"), 0) << read_file(error_);
+  EXPECT_EQ(records_of(folder_ / "a").back().at("type"), "test");  // all lines are records
+  EXPECT_EQ(closed("enwik8", "--steps many", ">&- 2>&-"), 0x200);
+
+  // A result that is lost is an error.
+  const std::string checkpoint = "--checkpoint '" + (folder_ / "a").string() + "'";
+  for (const auto& [name, what] : {std::pair{"enwik8_evaluate", checkpoint},
+                                   std::pair{"enwik8_evaluate", std::string("--help")},
+                                   std::pair{"enwik8", std::string("--help")}}) {
+    EXPECT_EQ(closed(name, what, ">/dev/full"), 0x100);
+    EXPECT_EQ(read_file(error_),
+              std::string(name) + ": cannot write to standard output: No space left on device\n");
+  }
+}
+
 /// A number in the environment, which scripts/kill_while_saving.sh sets.
 int number_of(const char* variable, int otherwise) {
   const char* text = std::getenv(variable);
