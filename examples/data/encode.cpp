@@ -141,9 +141,13 @@ bool encode(Documents& documents, const tokens::Tokenizer& tokenizer, TokenWrite
   };
   std::deque<Encoded> waiting;
   auto saved = Clock::now();
+  bool is_appended = true;  // whatever was begun to be
   const auto append_first = [&] {
-    writer.append(waiting.front().tokens.get(), waiting.front().after);
+    is_appended = false;
+    Encoded first = std::move(waiting.front());
     waiting.pop_front();
+    writer.append(first.tokens.get(), first.after);
+    is_appended = true;
     if (std::chrono::duration<double>(Clock::now() - saved).count() >= options.save_seconds) {
       writer.save();
       saved = Clock::now();
@@ -171,8 +175,16 @@ bool encode(Documents& documents, const tokens::Tokenizer& tokenizer, TokenWrite
       }
     }
   } catch (...) {
-    // Whoever mends a file that comes later need not begin anew.
-    append_all();
+    // Whoever mends a file that comes later need not begin anew. Behind a piece that could not be
+    // encoded or written, nothing may follow.
+    try {
+      if (is_appended) {
+        append_all();
+      } else {
+        writer.save();
+      }
+    } catch (const std::exception&) {  // the first reason counts
+    }
     throw;
   }
   append_all();

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -160,6 +161,10 @@ fs::path with_suffix(fs::path file, const char* suffix) {
 }  // namespace
 
 bool is_token_file(const fs::path& file) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(file, ignored)) {
+    return false;  // and opening a pipe waits for somebody who writes
+  }
   std::ifstream stream(file, std::ios::binary);
   std::string begin(magic.size(), '\0');
   stream.read(begin.data(), static_cast<std::streamsize>(begin.size()));
@@ -304,6 +309,12 @@ TokenWriter::~TokenWriter() {
   }
 }
 
+void TokenWriter::lock() const {
+  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    fail_with(file_, "is being written by another process");
+  }
+}
+
 void TokenWriter::fail_to_write(int error) const {
   fail_with(file_, "cannot be written: " + std::generic_category().message(error));
 }
@@ -319,6 +330,7 @@ TokenWriter TokenWriter::start(const fs::path& file, const TokenHeader& header) 
   if (writer.descriptor_ < 0) {
     writer.fail_to_write(errno);
   }
+  writer.lock();
   // Without its magic number, so that nobody takes it for what it is not yet.
   writer.buffer_.assign(TokenHeader::size, '\0');
   writer.save();
@@ -334,6 +346,11 @@ TokenWriter TokenWriter::resume(const fs::path& file, const TokenHeader& header)
     }
     return start(file, header);  // its beginning was interrupted
   }
+  writer.descriptor_ = ::open(writer.part_.c_str(), O_WRONLY | O_CLOEXEC);
+  if (writer.descriptor_ < 0) {
+    writer.fail_to_write(errno);
+  }
+  writer.lock();
   std::uint32_t tokenizer = 0;
   std::int64_t vocabulary = 0;
   try {
@@ -377,8 +394,7 @@ TokenWriter TokenWriter::resume(const fs::path& file, const TokenHeader& header)
       fail_with(file, "cannot go on: its .part is damaged; remove it and its .journal");
     }
   }
-  writer.descriptor_ = ::open(writer.part_.c_str(), O_WRONLY | O_CLOEXEC);
-  if (writer.descriptor_ < 0 || ::ftruncate(writer.descriptor_, size) != 0 ||
+  if (::ftruncate(writer.descriptor_, size) != 0 ||
       ::lseek(writer.descriptor_, size, SEEK_SET) != size) {
     writer.fail_to_write(errno);
   }
@@ -408,6 +424,12 @@ void TokenWriter::append(std::span<const std::int32_t> tokens, const TokenProgre
   if (buffer_.size() >= buffer_size) {
     flush();
   }
+}
+
+void TokenWriter::discard() {
+  std::error_code ignored;
+  fs::remove(part_, ignored);
+  fs::remove(journal_, ignored);
 }
 
 void TokenWriter::write(std::span<const std::byte> bytes) {

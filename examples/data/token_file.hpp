@@ -129,11 +129,16 @@ class TokenWriter {
   /// Completes the file and gives it its name.
   void finish();
 
+  /// Removes what was begun; nothing else may be called after it.
+  void discard();
+
  private:
   TokenWriter(std::filesystem::path file, const TokenHeader& header);
   void write(std::span<const std::byte> bytes);
   void flush();
   void sync();
+  /// Two that wrote would write over each other.
+  void lock() const;
   [[noreturn]] void fail_to_write(int error) const;
 
   std::filesystem::path file_;

@@ -96,6 +96,9 @@ class Program {
                       "remove '{}.part' and '{}.journal'",
                       out_.string(), out_.string(), out_.string()));
     }
+    if (!options_.resume) {
+      check_tokenizer_folder();
+    }
     data::Documents documents(options_.sources);  // finds out early what is wrong with them
     const std::optional<std::uint64_t> total = documents.total_size();
     progress_.message(fmt::format("reading {}{}", fmt::join(options_.sources, ", "),
@@ -118,11 +121,19 @@ class Program {
     data::EncodeOptions encode_options;
     encode_options.threads = threads();
     const training::Stopwatch watch;
-    const bool is_complete = data::encode(documents, *tokenizer, writer, encode_options, [&] {
-      const std::int64_t done = writer.progress().source_bytes - before;
-      show(watch.seconds(), documents, done, "tokenised");
-      return !stop_requested_();
-    });
+    bool is_complete = false;
+    try {
+      is_complete = data::encode(documents, *tokenizer, writer, encode_options, [&] {
+        const std::int64_t done = writer.progress().source_bytes - before;
+        show(watch.seconds(), documents, done, "tokenised");
+        return !stop_requested_();
+      });
+    } catch (...) {
+      if (writer.progress().source_bytes == 0) {
+        writer.discard();  // nothing to go on with
+      }
+      throw;
+    }
     progress_.finish();
     if (!is_complete) {
       return interrupted(fmt::format("{} of text are saved",
@@ -156,6 +167,23 @@ class Program {
     return options_.threads > 0
                ? static_cast<int>(options_.threads)
                : static_cast<int>(std::max(std::thread::hardware_concurrency(), 1U));
+  }
+
+  /// A tokenizer that is there may be all that is left of one with which models were trained.
+  void check_tokenizer_folder() const {
+    std::error_code ignored;
+    if (!fs::exists(folder_, ignored)) {
+      return;
+    }
+    if (options_.train_vocabulary == 0 && tokens::has_tokenizer(folder_) &&
+        tokens::load_tokenizer(folder_)->checksum() ==
+            tokens::load_tokenizer(options_.tokenizer)->checksum()) {
+      return;
+    }
+    throw std::runtime_error(fmt::format(
+        "'{}' is there already and not overwritten; give another --out, remove it, or use the "
+        "tokenizer in it with --tokenizer {}",
+        folder_.string(), shell_word(folder_.string())));
   }
 
   /// Null when the user asked for the end.
@@ -205,8 +233,12 @@ class Program {
     fs::remove_all(part, error);
     fs::create_directories(part, error);
     if (!error) {
-      trainer.train(part / "spiece.model");
-      fs::remove_all(folder_, error);
+      try {
+        trainer.train(part / "spiece.model");
+      } catch (...) {
+        fs::remove_all(part, error);
+        throw;
+      }
       fs::rename(part, folder_, error);
     }
     if (error) {

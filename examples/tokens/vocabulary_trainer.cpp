@@ -176,7 +176,21 @@ void VocabularyTrainer::train(const std::filesystem::path& path) {
     std::string_view what = status.message();
     const std::size_t condition = what.rfind("] ");
     what.remove_prefix(condition == std::string_view::npos ? 0 : condition + 2);
-    fail(what.substr(0, what.find('\n')));
+    what = what.substr(0, what.find('\n'));
+    // "... 300 vs 344. ...", "... to a value <= 2965."
+    const auto number_behind = [&](std::string_view words) -> std::string_view {
+      const std::size_t found = what.find(words);
+      if (found == std::string_view::npos) return "";
+      const std::string_view rest = what.substr(found + words.size());
+      return rest.substr(0, rest.find_first_not_of("0123456789"));
+    };
+    if (const auto least = number_behind(" vs "); !least.empty()) {
+      fail(fmt::format("this text takes at least {}, for its characters alone", least));
+    }
+    if (const auto most = number_behind(" <= "); !most.empty()) {
+      fail(fmt::format("this text gives at most {}", most));
+    }
+    fail(what.empty() ? "it is too small" : what);
   }
   reformer::write_file_atomically(path, model);
 }

@@ -185,8 +185,8 @@ TEST_P(Sentencepiece, LearningThatFailsLeavesTheFile) {
   refuse(300, "", "cannot learn a vocabulary of 300: there is no text");
   refuse(300, "\n\xff\n\t\xe2\x96\x81", "there is no text");
   refuse(300, "a", "cannot learn a vocabulary of 300: ");
-  refuse(50'000, sample_text(), "Vocabulary size");
-  refuse(100, sample_text(), "ocabulary size");
+  refuse(50'000, sample_text(), "50000: this text gives at most ");
+  refuse(100, sample_text(), "100: this text takes at least ");
   refuse(0, sample_text(), "cannot learn a vocabulary of 0: ");
   refuse(-5, sample_text(), "cannot learn a vocabulary of -5: ");
   const reformer::test::FileSizeLimit full(100);

@@ -163,6 +163,48 @@ TEST_F(Tokenise, GoesOnAfterAnInterruption) {
   EXPECT_TRUE(contains(run({"--resume", "--out", at("x.bin"), at("text")}).out, "is complete"));
 }
 
+TEST_F(Tokenise, KeepsATokenizerThatIsThere) {
+  write_vocabulary(folder_ / "x.bin.tokenizer");
+  write_file(folder_ / "x.bin.tokenizer/merges.txt", "#version: 0.2\nt h\n");
+  const std::string merges = read_file(folder_ / "x.bin.tokenizer/merges.txt");
+  for (const Strings& how :
+       {Strings{"--tokenizer", at("bpe")}, Strings{"--train-vocabulary", "500"}, Strings{}}) {
+    const Outcome finished = run(Strings{"--out", at("x.bin"), at("text")} + how);
+    EXPECT_EQ(finished.code, 1);
+    EXPECT_TRUE(contains(finished.error, "x.bin.tokenizer' is there already and not overwritten"));
+    EXPECT_EQ(read_file(folder_ / "x.bin.tokenizer/merges.txt"), merges);
+    EXPECT_FALSE(data::has_part(at("x.bin")));
+  }
+  const Outcome used =
+      run({"--out", at("x.bin"), "--tokenizer", at("x.bin.tokenizer"), at("text")});
+  EXPECT_EQ(used.code, 0) << used.error;
+}
+
+// A corrected command begins anew.
+TEST_F(Tokenise, LeavesNothingOfWhatHasNotBegun) {
+  write_file(folder_ / "picture", "\x89PNG\r\n\x1a\n" + std::string(100, 'x'));
+  EXPECT_EQ(run({"--out", at("x.bin"), "--tokenizer", at("bpe"), at("picture")}).code, 1);
+  EXPECT_FALSE(data::has_part(at("x.bin")));
+  EXPECT_EQ(run({"--out", at("x.bin"), "--tokenizer", at("bpe"), at("text")}).code, 0);
+}
+
+TEST_F(Tokenise, SaysWhatTheDiskSaid) {
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += text_;  // more than is kept in memory
+  write_file(folder_ / "text", text);
+  Outcome finished;
+  {
+    const FileSizeLimit limit(2'000'000);
+    finished = run({"--out", at("x.bin"), "--threads", "2", at("text")});
+  }
+  EXPECT_EQ(finished.code, 1);
+  EXPECT_EQ(finished.error,
+            "tokenise: token file '" + at("x.bin") + "' cannot be written: File too large\n");
+  EXPECT_EQ(run({"--resume", "--out", at("x.bin"), at("text")}).code, 0);
+  EXPECT_EQ(run({"--out", at("y.bin"), at("text")}).code, 0);
+  EXPECT_TRUE(read_file(folder_ / "x.bin") == read_file(folder_ / "y.bin"));
+}
+
 TEST_F(Tokenise, SaysInOneLineWhatIsWrong) {
   struct Case {
     Strings arguments;
