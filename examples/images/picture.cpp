@@ -298,6 +298,11 @@ void write_png(const std::filesystem::path& path, const Picture& picture) {
 }
 
 std::vector<std::uint8_t> read_bytes(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
+    throw std::runtime_error(
+        fmt::format("picture '{}' is not a regular file", path.string()));  // a pipe waits
+  }
   std::ifstream file(path, std::ios::binary);
   std::vector<std::uint8_t> bytes;
   if (file) {

@@ -46,7 +46,15 @@ int export_pictures(const ExportOptions& options, const training::Console& conso
   const Pictures& split = options.split == "train"  ? set.train
                           : options.split == "test" ? set.test
                                                     : set.validation;
+  if (const auto folder =
+          training::folder_around(options.out, {pictures_place(options.data).string()})) {
+    training::refuse("out", options.out,
+                     fmt::format("a folder outside of '{}', which is read", *folder));
+  }
   training::prepare_output_folder(options.out);
+  if (!std::filesystem::is_empty(options.out)) {
+    training::refuse("out", options.out, "a folder that is new or empty");
+  }
   for (std::int64_t i = 0; i < split.count(); ++i) {
     write_png(std::filesystem::path(options.out) / fmt::format("{:05}.png", i), split.picture(i));
   }

@@ -539,6 +539,17 @@ TEST_F(Images, AreLearnedDrawnAndCompleted) {
             0)
       << error.text();
   EXPECT_EQ(read_picture(read_bytes(path("test/00000.png")), "it").rgb, set.test.picture(0).rgb);
+  // Nothing is written over or among what is there.
+  const std::string before = read_file(path("test/00000.png"));
+  for (const std::string place : {"test", "pictures", "pictures/new"}) {
+    EXPECT_EQ(
+        run_export({"--data", path("pictures"), "--size", "4", "--out", path(place)}, console),
+        training::exit_usage);
+    EXPECT_TRUE(contains(error.text(), place == "test" ? "; allowed: a folder that is new or empty"
+                                                       : "; allowed: a folder outside of '"));
+  }
+  EXPECT_EQ(read_file(path("test/00000.png")), before);
+  EXPECT_FALSE(fs::exists(path("pictures/new")));
 }
 
 }  // namespace
