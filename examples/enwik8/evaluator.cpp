@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <optional>
 #include <span>
@@ -53,12 +54,11 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
   saved.threads = options.threads;
   check_overlap("overlap", options.overlap, saved.length);
   change_hashing(saved, options.hashes, options.buckets, options.chunk_length);
-  const auto data = checkpoint.state().find("data");
-  TextData text = TextData::for_model(
-      options.data.empty() ? saved.data : options.data,
-      tokenizer_of_run(checkpoint_path(options.checkpoint),
-                       data != checkpoint.state().end() ? *data : nlohmann::json::object()),
-      data_folders(std::filesystem::current_path(), program_path()));
+  const nlohmann::json data = training::saved_data(checkpoint);
+  TextData text =
+      TextData::for_model(options.data.empty() ? saved.data : options.data,
+                          tokenizer_of_run(checkpoint_path(options.checkpoint), data),
+                          data_folders(std::filesystem::current_path(), program_path()));
   if (!text.is_bytes() && (options.by_distance || options.matches)) {
     throw OptionError(
         fmt::format("--{} looks at the bytes that are repeated; allowed: for models "
@@ -69,8 +69,8 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
   if (saved.is_by_document()) {
     text.find_documents();
   }
-  if (options.data.empty() && data != checkpoint.state().end()) {
-    training::require_same_data(*data, text.description(), checkpoint.path().parent_path());
+  if (options.data.empty() && !data.empty()) {
+    training::require_same_data(data, text.description(), checkpoint.path().parent_path());
   }
   const Text part = options.split == "train"  ? text.train()
                     : options.split == "test" ? text.test()
@@ -96,6 +96,11 @@ int evaluate(const EvaluateOptions& options, const Console& console) {
     if (matches) {
       matches->add(windows, model.buckets(windows));
     }
+  }
+  if (!std::isfinite(loss.bits_per_byte())) {
+    throw std::runtime_error(
+        fmt::format("the loss is {}: the weights in '{}' are not finite, or too large",
+                    loss.bits_per_byte(), checkpoint.path().string()));
   }
   fmt::print(console.out, "{} split of {}, {} bytes: {:.4f} bits per byte, in {}\n", options.split,
              text.source(), grouped(loss.bytes), loss.bits_per_byte(), model.precision());

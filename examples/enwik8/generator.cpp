@@ -46,10 +46,8 @@ int generate(const GenerateOptions& options, const Console& console) {
   Options saved = saved_options(checkpoint);
   saved.threads = options.threads;
   change_hashing(saved, options.hashes);
-  const auto data = checkpoint.state().find("data");
-  const auto tokenizer =
-      tokenizer_of_run(training::checkpoint_path(options.checkpoint),
-                       data != checkpoint.state().end() ? *data : nlohmann::json::object());
+  const auto tokenizer = tokenizer_of_run(training::checkpoint_path(options.checkpoint),
+                                          training::saved_data(checkpoint));
   const std::string prompt = read_prompt(options);
   std::vector<std::int32_t> begin = tokenizer->encode_prompt(prompt);
   if (begin.empty()) {  // the model needs something to begin with

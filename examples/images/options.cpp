@@ -75,7 +75,8 @@ std::vector<Options> presets() {
 }
 
 Table<Options> make_table(const std::vector<std::string>& preset_names) {
-  const training::Units units{"value", "values", "bits per dimension"};
+  const training::Units units{"value", "values", "bits per dimension",
+                              "rows, columns and channels"};
   TableBuilder<Options> t;
   t.group("Run", false);
   t.text("data", "FOLDER", &Options::data,

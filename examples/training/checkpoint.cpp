@@ -17,6 +17,10 @@ namespace {
 
 /// What is given for a checkpoint may be anything, and of some files the kind is known.
 void check_is_safetensors(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
+    return;  // which is found where it is read; opening a pipe waits
+  }
   std::string start(1024, '\0');  // as much as it takes to know the kind
   std::ifstream file(path, std::ios::binary);
   file.read(start.data(), static_cast<std::streamsize>(start.size()));
@@ -82,6 +86,26 @@ std::string saved_model_config(const Checkpoint& checkpoint) {
   }
   reformer::parse_huggingface_config(found->get<std::string>());
   return found->get<std::string>();
+}
+
+nlohmann::json saved_data(const Checkpoint& checkpoint) {
+  const auto found = checkpoint.state().find("data");
+  if (found == checkpoint.state().end()) {
+    return nlohmann::json::object();
+  }
+  const auto has = [&](const char* name, bool (nlohmann::json::*is_right)() const noexcept) {
+    return found->contains(name) && ((*found)[name].*is_right)();
+  };
+  using nlohmann::json;
+  if (!found->is_object() || !has("source", &json::is_string) ||
+      !has("bytes", &json::is_number_unsigned) || !has("crc32", &json::is_number_unsigned) ||
+      (found->contains("tokenizer") && !has("tokenizer", &json::is_string))) {
+    throw std::runtime_error(
+        fmt::format("'{}': is not a checkpoint of this trainer: what it says of its data is not "
+                    "readable",
+                    checkpoint.path().string()));
+  }
+  return *found;
 }
 
 void require_same_data(const nlohmann::json& then, const nlohmann::json& here,

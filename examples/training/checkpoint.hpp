@@ -55,6 +55,10 @@ const nlohmann::json& saved_options_json(const Checkpoint& checkpoint);
 /// @throw std::runtime_error when it is none
 std::string saved_model_config(const Checkpoint& checkpoint);
 
+/// What the checkpoint says of the data of its run: source, bytes and crc32 at least, or nothing.
+/// @throw std::runtime_error when it is something else
+nlohmann::json saved_data(const Checkpoint& checkpoint);
+
 /// @param then  what a checkpoint says of the data of its run in `folder`
 /// @param here  `Task::data_description` of the data at hand
 /// @throw std::runtime_error unless they are the same

@@ -68,8 +68,14 @@ MetricsWriter MetricsWriter::start(const fs::path& path, const json& header) {
 }
 
 MetricsWriter MetricsWriter::resume(const fs::path& path, const json& header, std::int64_t step) {
-  if (!fs::exists(path)) {
+  std::error_code ignored;
+  const auto status = fs::status(path, ignored);
+  if (!fs::exists(status)) {
     return start(path, header);
+  }
+  if (!fs::is_regular_file(status)) {
+    throw std::runtime_error(
+        fmt::format("cannot continue '{}': it is not a regular file", path.string()));
   }
   std::ifstream file(path, std::ios::binary);
   std::string line;

@@ -8,6 +8,7 @@
 #include <system_error>
 #include <utility>
 
+#include "reformer/io/text.hpp"
 #include "reformer/operations/config.hpp"
 #include "toml.hpp"
 
@@ -98,13 +99,31 @@ nlohmann::json read_toml_config(const std::string& text, const std::string& plac
 
 }  // namespace
 
+void check_is_utf8(const nlohmann::json& options) {
+  for (const auto& [name, value] : options.items()) {
+    if (!value.is_string()) {
+      continue;
+    }
+    const auto& text = value.get_ref<const std::string&>();
+    if (reformer::first_non_utf8(text) < text.size() || text.find('\0') != std::string::npos) {
+      throw OptionError(fmt::format("--{} is {}; allowed: text in UTF-8 without zero bytes", name,
+                                    reformer::in_quotes(text)));
+    }
+  }
+}
+
 Given read_config(const std::filesystem::path& place) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   const fs::path path = fs::is_directory(place, ignored) ? place / options_name : place;
-  std::ifstream file(path, std::ios::binary);
+  std::ifstream file;
+  if (fs::is_regular_file(path, ignored)) {  // opening a pipe waits
+    file.open(path, std::ios::binary);
+  }
   std::ostringstream text;
-  if (fs::is_directory(path, ignored) || !file || !(text << file.rdbuf())) {
+  // Nothing to read from an empty file is no error.
+  if (!file.is_open() ||
+      (file.peek() != std::ifstream::traits_type::eof() && !(text << file.rdbuf()))) {
     refuse("config", place.string(), "a file that can be read, or the folder of a run");
   }
   nlohmann::json object = path.extension() == ".toml" ? read_toml_config(text.str(), place.string())
@@ -223,7 +242,8 @@ Table<Options> model_table(const Units& units, const std::vector<std::string>& p
   t.choice("positions", &Options::positions, {"axial", "learned", "sinusoidal"},
            "encoding of positions");
   t.wholes("axial-shape", &Options::axial_shape,
-           "two or three numbers whose product is at least --length; 0: two by length");
+           fmt::format("two or three numbers whose product is at least --length; 0: {}",
+                       units.axial_shape));
   t.wholes("axial-widths", &Options::axial_widths,
            "as many numbers whose sum is --width; 0: of two a quarter and the rest, of three equal "
            "shares");

@@ -60,7 +60,7 @@ struct Options {
   std::vector<std::int64_t> ngrams = {0};     ///< orders of tables of n-grams, 0: none
   std::int64_t value_ngrams = 0;              ///< order of tables for values, 0: none
   std::int64_t ngram_rows = 16384;            ///< of each table
-  double ngram_dropout = 0;                   ///< of the embedding's vectors, as wholes
+  double ngram_dropout = 0;                   ///< of the vectors of n-grams, as wholes
   double init_weights = 0.05;                 ///< standard deviations of the initial values
   double init_embedding = 0.5;
   double init_positions = 0.02;
@@ -105,9 +105,10 @@ struct Options {
 
 /// What a model reads and predicts, in words.
 struct Units {
-  std::string one = "byte";            ///< a position of a window
-  std::string many = "bytes";          ///< the same, more of them
-  std::string bits = "bits per byte";  ///< of the loss
+  std::string one = "byte";                   ///< a position of a window
+  std::string many = "bytes";                 ///< the same, more of them
+  std::string bits = "bits per byte";         ///< of the loss
+  std::string axial_shape = "two by length";  ///< what positions have where none is given
 };
 
 /// The rows of options under the headings Run, Model and Training.
@@ -170,6 +171,10 @@ inline constexpr const char* options_name = "options.json";
 /// @param place  such a file, or the folder of a run
 /// @throw OptionError when it is not readable as options
 Given read_config(const std::filesystem::path& place);
+
+/// Names of files may be any bytes, but what a run keeps of its options is JSON.
+/// @throw OptionError for a text that is not UTF-8
+void check_is_utf8(const nlohmann::json& options);
 
 /// Adds what a file of options says to what was given on the command line, which comes first.
 /// @param names  of the options that are settings
@@ -234,6 +239,7 @@ Parsed<Values> parse_options(const OptionSet<Values>& set,
     throw OptionError("--resume needs --out, the folder of the run to continue");
   }
   options.asked = options_to_json(set, options);
+  check_is_utf8(options.asked);
   // A resumed run is completed from its checkpoint, see merge_for_resume, and one that begins with
   // a model from the model's config.
   if (!options.resume && options.init.empty()) {

@@ -18,6 +18,7 @@
 #include "event_file.hpp"
 #include "loss_sum.hpp"
 #include "metrics.hpp"
+#include "output_folder.hpp"
 #include "pace.hpp"
 #include "progress.hpp"
 #include "ranks.hpp"
@@ -91,6 +92,7 @@ class Run {
   /// What one rank does for all: the first output.
   void begin(const std::optional<Checkpoint>& checkpoint);
   void check_export() const;
+  void lock_folder();
   void announce();
   void announce_ranks();
   MemoryForecast memory_forecast() const;
@@ -165,6 +167,7 @@ class Run {
   std::size_t resident_before_model_ = 0;
   std::vector<std::string> not_loaded_;  // parameters that --init has none for
   std::unique_ptr<TokenModel> model_;
+  std::optional<FolderLock> lock_;
   std::optional<MetricsWriter> metrics_;
   std::optional<EventFile> events_;
 

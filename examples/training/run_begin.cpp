@@ -68,6 +68,7 @@ std::size_t machine_memory() {
 void Run::prepare(std::optional<Checkpoint>& checkpoint) {
   if (options().resume) {
     folder_ = options().out;
+    lock_folder();
     checkpoint.emplace(folder_ / checkpoint_name);
     same_limit_ = task_->resume(*checkpoint);
   } else if (!options().out.empty()) {
@@ -132,6 +133,7 @@ void Run::begin(const std::optional<Checkpoint>& checkpoint) {
       folder_ = options().out;
       prepare_output_folder(folder_);
     }
+    lock_folder();
     task_->begin(folder_);
     if (!checkpoint) {  // before the first checkpoint, so that none is without its options
       reformer::write_file_atomically(folder_ / options_name, options().asked.dump(2) + '\n');
@@ -165,7 +167,18 @@ void Run::begin(const std::optional<Checkpoint>& checkpoint) {
   since_save_ = Stopwatch();
 }
 
+/// Two runs in one folder would write over each other's checkpoints and metrics.
+void Run::lock_folder() {
+  if (ranks_.is_first() && !lock_) {
+    lock_.emplace(folder_);
+  }
+}
+
 void Run::check_export() const {
+  if (const auto folder = folder_around(options().export_folder, task_->places())) {
+    refuse("export", options().export_folder,
+           fmt::format("a folder outside of '{}', which is read", *folder));
+  }
   try {
     model_->check_huggingface();
   } catch (const std::invalid_argument& error) {

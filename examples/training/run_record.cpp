@@ -31,7 +31,9 @@ void add_point(std::vector<CurvePoint>& curve, const json& record, const char* n
 }
 
 void add_record(RunRecord& run, const json& record) {
-  const std::string type = record.value("type", "");
+  const auto found = record.find("type");
+  const std::string type =
+      found != record.end() && found->is_string() ? found->get<std::string>() : "";
   if (type == "train") {
     add_point(run.train, record, "bpb");
     run.tokens_per_second = number_of(record, "tokens_per_second").value_or(0);
@@ -53,9 +55,12 @@ void add_record(RunRecord& run, const json& record) {
 RunRecord read_run(const fs::path& place) {
   std::error_code ignored;
   const fs::path path = fs::is_directory(place, ignored) ? place / "metrics.jsonl" : place;
-  std::ifstream file(path, std::ios::binary);
+  std::ifstream file;
+  if (fs::is_regular_file(path, ignored)) {  // opening a pipe waits
+    file.open(path, std::ios::binary);
+  }
   std::string line;
-  if (!file || fs::is_directory(path, ignored) || !std::getline(file, line)) {
+  if (!file.is_open() || !std::getline(file, line)) {
     throw std::runtime_error(fmt::format(
         "'{}' is missing, empty or unreadable; allowed: the folder of a run", path.string()));
   }
@@ -66,6 +71,17 @@ RunRecord read_run(const fs::path& place) {
   if (!run.header.is_object() || run.header.value("type", json()) != "header") {
     throw std::runtime_error(
         fmt::format("'{}': its first line is not a header of metrics", path.string()));
+  }
+  // What the table shows of it must be of its kind.
+  const std::pair<const char*, bool (*)(const json&)> fields[] = {
+      {"options", [](const json& value) { return value.is_object(); }},
+      {"unit", [](const json& value) { return value.is_string(); }},
+      {"parameters", [](const json& value) { return value.is_number_integer(); }}};
+  for (const auto& [name, is_right] : fields) {
+    if (run.header.contains(name) && !is_right(run.header[name])) {
+      throw std::runtime_error(fmt::format("'{}': its header has {} as '{}'", path.string(),
+                                           run.header[name].dump(), name));
+    }
   }
   for (int number = 2; std::getline(file, line); ++number) {
     const json record = json::parse(line, nullptr, false);

@@ -479,6 +479,10 @@ void TokenModel::load(const Checkpoint& checkpoint) {
     training.set_whole_optimizer(
         [&](auto& optimizer) { checkpoint.file().read_optimizer(parts_->model, optimizer); });
   });
+  if (const auto tensor = not_finite_tensor()) {  // no trainer has saved it so
+    throw std::runtime_error(
+        fmt::format("'{}': {} is not finite", checkpoint.path().string(), *tensor));
+  }
 }
 
 std::vector<NamedValues> TokenModel::parameters() {

@@ -2,6 +2,7 @@
 #include "training/plot.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <stdexcept>
 #include <string>
@@ -53,6 +54,12 @@ TEST(RunRecord, SaysWhatIsNoRun) {
   EXPECT_TRUE(contains(message("text"), "text': its first line is not a header of metrics"));
   write_file(folder / "broken", "{\"type\":\"header\"}\n{\"type\":\n{}\n");
   EXPECT_TRUE(contains(message("broken"), "broken': line 2 is not a JSON object"));
+  write_file(folder / "kinds", R"({"type":"header","options":5})");
+  EXPECT_TRUE(contains(message("kinds"), "kinds': its header has 5 as 'options'"));
+  write_file(folder / "types", "{\"type\":\"header\"}\n{\"type\":7}\n");
+  EXPECT_TRUE(read_run(folder / "types").train.empty());
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_TRUE(contains(message("pipe"), "pipe' is missing, empty or unreadable"));
 }
 
 class Plot : public testing::Test {

@@ -14,6 +14,7 @@
 #include "enwik8/presets.hpp"
 #include "examples/run.hpp"
 #include "reformer/products/precision_kernel.hpp"
+#include "training/output_folder.hpp"
 
 namespace enwik8::test {
 namespace {
@@ -714,6 +715,38 @@ TEST_F(Trainer, AFullDiskLeavesThePreviousCheckpoint) {
   succeed({"--resume", "--out", path("run")});
   succeed(options({"--steps", "6", "--out", path("straight")}));
   EXPECT_EQ(snapshot_of(folder_ / "run"), snapshot_of(folder_ / "straight"));
+}
+
+TEST_F(Trainer, TwoRunsInOneFolderAreRefused) {
+  succeed(options({"--steps", "3", "--out", path("run")}));
+  const std::string checkpoint = read_file(folder_ / "run/checkpoint.safetensors");
+  const std::string metrics = read_file(folder_ / "run/metrics.jsonl");
+  {
+    const training::FolderLock lock(folder_ / "run");
+    const Outcome outcome = train({"--resume", "--steps", "6", "--out", path("run")});
+    EXPECT_EQ(outcome.code, exit_failure);
+    EXPECT_EQ(outcome.error,
+              "enwik8: the run in '" + path("run") + "' is being trained by another process\n");
+  }
+  EXPECT_EQ(read_file(folder_ / "run/checkpoint.safetensors"), checkpoint);
+  EXPECT_EQ(read_file(folder_ / "run/metrics.jsonl"), metrics);
+  fs::create_directory(folder_ / "new");
+  {
+    const training::FolderLock lock(folder_ / "new");
+    EXPECT_EQ(train(options({"--steps", "3", "--out", path("new")})).code, exit_failure);
+  }
+  EXPECT_TRUE(fs::is_empty(folder_ / "new"));
+  succeed({"--resume", "--steps", "6", "--out", path("run")});
+}
+
+// What a run keeps of its options is JSON.
+TEST_F(Trainer, NamesThatAreNoTextAreRefusedBeforeAnythingIsMade) {
+  for (const char* option : {"--out", "--data"}) {
+    const Outcome outcome = train(options({"--steps", "3", option, path("a\xff")}));
+    EXPECT_EQ(outcome.code, training::exit_usage);
+    EXPECT_TRUE(contains(outcome.error, "a\xff'; allowed: text in UTF-8 without zero bytes"));
+    EXPECT_FALSE(fs::exists(path("a\xff")));
+  }
 }
 
 TEST_F(Trainer, AFolderThatCannotBeWrittenAnyMoreLeavesThePreviousCheckpoint) {
