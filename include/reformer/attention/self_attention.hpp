@@ -15,7 +15,7 @@
 /// | e             | [rows, H*K] | of n-grams, if there are, see value_embedding.hpp |
 ///
 /// No biases, as in trax and HuggingFace. Heads may be of different kinds (`LayerPattern`): kinds
-/// are worked on one after another, each with its own layout, and share nothing but the layer norm.
+/// are worked on one after another, each with its own layout; they share layer norm and weights.
 /// W_q is named `query_key` where all heads share. Heads are worked on in groups, and sequences too
 /// when they are short: queries, keys, values and outputs exist for one group at a time, and its
 /// output projection is added straight to the residual half. Saved for the backward pass: bucket

@@ -2,9 +2,9 @@
 /// @file
 /// The one parallel loop, over tasks or over rows. Without OpenMP it is an ordinary loop.
 ///
-/// Results never depend on the number of threads: a task writes only what it owns, and how work is
-/// cut into tasks depends on shapes alone. No thread count is set for the program: each region asks
-/// for its own.
+/// Results never depend on the number of threads: a task writes only what it owns, and each element
+/// is computed by one task in one order, however work is cut. No thread count is set for the
+/// program: each region asks for its own.
 #pragma once
 
 #ifdef _OPENMP

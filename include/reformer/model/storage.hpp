@@ -14,7 +14,7 @@
 ///
 /// The input is the half that the branch adds itself to, as it was before; u is what the activation
 /// is applied to. Rows of a context have up to 31 scalars between them. Where keys are not queries,
-/// the context has 2 H scalars more and no ids. The rest is computed again for the gradients
+/// the context is H K + 2 H scalars, without ids. The rest is computed again for the gradients
 /// anyway. Branches of other types say for themselves what storing saves: see `ReversibleBranch`.
 #pragma once
 
