@@ -46,10 +46,10 @@ int with_errors_reported(const std::string& program, const Console& console,
   open_standard_streams();
   try {
     const int code = action();
-    if (std::fflush(console.out) != 0 || std::ferror(console.out) != 0) {
+    if (std::fflush(console.out) != 0) {
       return report_lost_output(errno);
     }
-    return code;
+    return std::ferror(console.out) != 0 ? report_lost_output(EIO) : code;
   } catch (const OptionError& error) {
     return report(error.what(), exit_usage);
   } catch (const std::bad_alloc&) {

@@ -498,8 +498,8 @@ inline HuggingFaceConfig parse_huggingface_config(std::string_view text) {
 /// length will follow HuggingFace's rule.
 /// @param kind  by default a language model, masked or base as the configuration asks for
 /// @throw std::invalid_argument that names what no model can have, or HuggingFace's Reformer cannot
-///   compute: exact attention, chunks within buckets, windows that are not circular, values that are
-///   not own, cosines, rotary or sinusoidal positions, three axial factors, n-grams, a tied
+///   compute: exact attention, chunks within buckets, windows that are not circular, values that
+///   are not own, cosines, rotary or sinusoidal positions, three axial factors, n-grams, a tied
 ///   embedding, heads of different kinds, layers of one kind that differ
 inline HuggingFaceConfig huggingface_config(const ModelConfig& model) {
   constexpr auto function = "huggingface_config";
