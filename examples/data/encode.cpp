@@ -234,6 +234,13 @@ std::unique_ptr<tokens::Tokenizer> tokenizer_of(const fs::path& file, const fs::
   auto tokenizer = tokens::load_tokenizer(!place.empty()                  ? place
                                           : tokens::has_tokenizer(folder) ? folder
                                                                           : fs::path("bytes"));
+  if (has_header && place.empty() && !tokens::has_tokenizer(folder) &&
+      header.tokenizer_checksum != tokenizer->checksum()) {
+    throw std::runtime_error(fmt::format(
+        "token file '{}' was made with a tokenizer ({}) that is not beside it; name it, "
+        "or put its files into '{}'",
+        file.string(), header.description, folder.string()));
+  }
   if (has_header && (header.tokenizer_checksum != tokenizer->checksum() ||
                      header.vocabulary != tokenizer->vocabulary())) {
     throw std::runtime_error(fmt::format(

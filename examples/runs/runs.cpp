@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <filesystem>
 #include <set>
 #include <utility>
 
@@ -143,6 +144,10 @@ int run_runs(const std::vector<std::string>& arguments, const training::Console&
     }
     if (given.axis != "steps" && given.axis != "minutes") {
       training::refuse("axis", given.axis, "steps, minutes");
+    }
+    const std::string kind = std::filesystem::path(given.picture).extension().string();
+    if (app.count("--plot") > 0 && kind != ".svg" && kind != ".png") {
+      training::refuse("plot", given.picture, "a file whose name ends with .svg or .png");
     }
     std::vector<RunRecord> runs;
     for (const std::string& place : given.places) {

@@ -260,11 +260,11 @@ Table<Options> model_table(const Units& units, const std::vector<std::string>& p
   t.whole("ngram-rows", &Options::ngram_rows, 1, "of each table of n-grams", 1 << 24);
   t.real("ngram-dropout", &Options::ngram_dropout, 0, true, 1, false,
          "of the vectors of n-grams, as wholes");
-  t.real("init-weights", &Options::init_weights, 0, true, infinity, false,
+  t.real("init-weights", &Options::init_weights, 0, true, 1e30, true,
          "standard deviation of the initial weights of linear layers");
-  t.real("init-embedding", &Options::init_embedding, 0, true, infinity, false,
+  t.real("init-embedding", &Options::init_embedding, 0, true, 1e30, true,
          "the same of the embedding of " + units.many);
-  t.real("init-positions", &Options::init_positions, 0, true, infinity, false,
+  t.real("init-positions", &Options::init_positions, 0, true, 1e30, true,
          "the same of axial or learned positions");
   t.choice("residual", &Options::residual, {"float", "fixed"},
            "arithmetic of the residual stream; fixed point is reversed exactly");

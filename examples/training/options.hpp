@@ -279,8 +279,8 @@ Values options_from_json(const OptionSet<Values>& set, const nlohmann::json& jso
   for (const auto& item : json.items()) {
     if (find_option(set.table, item.key()) == nullptr) {
       throw std::runtime_error(fmt::format(
-          "the saved options have '{}', which this version of the program does not know; "
-          "use the one that wrote them",
+          "the saved options have '{}', which this program does not know; use the one that wrote "
+          "them, in its version",
           item.key()));
     }
   }

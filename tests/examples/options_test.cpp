@@ -369,8 +369,8 @@ TEST(Options, AreReadFromCheckpointsOfOtherVersions) {
   newer["sparsity"] = 0.5;
   EXPECT_EQ(
       message_of<std::runtime_error>([&] { options_from_json(newer); }),
-      "the saved options have 'sparsity', which this version of the program does not know; use "
-      "the one that wrote them");
+      "the saved options have 'sparsity', which this program does not know; use the one that wrote "
+      "them, in its version");
 }
 
 TEST(Options, ResumeTakesTheRestFromTheCheckpoint) {

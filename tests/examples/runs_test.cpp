@@ -58,6 +58,13 @@ TEST(Runs, AreComparedInATableAndAPicture) {
   EXPECT_TRUE(contains(table.out, "--ff-width "));
   EXPECT_FALSE(contains(table.out, "--heads ")) << "which are equal";
 
+  for (const std::string picture : {"", "c.txt"}) {
+    const Outcome refused = compare(both + Strings{"--plot", picture});
+    EXPECT_EQ(refused.code, training::exit_usage);
+    EXPECT_EQ(refused.error, "runs: --plot is '" + picture +
+                                 "'; allowed: a file whose name ends with .svg or .png\n");
+    EXPECT_TRUE(refused.out.empty());
+  }
   if (!training::can_plot()) {
     GTEST_SKIP() << "gnuplot is not there";
   }

@@ -244,11 +244,12 @@ TEST(TokenFile, SaysInOneLineWhatIsWrong) {
 
   // Beside which tokenizer it is used.
   write_file(file, good);
-  EXPECT_EQ(message_of<std::runtime_error>([&] { tokenizer_of(file); }),
-            begin +
-                "was made with another tokenizer (words) than the one beside it (bytes, 256 "
-                "tokens); name the right one, or put its files into '" +
-                file.string() + ".tokenizer'");
+  EXPECT_EQ(
+      message_of<std::runtime_error>([&] { tokenizer_of(file); }),
+      begin +
+          "was made with a tokenizer (words) that is not beside it; name it, or put its files "
+          "into '" +
+          file.string() + ".tokenizer'");
   EXPECT_EQ(message_of<std::runtime_error>([&] { tokenizer_of(file, "bytes"); }),
             begin + "was made with another tokenizer (words) than 'bytes' (bytes, 256 tokens)");
 

@@ -519,9 +519,8 @@ const std::vector<BadValues>& bad_values() {
       {{"seed"}, no_whole + Strings{"18446744073709551616"}},
       {{"minutes", "save-minutes"}, no_real + Strings{"0", "1e-50", "10000001"}},
       {{"learning-rate", "epsilon"}, no_real + Strings{"0", "1e-50", "1e-40"}},
-      {{"sample-temperature", "init-weights", "init-embedding", "init-positions", "weight-decay",
-        "clip", "dropout-passes"},
-       no_real},
+      {{"sample-temperature", "weight-decay", "clip", "dropout-passes"}, no_real},
+      {{"init-weights", "init-embedding", "init-positions"}, no_real + Strings{"1.1e30"}},
       {{"dropout", "attention-dropout", "ngram-dropout", "beta1", "beta2"},
        no_real + Strings{"1", "2"}},
       {{"final-fraction"}, no_real + Strings{"1.1"}},
@@ -691,9 +690,8 @@ TEST_F(Trainer, RefusesACheckpointOfALaterVersion) {
   succeed(options({"--steps", "1", "--out", path("run")}));
   change_state(folder_ / "run", [](json& state) { state["options"]["sparsity"] = 0.5; });
   const std::string part =
-      "checkpoint.safetensors': the saved options have 'sparsity', which this version of the "
-      "program does "
-      "not know";
+      "checkpoint.safetensors': the saved options have 'sparsity', which this program does not "
+      "know";
   refuse({"--resume", "--out", path("run")}, exit_failure, part);
   EXPECT_TRUE(contains(generate({"--checkpoint", path("run")}).error, part));
 }
