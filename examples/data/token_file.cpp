@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,6 +21,7 @@
 
 #include "reformer/io/atomic_file.hpp"
 #include "reformer/io/checksum.hpp"
+#include "reformer/io/file_lock.hpp"
 
 namespace data {
 namespace {
@@ -310,7 +310,7 @@ TokenWriter::~TokenWriter() {
 }
 
 void TokenWriter::lock() const {
-  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+  if (!reformer::try_lock_file(descriptor_) || !reformer::is_name_of(part_, descriptor_)) {
     fail_with(file_, "is being written by another process");
   }
 }
@@ -333,24 +333,30 @@ TokenWriter TokenWriter::start(const fs::path& file, const TokenHeader& header) 
   writer.lock();
   // Without its magic number, so that nobody takes it for what it is not yet.
   writer.buffer_.assign(TokenHeader::size, '\0');
-  writer.save();
+  try {
+    writer.save();
+  } catch (...) {
+    writer.discard();
+    throw;
+  }
   return writer;
 }
 
 TokenWriter TokenWriter::resume(const fs::path& file, const TokenHeader& header) {
   TokenWriter writer(file, header);
-  std::error_code ignored;
-  if (!fs::exists(writer.journal_, ignored)) {
-    if (!fs::remove(writer.part_, ignored)) {
+  writer.descriptor_ = ::open(writer.part_.c_str(), O_WRONLY | O_CLOEXEC);
+  if (const int error = errno; writer.descriptor_ < 0) {
+    if (!has_part(file)) {
       fail_with(file, "was not begun, so there is nothing to go on with");
     }
-    return start(file, header);  // its beginning was interrupted
-  }
-  writer.descriptor_ = ::open(writer.part_.c_str(), O_WRONLY | O_CLOEXEC);
-  if (writer.descriptor_ < 0) {
-    writer.fail_to_write(errno);
+    writer.fail_to_write(error);
   }
   writer.lock();
+  std::error_code ignored;
+  if (!fs::exists(writer.journal_, ignored)) {
+    fs::remove(writer.part_, ignored);
+    return start(file, header);  // its beginning was interrupted
+  }
   std::uint32_t tokenizer = 0;
   std::int64_t vocabulary = 0;
   try {
@@ -432,20 +438,23 @@ void TokenWriter::discard() {
   fs::remove(journal_, ignored);
 }
 
-void TokenWriter::write(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
+std::size_t TokenWriter::write_some(std::span<const std::byte> bytes) {
+  for (;;) {
     const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
+    if (written >= 0) {
+      return static_cast<std::size_t>(written);
+    }
+    if (errno != EINTR) {
       fail_to_write(errno);
     }
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
   }
 }
 
 void TokenWriter::flush() {
-  write(std::as_bytes(std::span(buffer_)));
-  buffer_.clear();
+  // What is written is forgotten at once: after an error, what comes later goes behind it.
+  while (!buffer_.empty()) {
+    buffer_.erase(0, write_some(std::as_bytes(std::span(buffer_))));
+  }
 }
 
 void TokenWriter::sync() {
@@ -475,13 +484,16 @@ void TokenWriter::finish() {
   header_.source_bytes = progress_.source_bytes;
   const auto table = std::as_bytes(std::span(document_ends_));
   header_.checksum = crc32(table, header_.checksum);
-  write(table);
+  buffer_.assign(reinterpret_cast<const char*>(table.data()), table.size());
+  flush();
   if (::lseek(descriptor_, 0, SEEK_SET) != 0) {
     fail_to_write(errno);
   }
   buffer_ = bytes_of(header_);
   sync();
-  if (::close(std::exchange(descriptor_, -1)) != 0) {
+  // Network file systems report a full disk as late as at a close; the lock ends with the last.
+  const int copy = ::fcntl(descriptor_, F_DUPFD_CLOEXEC, 0);
+  if (copy < 0 || ::close(copy) != 0) {
     fail_to_write(errno);
   }
   if (::rename(part_.c_str(), file_.c_str()) != 0) {

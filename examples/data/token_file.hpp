@@ -134,7 +134,8 @@ class TokenWriter {
 
  private:
   TokenWriter(std::filesystem::path file, const TokenHeader& header);
-  void write(std::span<const std::byte> bytes);
+  /// @return how many of the bytes, at least one
+  std::size_t write_some(std::span<const std::byte> bytes);
   void flush();
   void sync();
   /// Two that wrote would write over each other.

@@ -15,10 +15,7 @@
 #include "options.hpp"
 
 namespace training {
-namespace {
 
-/// A file that is opened while one of these is closed would get its number, and with it what is
-/// meant for the terminal.
 void open_standard_streams() {
   for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::fcntl(descriptor, F_GETFD) < 0 && errno == EBADF) {
@@ -26,8 +23,6 @@ void open_standard_streams() {
     }
   }
 }
-
-}  // namespace
 
 int with_errors_reported(const std::string& program, const Console& console,
                          const std::function<int()>& action, const std::string& less_memory) {
@@ -39,17 +34,16 @@ int with_errors_reported(const std::string& program, const Console& console,
     std::fflush(console.error);
     return code;
   };
-  const auto report_lost_output = [&](int error) {
-    return report("cannot write to standard output: " + std::generic_category().message(error),
-                  exit_failure);
+  const auto report_lost_output = [&](const std::string& reason) {
+    return report("cannot write to standard output" + reason, exit_failure);
   };
   open_standard_streams();
   try {
     const int code = action();
     if (std::fflush(console.out) != 0) {
-      return report_lost_output(errno);
+      return report_lost_output(": " + std::generic_category().message(errno));
     }
-    return std::ferror(console.out) != 0 ? report_lost_output(EIO) : code;
+    return std::ferror(console.out) != 0 ? report_lost_output("") : code;
   } catch (const OptionError& error) {
     return report(error.what(), exit_usage);
   } catch (const std::bad_alloc&) {
@@ -57,11 +51,12 @@ int with_errors_reported(const std::string& program, const Console& console,
                       (less_memory.empty() ? "" : fmt::format("; {} takes less", less_memory)),
                   exit_failure);
   } catch (const std::filesystem::filesystem_error& error) {
-    return report(
-        fmt::format("cannot use '{}': {}", error.path1().string(), error.code().message()),
-        exit_failure);
+    return report(error.path1().empty() ? error.what()
+                                        : fmt::format("cannot use '{}': {}", error.path1().string(),
+                                                      error.code().message()),
+                  exit_failure);
   } catch (const std::system_error& error) {
-    return std::ferror(console.out) != 0 ? report_lost_output(error.code().value())
+    return std::ferror(console.out) != 0 ? report_lost_output(": " + error.code().message())
                                          : report(error.what(), exit_failure);
   } catch (const std::exception& error) {
     return report(error.what(), exit_failure);

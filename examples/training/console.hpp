@@ -23,8 +23,12 @@ inline constexpr int exit_failure = 1;        ///< data, files, memory, a loss t
 inline constexpr int exit_usage = 2;          ///< options
 inline constexpr int exit_interrupted = 130;  ///< as shells say for Ctrl-C
 
+/// Opens standard streams that are closed, on nothing: a file that is opened meanwhile would get
+/// the number of one, and with it what is meant for the terminal.
+void open_standard_streams();
+
 /// Calls `action` and turns its exceptions into a line on `console.error` and an exit code, and so
-/// output that cannot be written. Standard streams that are closed are opened, on nothing.
+/// output that cannot be written. Opens standard streams first.
 /// @param less_memory  what takes less, if there is not enough
 int with_errors_reported(const std::string& program, const Console& console,
                          const std::function<int()>& action, const std::string& less_memory = "");

@@ -116,13 +116,10 @@ Given read_config(const std::filesystem::path& place) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   const fs::path path = fs::is_directory(place, ignored) ? place / options_name : place;
-  std::ifstream file;
-  if (fs::is_regular_file(path, ignored)) {  // opening a pipe waits
-    file.open(path, std::ios::binary);
-  }
+  std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
   // Nothing to read from an empty file is no error.
-  if (!file.is_open() ||
+  if (fs::is_directory(path, ignored) || !file ||
       (file.peek() != std::ifstream::traits_type::eof() && !(text << file.rdbuf()))) {
     refuse("config", place.string(), "a file that can be read, or the folder of a run");
   }

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +10,8 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+
+#include "reformer/io/file_lock.hpp"
 
 namespace training {
 
@@ -41,7 +42,7 @@ void prepare_output_folder(const fs::path& folder) {
 
 FolderLock::FolderLock(const fs::path& folder)
     : descriptor_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-  if (descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+  if (descriptor_ >= 0 && !reformer::try_lock_file(descriptor_)) {
     ::close(descriptor_);
     throw std::runtime_error(
         fmt::format("the run in '{}' is being trained by another process", folder.string()));

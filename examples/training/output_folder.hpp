@@ -15,7 +15,8 @@ namespace training {
 /// @throw std::runtime_error with one line that says what is in the way
 void prepare_output_folder(const std::filesystem::path& folder);
 
-/// Keeps others that ask for it out of a folder, until it is destroyed or the process ends.
+/// Keeps others of this machine that ask for it out of a folder, until it is destroyed or the
+/// process ends.
 class FolderLock {
  public:
   /// @throw std::runtime_error with one line when another has it; a folder that is not there or

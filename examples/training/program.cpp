@@ -77,6 +77,7 @@ int run_ranks(const TaskMaker& maker, int argc, char** argv, Console console) {
 }  // namespace
 
 int run_program(const TaskMaker& maker, int argc, char** argv) {
+  open_standard_streams();  // before MPI opens anything
   struct sigaction action = {};
   action.sa_handler = &ask_to_stop;
   action.sa_flags = SA_RESTART;

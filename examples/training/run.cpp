@@ -25,6 +25,12 @@ Run::Run(std::unique_ptr<Task> task, const Console& console, const StopRequested
 
 int Run::train() {
   std::optional<Checkpoint> checkpoint;
+  ranks_.together([&] {
+    if (options().resume) {
+      folder_ = options().out;
+      lock_folder();
+    }
+  });
   ranks_.together([&] { prepare(checkpoint); });
   begin(checkpoint);
   try {

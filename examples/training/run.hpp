@@ -92,7 +92,9 @@ class Run {
   /// What one rank does for all: the first output.
   void begin(const std::optional<Checkpoint>& checkpoint);
   void check_export() const;
+  /// Two runs in one folder would write over each other's checkpoints and metrics.
   void lock_folder();
+  void check_folder_is_new() const;
   void announce();
   void announce_ranks();
   MemoryForecast memory_forecast() const;

@@ -67,19 +67,10 @@ std::size_t machine_memory() {
 
 void Run::prepare(std::optional<Checkpoint>& checkpoint) {
   if (options().resume) {
-    folder_ = options().out;
-    lock_folder();
     checkpoint.emplace(folder_ / checkpoint_name);
     same_limit_ = task_->resume(*checkpoint);
   } else if (!options().out.empty()) {
-    for (const char* name : {checkpoint_name, metrics_name}) {
-      if (fs::exists(fs::path(options().out) / name)) {
-        throw OptionError(
-            fmt::format("--out is '{}', which holds the {} of another run; allowed: a new folder, "
-                        "or --resume to continue that run",
-                        options().out, name));
-      }
-    }
+    check_folder_is_new();
   }
   const std::string out = options().out.empty() ? runs_folder : options().out;
   if (const auto folder = folder_around(out, task_->places())) {
@@ -133,7 +124,12 @@ void Run::begin(const std::optional<Checkpoint>& checkpoint) {
       folder_ = options().out;
       prepare_output_folder(folder_);
     }
-    lock_folder();
+    if (!checkpoint) {
+      lock_folder();
+      if (!options().out.empty()) {
+        check_folder_is_new();  // another run may have begun here, and ended
+      }
+    }
     task_->begin(folder_);
     if (!checkpoint) {  // before the first checkpoint, so that none is without its options
       reformer::write_file_atomically(folder_ / options_name, options().asked.dump(2) + '\n');
@@ -167,10 +163,20 @@ void Run::begin(const std::optional<Checkpoint>& checkpoint) {
   since_save_ = Stopwatch();
 }
 
-/// Two runs in one folder would write over each other's checkpoints and metrics.
 void Run::lock_folder() {
-  if (ranks_.is_first() && !lock_) {
+  if (ranks_.is_first()) {
     lock_.emplace(folder_);
+  }
+}
+
+void Run::check_folder_is_new() const {
+  for (const char* name : {checkpoint_name, metrics_name}) {
+    if (fs::exists(fs::path(options().out) / name)) {
+      throw OptionError(
+          fmt::format("--out is '{}', which holds the {} of another run; allowed: a new folder, or "
+                      "--resume to continue that run",
+                      options().out, name));
+    }
   }
 }
 
@@ -178,6 +184,10 @@ void Run::check_export() const {
   if (const auto folder = folder_around(options().export_folder, task_->places())) {
     refuse("export", options().export_folder,
            fmt::format("a folder outside of '{}', which is read", *folder));
+  }
+  std::error_code ignored;
+  if (!options().init.empty() && fs::equivalent(options().init, options().export_folder, ignored)) {
+    refuse("export", options().export_folder, "another folder than that of --init");
   }
   try {
     model_->check_huggingface();

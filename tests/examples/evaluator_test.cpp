@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <string>
@@ -71,6 +72,46 @@ TEST_F(Evaluator, GivesWhatTheTrainerGave) {
   EXPECT_NEAR(sum / static_cast<double>(bytes), test.at("test_bpb").get<double>(), 1e-9);
   EXPECT_EQ(lines_of(text({"--split", "test", "--by-distance"})).size(),
             2 + test.at("by_distance").size());
+}
+
+TEST_F(Evaluator, SaysWhatIsWrongWithACheckpoint) {
+  const auto error_of = [&](const fs::path& place) {
+    Captured out, error;
+    EXPECT_EQ(
+        run_evaluator({"--checkpoint", place.string()}, {.out = out.file(), .error = error.file()}),
+        exit_failure);
+    return error.text();
+  };
+  const TemporaryFolder other;
+  for (const nlohmann::json& data :
+       {nlohmann::json(), nlohmann::json(5), nlohmann::json("text"),
+        nlohmann::json{{"source", "a"}, {"bytes", "4000"}, {"crc32", 1}},
+        nlohmann::json{{"source", "a"}, {"bytes", 4000}}}) {
+    fs::copy(*folder_ / "run", other / "run",
+             fs::copy_options::overwrite_existing | fs::copy_options::recursive);
+    change_state(other / "run", [&](nlohmann::json& state) { state["data"] = data; });
+    EXPECT_TRUE(contains(error_of(other / "run"), "what it says of its data is not readable"))
+        << data;
+  }
+  const Checkpoint checkpoint(*folder_ / "run/checkpoint.safetensors");
+  TokenModel model(saved_options(checkpoint), vocabulary, TokenModel::Use::training);
+  model.load(checkpoint);
+  const auto parameters = model.parameters();
+  parameters.back().values.front() = std::numeric_limits<float>::infinity();
+  const fs::path infinite = other / "infinite.safetensors";
+  model.save(infinite, checkpoint.step(), checkpoint.state());
+  EXPECT_EQ(error_of(infinite), "enwik8_evaluate: '" + infinite.string() +
+                                    "': " + parameters.back().name + " is not finite\n");
+  for (const auto& parameter : parameters) {
+    for (std::size_t i = 0; i < parameter.values.size(); ++i) {
+      parameter.values[i] = i % 2 == 0 ? 3e38F : -3e38F;
+    }
+  }
+  model.save(infinite, checkpoint.step(), checkpoint.state());
+  EXPECT_TRUE(contains(error_of(infinite), "are not finite, or too large"));
+
+  ASSERT_EQ(::mkfifo((other / "pipe").c_str(), 0600), 0);
+  EXPECT_TRUE(contains(error_of(other / "pipe"), "pipe': is not a regular file"));
 }
 
 TEST_F(Evaluator, LetsWindowsOverlap) {

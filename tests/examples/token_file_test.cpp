@@ -2,6 +2,7 @@
 #include "data/token_file.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstring>
@@ -252,6 +253,27 @@ TEST(TokenFile, SaysInOneLineWhatIsWrong) {
           file.string() + ".tokenizer'");
   EXPECT_EQ(message_of<std::runtime_error>([&] { tokenizer_of(file, "bytes"); }),
             begin + "was made with another tokenizer (words) than 'bytes' (bytes, 256 tokens)");
+
+  // A pipe is no token file, and is not waited for.
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_FALSE(is_token_file(folder / "pipe"));
+
+  // Two do not write one.
+  {
+    TokenWriter first = TokenWriter::start(folder / "two", header_for(Words()));
+    const auto second = [&] {
+      return message_of<std::runtime_error>(
+          [&] { TokenWriter::resume(folder / "two", header_for(Words())); });
+    };
+    const std::string busy =
+        "token file '" + (folder / "two").string() + "' is being written by another process";
+    EXPECT_EQ(second(), busy);
+    fs::remove(folder / "two.journal");
+    EXPECT_EQ(second(), busy) << "one that has just begun";
+    first.append(std::vector<std::int32_t>{1}, after(1, 3));
+    first.finish();
+  }
+  EXPECT_EQ(TokenFile(folder / "two").size(), 1);
 
   // Where one is written.
   const auto start_error = [&](const fs::path& path) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <cmath>
 #include <set>
@@ -735,6 +736,20 @@ TEST_F(Trainer, TwoRunsInOneFolderAreRefused) {
   }
   EXPECT_TRUE(fs::is_empty(folder_ / "new"));
   succeed({"--resume", "--steps", "6", "--out", path("run")});
+}
+
+TEST_F(Trainer, MetricsThatAreAPipeAreNotWaitedFor) {
+  succeed(options({"--steps", "3", "--out", path("run")}));
+  fs::remove(folder_ / "run/metrics.jsonl");
+  ASSERT_EQ(::mkfifo((folder_ / "run/metrics.jsonl").c_str(), 0600), 0);
+  const Outcome outcome = train({"--resume", "--steps", "6", "--out", path("run")});
+  EXPECT_EQ(outcome.code, exit_failure);
+  EXPECT_TRUE(contains(outcome.error, "metrics.jsonl': it is not a regular file"));
+}
+
+TEST_F(Trainer, AnEmptyConfigSaysNothing) {
+  write_file(folder_ / "a.toml", "");
+  succeed(options({"--config", path("a.toml"), "--steps", "3", "--out", path("run")}));
 }
 
 // What a run keeps of its options is JSON.

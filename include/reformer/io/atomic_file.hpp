@@ -9,11 +9,11 @@
 /// a fixed name so that a killed program leaves at most one behind, which the next save replaces;
 /// whoever writes it holds a lock on it, so of two that save to one name the second gets an error.
 ///
-/// The new file has the permissions of the old one. A symbolic link is replaced, not followed.
+/// The new file has the permissions of the old one where the file system lets it. A symbolic link
+/// is replaced, not followed.
 #pragma once
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -30,6 +30,7 @@
 
 #include "reformer/foundation/abi.hpp"
 #include "reformer/foundation/check.hpp"
+#include "reformer/io/file_lock.hpp"
 #include "reformer/io/file_name.hpp"
 
 namespace reformer::inline REFORMER_ABI {
@@ -89,7 +90,7 @@ class AtomicFile {
   void commit() {
     check_is_pending("AtomicFile::commit");
     finish();
-    if (!is_temporary(descriptor_)) {  // where files cannot be locked
+    if (!is_name_of(temporary_, descriptor_)) {  // where files cannot be locked
       give_up("the new content was removed while it was written");
     }
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) give_up(errno);
@@ -153,40 +154,34 @@ class AtomicFile {
     if (descriptor_ < 0 && errno != EEXIST) fail(error_text(errno));
     if (descriptor_ < 0) return false;
     // Before it was locked another may have taken it for a leftover.
-    if (lock(descriptor_) && is_temporary(descriptor_)) return true;
+    if (try_lock_file(descriptor_) && is_name_of(temporary_, descriptor_)) return true;
     ::close(std::exchange(descriptor_, -1));
     return false;
   }
 
   /// Removes the temporary of a killed program, which nobody locks. It is not reused: it may be a
-  /// link to somewhere else.
+  /// link to somewhere else, which is not opened.
   void remove_leftover() const {
-    const int leftover = ::open(temporary_.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    const bool is_free = leftover < 0 || lock(leftover);
-    const bool is_there = leftover < 0 || is_temporary(leftover);
+    int leftover = open_leftover(O_RDWR);
+    if (leftover < 0 && errno == EACCES) leftover = open_leftover(O_RDONLY);
+    if (leftover < 0 && errno == ENOENT) return;  // its writer has just given it its name
+    if (leftover < 0 && errno != ELOOP) fail(error_text(errno == EISDIR ? EEXIST : errno));
+    const bool is_free = leftover < 0 || try_lock_file(leftover);
+    const bool is_there = leftover < 0 || is_name_of(temporary_, leftover);
     const bool is_removed =
         is_free && (!is_there || ::unlink(temporary_.c_str()) == 0 || errno == ENOENT);
     if (leftover >= 0) ::close(leftover);
     if (!is_free) fail("another is writing it");
     if (!is_removed) fail(error_text(EEXIST));
   }
-
-  /// @return false if another has the lock; true where files cannot be locked
-  static bool lock(int descriptor) {
-    return ::flock(descriptor, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
-  }
-
-  /// Whether the name of the temporary is that of this open file.
-  bool is_temporary(int descriptor) const {
-    struct stat open, named;
-    return ::fstat(descriptor, &open) == 0 && ::lstat(temporary_.c_str(), &named) == 0 &&
-           open.st_dev == named.st_dev && open.st_ino == named.st_ino;
+  int open_leftover(int access) const {
+    return ::open(temporary_.c_str(), access | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
   }
 
   /// Removes the temporary if it is there.
   void drop() {
     if (descriptor_ < 0) return;
-    if (is_temporary(descriptor_)) ::unlink(temporary_.c_str());
+    if (is_name_of(temporary_, descriptor_)) ::unlink(temporary_.c_str());
     ::close(std::exchange(descriptor_, -1));
   }
 
