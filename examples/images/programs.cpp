@@ -17,6 +17,12 @@ namespace {
 using training::TokenModel;
 
 int generate(const GenerateOptions& options, const training::Console& console) {
+  std::error_code ignored;
+  if (!options.complete.empty() &&
+      (std::filesystem::equivalent(options.out, options.complete, ignored) ||
+       training::folder_around(options.out, {options.complete}))) {
+    training::refuse("out", options.out, "a file that is not read");
+  }
   const training::Checkpoint checkpoint(training::checkpoint_path(options.checkpoint));
   Options saved = training::saved_options(option_set(), checkpoint);
   saved.threads = options.threads;

@@ -96,24 +96,30 @@ class Program {
                       "remove '{}.part' and '{}.journal'",
                       out_.string(), out_.string(), out_.string()));
     }
-    if (!options_.resume) {
-      check_tokenizer_folder();
-    }
+    check_tokenizer_folder();
     data::Documents documents(options_.sources);  // finds out early what is wrong with them
     const std::optional<std::uint64_t> total = documents.total_size();
     progress_.message(fmt::format("reading {}{}", fmt::join(options_.sources, ", "),
                                   total ? fmt::format(", {}", format_bytes(*total)) : ""));
     const std::unique_ptr<tokens::Tokenizer> tokenizer = choose_tokenizer();
     if (tokenizer == nullptr) {
-      return interrupted("nothing is written yet");
+      return interrupted(fs::exists(folder_) ? "the vocabulary is written"
+                                             : "nothing is written yet");
     }
     progress_.message(fmt::format("tokenizer: {}", tokenizer->description()));
     if (const std::string lost = tokenizer->what_is_lost(); !lost.empty()) {
       progress_.message("note: " + lost);
     }
     const data::TokenHeader header = data::header_for(*tokenizer);
-    data::TokenWriter writer = data::has_part(out_) ? data::TokenWriter::resume(out_, header)
-                                                    : data::TokenWriter::start(out_, header);
+    data::TokenWriter writer = [&] {
+      try {
+        return data::has_part(out_) ? data::TokenWriter::resume(out_, header)
+                                    : data::TokenWriter::start(out_, header);
+      } catch (...) {
+        remove_copy();
+        throw;
+      }
+    }();
     const std::int64_t before = writer.progress().source_bytes;
     if (before > 0) {
       progress_.message(fmt::format("going on after {} of text", format_bytes(to_size(before))));
@@ -129,8 +135,9 @@ class Program {
         return !stop_requested_();
       });
     } catch (...) {
-      if (writer.progress().source_bytes == 0) {
-        writer.discard();  // nothing to go on with
+      if (writer.progress().source_bytes == 0) {  // nothing to go on with
+        writer.discard();
+        remove_copy();
       }
       throw;
     }
@@ -175,7 +182,14 @@ class Program {
     if (!fs::exists(folder_, ignored)) {
       return;
     }
-    if (options_.train_vocabulary == 0 && tokens::has_tokenizer(folder_) &&
+    if (!tokens::has_tokenizer(folder_)) {
+      throw std::runtime_error(fmt::format(
+          "'{}' is there already and not overwritten; give another --out", folder_.string()));
+    }
+    if (options_.resume) {
+      return;  // it is the one with which this was begun
+    }
+    if (options_.train_vocabulary == 0 &&
         tokens::load_tokenizer(folder_)->checksum() ==
             tokens::load_tokenizer(options_.tokenizer)->checksum()) {
       return;
@@ -199,8 +213,17 @@ class Program {
       return tokens::load_tokenizer(folder_);
     }
     std::unique_ptr<tokens::Tokenizer> tokenizer = tokens::load_tokenizer(options_.tokenizer);
+    is_copied_ = !fs::exists(folder_);
     data::copy_tokenizer(*tokenizer, folder_);
     return tokenizer;
+  }
+
+  /// Removes the copy of a tokenizer that this has made; one that was learned is worth keeping.
+  void remove_copy() const {
+    std::error_code ignored;
+    if (is_copied_) {
+      fs::remove_all(folder_, ignored);
+    }
   }
 
   bool train() {
@@ -294,6 +317,7 @@ class Program {
   training::Progress progress_;
   fs::path out_;
   fs::path folder_;
+  bool is_copied_ = false;        // the tokenizer in folder_, by this
   double seconds_at_begin_ = -1;  // of what is shown
   std::uint64_t place_at_begin_ = 0;
 };

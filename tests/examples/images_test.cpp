@@ -539,6 +539,11 @@ TEST_F(Images, AreLearnedDrawnAndCompleted) {
             0)
       << error.text();
   EXPECT_EQ(read_picture(read_bytes(path("test/00000.png")), "it").rgb, set.test.picture(0).rgb);
+  EXPECT_EQ(run_generator({"--checkpoint", path("whole"), "--complete", path("pictures"), "--out",
+                           path("pictures/drawn.png")},
+                          console),
+            training::exit_usage);
+  EXPECT_FALSE(fs::exists(path("pictures/drawn.png")));
   // Nothing is written over or among what is there.
   const std::string before = read_file(path("test/00000.png"));
   for (const std::string place : {"test", "pictures", "pictures/new"}) {

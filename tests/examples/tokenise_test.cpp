@@ -178,6 +178,13 @@ TEST_F(Tokenise, KeepsATokenizerThatIsThere) {
   const Outcome used =
       run({"--out", at("x.bin"), "--tokenizer", at("x.bin.tokenizer"), at("text")});
   EXPECT_EQ(used.code, 0) << used.error;
+
+  fs::create_directory(at("y.bin.tokenizer"));
+  write_file(folder_ / "y.bin.tokenizer/notes", "precious");
+  for (const Strings& how : {Strings{}, Strings{"--resume", "--tokenizer", at("bpe")}}) {
+    EXPECT_EQ(run(Strings{"--out", at("y.bin"), at("text")} + how).code, 1);
+    EXPECT_EQ(read_file(folder_ / "y.bin.tokenizer/notes"), "precious");
+  }
 }
 
 // A corrected command begins anew.
@@ -185,7 +192,8 @@ TEST_F(Tokenise, LeavesNothingOfWhatHasNotBegun) {
   write_file(folder_ / "picture", "\x89PNG\r\n\x1a\n" + std::string(100, 'x'));
   EXPECT_EQ(run({"--out", at("x.bin"), "--tokenizer", at("bpe"), at("picture")}).code, 1);
   EXPECT_FALSE(data::has_part(at("x.bin")));
-  EXPECT_EQ(run({"--out", at("x.bin"), "--tokenizer", at("bpe"), at("text")}).code, 0);
+  EXPECT_FALSE(fs::exists(at("x.bin.tokenizer")));
+  EXPECT_EQ(run({"--out", at("x.bin"), at("text")}).code, 0);
 }
 
 TEST_F(Tokenise, SaysWhatTheDiskSaid) {

@@ -15,7 +15,6 @@
 #include <span>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -175,7 +174,8 @@ class ThreadCommunicator final : public Communicator {
 /// Calls `rank(communicator)` in `ranks` threads at once, and returns when all have. If one throws,
 /// the others get a `std::runtime_error` where they wait for it, and its exception is thrown here.
 /// @throw std::invalid_argument unless there are 1 to 1,024 ranks
-/// @throw std::system_error when the system gives no more threads; those that have begun end
+/// @throw std::system_error or std::bad_alloc when there are no more threads; those that have begun
+///   end
 template <typename Rank>
 void run_on_threads(int ranks, const Rank& rank) {
   check_between("run_on_threads", "ranks", ranks, 1, 1024);
@@ -207,7 +207,7 @@ void run_on_threads(int ranks, const Rank& rank) {
   for (int r = 0; r < ranks; ++r) {
     try {
       threads.emplace_back(run, r);
-    } catch (const std::system_error& error) {  // the others wait for it
+    } catch (const std::exception& error) {  // the others wait for it
       fail(r, error.what());
       break;
     }
