@@ -156,7 +156,8 @@ if(way STREQUAL "compiled")
 endif()
 if(way STREQUAL "eigen5")
   # A project may bring nlohmann_json as a target, where no package is.
-  run(${CMAKE_COMMAND} -B ${work_dir}/build -D brings_json=ON -D CMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON)
+  run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${work_dir}/build -D brings_json=ON
+      -D CMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON)
   return() # the headers are those of another version
 endif()
 run(${CMAKE_COMMAND} --build ${work_dir}/build)
