@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <limits>
 #include <string>
 
 #include "examples/run.hpp"
@@ -13,6 +15,8 @@
 
 namespace enwik8::test {
 namespace {
+
+namespace fs = std::filesystem;
 
 /// One run for all tests, with evaluations split by distance.
 class Evaluator : public testing::Test {
